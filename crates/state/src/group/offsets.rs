@@ -1,0 +1,363 @@
+//! Committed offsets: who may commit, what is kept, and what readers are told.
+//!
+//! An offset changes only through a record, and a member of an older generation never commits (correctness invariant 16).
+//! Whether a topic exists is not asked here; the shell asks before.
+
+use std::collections::BTreeMap;
+
+use wire::messages::offset_commit::{
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitResponse, OffsetCommitResponsePartition,
+    OffsetCommitResponseTopic,
+};
+use wire::messages::offset_delete::{
+    OffsetDeleteRequest, OffsetDeleteRequestTopic, OffsetDeleteResponse, OffsetDeleteResponsePartition,
+    OffsetDeleteResponseTopic,
+};
+use wire::messages::offset_fetch::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopics, OffsetFetchResponseGroup,
+    OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
+};
+use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Response, Str, Uuid};
+
+use super::records::Event;
+use super::{Group, Groups, Outcome, Refusal, State, Step, Token};
+
+/// From this version on a commit to a group that is not there says so; before, that the generation is wrong.
+const GROUP_NOT_FOUND_SINCE: i16 = 9;
+
+/// What a group committed for one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommittedOffset {
+    /// The next offset to read.
+    pub offset: Offset,
+    /// Epoch of the last record read, or [`LeaderEpoch::NONE`].
+    pub leader_epoch: LeaderEpoch,
+    /// The client's own note.
+    pub metadata: Str,
+    /// When it was committed.
+    pub committed_at: Millis,
+    /// When it expires, if the commit (before version 5) set its own retention.
+    pub expires_at: Option<Millis>,
+    /// The topic's id, or [`Uuid::ZERO`] when the client spoke of the topic by name only.
+    pub topic_id: Uuid,
+}
+
+/// The committed offsets of one group.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Offsets {
+    by_topic: BTreeMap<Str, BTreeMap<PartitionId, CommittedOffset>>,
+}
+
+impl Offsets {
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_topic.is_empty()
+    }
+
+    pub(super) fn get(&self, topic: &str, partition: PartitionId) -> Option<&CommittedOffset> {
+        self.by_topic.get(topic)?.get(&partition)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Str, PartitionId, &CommittedOffset)> {
+        let topics = self.by_topic.iter();
+        topics.flat_map(|(topic, partitions)| {
+            partitions.iter().map(move |(id, committed)| (topic, *id, committed))
+        })
+    }
+
+    pub(super) fn put(&mut self, topic: Str, partition: PartitionId, committed: CommittedOffset) {
+        let partitions = match self.by_topic.get_mut(&topic) {
+            Some(partitions) => partitions,
+            None => self.by_topic.entry(topic).or_default(),
+        };
+        partitions.insert(partition, committed);
+    }
+
+    pub(super) fn remove(&mut self, topic: &str, partition: PartitionId) {
+        if let Some(partitions) = self.by_topic.get_mut(topic) {
+            partitions.remove(&partition);
+            if partitions.is_empty() {
+                self.by_topic.remove(topic);
+            }
+        }
+    }
+}
+
+impl Groups {
+    /// Handles an OffsetCommit. Topics carry their names, also in the versions that speak of ids.
+    pub fn commit_offsets(
+        &mut self,
+        token: Token,
+        api_version: i16,
+        request: &OffsetCommitRequest,
+        now: Millis,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let allowed = self.check_commit(api_version, request);
+        if allowed.is_ok() {
+            self.commit_keeps_session(request, now);
+        }
+        // Copies, made once: what is kept must not hold the request's frame.
+        let group = Str::copy_from(&request.group_id);
+        let mut topics = Vec::with_capacity(request.topics.len());
+        for topic in &request.topics {
+            let name = Str::copy_from(&topic.name);
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for partition in &topic.partitions {
+                let kept = allowed.and_then(|()| self.check_metadata(partition));
+                if kept.is_ok() {
+                    let committed =
+                        committed_offset(request.retention_time_ms, partition, topic.topic_id, now);
+                    let event = Event::OffsetCommitted {
+                        group: group.clone(),
+                        topic: name.clone(),
+                        partition: PartitionId(partition.partition_index),
+                        committed,
+                    };
+                    outcome.records.push(event.encode());
+                    self.apply(event);
+                }
+                partitions.push(OffsetCommitResponsePartition {
+                    partition_index: partition.partition_index,
+                    error_code: kept.map_or_else(ErrorCode::from, |()| ErrorCode::NONE),
+                });
+            }
+            topics.push(OffsetCommitResponseTopic {
+                name: topic.name.clone(),
+                topic_id: topic.topic_id,
+                partitions,
+            });
+        }
+        outcome
+            .replies
+            .push((token, Response::OffsetCommit(OffsetCommitResponse { topics, ..Default::default() })));
+        outcome
+    }
+
+    fn check_commit(&self, api_version: i16, request: &OffsetCommitRequest) -> Result<(), Refusal> {
+        let generation = request.generation_id_or_member_epoch;
+        match self.groups.get(&request.group_id) {
+            Some(group) => {
+                group.check_commit(&request.member_id, request.group_instance_id.as_deref(), generation)
+            }
+            // Who manages its own membership founds a group by committing.
+            None if generation < 0 => Ok(()),
+            None if api_version >= GROUP_NOT_FOUND_SINCE => Err(Refusal::GroupNotFound),
+            None => Err(Refusal::IllegalGeneration),
+        }
+    }
+
+    fn check_metadata(&self, partition: &OffsetCommitRequestPartition) -> Result<(), Refusal> {
+        // Kafka counts UTF-16 units, of which there are never more than bytes.
+        let max = self.config.offset_metadata_bytes_max;
+        match &partition.committed_metadata {
+            Some(metadata) if metadata.len() > max && metadata.encode_utf16().count() > max => {
+                Err(Refusal::OffsetMetadataTooLarge)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn commit_keeps_session(&mut self, request: &OffsetCommitRequest, now: Millis) {
+        let Groups { config, groups, timers } = self;
+        if let Some(group) = groups.get(&request.group_id)
+            && matches!(group.state, State::Stable | State::PreparingRebalance(_))
+        {
+            group.restart_session(&request.member_id, &mut Step::new(config, timers, now));
+        }
+    }
+
+    /// Handles an OffsetDelete.
+    pub fn delete_offsets(&mut self, token: Token, request: &OffsetDeleteRequest) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut response = OffsetDeleteResponse::default();
+        match self.check_delete(request) {
+            Err(refusal) => response.error_code = refusal.into(),
+            Ok(()) => {
+                for topic in &request.topics {
+                    response.topics.push(self.delete_topic_offsets(&request.group_id, topic, &mut outcome));
+                }
+            }
+        }
+        outcome.replies.push((token, Response::OffsetDelete(response)));
+        outcome
+    }
+
+    fn check_delete(&self, request: &OffsetDeleteRequest) -> Result<(), Refusal> {
+        if request.group_id.is_empty() {
+            return Err(Refusal::InvalidGroupId);
+        }
+        match self.groups.get(&request.group_id) {
+            None => Err(Refusal::GroupNotFound),
+            Some(group) if group.state != State::Empty && !group.uses_consumer_protocol() => {
+                Err(Refusal::NonEmptyGroup)
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn delete_topic_offsets(
+        &mut self,
+        group_id: &Str,
+        topic: &OffsetDeleteRequestTopic,
+        outcome: &mut Outcome,
+    ) -> OffsetDeleteResponseTopic {
+        let subscribed = self.groups.get(group_id).is_some_and(|group| group.is_subscribed_to(&topic.name));
+        let error_code = if subscribed { Refusal::SubscribedToTopic.into() } else { ErrorCode::NONE };
+        if !subscribed {
+            let partitions = topic.partitions.iter().map(|partition| PartitionId(partition.partition_index));
+            self.forget_offsets(
+                group_id,
+                partitions.map(|partition| (topic.name.clone(), partition)),
+                outcome,
+            );
+        }
+        let partitions = topic.partitions.iter().map(|partition| OffsetDeleteResponsePartition {
+            partition_index: partition.partition_index,
+            error_code,
+        });
+        OffsetDeleteResponseTopic { name: topic.name.clone(), partitions: partitions.collect() }
+    }
+
+    /// Forgets those of the given offsets that are there.
+    pub(super) fn forget_offsets(
+        &mut self,
+        group_id: &Str,
+        partitions: impl Iterator<Item = (Str, PartitionId)>,
+        outcome: &mut Outcome,
+    ) {
+        for (topic, partition) in partitions {
+            let Some(group) = self.groups.get(group_id) else { return };
+            if group.offsets.get(&topic, partition).is_some() {
+                let event = Event::OffsetForgotten { group: group.id.clone(), topic, partition };
+                outcome.records.push(event.encode());
+                self.apply(event);
+            }
+        }
+    }
+
+    /// Forgets what all groups committed for topics that were deleted.
+    pub fn topics_deleted(&mut self, topics: &[Str]) -> Outcome {
+        let mut outcome = Outcome::default();
+        let ids: Vec<Str> = self.groups.keys().cloned().collect();
+        for id in ids {
+            let Some(group) = self.groups.get(&id) else { continue };
+            let mut gone = Vec::new();
+            for topic in topics {
+                if let Some(partitions) = group.offsets.by_topic.get(topic) {
+                    gone.extend(partitions.keys().map(|partition| (topic.clone(), *partition)));
+                }
+            }
+            self.forget_offsets(&id, gone.into_iter(), &mut outcome);
+        }
+        outcome
+    }
+
+    /// Answers one group of an OffsetFetch (versions before 8 ask for one group outside the list). Topics carry their
+    /// names, also in the versions that speak of ids; `None` asks for all. What was never committed has offset -1.
+    ///
+    /// `require_stable` needs no handling here: replies wait for the log (see [`super`]), and offsets of open
+    /// transactions are not kept yet.
+    pub fn fetch_offsets(&self, request: &OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
+        let group = self.groups.get(&request.group_id);
+        let topics = match &request.topics {
+            Some(topics) => topics.iter().map(|topic| fetch_topic(group, topic)).collect(),
+            None => group.map(fetch_all).unwrap_or_default(),
+        };
+        OffsetFetchResponseGroup { group_id: request.group_id.clone(), topics, ..Default::default() }
+    }
+
+    /// One committed offset, for lag and inspection.
+    pub fn committed_offset(
+        &self,
+        group_id: &str,
+        topic: &str,
+        partition: PartitionId,
+    ) -> Option<&CommittedOffset> {
+        self.groups.get(group_id)?.offsets.get(topic, partition)
+    }
+}
+
+impl Group {
+    fn check_commit(
+        &self,
+        member_id: &str,
+        instance_id: Option<&str>,
+        generation: i32,
+    ) -> Result<(), Refusal> {
+        if generation < 0 && self.state == State::Empty {
+            return Ok(());
+        }
+        if generation < 0 && member_id.is_empty() && instance_id.is_none() {
+            // Nobody may move the offsets of a live group from outside.
+            return Err(Refusal::UnknownMember);
+        }
+        self.check_member(member_id, instance_id)?;
+        if generation != self.generation {
+            return Err(Refusal::IllegalGeneration);
+        }
+        if self.state == State::CompletingRebalance {
+            return Err(Refusal::RebalanceInProgress);
+        }
+        Ok(())
+    }
+}
+
+fn committed_offset(
+    retention_ms: i64,
+    partition: &OffsetCommitRequestPartition,
+    topic_id: Uuid,
+    now: Millis,
+) -> CommittedOffset {
+    CommittedOffset {
+        offset: Offset(partition.committed_offset),
+        leader_epoch: LeaderEpoch(partition.committed_leader_epoch),
+        metadata: partition.committed_metadata.as_deref().map(Str::copy_from).unwrap_or_default(),
+        committed_at: now,
+        expires_at: (retention_ms >= 0).then(|| Millis(now.0.saturating_add(retention_ms))),
+        topic_id,
+    }
+}
+
+fn fetch_topic(group: Option<&Group>, topic: &OffsetFetchRequestTopics) -> OffsetFetchResponseTopics {
+    let partitions = topic.partition_indexes.iter().map(|&index| {
+        let committed = group.and_then(|group| group.offsets.get(&topic.name, PartitionId(index)));
+        // A commit to a deleted topic of the same name is no commit to this one.
+        let committed = committed.filter(|committed| {
+            committed.topic_id.is_zero() || topic.topic_id.is_zero() || committed.topic_id == topic.topic_id
+        });
+        match committed {
+            Some(committed) => fetched(PartitionId(index), committed),
+            None => OffsetFetchResponsePartitions {
+                partition_index: index,
+                committed_offset: -1,
+                committed_leader_epoch: LeaderEpoch::NONE.0,
+                metadata: Some(Str::default()),
+                ..Default::default()
+            },
+        }
+    });
+    OffsetFetchResponseTopics {
+        name: topic.name.clone(),
+        topic_id: topic.topic_id,
+        partitions: partitions.collect(),
+    }
+}
+
+fn fetch_all(group: &Group) -> Vec<OffsetFetchResponseTopics> {
+    let topics = group.offsets.by_topic.iter().map(|(name, partitions)| OffsetFetchResponseTopics {
+        name: name.clone(),
+        partitions: partitions.iter().map(|(partition, committed)| fetched(*partition, committed)).collect(),
+        ..Default::default()
+    });
+    topics.collect()
+}
+
+fn fetched(partition: PartitionId, committed: &CommittedOffset) -> OffsetFetchResponsePartitions {
+    OffsetFetchResponsePartitions {
+        partition_index: partition.0,
+        committed_offset: committed.offset.0,
+        committed_leader_epoch: committed.leader_epoch.0,
+        metadata: Some(committed.metadata.clone()),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,8 @@
+//! Deciding: pure state machines for consumer groups and for the cluster's metadata.
+//!
+//! Each machine turns a command into records and replies, and rebuilds itself from those records alone, so that what
+//! the log holds is what a restarted broker believes. Nothing here reads a clock, draws randomness, touches a disk or a
+//! socket, or waits: `now` and fresh ids are arguments.
+
+pub mod group;
+pub mod metadata;

@@ -1,0 +1,123 @@
+//! Why a change of the metadata is refused, in Kafka's words, and which error code says so.
+//!
+//! A refusal leaves the image as it is. The texts reach users through their tools; the mapping to codes is this one match.
+
+use wire::{BrokerId, ErrorCode, PartitionId, Str};
+
+/// A name that no topic may have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Nothing at all.
+    #[error("Topic name is invalid: the empty string is not allowed")]
+    Empty,
+    /// A directory that is always there.
+    #[error("Topic name is invalid: '{0}' is not allowed")]
+    Dots(String),
+    /// Longer than a directory name may be.
+    #[error("Topic name is invalid: its length of {length} is longer than the max allowed length {max}")]
+    TooLong {
+        /// Bytes of the name.
+        length: usize,
+        /// What is allowed.
+        max: usize,
+    },
+    /// Something else than letters, digits and three marks.
+    #[error(
+        "Topic name is invalid: '{0}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'"
+    )]
+    Characters(String),
+}
+
+/// A refused change of the metadata.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The topic cannot have this name.
+    #[error(transparent)]
+    InvalidName(#[from] NameError),
+    /// The name differs from a topic's in '.' and '_' alone.
+    #[error("Topic '{name}' collides with existing topic: {existing}")]
+    NameCollision {
+        /// The name that was asked for.
+        name: Str,
+        /// The topic that is there.
+        existing: Str,
+    },
+    /// A topic of that name is there.
+    #[error("Topic '{0}' already exists.")]
+    TopicExists(Str),
+    /// No topic of that name.
+    #[error("This server does not host this topic-partition.")]
+    UnknownTopic,
+    /// No topic of that id.
+    #[error("This server does not host this topic ID.")]
+    UnknownTopicId,
+    /// The request contradicts itself.
+    #[error("{0}")]
+    InvalidRequest(String),
+    /// More partitions than one request may make.
+    #[error(
+        "Unable to perform excessively large batch operation: {partitions} partitions, at most {max} are allowed."
+    )]
+    TooManyPartitions {
+        /// What was asked for.
+        partitions: usize,
+        /// What is allowed.
+        max: usize,
+    },
+    /// No topic can have this many partitions.
+    #[error("{0}")]
+    InvalidPartitions(String),
+    /// Nobody can keep this many replicas.
+    #[error("{0}")]
+    InvalidReplicationFactor(String),
+    /// Brokers that are not there, or more than once.
+    #[error("{0}")]
+    InvalidAssignment(String),
+    /// None of the replicas may lead.
+    #[error(
+        "All brokers specified in the manual partition assignment for partition {0} are fenced or in controlled shutdown."
+    )]
+    NoLiveReplica(PartitionId),
+    /// A key that does not exist, or a value that it does not take.
+    #[error("{0}")]
+    InvalidConfig(String),
+    /// A config resource that is not there.
+    #[error("The topic '{0}' does not exist.")]
+    UnknownResource(Str),
+    /// A broker that is not there.
+    #[error("No broker with id {0} found.")]
+    UnknownBroker(BrokerId),
+    /// A broker with an older incarnation's epoch.
+    #[error("Expected broker epoch {expected}, but got broker epoch {actual}")]
+    StaleBrokerEpoch {
+        /// The current epoch.
+        expected: i64,
+        /// What came.
+        actual: i64,
+    },
+    /// There are no producer ids left.
+    #[error("Exhausted all producerIds as the next block's end producerId has exceeded the int64 type limit")]
+    ProducerIdsExhausted,
+}
+
+impl From<&Refusal> for ErrorCode {
+    fn from(refusal: &Refusal) -> ErrorCode {
+        match refusal {
+            Refusal::InvalidName(_) | Refusal::NameCollision { .. } => ErrorCode::INVALID_TOPIC_EXCEPTION,
+            Refusal::TopicExists(_) => ErrorCode::TOPIC_ALREADY_EXISTS,
+            Refusal::UnknownTopic | Refusal::UnknownResource(_) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+            Refusal::UnknownTopicId => ErrorCode::UNKNOWN_TOPIC_ID,
+            Refusal::InvalidRequest(_) => ErrorCode::INVALID_REQUEST,
+            Refusal::TooManyPartitions { .. } => ErrorCode::POLICY_VIOLATION,
+            Refusal::InvalidPartitions(_) => ErrorCode::INVALID_PARTITIONS,
+            Refusal::InvalidReplicationFactor(_) => ErrorCode::INVALID_REPLICATION_FACTOR,
+            Refusal::InvalidAssignment(_) | Refusal::NoLiveReplica(_) => {
+                ErrorCode::INVALID_REPLICA_ASSIGNMENT
+            }
+            Refusal::InvalidConfig(_) => ErrorCode::INVALID_CONFIG,
+            Refusal::UnknownBroker(_) => ErrorCode::BROKER_ID_NOT_REGISTERED,
+            Refusal::StaleBrokerEpoch { .. } => ErrorCode::STALE_BROKER_EPOCH,
+            Refusal::ProducerIdsExhausted => ErrorCode::UNKNOWN_SERVER_ERROR,
+        }
+    }
+}
