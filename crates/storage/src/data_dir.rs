@@ -1,0 +1,383 @@
+//! A broker's data directory: whose it is, which partitions it holds, and what of them is checkpointed. One
+//! process has it at a time. The mark of a clean stop is removed, durably, before anything else is written,
+//! so it never vouches for more than it should.
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use wire::{BrokerId, Millis, Offset, Str, TopicPartition, Uuid};
+
+use crate::{
+    checkpoint::Checkpoints,
+    config::LogConfig,
+    disk::{Disk, DiskLock, read_small_if_exists, remove_if_exists, replace_file},
+    error::{DataDirError, StorageError},
+    layout,
+    log::{self, Log, LogCheckpoint, Opening},
+};
+
+const META_BYTES_MAX: u64 = 64 * 1024;
+/// Threads that checkpoint and close logs. They wait for fsync, and ext4 commits for all who wait at once
+/// (docs/decisions/003-flush-each-segment.md).
+const SYNC_THREADS: usize = 32;
+
+/// Who opens a data directory.
+#[derive(Clone, Debug)]
+pub struct DataDirOptions {
+    /// `node.id`
+    pub node_id: BrokerId,
+    /// The cluster, when it is known; otherwise what the directory says, or `new_cluster_id`.
+    pub cluster_id: Option<Str>,
+    /// The cluster id of a directory that is made now.
+    pub new_cluster_id: Str,
+    /// The directory id of a directory that is made now.
+    pub new_directory_id: Uuid,
+}
+
+/// A partition found in a data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundLog {
+    /// Topic and partition.
+    pub topic_partition: TopicPartition,
+    /// The topic's id, zero when the directory names none.
+    pub topic_id: Uuid,
+}
+
+/// An open, locked data directory.
+pub struct DataDir {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    meta: Meta,
+    clean: bool,
+    checkpoints: Arc<Checkpoints>,
+    logs: Mutex<BTreeMap<TopicPartition, Arc<Log>>>,
+    _lock: DiskLock,
+}
+
+impl fmt::Debug for DataDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataDir").field("path", &self.path).field("meta", &self.meta).finish_non_exhaustive()
+    }
+}
+
+/// What `meta.properties` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Meta {
+    cluster_id: Str,
+    node_id: BrokerId,
+    directory_id: Uuid,
+}
+
+impl DataDir {
+    /// Opens a data directory, making it when it is not there. Refuses one that another process has, or that
+    /// belongs to another cluster or node.
+    pub fn open(disk: Arc<dyn Disk>, path: &Path, options: DataDirOptions) -> Result<DataDir, DataDirError> {
+        create_durably(&*disk, path).map_err(DataDirError::disk(path))?;
+        let lock = match disk.lock(&path.join(layout::LOCK)) {
+            Ok(lock) => lock,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                return Err(DataDirError::Locked { path: path.to_owned() });
+            }
+            Err(e) => return Err(DataDirError::disk(path.join(layout::LOCK))(e)),
+        };
+        let meta = settle_meta(&*disk, path, &options)?;
+        let checkpoints =
+            Checkpoints::load(disk.clone(), path.to_owned()).map_err(DataDirError::disk(path))?;
+        let clean_path = path.join(layout::CLEAN_SHUTDOWN);
+        let clean = read_small_if_exists(&*disk, &clean_path, META_BYTES_MAX)
+            .map_err(DataDirError::disk(&clean_path))?
+            .is_some();
+        remove_if_exists(&*disk, &clean_path).map_err(DataDirError::disk(&clean_path))?;
+        remove_deleted(&*disk, path).map_err(DataDirError::disk(path))?;
+        disk.sync_dir(path).map_err(DataDirError::disk(path))?;
+        let checkpoints = Arc::new(checkpoints);
+        Ok(DataDir {
+            disk,
+            path: path.to_owned(),
+            meta,
+            clean,
+            checkpoints,
+            logs: Mutex::new(BTreeMap::new()),
+            _lock: lock,
+        })
+    }
+
+    /// The cluster that the directory belongs to.
+    pub fn cluster_id(&self) -> &Str {
+        &self.meta.cluster_id
+    }
+
+    /// The directory's own id.
+    pub fn directory_id(&self) -> Uuid {
+        self.meta.directory_id
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the last process that had it stopped in order.
+    pub fn was_clean(&self) -> bool {
+        self.clean
+    }
+
+    /// The partitions on disk, opened or not.
+    pub fn partitions(&self) -> Result<Vec<FoundLog>, DataDirError> {
+        let entries = self.disk.list(&self.path).map_err(DataDirError::disk(&self.path))?;
+        let mut found = Vec::new();
+        for entry in entries.into_iter().filter(|entry| entry.is_dir) {
+            let Some(topic_partition) = layout::parse_partition_dir(&entry.name) else { continue };
+            let dir = self.path.join(&entry.name);
+            let topic_id = log::read_topic_id(&*self.disk, &dir).map_err(DataDirError::disk(dir))?;
+            found.push(FoundLog { topic_partition, topic_id });
+        }
+        found.sort_unstable_by(|a, b| a.topic_partition.cmp(&b.topic_partition));
+        Ok(found)
+    }
+
+    /// Opens, recovers or creates a partition's log; the one that is open already, if it is. Callers may open
+    /// different partitions from many threads at once. A zero `topic_id` takes what the directory says.
+    pub fn open_log(
+        &self,
+        partition: &TopicPartition,
+        topic_id: Uuid,
+        config: LogConfig,
+        now: Millis,
+    ) -> Result<Arc<Log>, StorageError> {
+        if let Some(log) = self.log(partition) {
+            return Ok(log);
+        }
+        let log = Arc::new(Log::open(Opening {
+            disk: self.disk.clone(),
+            root: self.path.clone(),
+            partition,
+            topic_id,
+            config,
+            checkpoints: self.checkpoints.clone(),
+            clean: self.clean,
+            now,
+        })?);
+        let mut logs = self.logs.lock();
+        Ok(logs.entry(partition.clone()).or_insert(log).clone())
+    }
+
+    /// The open log of a partition.
+    pub fn log(&self, partition: &TopicPartition) -> Option<Arc<Log>> {
+        self.logs.lock().get(partition).cloned()
+    }
+
+    /// Takes a partition out of service and removes it. Slices that are being read stay readable.
+    pub fn delete_log(&self, partition: &TopicPartition) -> Result<(), StorageError> {
+        if let Some(aside) = self.move_aside(partition, layout::deleted_dir)? {
+            self.disk.remove(&aside).map_err(StorageError::disk(aside))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a partition out of service that the metadata does not know, and keeps its files under a name
+    /// that ends in `-stray`.
+    pub fn set_aside_stray(&self, partition: &TopicPartition) -> Result<(), StorageError> {
+        self.move_aside(partition, layout::stray_dir).map(|_| ())
+    }
+
+    fn move_aside(
+        &self,
+        partition: &TopicPartition,
+        name: fn(&Path, &TopicPartition, Uuid) -> PathBuf,
+    ) -> Result<Option<PathBuf>, StorageError> {
+        let log = self.logs.lock().remove(partition);
+        if let Some(log) = &log {
+            log.abandon();
+        }
+        let dir = layout::partition_dir(&self.path, partition);
+        let topic_id = match &log {
+            Some(log) => log.topic_id(),
+            None => log::read_topic_id(&*self.disk, &dir).map_err(StorageError::disk(&dir))?,
+        };
+        let aside = name(&self.path, partition, topic_id);
+        remove_if_exists(&*self.disk, &aside).map_err(StorageError::disk(&aside))?;
+        match self.disk.rename(&dir, &aside) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(StorageError::disk(dir)(e)),
+        }
+        self.disk.sync_dir(&self.path).map_err(StorageError::disk(&self.path))?;
+        Ok(Some(aside))
+    }
+
+    /// Flushes every log that changed and notes where each restart may begin. A log that is offline keeps
+    /// what was noted before.
+    pub fn checkpoint(&self, now: Millis) -> Result<(), StorageError> {
+        let mut noted = Vec::new();
+        for (partition, result) in self.for_each_log(&|log| log.checkpoint(now)) {
+            match result {
+                Ok(checkpoint) => noted.push((partition, checkpoint)),
+                // Each log has said why; the others are noted all the same.
+                Err(StorageError::Offline | StorageError::Closed | StorageError::Disk { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        self.note(noted)
+    }
+
+    fn note(&self, noted: Vec<(TopicPartition, LogCheckpoint)>) -> Result<(), StorageError> {
+        let live: Vec<TopicPartition> = self.logs.lock().keys().cloned().collect();
+        let live = |partition: &TopicPartition| {
+            live.binary_search(partition).is_ok()
+                || self.disk.list(&layout::partition_dir(&self.path, partition)).is_ok()
+        };
+        let points =
+            noted.iter().map(|(partition, noted)| (partition.clone(), noted.recovery_point)).collect();
+        self.checkpoints.set_recovery_points(points, &live)?;
+        let starts = noted.into_iter().map(|(partition, noted)| (partition, noted.log_start)).collect();
+        self.checkpoints.set_log_starts(starts, &live)
+    }
+
+    /// Notes high watermarks in Kafka's `replication-offset-checkpoint`, all of them.
+    pub fn checkpoint_high_watermarks(
+        &self,
+        marks: Vec<(TopicPartition, Offset)>,
+    ) -> Result<(), StorageError> {
+        self.checkpoints.set_high_watermarks(marks)
+    }
+
+    /// The high watermark noted last.
+    pub fn high_watermark(&self, partition: &TopicPartition) -> Option<Offset> {
+        self.checkpoints.high_watermark(partition)
+    }
+
+    /// Does the same with every log, many at a time.
+    fn for_each_log(
+        &self,
+        act: &(dyn Fn(&Log) -> Result<LogCheckpoint, StorageError> + Sync),
+    ) -> Vec<(TopicPartition, Result<LogCheckpoint, StorageError>)> {
+        let logs: Vec<Arc<Log>> = self.logs.lock().values().cloned().collect();
+        let next = AtomicUsize::new(0);
+        let done = Mutex::new(Vec::with_capacity(logs.len()));
+        std::thread::scope(|scope| {
+            for _ in 0..SYNC_THREADS.min(logs.len()) {
+                scope.spawn(|| {
+                    while let Some(log) = logs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let result = act(log);
+                        done.lock().push((log.topic_partition().clone(), result));
+                    }
+                });
+            }
+        });
+        done.into_inner()
+    }
+
+    /// Closes every log and leaves the mark of a clean stop, unless one could not be closed. The directory
+    /// takes no more; the lock goes with the value.
+    pub fn close(&self, now: Millis) -> Result<(), StorageError> {
+        let mut noted = Vec::new();
+        let mut failed = None;
+        for (partition, result) in self.for_each_log(&|log| log.finish(now)) {
+            match result {
+                Ok(checkpoint) => noted.push((partition, checkpoint)),
+                Err(e) => failed = Some(e),
+            }
+        }
+        self.note(noted)?;
+        if let Some(e) = failed {
+            return Err(e);
+        }
+        let path = self.path.join(layout::CLEAN_SHUTDOWN);
+        // Kafka's own content; the epoch that it would compare at the next registration is not known here.
+        replace_file(&*self.disk, &path, br#"{"version":0,"brokerEpoch":-1}"#)
+            .and_then(|()| self.disk.sync_dir(&self.path))
+            .map_err(StorageError::disk(path))
+    }
+}
+
+/// Makes the directory and those above it, and their names durable: without them nothing in it would be.
+fn create_durably(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path
+        .ancestors()
+        .take_while(|dir| !dir.as_os_str().is_empty())
+        .take_while(|dir| disk.list(dir).is_err_and(|e| e.kind() == io::ErrorKind::NotFound))
+        .collect();
+    disk.create_dir(path)?;
+    for dir in missing {
+        match dir.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => disk.sync_dir(Path::new("."))?,
+            Some(parent) => disk.sync_dir(parent)?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes what deletions left that a crash interrupted.
+fn remove_deleted(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    for entry in disk.list(path)? {
+        if entry.is_dir && entry.name.ends_with(layout::DELETE_DIR_SUFFIX) {
+            disk.remove(&path.join(entry.name))?;
+        }
+    }
+    Ok(())
+}
+
+fn settle_meta(disk: &dyn Disk, dir: &Path, options: &DataDirOptions) -> Result<Meta, DataDirError> {
+    let path = dir.join(layout::META_PROPERTIES);
+    let content = read_small_if_exists(disk, &path, META_BYTES_MAX).map_err(DataDirError::disk(&path))?;
+    let Some(content) = content else {
+        let meta = Meta {
+            cluster_id: options.cluster_id.clone().unwrap_or_else(|| options.new_cluster_id.clone()),
+            node_id: options.node_id,
+            directory_id: options.new_directory_id,
+        };
+        let text = format!(
+            "version=1\ncluster.id={}\nnode.id={}\ndirectory.id={}\n",
+            meta.cluster_id, meta.node_id, meta.directory_id
+        );
+        replace_file(disk, &path, text.as_bytes())
+            .and_then(|()| disk.sync_dir(dir))
+            .map_err(DataDirError::disk(&path))?;
+        return Ok(meta);
+    };
+    let meta = parse_meta(&content).map_err(|reason| DataDirError::Malformed { path, reason })?;
+    let foreign = |key, found: String, expected: String| DataDirError::Foreign {
+        path: dir.to_owned(),
+        key,
+        found,
+        expected,
+    };
+    if let Some(expected) = options.cluster_id.as_ref().filter(|expected| **expected != meta.cluster_id) {
+        return Err(foreign("cluster.id", meta.cluster_id.to_string(), expected.to_string()));
+    }
+    if meta.node_id != options.node_id {
+        return Err(foreign("node.id", meta.node_id.to_string(), options.node_id.to_string()));
+    }
+    Ok(meta)
+}
+
+fn parse_meta(content: &[u8]) -> Result<Meta, String> {
+    let text = std::str::from_utf8(content).map_err(|e| e.to_string())?;
+    let mut values = BTreeMap::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let (key, value) = line.split_once('=').ok_or_else(|| format!("no value in {line:?}"))?;
+        values.insert(key.trim(), value.trim());
+    }
+    let get = |key: &str| values.get(key).copied().ok_or_else(|| format!("{key} is missing"));
+    if get("version")? != "1" {
+        return Err(format!("version {} is not known", get("version")?));
+    }
+    Ok(Meta {
+        cluster_id: Str::copy_from(get("cluster.id")?),
+        node_id: BrokerId(get("node.id")?.parse().map_err(|_| "node.id is not a number".to_owned())?),
+        directory_id: match values.get("directory.id") {
+            Some(id) => id.parse().map_err(|_| "directory.id is not an id".to_owned())?,
+            None => Uuid::ZERO,
+        },
+    })
+}

@@ -1,0 +1,46 @@
+//! Keeping: partitions' logs on disk, in Kafka's file format to the byte.
+//!
+//! Invariant: what `Log::flush` has answered for is on disk, unchanged, at its offset, and a restart finds it;
+//! a reader is only ever given whole batches. This crate reads no clock, rolls no die, and touches files only
+//! by way of the [`Disk`] that it is given.
+//!
+//! In reading order: the disk and its two implementations; what is decided without I/O (settings, headers,
+//! validation, epochs, producers); a segment and its indexes; the log; the directory of all logs.
+
+mod disk;
+mod real_disk;
+pub mod fault;
+mod layout;
+mod config;
+mod error;
+mod header;
+mod raw;
+mod codec;
+mod validate;
+mod epochs;
+mod producers;
+mod snapshot;
+mod buffers;
+mod index;
+mod segment;
+mod txn_index;
+mod walk;
+mod slice;
+mod checkpoint;
+mod swap;
+mod offset_map;
+mod cleaner;
+mod log;
+mod data_dir;
+
+pub use config::{Cleanup, CompressionType, LogConfig, TimestampType};
+pub use data_dir::{DataDir, DataDirOptions, FoundLog};
+pub use disk::{DirEntry, Disk, DiskFile, DiskLock, OpenMode};
+pub use epochs::EpochStart;
+pub use error::{AppendError, DataDirError, ReadError, StorageError};
+pub use log::{Append, Appended, Clean, CleanStats, Log, Retained, TimestampOffset};
+pub use producers::ActiveProducer;
+pub use real_disk::RealDisk;
+pub use slice::{ReadLimits, ReadMode, Slice};
+pub use txn_index::AbortedTxn;
+pub use validate::Origin;

@@ -1,0 +1,311 @@
+//! What a log remembers of its producers: epoch, the last five batches, an open transaction. It is a function
+//! of the batches in the log and of nothing else, so that a restart, a follower and the leader agree; recovery
+//! replays batches through `apply`, the same as appending does. `check` decides and changes nothing.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use wire::{Millis, Offset, ProducerEpoch, ProducerId};
+
+use crate::{
+    error::AppendError,
+    header::{Header, sequence_plus},
+    txn_index::AbortedTxn,
+};
+
+/// Batches remembered per producer: as many as an idempotent client keeps in flight.
+pub(crate) const BATCHES_MAX: usize = 5;
+
+/// A producer as DescribeProducers shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ActiveProducer {
+    /// Its id.
+    pub producer_id: ProducerId,
+    /// Its newest epoch.
+    pub epoch: ProducerEpoch,
+    /// The last sequence that it wrote, -1 when none is known.
+    pub last_sequence: i32,
+    /// The largest timestamp of its last batch.
+    pub last_timestamp: Millis,
+    /// The epoch of the transaction coordinator that last wrote a marker for it, -1 for none.
+    pub coordinator_epoch: i32,
+    /// Where its open transaction starts.
+    pub txn_start: Option<Offset>,
+}
+
+/// One remembered batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BatchMark {
+    pub(crate) last_sequence: i32,
+    pub(crate) last_offset: Offset,
+    pub(crate) offset_delta: i32,
+    pub(crate) timestamp: Millis,
+}
+
+impl BatchMark {
+    pub(crate) fn base_offset(&self) -> Offset {
+        self.last_offset.plus(-i64::from(self.offset_delta))
+    }
+
+    fn base_sequence(&self) -> i32 {
+        let sequence = i64::from(self.last_sequence) - i64::from(self.offset_delta);
+        sequence.rem_euclid(1 << 31) as i32
+    }
+}
+
+/// One producer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Producer {
+    pub(crate) epoch: ProducerEpoch,
+    /// Oldest first.
+    pub(crate) batches: VecDeque<BatchMark>,
+    pub(crate) last_timestamp: Millis,
+    pub(crate) coordinator_epoch: i32,
+    pub(crate) txn_start: Option<Offset>,
+    /// When it was last heard of: by this process's clock, or by its timestamps after a restart.
+    pub(crate) heard: Millis,
+}
+
+/// What an end-of-transaction marker says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Marker {
+    pub(crate) commit: bool,
+    pub(crate) coordinator_epoch: i32,
+}
+
+/// The producers of one log.
+#[derive(Debug, Default)]
+pub(crate) struct Producers {
+    by_id: HashMap<ProducerId, Producer>,
+    /// Open transactions by first offset.
+    open: BTreeMap<Offset, ProducerId>,
+    /// Ended transactions, first offset to marker, whose marker may still be above the high watermark.
+    ended: BTreeMap<Offset, Offset>,
+}
+
+impl Producer {
+    fn new() -> Producer {
+        Producer {
+            epoch: ProducerEpoch::NONE,
+            batches: VecDeque::new(),
+            last_timestamp: Millis(-1),
+            coordinator_epoch: -1,
+            txn_start: None,
+            heard: Millis(-1),
+        }
+    }
+
+    fn last_sequence(&self) -> i32 {
+        self.batches.back().map_or(-1, |batch| batch.last_sequence)
+    }
+
+    fn set_epoch(&mut self, epoch: ProducerEpoch) {
+        if self.epoch != epoch {
+            self.epoch = epoch;
+            self.batches.clear();
+        }
+    }
+}
+
+impl Producers {
+    /// The batch that `header` repeats, if it is one of those remembered.
+    pub(crate) fn duplicate(&self, header: &Header) -> Option<BatchMark> {
+        let producer = self.by_id.get(&header.producer_id)?;
+        if producer.epoch != header.producer_epoch {
+            return None;
+        }
+        let same = |batch: &&BatchMark| {
+            batch.base_sequence() == header.base_sequence && batch.last_sequence == header.last_sequence()
+        };
+        producer.batches.iter().find(same).copied()
+    }
+
+    /// Whether a client's batch may follow: epoch not fenced, sequence contiguous. A producer that is not
+    /// known may start anywhere, as Kafka has it: its state may have gone with its records.
+    pub(crate) fn check(&self, header: &Header) -> Result<(), AppendError> {
+        let Some(producer) = self.by_id.get(&header.producer_id) else { return Ok(()) };
+        if header.producer_epoch < producer.epoch {
+            return Err(AppendError::InvalidProducerEpoch {
+                producer_id: header.producer_id,
+                current: producer.epoch,
+                found: header.producer_epoch,
+            });
+        }
+        if producer.txn_start.is_some() && !header.is_transactional() {
+            return Err(AppendError::InvalidTxnState(header.producer_id));
+        }
+        let expected = if header.producer_epoch > producer.epoch {
+            if producer.epoch == ProducerEpoch::NONE { header.base_sequence } else { 0 }
+        } else if producer.batches.is_empty() {
+            // Known by a marker alone: its next batch starts over.
+            0
+        } else {
+            sequence_plus(producer.last_sequence(), 1)
+        };
+        if header.base_sequence != expected {
+            return Err(AppendError::OutOfOrderSequence {
+                producer_id: header.producer_id,
+                expected,
+                found: header.base_sequence,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether a marker may be written.
+    pub(crate) fn check_marker(&self, header: &Header, marker: Marker) -> Result<(), AppendError> {
+        let Some(producer) = self.by_id.get(&header.producer_id) else { return Ok(()) };
+        if header.producer_epoch < producer.epoch {
+            return Err(AppendError::InvalidProducerEpoch {
+                producer_id: header.producer_id,
+                current: producer.epoch,
+                found: header.producer_epoch,
+            });
+        }
+        if marker.coordinator_epoch < producer.coordinator_epoch {
+            return Err(AppendError::CoordinatorFenced(header.producer_id));
+        }
+        Ok(())
+    }
+
+    /// Takes a batch that is in the log, under the offsets that it has there. Answers the transaction that
+    /// it aborted.
+    pub(crate) fn apply(
+        &mut self,
+        header: &Header,
+        marker: Option<Marker>,
+        now: Millis,
+    ) -> Option<AbortedTxn> {
+        if !header.has_producer() {
+            return None;
+        }
+        if header.is_control() {
+            return self.apply_marker(header, marker?, now);
+        }
+        let producer = self.by_id.entry(header.producer_id).or_insert_with(Producer::new);
+        producer.set_epoch(header.producer_epoch);
+        producer.last_timestamp = header.max_timestamp;
+        producer.heard = now.max(header.max_timestamp);
+        if header.base_sequence >= 0 {
+            if producer.batches.len() == BATCHES_MAX {
+                producer.batches.pop_front();
+            }
+            producer.batches.push_back(BatchMark {
+                last_sequence: header.last_sequence(),
+                last_offset: header.last_offset(),
+                offset_delta: header.last_offset_delta,
+                timestamp: header.max_timestamp,
+            });
+        }
+        if header.is_transactional() && producer.txn_start.is_none() {
+            producer.txn_start = Some(header.base_offset);
+            self.open.insert(header.base_offset, header.producer_id);
+        }
+        None
+    }
+
+    fn apply_marker(&mut self, header: &Header, marker: Marker, now: Millis) -> Option<AbortedTxn> {
+        let producer = self.by_id.entry(header.producer_id).or_insert_with(Producer::new);
+        producer.set_epoch(header.producer_epoch);
+        producer.coordinator_epoch = marker.coordinator_epoch;
+        producer.last_timestamp = header.max_timestamp;
+        producer.heard = now.max(header.max_timestamp);
+        let first_offset = producer.txn_start.take()?;
+        self.open.remove(&first_offset);
+        self.ended.insert(first_offset, header.base_offset);
+        let last_stable_offset = self.open.keys().next().copied().unwrap_or(header.next_offset());
+        (!marker.commit).then_some(AbortedTxn {
+            producer_id: header.producer_id,
+            first_offset,
+            last_offset: header.base_offset,
+            last_stable_offset,
+        })
+    }
+
+    /// The first offset whose fate readers of committed data must wait for, given the high watermark.
+    pub(crate) fn last_stable_offset(&mut self, high_watermark: Offset) -> Offset {
+        self.ended.retain(|_, marker| *marker >= high_watermark);
+        let undecided = self.open.keys().next().copied().into_iter();
+        undecided.chain(self.ended.keys().next().copied()).fold(high_watermark, Offset::min)
+    }
+
+    /// Whether there is a transaction whose fate readers of committed data may have to wait for.
+    pub(crate) fn has_undecided(&self) -> bool {
+        !self.open.is_empty() || !self.ended.is_empty()
+    }
+
+    /// The first offset of a transaction that is still open.
+    pub(crate) fn first_open(&self) -> Option<Offset> {
+        self.open.keys().next().copied()
+    }
+
+    /// Forgets producers that have been silent for `expiration_ms`, and the longest silent ones beyond
+    /// `producers_max`. An open transaction keeps its producer.
+    pub(crate) fn expire(&mut self, now: Millis, expiration_ms: i64, producers_max: usize) {
+        self.by_id.retain(|_, producer| {
+            producer.txn_start.is_some() || now.0.saturating_sub(producer.heard.0) < expiration_ms
+        });
+        let excess = self.by_id.len().saturating_sub(producers_max);
+        if excess == 0 {
+            return;
+        }
+        let mut silent: Vec<(Millis, ProducerId)> = self
+            .by_id
+            .iter()
+            .filter(|(_, producer)| producer.txn_start.is_none())
+            .map(|(id, producer)| (producer.heard, *id))
+            .collect();
+        silent.sort_unstable();
+        for (_, id) in silent.into_iter().take(excess) {
+            self.by_id.remove(&id);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(crate) fn active(&self) -> Vec<ActiveProducer> {
+        let view = |(id, producer): (&ProducerId, &Producer)| ActiveProducer {
+            producer_id: *id,
+            epoch: producer.epoch,
+            last_sequence: producer.last_sequence(),
+            last_timestamp: producer.last_timestamp,
+            coordinator_epoch: producer.coordinator_epoch,
+            txn_start: producer.txn_start,
+        };
+        self.by_id.iter().map(view).collect()
+    }
+
+    /// The last data batch of each producer: what compaction keeps, empty if need be.
+    pub(crate) fn last_offsets(&self) -> HashMap<ProducerId, Offset> {
+        let last =
+            |(id, producer): (&ProducerId, &Producer)| Some((*id, producer.batches.back()?.last_offset));
+        self.by_id.iter().filter_map(last).collect()
+    }
+
+    /// By id, for snapshots.
+    pub(crate) fn sorted(&self) -> Vec<(ProducerId, &Producer)> {
+        let mut producers: Vec<_> = self.by_id.iter().map(|(id, producer)| (*id, producer)).collect();
+        producers.sort_unstable_by_key(|(id, _)| *id);
+        producers
+    }
+
+    /// Takes one entry of a snapshot; entries of one producer come oldest first.
+    pub(crate) fn load(&mut self, id: ProducerId, loaded: Producer) {
+        if let Some(start) = loaded.txn_start {
+            self.open.insert(start, id);
+        }
+        match self.by_id.get_mut(&id) {
+            Some(known) if known.epoch == loaded.epoch => {
+                let mut batches = std::mem::take(&mut known.batches);
+                batches.extend(&loaded.batches);
+                let excess = batches.len().saturating_sub(BATCHES_MAX);
+                batches.drain(..excess);
+                *known = Producer { batches, ..loaded };
+            }
+            _ => {
+                self.by_id.insert(id, loaded);
+            }
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! One segment: a `.log` file and its indexes. The file only grows at its end while the segment is active
+//! and never changes afterwards, so any number of readers share it without a lock. A segment is not aware
+//! of its neighbours, and nothing here decides when to roll or to delete.
+
+use std::{
+    io,
+    io::IoSlice,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use wire::{Millis, Offset};
+
+use crate::{
+    config::LogConfig,
+    disk::{Disk, DiskFile, OpenMode, remove_if_exists, write_all_at},
+    header::{HEADER_BYTES, Header},
+    index::{IndexPlace, OffsetEntry, SparseIndex, TimeEntry, relative},
+    layout::{FileKind, segment_file},
+    slice::ReadMode,
+};
+
+/// A partition's directory and the disk that it lies on.
+#[derive(Debug)]
+pub(crate) struct LogDir {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) path: PathBuf,
+}
+
+/// A timestamp and the last offset of the batch that holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MaxTimestamp {
+    pub(crate) timestamp: Millis,
+    pub(crate) offset: Offset,
+}
+
+/// Lengths of a segment's files when it is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SegmentLens {
+    pub(crate) log: u64,
+    pub(crate) index: u64,
+    pub(crate) time_index: u64,
+}
+
+/// Tells a segment from the one that replaces it under the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentId(u64);
+
+static SEGMENT_ID_NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// One segment.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    id: SegmentId,
+    dir: Arc<LogDir>,
+    base: Offset,
+    file: Mutex<Option<Arc<dyn DiskFile>>>,
+    /// Bytes that hold whole batches.
+    size: AtomicU64,
+    index: SparseIndex<OffsetEntry>,
+    time_index: SparseIndex<TimeEntry>,
+    times: Mutex<Times>,
+}
+
+#[derive(Debug, Default)]
+struct Times {
+    /// `None` until it is known; an empty segment has none to know.
+    max: Option<MaxTimestamp>,
+    /// The first batch's largest timestamp: what `segment.ms` counts from.
+    first: Option<Millis>,
+    bytes_since_entry: u64,
+}
+
+impl Segment {
+    /// A segment over files that have these lengths; nothing is opened yet.
+    pub(crate) fn new(dir: Arc<LogDir>, base: Offset, lens: SegmentLens) -> Segment {
+        Segment {
+            id: SegmentId(SEGMENT_ID_NEXT.fetch_add(1, Ordering::Relaxed)),
+            dir,
+            base,
+            file: Mutex::new(None),
+            size: AtomicU64::new(lens.log),
+            index: SparseIndex::new(lens.index),
+            time_index: SparseIndex::new(lens.time_index),
+            times: Mutex::new(Times::default()),
+        }
+    }
+
+    /// A new, empty segment with its `.log` file.
+    pub(crate) fn create(dir: Arc<LogDir>, base: Offset) -> io::Result<Segment> {
+        let segment = Segment::new(dir, base, SegmentLens::default());
+        *segment.file.lock() = Some(segment.dir.disk.open(&segment.path(FileKind::Log), OpenMode::Truncate)?);
+        Ok(segment)
+    }
+
+    pub(crate) fn id(&self) -> SegmentId {
+        self.id
+    }
+
+    pub(crate) fn base(&self) -> Offset {
+        self.base
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn path(&self, kind: FileKind) -> PathBuf {
+        segment_file(&self.dir.path, self.base, kind)
+    }
+
+    /// The `.log` file, opened at the first use.
+    pub(crate) fn file(&self) -> io::Result<Arc<dyn DiskFile>> {
+        let mut file = self.file.lock();
+        if let Some(file) = &*file {
+            return Ok(file.clone());
+        }
+        let opened = self.dir.disk.open(&self.path(FileKind::Log), OpenMode::Write)?;
+        *file = Some(opened.clone());
+        Ok(opened)
+    }
+
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.dir.disk
+    }
+
+    fn place(&self, kind: FileKind) -> IndexPlace<'_> {
+        IndexPlace { disk: &*self.dir.disk, path: self.path(kind) }
+    }
+
+    /// Writes `bufs`, which are the whole batches of `headers`, at the end.
+    pub(crate) fn append(
+        &self,
+        headers: &[Header],
+        bufs: &mut [IoSlice<'_>],
+        config: &LogConfig,
+    ) -> io::Result<()> {
+        let start = self.size();
+        write_all_at(&*self.file()?, bufs, start)?;
+        let mut position = start;
+        for header in headers {
+            self.note_batch(header, position, config)?;
+            position += header.size;
+        }
+        self.size.store(position, Ordering::Release);
+        Ok(())
+    }
+
+    /// Takes a batch that lies at `position` into indexes and times; also how recovery rebuilds them.
+    pub(crate) fn note_batch(&self, header: &Header, position: u64, config: &LogConfig) -> io::Result<()> {
+        let mut times = self.times.lock();
+        if position == 0 {
+            times.first = Some(header.max_timestamp);
+            times.max = None;
+        } else if times.max.is_none() {
+            times.max = self.stored_max()?;
+        }
+        // A batch that compaction left empty keeps its timestamp, but no record has it.
+        let counts = header.record_count > 0;
+        if counts && times.max.is_none_or(|max| header.max_timestamp > max.timestamp) {
+            times.max = Some(MaxTimestamp { timestamp: header.max_timestamp, offset: header.last_offset() });
+        }
+        if times.bytes_since_entry > u64::from(config.index_interval_bytes) {
+            let entry = relative(self.base, header.last_offset()).zip(u32::try_from(position).ok());
+            if let Some((relative_offset, position)) = entry {
+                self.index
+                    .append(&self.place(FileKind::OffsetIndex), OffsetEntry { relative_offset, position })?;
+            }
+            self.append_time_entry(times.max)?;
+            times.bytes_since_entry = 0;
+        }
+        times.bytes_since_entry += header.size;
+        Ok(())
+    }
+
+    fn append_time_entry(&self, max: Option<MaxTimestamp>) -> io::Result<()> {
+        let Some(max) = max.filter(|max| max.timestamp.0 >= 0) else { return Ok(()) };
+        let Some(relative_offset) = relative(self.base, max.offset) else { return Ok(()) };
+        self.time_index
+            .append(&self.place(FileKind::TimeIndex), TimeEntry { timestamp: max.timestamp, relative_offset })
+    }
+
+    fn stored_max(&self) -> io::Result<Option<MaxTimestamp>> {
+        let last = self.time_index.last(&self.place(FileKind::TimeIndex))?;
+        Ok(last.map(|entry| MaxTimestamp {
+            timestamp: entry.timestamp,
+            offset: self.base.plus(i64::from(entry.relative_offset)),
+        }))
+    }
+
+    /// Forgets what was learned of times, before recovery walks the segment again from an index entry.
+    pub(crate) fn forget_times(&self) {
+        *self.times.lock() = Times::default();
+    }
+
+    /// The largest timestamp in the segment and where it is; `None` when it holds no batch with one.
+    pub(crate) fn max_timestamp(&self) -> io::Result<Option<MaxTimestamp>> {
+        let mut times = self.times.lock();
+        if times.max.is_none() && self.size() > 0 {
+            times.max = self.stored_max()?;
+        }
+        Ok(times.max.filter(|max| max.timestamp.0 >= 0))
+    }
+
+    /// The timestamp that `segment.ms` counts from.
+    pub(crate) fn first_timestamp(&self) -> io::Result<Option<Millis>> {
+        let mut times = self.times.lock();
+        if times.first.is_none() && self.size() >= HEADER_BYTES as u64 {
+            let mut bytes = [0; HEADER_BYTES];
+            crate::disk::read_exact_at(&*self.file()?, &mut bytes, 0)?;
+            times.first = Header::parse(&bytes).ok().map(|header| header.max_timestamp);
+        }
+        Ok(times.first)
+    }
+
+    /// Whether the indexes have no room, or the offset cannot be named in them.
+    pub(crate) fn is_index_full(&self, last_offset: Offset, config: &LogConfig) -> bool {
+        self.index.len() >= config.index_entries_max()
+            || self.time_index.len() >= config.time_index_entries_max()
+            || relative(self.base, last_offset).is_none()
+    }
+
+    /// A position at or before the batch that holds `offset`. `None`: the read would wait for the device.
+    pub(crate) fn position_before(&self, offset: Offset, mode: ReadMode) -> io::Result<Option<u64>> {
+        let key = offset.0.saturating_sub(self.base.0);
+        let found = self.index.lookup(&self.place(FileKind::OffsetIndex), mode, key)?;
+        Ok(found.map(|entry| entry.map_or(0, |entry| u64::from(entry.position)).min(self.size())))
+    }
+
+    /// An offset such that everything before it in the segment is older than `timestamp`.
+    pub(crate) fn offset_before(&self, timestamp: Millis) -> io::Result<Offset> {
+        let place = self.place(FileKind::TimeIndex);
+        let entry =
+            self.time_index.lookup(&place, ReadMode::Blocking, timestamp.0.saturating_sub(1))?.flatten();
+        Ok(entry.map_or(self.base, |entry| self.base.plus(i64::from(entry.relative_offset) + 1)))
+    }
+
+    /// Position of the newest offset index entry, 0 without one: where a walk to the end starts.
+    pub(crate) fn last_indexed_position(&self) -> io::Result<u64> {
+        let last = self.index.last(&self.place(FileKind::OffsetIndex))?;
+        Ok(last.map_or(0, |entry| u64::from(entry.position)))
+    }
+
+    /// Cuts indexes to what they say about offsets below `offset`.
+    pub(crate) fn truncate_indexes(&self, offset: Offset) -> io::Result<()> {
+        let below = offset.0.saturating_sub(self.base.0);
+        self.index.truncate(&self.place(FileKind::OffsetIndex), below)?;
+        self.time_index.truncate(&self.place(FileKind::TimeIndex), below)
+    }
+
+    /// Cuts the file at `position`; indexes and times are the caller's.
+    pub(crate) fn truncate_file(&self, position: u64) -> io::Result<()> {
+        self.size.store(position, Ordering::Release);
+        self.file()?.truncate(position)
+    }
+
+    /// Closes the books when no more will be appended: the last time entry, and both index files whole.
+    pub(crate) fn seal(&self) -> io::Result<()> {
+        let max = self.max_timestamp()?;
+        self.append_time_entry(max)?;
+        self.write_indexes()
+    }
+
+    /// Brings both index files up to date, making them when they do not exist.
+    pub(crate) fn write_indexes(&self) -> io::Result<()> {
+        self.index.write_out(&self.place(FileKind::OffsetIndex))?;
+        self.time_index.write_out(&self.place(FileKind::TimeIndex))
+    }
+
+    /// Makes the indexes durable.
+    pub(crate) fn sync_indexes(&self) -> io::Result<()> {
+        self.index.sync(&self.place(FileKind::OffsetIndex))?;
+        self.time_index.sync(&self.place(FileKind::TimeIndex))
+    }
+
+    /// Entries of both indexes, for the cleaner's grouping.
+    pub(crate) fn index_entries(&self) -> u32 {
+        self.index.len().max(self.time_index.len())
+    }
+
+    /// Opens every file, so that readers of this segment outlive its names.
+    pub(crate) fn pin(&self) -> io::Result<()> {
+        self.file()?;
+        self.index.pin(&self.place(FileKind::OffsetIndex))?;
+        self.time_index.pin(&self.place(FileKind::TimeIndex))
+    }
+
+    /// Removes the files. Who holds the segment can go on reading it.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        self.pin()?;
+        for kind in [FileKind::OffsetIndex, FileKind::TimeIndex, FileKind::TxnIndex, FileKind::Log] {
+            remove_if_exists(&*self.dir.disk, &self.path(kind))?;
+        }
+        Ok(())
+    }
+}
