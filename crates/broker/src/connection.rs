@@ -1,0 +1,244 @@
+//! One connection: frames in, replies out, in the order of the requests.
+//!
+//! Produce requests overlap: each is appended when it is read and waits for its acknowledgement while the next one
+//! is read, so that pipelined writers share flushes. Every other request runs alone, after those before it, as
+//! Kafka runs them. Invariant: replies leave in the order in which their requests came.
+//!
+//! Back-pressure is the socket's: while replies cannot be written, or too many produces wait, nothing is read. A
+//! peer that is silent or does not read for `connections.max.idle.ms` is cut.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+use wire::Frame;
+
+use crate::broker::{Broker, stopped};
+use crate::context::ConnectionContext;
+use crate::dispatch::{self, Answer, DispatchError};
+use crate::inbound::{FrameSizeError, Inbound};
+
+/// Produces of one connection that may wait for acknowledgement before reading stops.
+const PRODUCES_IN_FLIGHT_MAX: usize = 128;
+/// How long a silent connection keeps a buffer larger than it needs.
+const BUFFER_KEPT: Duration = Duration::from_secs(2);
+/// Slices handed to the kernel in one call.
+const SLICES_PER_WRITE_MAX: usize = 64;
+/// How long requests in flight may still be answered once the broker stops.
+const STOP_GRACE: Duration = Duration::from_millis(500);
+
+/// Why a connection ended, other than by its peer closing it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectionError {
+    #[error(transparent)]
+    FrameSize(#[from] FrameSizeError),
+    #[error(transparent)]
+    Dispatch(#[from] DispatchError),
+    #[error("idle for {}s (connections.max.idle.ms)", .0.as_secs())]
+    Idle(Duration),
+    #[error("the peer did not read its replies for {}s", .0.as_secs())]
+    SlowReader(Duration),
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+}
+
+/// The bounds of one connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConnectionLimits {
+    pub(crate) frame_bytes_max: usize,
+    pub(crate) idle_max: Duration,
+}
+
+type Reply = Pin<Box<dyn Future<Output = Frame> + Send>>;
+
+/// A request whose reply has not been written.
+enum InFlight {
+    Ready(Option<Frame>),
+    Produce(Reply),
+    Alone(Reply),
+}
+
+impl InFlight {
+    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Frame> {
+        match self {
+            InFlight::Ready(frame) => Poll::Ready(frame.take().expect("a reply is taken once")),
+            InFlight::Produce(reply) | InFlight::Alone(reply) => reply.as_mut().poll(cx),
+        }
+    }
+}
+
+/// Serves one connection until the peer closes it, it breaks a rule, or the broker stops.
+pub(crate) async fn serve<S>(
+    socket: S,
+    context: ConnectionContext,
+    broker: Arc<Broker>,
+    limits: ConnectionLimits,
+    stop: watch::Receiver<bool>,
+) -> Result<(), ConnectionError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let connection = Connection {
+        socket,
+        context: Arc::new(context),
+        broker,
+        limits,
+        inbound: Inbound::new(limits.frame_bytes_max),
+        in_flight: VecDeque::new(),
+        active: Instant::now(),
+    };
+    connection.run(stop).await
+}
+
+struct Connection<S> {
+    socket: S,
+    context: Arc<ConnectionContext>,
+    broker: Arc<Broker>,
+    limits: ConnectionLimits,
+    inbound: Inbound,
+    in_flight: VecDeque<InFlight>,
+    /// When a whole request came in or a reply went out.
+    active: Instant,
+}
+
+enum Event {
+    Replies(Vec<Bytes>),
+    Received(usize),
+    TimerFired,
+    Stop,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), ConnectionError> {
+        loop {
+            match self.next_event(&mut stop).await? {
+                Event::Replies(chunks) => self.write(chunks).await?,
+                Event::Received(0) => return Ok(()),
+                Event::Received(_) => {}
+                Event::TimerFired => self.idle()?,
+                Event::Stop => return self.drain().await,
+            }
+            self.start_requests()?;
+        }
+    }
+
+    async fn next_event(&mut self, stop: &mut watch::Receiver<bool>) -> Result<Event, ConnectionError> {
+        let deadline = self.deadline();
+        let may_read = self.may_start();
+        let Connection { socket, inbound, in_flight, .. } = self;
+        tokio::select! {
+            biased;
+            replies = ready_replies(in_flight), if !in_flight.is_empty() => Ok(Event::Replies(replies)),
+            // In a block of its own: no room is made for a read that is not wanted.
+            received = async { socket.read_buf(&mut inbound.reserve()).await }, if may_read => {
+                Ok(Event::Received(received?))
+            }
+            () = stopped(stop) => Ok(Event::Stop),
+            () = sleep_until(deadline) => Ok(Event::TimerFired),
+        }
+    }
+
+    /// Starts every whole request that is in the buffer, as far as the ones in flight allow.
+    fn start_requests(&mut self) -> Result<(), ConnectionError> {
+        while self.may_start() {
+            let Some(frame) = self.inbound.next_frame()? else { break };
+            self.active = Instant::now();
+            match dispatch::dispatch(&self.broker, &self.context, frame)? {
+                Answer::Now(reply) => self.in_flight.push_back(InFlight::Ready(Some(reply))),
+                Answer::Produce(reply) => self.in_flight.push_back(InFlight::Produce(reply)),
+                Answer::Alone(reply) => self.in_flight.push_back(InFlight::Alone(reply)),
+                Answer::None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn may_start(&self) -> bool {
+        self.in_flight.len() < PRODUCES_IN_FLIGHT_MAX
+            && !matches!(self.in_flight.back(), Some(InFlight::Alone(_)))
+    }
+
+    /// When to look at an otherwise silent connection.
+    fn deadline(&self) -> Instant {
+        let wait = if self.inbound.is_oversized() { BUFFER_KEPT } else { self.limits.idle_max };
+        self.active + wait.min(self.limits.idle_max)
+    }
+
+    fn idle(&mut self) -> Result<(), ConnectionError> {
+        self.inbound.shrink();
+        if !self.in_flight.is_empty() {
+            // The broker is what the peer waits for.
+            self.active = Instant::now();
+        } else if self.active.elapsed() >= self.limits.idle_max {
+            return Err(ConnectionError::Idle(self.limits.idle_max));
+        }
+        Ok(())
+    }
+
+    /// The broker stops: answers what is in flight, within bounds, and ends.
+    async fn drain(mut self) -> Result<(), ConnectionError> {
+        let answered = async {
+            while !self.in_flight.is_empty() {
+                let chunks = ready_replies(&mut self.in_flight).await;
+                self.write(chunks).await?;
+            }
+            Ok(())
+        };
+        timeout(STOP_GRACE, answered).await.unwrap_or(Ok(()))
+    }
+
+    async fn write(&mut self, chunks: Vec<Bytes>) -> Result<(), ConnectionError> {
+        match timeout(self.limits.idle_max, write_all(&mut self.socket, chunks)).await {
+            Ok(written) => written?,
+            Err(_elapsed) => return Err(ConnectionError::SlowReader(self.limits.idle_max)),
+        }
+        self.active = Instant::now();
+        Ok(())
+    }
+}
+
+/// Waits for the oldest reply; returns it and those behind it that are ready too, so that they leave together.
+async fn ready_replies(in_flight: &mut VecDeque<InFlight>) -> Vec<Bytes> {
+    let mut chunks = Vec::new();
+    poll_fn(|cx| {
+        while let Some(oldest) = in_flight.front_mut() {
+            let Poll::Ready(frame) = oldest.poll(cx) else { break };
+            in_flight.pop_front();
+            chunks.extend(frame.chunks);
+        }
+        if chunks.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    chunks
+}
+
+async fn write_all<S: AsyncWrite + Unpin>(socket: &mut S, chunks: Vec<Bytes>) -> io::Result<()> {
+    let mut chunks = VecDeque::from(chunks);
+    while !chunks.is_empty() {
+        let mut written = {
+            let slices: Vec<IoSlice<'_>> =
+                chunks.iter().take(SLICES_PER_WRITE_MAX).map(|chunk| IoSlice::new(chunk)).collect();
+            socket.write_vectored(&slices).await?
+        };
+        if written == 0 && chunks.iter().any(|chunk| !chunk.is_empty()) {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        while let Some(first) = chunks.front_mut() {
+            if first.len() > written {
+                first.advance(written);
+                break;
+            }
+            written -= first.len();
+            chunks.pop_front();
+        }
+    }
+    Ok(())
+}

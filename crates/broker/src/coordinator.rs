@@ -1,0 +1,392 @@
+//! The group coordinator's shell: feeds requests to the pure state machine of their shard and its records to
+//! `__consumer_offsets`.
+//!
+//! Invariant: a reply leaves only when every record that the shard produced before it is safe, so nobody is told of
+//! a commit or a generation that a crash could undo. The machine is stepped under its shard's lock and never waits
+//! there. When the log refuses, the shard answers nobody, drops its state and loads it from the log again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use state::group::{CoordinatorRecord, GroupConfig, Groups, Outcome, Token};
+use storage::Origin;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::sleep;
+use wire::records::{BatchBuilder, BatchOptions};
+use wire::{ErrorCode, Millis, Offset, PartitionId, Response};
+
+use crate::broker::stopped;
+use crate::clock::Clock;
+use crate::log_reader::LogReader;
+use crate::partition::Partition;
+use crate::waiting::ParkedProduce;
+
+/// The topic that holds groups and their offsets.
+pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
+/// How long the clock task sleeps when no group has a deadline.
+const TICK_MAX: Duration = Duration::from_secs(60);
+
+/// All shards that this broker coordinates.
+pub(crate) struct GroupCoordinator {
+    config: GroupConfig,
+    clock: Arc<dyn Clock>,
+    shards: ArcSwap<Vec<Arc<Shard>>>,
+    /// Told when a shard has a deadline that may be earlier than the one slept for.
+    earlier_deadline: Notify,
+}
+
+/// One partition of `__consumer_offsets` and the groups in it.
+struct Shard {
+    partition: Arc<Partition>,
+    state: Mutex<ShardState>,
+}
+
+enum ShardState {
+    Loading,
+    Active(Active),
+    Failed,
+}
+
+impl ShardState {
+    fn active(&mut self) -> Result<&mut Active, ErrorCode> {
+        match self {
+            ShardState::Active(active) => Ok(active),
+            ShardState::Loading => Err(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS),
+            ShardState::Failed => Err(ErrorCode::NOT_COORDINATOR),
+        }
+    }
+}
+
+struct Active {
+    groups: Groups,
+    parked: HashMap<Token, oneshot::Sender<Response>>,
+    token_next: u64,
+    /// End of the shard's last record: what has to be safe before the next reply leaves.
+    written_end: Offset,
+}
+
+impl GroupCoordinator {
+    pub(crate) fn new(config: GroupConfig, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(GroupCoordinator {
+            config,
+            clock,
+            shards: ArcSwap::default(),
+            earlier_deadline: Notify::new(),
+        })
+    }
+
+    /// Takes over the partitions of `__consumer_offsets`, all of them, in order; loads them in the background.
+    pub(crate) fn take_over(self: &Arc<Self>, partitions: Vec<Arc<Partition>>) {
+        let shards: Vec<_> = partitions
+            .into_iter()
+            .map(|partition| Arc::new(Shard { partition, state: Mutex::new(ShardState::Loading) }))
+            .collect();
+        let before = self
+            .shards
+            .rcu(|current| if current.is_empty() { Arc::new(shards.clone()) } else { Arc::clone(current) });
+        if !before.is_empty() {
+            // Somebody else was first, and the groups are theirs.
+            return;
+        }
+        let coordinator = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            for shard in shards {
+                coordinator.load(&shard);
+            }
+        });
+    }
+
+    /// True once the offsets topic was handed over.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.shards.load().is_empty()
+    }
+
+    /// The partition of `__consumer_offsets` that a group belongs to, once the topic exists.
+    pub(crate) fn partition_of(&self, group_id: &str) -> Option<PartitionId> {
+        let count = self.shards.load().len();
+        (count > 0).then(|| partition_for(group_id, count))
+    }
+
+    /// Steps the group's shard and waits for the reply.
+    pub(crate) async fn run(
+        self: &Arc<Self>,
+        group_id: &str,
+        step: impl FnOnce(&mut Groups, Token, Millis) -> Outcome,
+    ) -> Result<Response, ErrorCode> {
+        let reply = self.step_shard(&self.shard_of(group_id)?, step)?;
+        reply.await.map_err(|_dropped| ErrorCode::NOT_COORDINATOR)
+    }
+
+    /// Asks the group's shard something that it answers by itself, with the records that the answer stands on.
+    pub(crate) async fn ask<Answer>(
+        self: &Arc<Self>,
+        group_id: &str,
+        question: impl FnOnce(&mut Groups) -> (Vec<CoordinatorRecord>, Answer),
+    ) -> Result<Answer, ErrorCode> {
+        self.ask_shard(&self.shard_of(group_id)?, question).await
+    }
+
+    /// Asks every shard in turn.
+    pub(crate) async fn ask_all<Answer>(
+        self: &Arc<Self>,
+        mut question: impl FnMut(&Groups) -> Answer,
+    ) -> Result<Vec<Answer>, ErrorCode> {
+        let mut answers = Vec::new();
+        for shard in self.shards.load_full().iter() {
+            answers.push(self.ask_shard(shard, |groups| (Vec::new(), question(groups))).await?);
+        }
+        Ok(answers)
+    }
+
+    /// How many groups are in which state, over all shards that are loaded.
+    pub(crate) fn states(&self) -> BTreeMap<&'static str, usize> {
+        let mut states = BTreeMap::new();
+        for shard in self.shards.load().iter() {
+            let mut shard = shard.state.lock();
+            let Ok(active) = shard.active() else { continue };
+            for state in active.groups.states() {
+                *states.entry(state).or_default() += 1;
+            }
+        }
+        states
+    }
+
+    /// Drops offsets whose retention has passed, in all shards.
+    pub(crate) fn expire_offsets(self: &Arc<Self>) {
+        self.step_all(|groups, now| groups.expire_offsets(now));
+    }
+
+    /// Drops the offsets of topics that are gone.
+    pub(crate) fn topics_deleted(self: &Arc<Self>, topics: &[wire::Str]) {
+        self.step_all(|groups, _now| groups.topics_deleted(topics));
+    }
+
+    /// Runs timeouts until `stop` turns true.
+    pub(crate) async fn run_clock(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        loop {
+            let now = self.clock.now();
+            let deadline = self.step_all(|groups, now| groups.tick(now));
+            let wait = deadline.map_or(TICK_MAX, |deadline| millis_until(deadline, now).min(TICK_MAX));
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.earlier_deadline.notified() => {}
+                () = stopped(&mut stop) => return,
+            }
+        }
+    }
+
+    /// Steps every active shard without a request; returns the earliest deadline that is left.
+    fn step_all(self: &Arc<Self>, mut step: impl FnMut(&mut Groups, Millis) -> Outcome) -> Option<Millis> {
+        let now = self.clock.now();
+        let mut earliest: Option<Millis> = None;
+        for shard in self.shards.load_full().iter() {
+            let mut state = shard.state.lock();
+            let Ok(active) = state.active() else { continue };
+            let outcome = step(&mut active.groups, now);
+            let deadline = active.groups.next_deadline();
+            if let Err(error) = self.carry_out(shard, &mut state, outcome, now) {
+                tracing::error!(partition = %shard.partition.id, ?error, "group records could not be written");
+            }
+            earliest = earliest.into_iter().chain(deadline).min();
+        }
+        earliest
+    }
+
+    fn shard_of(&self, group_id: &str) -> Result<Arc<Shard>, ErrorCode> {
+        let partition = self.partition_of(group_id).ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)?;
+        let index = usize::try_from(partition.0).expect("partition ids are not negative");
+        self.shards.load().get(index).cloned().ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)
+    }
+
+    fn step_shard(
+        self: &Arc<Self>,
+        shard: &Arc<Shard>,
+        step: impl FnOnce(&mut Groups, Token, Millis) -> Outcome,
+    ) -> Result<oneshot::Receiver<Response>, ErrorCode> {
+        let now = self.clock.now();
+        let mut state = shard.state.lock();
+        let active = state.active()?;
+        let deadline_before = active.groups.next_deadline();
+        let token = Token(active.token_next);
+        active.token_next += 1;
+        let (sender, receiver) = oneshot::channel();
+        active.parked.insert(token, sender);
+        let outcome = step(&mut active.groups, token, now);
+        let deadline = active.groups.next_deadline();
+        self.carry_out(shard, &mut state, outcome, now)?;
+        drop(state);
+        let is_earlier =
+            deadline.is_some_and(|deadline| deadline_before.is_none_or(|before| deadline < before));
+        if is_earlier {
+            self.earlier_deadline.notify_one();
+        }
+        Ok(receiver)
+    }
+
+    async fn ask_shard<Answer>(
+        self: &Arc<Self>,
+        shard: &Arc<Shard>,
+        question: impl FnOnce(&mut Groups) -> (Vec<CoordinatorRecord>, Answer),
+    ) -> Result<Answer, ErrorCode> {
+        let (answer, required) = {
+            let mut state = shard.state.lock();
+            let (records, answer) = question(&mut state.active()?.groups);
+            self.write(shard, &mut state, &records, self.clock.now())?;
+            (answer, state.active()?.written_end)
+        };
+        if shard.partition.high_watermark() >= required || safe(&shard.partition, required).await {
+            return Ok(answer);
+        }
+        self.reload(shard, &mut shard.state.lock());
+        Err(ErrorCode::NOT_COORDINATOR)
+    }
+
+    /// Writes an outcome's records and sends its replies when they are safe.
+    fn carry_out(
+        self: &Arc<Self>,
+        shard: &Arc<Shard>,
+        state: &mut ShardState,
+        outcome: Outcome,
+        now: Millis,
+    ) -> Result<(), ErrorCode> {
+        self.write(shard, state, &outcome.records, now)?;
+        let active = state.active()?;
+        let replies: Vec<_> = outcome
+            .replies
+            .into_iter()
+            .filter_map(|(token, response)| Some((active.parked.remove(&token)?, response)))
+            .collect();
+        if replies.is_empty() {
+            return Ok(());
+        }
+        if shard.partition.high_watermark() >= active.written_end {
+            deliver(replies);
+            return Ok(());
+        }
+        let (coordinator, shard, required) = (Arc::clone(self), Arc::clone(shard), active.written_end);
+        tokio::spawn(async move {
+            if safe(&shard.partition, required).await {
+                deliver(replies);
+            } else {
+                coordinator.reload(&shard, &mut shard.state.lock());
+            }
+        });
+        Ok(())
+    }
+
+    /// Appends records to the shard's log. If the log refuses them, the shard starts over from what it holds.
+    fn write(
+        self: &Arc<Self>,
+        shard: &Arc<Shard>,
+        state: &mut ShardState,
+        records: &[CoordinatorRecord],
+        now: Millis,
+    ) -> Result<(), ErrorCode> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut batch = BatchBuilder::new(BatchOptions::default());
+        for record in records {
+            batch.append(now, Some(&record.key), record.value.as_deref(), &[]);
+        }
+        match shard.partition.append(batch.build(), now, Origin::Coordinator) {
+            Ok(appended) => {
+                state.active()?.written_end = appended.last_offset.plus(1);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(partition = %shard.partition.id, %error, "group records were refused");
+                self.reload(shard, state);
+                Err(ErrorCode::NOT_COORDINATOR)
+            }
+        }
+    }
+
+    /// Forgets what the shard believes: part of it is not in the log.
+    fn reload(self: &Arc<Self>, shard: &Arc<Shard>, state: &mut ShardState) {
+        if !matches!(state, ShardState::Active(_)) {
+            return;
+        }
+        // Dropping the parked senders answers everybody with NOT_COORDINATOR.
+        *state = ShardState::Loading;
+        let (coordinator, shard) = (Arc::clone(self), Arc::clone(shard));
+        tokio::task::spawn_blocking(move || coordinator.load(&shard));
+    }
+
+    /// Rebuilds a shard's state from its log. Blocks.
+    fn load(&self, shard: &Shard) {
+        let mut groups = Groups::new(self.config.clone());
+        let partition = &shard.partition;
+        let mut unreadable: u64 = 0;
+        let mut reader = LogReader::new(&partition.log, partition.high_watermark());
+        let read = reader.for_each(|record| {
+            let Some(key) = &record.key else { return };
+            if let Err(error) = groups.load(key, record.value.as_deref()) {
+                unreadable += 1;
+                tracing::warn!(partition = %partition.id, offset = %record.offset, %error, "a group record was skipped");
+            }
+        });
+        let mut state = shard.state.lock();
+        *state = match read {
+            Ok(()) => {
+                groups.loaded(self.clock.now());
+                tracing::debug!(partition = %partition.id, groups = groups.len(), unreadable, "groups loaded");
+                ShardState::Active(Active {
+                    groups,
+                    parked: HashMap::new(),
+                    token_next: 0,
+                    written_end: partition.high_watermark(),
+                })
+            }
+            Err(error) => {
+                tracing::error!(partition = %partition.id, %error, "groups could not be loaded");
+                ShardState::Failed
+            }
+        };
+        self.earlier_deadline.notify_one();
+    }
+}
+
+fn deliver(replies: Vec<(oneshot::Sender<Response>, Response)>) {
+    for (sender, response) in replies {
+        // The client may be gone.
+        let _ = sender.send(response);
+    }
+}
+
+/// Waits until everything below `required` is safe; false if the log failed first.
+async fn safe(partition: &Partition, required: Offset) -> bool {
+    let parked = ParkedProduce::new(1);
+    partition.park_produce(required, &parked, 0);
+    parked.finished().await;
+    parked.outcome(0) == Some(ErrorCode::NONE)
+}
+
+fn millis_until(deadline: Millis, now: Millis) -> Duration {
+    Duration::from_millis(u64::try_from(deadline.0 - now.0).unwrap_or(0))
+}
+
+/// Java's `String.hashCode` over UTF-16 units, made positive, modulo the partitions: where every Kafka broker and
+/// tool looks for the group.
+fn partition_for(group_id: &str, partitions: usize) -> PartitionId {
+    let hash =
+        group_id.encode_utf16().fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    PartitionId((hash & i32::MAX) % i32::try_from(partitions).expect("a topic's partitions fit an i32"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_live_where_kafka_puts_them() {
+        // Facts of Java: "my-group".hashCode() and "console-consumer-12345".hashCode(), & 0x7fffffff, % 50.
+        assert_eq!(partition_for("", 50), PartitionId(0));
+        assert_eq!(partition_for("a", 50), PartitionId(97 % 50));
+        assert_eq!(partition_for("ab", 50), PartitionId((97 * 31 + 98) % 50));
+    }
+}

@@ -1,0 +1,171 @@
+//! Group flush: many writers wait for one fdatasync.
+//!
+//! A partition that was written to joins the queue once, however many requests wrote to it; a flush thread takes
+//! it, flushes all that was appended by then, and moves its high watermark, which answers all of them together.
+//! Appends go on while a flush runs, and join the next one. Invariant: a partition is in the queue or in a
+//! thread's hands whenever it holds bytes that nobody flushed.
+//!
+//! There is no barrier over partitions: a slow file delays its own writers only. Threads flush in parallel, so
+//! that the file system commits its journal once for all of them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::time::Instant;
+
+use crate::metrics::Metrics;
+use crate::partition::Partition;
+
+/// Flushes that run at a time. They wait for the disk, not for a processor; more of them let the file system put
+/// more of them into one commit of its journal.
+const THREADS: usize = 32;
+
+/// The flush queue and its threads.
+pub(crate) struct Flusher {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    work: Condvar,
+    metrics: Metrics,
+}
+
+#[derive(Default)]
+struct Queue {
+    dirty: VecDeque<Arc<Partition>>,
+    stopping: bool,
+}
+
+impl Flusher {
+    /// Starts the flush threads.
+    pub(crate) fn start(metrics: Metrics) -> std::io::Result<Arc<Self>> {
+        let shared = Arc::new(Shared { queue: Mutex::default(), work: Condvar::new(), metrics });
+        let handles = (0..THREADS)
+            .map(|index| {
+                let shared = Arc::clone(&shared);
+                std::thread::Builder::new().name(format!("flush-{index}")).spawn(move || shared.run())
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Arc::new(Flusher { shared, threads: Mutex::new(handles) }))
+    }
+
+    /// Queues a partition that holds unflushed bytes. Cheap when it is queued already.
+    pub(crate) fn enqueue(&self, partition: &Arc<Partition>) {
+        if partition.flush_state.request() {
+            self.shared.push(Arc::clone(partition));
+        }
+    }
+
+    /// How many partitions wait for a thread.
+    pub(crate) fn queued(&self) -> usize {
+        self.shared.queue.lock().dirty.len()
+    }
+
+    /// Flushes what is queued, then ends the threads.
+    pub(crate) fn stop(&self) {
+        self.shared.queue.lock().stopping = true;
+        self.shared.work.notify_all();
+        for thread in self.threads.lock().drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a flush thread panicked");
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        while let Some(partition) = self.next() {
+            partition.flush_state.begin();
+            let began = Instant::now();
+            match partition.flush() {
+                Ok(()) => self.metrics.flushed(began.elapsed()),
+                Err(_reported) => self.metrics.flush_failed(),
+            }
+            if partition.flush_state.end() {
+                self.push(partition);
+            }
+        }
+    }
+
+    fn push(&self, partition: Arc<Partition>) {
+        self.queue.lock().dirty.push_back(partition);
+        self.work.notify_one();
+    }
+
+    fn next(&self) -> Option<Arc<Partition>> {
+        let mut queue = self.queue.lock();
+        loop {
+            if let Some(partition) = queue.dirty.pop_front() {
+                return Some(partition);
+            }
+            if queue.stopping {
+                return None;
+            }
+            self.work.wait(&mut queue);
+        }
+    }
+}
+
+/// Where one partition stands with the flusher. At most one thread flushes a partition at a time, so that all that
+/// is written meanwhile shares the next flush.
+#[derive(Debug, Default)]
+pub(crate) struct FlushState(AtomicU8);
+
+const IDLE: u8 = 0;
+const QUEUED: u8 = 1;
+const FLUSHING: u8 = 2;
+/// Written to while a thread flushes it: it goes back to the queue.
+const FLUSHING_DIRTY: u8 = 3;
+
+impl FlushState {
+    /// Notes a write. True when the caller has to put the partition into the queue.
+    fn request(&self) -> bool {
+        let before = self
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| match state {
+                IDLE => Some(QUEUED),
+                FLUSHING => Some(FLUSHING_DIRTY),
+                _ => None,
+            })
+            .ok();
+        before == Some(IDLE)
+    }
+
+    /// A thread took the partition from the queue.
+    fn begin(&self) {
+        let before = self.0.swap(FLUSHING, Ordering::AcqRel);
+        assert!(before == QUEUED, "a partition was flushed that nobody had queued");
+    }
+
+    /// The thread is done. True when it has to put the partition back into the queue.
+    fn end(&self) -> bool {
+        let next = |state| if state == FLUSHING_DIRTY { QUEUED } else { IDLE };
+        let before = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| Some(next(state)));
+        before == Ok(FLUSHING_DIRTY)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_during_a_flush_share_the_next_one() {
+        let state = FlushState::default();
+        assert!(state.request());
+        assert!(!state.request(), "queued once, however many wrote");
+        state.begin();
+        assert!(!state.request());
+        assert!(!state.request());
+        assert!(state.end(), "back to the queue, once");
+        state.begin();
+        assert!(!state.end());
+        assert!(state.request());
+    }
+}

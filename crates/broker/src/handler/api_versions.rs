@@ -1,0 +1,81 @@
+//! ApiVersions: which APIs this broker speaks, in which versions (KIP-35, KIP-511).
+//! The one request that must be answered whatever its version is. Features are not reported: an empty list is not sent
+//! at all, which the oldest clients need, because they misread tagged fields.
+
+use wire::messages::api_versions::{ApiVersion, ApiVersionsRequest, ApiVersionsResponse};
+use wire::{ApiKey, ErrorCode};
+
+use crate::broker::Broker;
+use crate::context::RequestContext;
+
+/// Requests tell the client's software from this version on.
+const SOFTWARE_VERSION_MIN: i16 = 3;
+
+/// Answers with the table of APIs.
+pub(crate) fn handle(
+    broker: &Broker,
+    context: &RequestContext,
+    request: &ApiVersionsRequest,
+) -> ApiVersionsResponse {
+    let names_software = context.version >= SOFTWARE_VERSION_MIN;
+    if names_software
+        && !(is_software_word(&request.client_software_name)
+            && is_software_word(&request.client_software_version))
+    {
+        return ApiVersionsResponse { error_code: ErrorCode::INVALID_REQUEST, ..Default::default() };
+    }
+    tracing::debug!(
+        node = %broker.node_id,
+        peer = %context.connection.peer,
+        software = %request.client_software_name,
+        version = %request.client_software_version,
+        "a client asks for versions"
+    );
+    table(ErrorCode::NONE)
+}
+
+/// The answer to a version of ApiVersions itself that is not known; goes out as version 0.
+pub(crate) fn unsupported_version() -> ApiVersionsResponse {
+    table(ErrorCode::UNSUPPORTED_VERSION)
+}
+
+fn table(error_code: ErrorCode) -> ApiVersionsResponse {
+    let api_keys = ApiKey::ALL.iter().map(|api| ApiVersion {
+        api_key: api.code(),
+        min_version: *api.versions().start(),
+        max_version: *api.versions().end(),
+    });
+    ApiVersionsResponse { error_code, api_keys: api_keys.collect(), ..Default::default() }
+}
+
+/// Letters and digits, with `.` and `-` inside (KIP-511).
+fn is_software_word(word: &str) -> bool {
+    let bytes = word.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
+    first.is_ascii_alphanumeric()
+        && last.is_ascii_alphanumeric()
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn software_is_named_in_letters_and_digits() {
+        for word in ["apache-kafka-java", "4.3.1", "x", "librdkafka"] {
+            assert!(is_software_word(word), "{word}");
+        }
+        for word in ["", "-x", "x.", "a b", "a_b", "é"] {
+            assert!(!is_software_word(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_version_is_told_the_list() {
+        let answer = unsupported_version();
+        assert_eq!(answer.error_code, ErrorCode::UNSUPPORTED_VERSION);
+        let own = answer.api_keys.iter().find(|api| api.api_key == ApiKey::ApiVersions.code());
+        assert_eq!(own.map(|api| api.min_version), Some(0));
+    }
+}

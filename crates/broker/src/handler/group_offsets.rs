@@ -1,0 +1,232 @@
+//! OffsetCommit, OffsetFetch and OffsetDelete: a group's positions.
+//!
+//! The state machine keeps positions by topic name and does not know which topics exist. Here ids become names, and
+//! topics that are not there are answered without bothering the group. Invariant: the answer names every partition
+//! that the request named, in its order.
+
+use std::sync::Arc;
+
+use state::metadata::Image;
+use wire::messages::offset_commit::{
+    OffsetCommitRequest, OffsetCommitRequestTopic, OffsetCommitResponse, OffsetCommitResponsePartition,
+    OffsetCommitResponseTopic,
+};
+use wire::messages::offset_delete::{OffsetDeleteRequest, OffsetDeleteResponse};
+use wire::messages::offset_fetch::{
+    OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics, OffsetFetchResponse,
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
+    OffsetFetchResponseTopic, OffsetFetchResponseTopics,
+};
+use wire::{ErrorCode, PartitionId, Response};
+
+use crate::broker::Broker;
+use crate::context::RequestContext;
+
+/// Requests name topics by id from this version on (KIP-848).
+const TOPIC_ID_VERSION_MIN: i16 = 10;
+/// Requests ask for several groups from this version on (KIP-709).
+const BATCH_VERSION_MIN: i16 = 8;
+
+/// OffsetCommit.
+pub(crate) async fn commit(
+    broker: Arc<Broker>,
+    context: RequestContext,
+    mut request: OffsetCommitRequest,
+) -> Response {
+    let image = broker.metadata.image();
+    let by_id = context.version >= TOPIC_ID_VERSION_MIN;
+    let mut refused = Refused::default();
+    request.topics = std::mem::take(&mut request.topics)
+        .into_iter()
+        .enumerate()
+        .filter_map(|(place, topic)| known_part(&image, by_id, place, topic, &mut refused))
+        .collect();
+    if request.topics.is_empty() && !refused.topics.is_empty() {
+        let topics = refused.merge(Vec::new());
+        return Response::OffsetCommit(OffsetCommitResponse { topics, ..Default::default() });
+    }
+    let version = context.version;
+    let step = broker
+        .groups
+        .run(&request.group_id, |groups, token, now| groups.commit_offsets(token, version, &request, now));
+    let mut response = match step.await {
+        Ok(Response::OffsetCommit(response)) => response,
+        Ok(other) => return other,
+        Err(error) => OffsetCommitResponse {
+            topics: request.topics.iter().map(|topic| refuse_topic(topic, error)).collect(),
+            ..Default::default()
+        },
+    };
+    response.topics = refused.merge(response.topics);
+    Response::OffsetCommit(response)
+}
+
+/// Parts of a commit that name topics or partitions which do not exist, with their topic's place in the request.
+#[derive(Default)]
+struct Refused {
+    topics: Vec<(usize, OffsetCommitResponseTopic)>,
+}
+
+impl Refused {
+    /// Puts the refused parts back where the request had them.
+    fn merge(self, known: Vec<OffsetCommitResponseTopic>) -> Vec<OffsetCommitResponseTopic> {
+        let mut merged = known;
+        for (place, topic) in self.topics {
+            let same = merged.iter_mut().find(|t| t.name == topic.name && t.topic_id == topic.topic_id);
+            match same {
+                Some(present) => present.partitions.extend(topic.partitions),
+                None => merged.insert(place.min(merged.len()), topic),
+            }
+        }
+        merged
+    }
+}
+
+/// The part of a topic's commit that names existing partitions, with the topic's name filled in.
+fn known_part(
+    image: &Image,
+    by_id: bool,
+    place: usize,
+    mut topic: OffsetCommitRequestTopic,
+    refused: &mut Refused,
+) -> Option<OffsetCommitRequestTopic> {
+    let found = if by_id { image.topic_by_id(topic.topic_id) } else { image.topic(&topic.name) };
+    let Some(found) = found else {
+        let error = if by_id { ErrorCode::UNKNOWN_TOPIC_ID } else { ErrorCode::UNKNOWN_TOPIC_OR_PARTITION };
+        refused.topics.push((place, refuse_topic(&topic, error)));
+        return None;
+    };
+    topic.name = found.name.clone();
+    topic.topic_id = found.id;
+    let (known, unknown): (Vec<_>, Vec<_>) = std::mem::take(&mut topic.partitions)
+        .into_iter()
+        .partition(|partition| found.partition(PartitionId(partition.partition_index)).is_some());
+    if !unknown.is_empty() {
+        let unknown = OffsetCommitRequestTopic { partitions: unknown, ..topic.clone() };
+        refused.topics.push((place, refuse_topic(&unknown, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)));
+    }
+    topic.partitions = known;
+    (!topic.partitions.is_empty()).then_some(topic)
+}
+
+fn refuse_topic(topic: &OffsetCommitRequestTopic, error_code: ErrorCode) -> OffsetCommitResponseTopic {
+    let partitions = topic.partitions.iter().map(|partition| OffsetCommitResponsePartition {
+        partition_index: partition.partition_index,
+        error_code,
+    });
+    OffsetCommitResponseTopic {
+        name: topic.name.clone(),
+        topic_id: topic.topic_id,
+        partitions: partitions.collect(),
+    }
+}
+
+/// OffsetFetch.
+pub(crate) async fn fetch(
+    broker: Arc<Broker>,
+    context: RequestContext,
+    request: OffsetFetchRequest,
+) -> OffsetFetchResponse {
+    if context.version < BATCH_VERSION_MIN {
+        return fetch_one(&broker, request).await;
+    }
+    let by_id = context.version >= TOPIC_ID_VERSION_MIN;
+    let mut groups = Vec::with_capacity(request.groups.len());
+    for group in request.groups {
+        groups.push(fetch_group(&broker, group, by_id).await);
+    }
+    OffsetFetchResponse { groups, ..Default::default() }
+}
+
+/// The request of versions 1 to 7 names one group, and its answer stands at the top level.
+async fn fetch_one(broker: &Arc<Broker>, request: OffsetFetchRequest) -> OffsetFetchResponse {
+    let topics = request.topics.map(|topics| {
+        let topics = topics.into_iter().map(|topic| OffsetFetchRequestTopics {
+            name: topic.name,
+            partition_indexes: topic.partition_indexes,
+            ..Default::default()
+        });
+        topics.collect()
+    });
+    let group = OffsetFetchRequestGroup { group_id: request.group_id, topics, ..Default::default() };
+    let fetched = fetch_group(broker, group, false).await;
+    let topics = fetched.topics.into_iter().map(|topic| OffsetFetchResponseTopic {
+        name: topic.name,
+        partitions: topic.partitions.into_iter().map(old_partition).collect(),
+    });
+    OffsetFetchResponse { topics: topics.collect(), error_code: fetched.error_code, ..Default::default() }
+}
+
+fn old_partition(partition: OffsetFetchResponsePartitions) -> OffsetFetchResponsePartition {
+    OffsetFetchResponsePartition {
+        partition_index: partition.partition_index,
+        committed_offset: partition.committed_offset,
+        committed_leader_epoch: partition.committed_leader_epoch,
+        metadata: partition.metadata,
+        error_code: partition.error_code,
+    }
+}
+
+async fn fetch_group(
+    broker: &Arc<Broker>,
+    mut group: OffsetFetchRequestGroup,
+    by_id: bool,
+) -> OffsetFetchResponseGroup {
+    let image = broker.metadata.image();
+    let mut unknown = Vec::new();
+    if by_id && let Some(topics) = group.topics.take() {
+        let (known, missing): (Vec<_>, Vec<_>) =
+            topics.into_iter().partition(|topic| image.topic_by_id(topic.topic_id).is_some());
+        unknown = missing.into_iter().map(refuse_fetch).collect();
+        let named = known.into_iter().map(|topic| OffsetFetchRequestTopics {
+            name: image.topic_by_id(topic.topic_id).map(|found| found.name.clone()).unwrap_or_default(),
+            ..topic
+        });
+        group.topics = Some(named.collect());
+    }
+    let fetched = broker.groups.ask(&group.group_id, |groups| (vec![], groups.fetch_offsets(&group))).await;
+    match fetched {
+        Ok(mut fetched) => {
+            if by_id {
+                fetched.topics.retain_mut(|topic| match image.topic(&topic.name) {
+                    Some(found) => {
+                        topic.topic_id = found.id;
+                        true
+                    }
+                    None => false,
+                });
+            }
+            fetched.topics.extend(unknown);
+            fetched
+        }
+        Err(error_code) => {
+            OffsetFetchResponseGroup { group_id: group.group_id, error_code, ..Default::default() }
+        }
+    }
+}
+
+fn refuse_fetch(topic: OffsetFetchRequestTopics) -> OffsetFetchResponseTopics {
+    let partitions = topic.partition_indexes.iter().map(|&partition_index| OffsetFetchResponsePartitions {
+        partition_index,
+        committed_offset: -1,
+        committed_leader_epoch: -1,
+        error_code: ErrorCode::UNKNOWN_TOPIC_ID,
+        ..Default::default()
+    });
+    OffsetFetchResponseTopics {
+        topic_id: topic.topic_id,
+        partitions: partitions.collect(),
+        ..Default::default()
+    }
+}
+
+/// OffsetDelete.
+pub(crate) async fn delete(broker: Arc<Broker>, _: RequestContext, request: OffsetDeleteRequest) -> Response {
+    let deleted = broker
+        .groups
+        .run(&request.group_id, |groups, token, _now| groups.delete_offsets(token, &request))
+        .await;
+    deleted.unwrap_or_else(|error_code| {
+        Response::OffsetDelete(OffsetDeleteResponse { error_code, ..Default::default() })
+    })
+}

@@ -1,0 +1,195 @@
+//! ListOffsets: the start, the end, or the first record of a time.
+//! What a consumer is told lies below what it may see: the high watermark, or the last stable offset if it reads
+//! committed records only. Lookups by time read the log, so they run on the blocking pool; the others only look.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use storage::{StorageError, TimestampOffset};
+use tokio::task::spawn_blocking;
+use wire::messages::list_offsets::{
+    ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse,
+    ListOffsetsTopicResponse,
+};
+use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId};
+
+use crate::broker::Broker;
+use crate::context::RequestContext;
+use crate::partition::Partition;
+
+const CONSUMER: i32 = -1;
+const READ_COMMITTED: i8 = 1;
+
+/// Answers each partition by itself.
+pub(crate) async fn handle(
+    broker: Arc<Broker>,
+    _context: RequestContext,
+    request: ListOffsetsRequest,
+) -> ListOffsetsResponse {
+    let mut partitions = request.topics.iter().flat_map(|topic| &topic.partitions);
+    let reads_log =
+        partitions.any(|partition| Wanted::read(partition.timestamp).is_some_and(Wanted::reads_log));
+    if reads_log {
+        let listed = spawn_blocking(move || list(&broker, request));
+        return listed.await.expect("looking up offsets does not panic");
+    }
+    list(&broker, request)
+}
+
+/// What the request's timestamp stands for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Wanted {
+    Latest,
+    Earliest,
+    MaxTimestamp,
+    /// The start of what is on this broker's own disk: everything, without tiered storage.
+    EarliestLocal,
+    /// In tiered storage, which is not there.
+    Tiered,
+    /// The first record that is not older.
+    Time(Millis),
+}
+
+impl Wanted {
+    fn read(timestamp: i64) -> Option<Wanted> {
+        Some(match timestamp {
+            -1 => Wanted::Latest,
+            -2 => Wanted::Earliest,
+            -3 => Wanted::MaxTimestamp,
+            -4 => Wanted::EarliestLocal,
+            -5 | -6 => Wanted::Tiered,
+            time if time >= 0 => Wanted::Time(Millis(time)),
+            _unknown => return None,
+        })
+    }
+
+    fn reads_log(self) -> bool {
+        matches!(self, Wanted::MaxTimestamp | Wanted::Time(_))
+    }
+}
+
+fn list(broker: &Broker, request: ListOffsetsRequest) -> ListOffsetsResponse {
+    let view = View {
+        is_consumer: request.replica_id == CONSUMER,
+        committed_only: request.isolation_level == READ_COMMITTED,
+    };
+    let hosted = broker.partitions.load();
+    let topics = request.topics.into_iter().map(|topic| {
+        let here = hosted.topic(&topic.name);
+        // Answers are matched by partition: one that is named twice could not tell which time it answers.
+        let mut seen = HashSet::with_capacity(topic.partitions.len());
+        let mut twice = HashSet::new();
+        for asked in &topic.partitions {
+            if !seen.insert(asked.partition_index) {
+                twice.insert(asked.partition_index);
+            }
+        }
+        let mut answered = HashSet::new();
+        let partitions = topic.partitions.into_iter().filter_map(|asked| {
+            let index = asked.partition_index;
+            let found = if twice.contains(&index) {
+                if !answered.insert(index) {
+                    return None;
+                }
+                Err(ErrorCode::INVALID_REQUEST)
+            } else {
+                here.and_then(|topic| topic.partition(PartitionId(index)))
+                    .ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+                    .and_then(|partition| find(partition, view, &asked))
+            };
+            Some(respond(index, found))
+        });
+        ListOffsetsTopicResponse { name: topic.name, partitions: partitions.collect() }
+    });
+    ListOffsetsResponse { topics: topics.collect(), ..Default::default() }
+}
+
+fn respond(partition_index: i32, found: Result<Found, ErrorCode>) -> ListOffsetsPartitionResponse {
+    match found {
+        Ok(found) => ListOffsetsPartitionResponse {
+            partition_index,
+            timestamp: found.timestamp.0,
+            offset: found.offset.0,
+            leader_epoch: found.leader_epoch.0,
+            ..Default::default()
+        },
+        Err(error_code) => ListOffsetsPartitionResponse { partition_index, error_code, ..Default::default() },
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+struct View {
+    is_consumer: bool,
+    committed_only: bool,
+}
+
+impl View {
+    /// The end of what this reader may see.
+    fn upper(self, partition: &Partition) -> Offset {
+        match self {
+            View { is_consumer: false, .. } => partition.log.log_end(),
+            View { committed_only: true, .. } => partition.last_stable_offset(),
+            View { .. } => partition.high_watermark(),
+        }
+    }
+}
+
+/// An offset and what is known of it.
+struct Found {
+    timestamp: Millis,
+    offset: Offset,
+    leader_epoch: LeaderEpoch,
+}
+
+const UNKNOWN_TIME: Millis = Millis(-1);
+const NOTHING: Found = Found { timestamp: UNKNOWN_TIME, offset: Offset(-1), leader_epoch: LeaderEpoch::NONE };
+
+fn find(partition: &Partition, view: View, asked: &ListOffsetsPartition) -> Result<Found, ErrorCode> {
+    partition.check_epoch(LeaderEpoch(asked.current_leader_epoch))?;
+    let upper = view.upper(partition);
+    match Wanted::read(asked.timestamp).ok_or(ErrorCode::UNSUPPORTED_VERSION)? {
+        Wanted::Latest => {
+            Ok(Found { timestamp: UNKNOWN_TIME, offset: upper, leader_epoch: partition.leader_epoch() })
+        }
+        Wanted::Earliest | Wanted::EarliestLocal => {
+            let offset = partition.log.log_start();
+            let leader_epoch = partition.log.epoch_at(offset).unwrap_or(partition.leader_epoch());
+            Ok(Found { timestamp: UNKNOWN_TIME, offset, leader_epoch })
+        }
+        Wanted::MaxTimestamp => looked_up(partition, partition.log.max_timestamp_offset(upper)),
+        Wanted::Time(time) => looked_up(partition, partition.log.offset_for_time(time, upper)),
+        Wanted::Tiered => Ok(NOTHING),
+    }
+}
+
+fn looked_up(
+    partition: &Partition,
+    found: Result<Option<TimestampOffset>, StorageError>,
+) -> Result<Found, ErrorCode> {
+    match found {
+        Ok(Some(TimestampOffset { timestamp, offset, leader_epoch })) => {
+            Ok(Found { timestamp, offset, leader_epoch })
+        }
+        Ok(None) => Ok(NOTHING),
+        Err(error) => {
+            tracing::error!(partition = %partition.id, %error, "an offset could not be looked up by time");
+            Err(ErrorCode::KAFKA_STORAGE_ERROR)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn negative_times_are_names() {
+        assert_eq!(Wanted::read(-1), Some(Wanted::Latest));
+        assert_eq!(Wanted::read(-6), Some(Wanted::Tiered));
+        assert_eq!(Wanted::read(0), Some(Wanted::Time(Millis(0))));
+        for unknown in [-7, i64::MIN] {
+            assert_eq!(Wanted::read(unknown), None);
+        }
+    }
+}

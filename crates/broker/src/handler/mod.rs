@@ -1,0 +1,25 @@
+//! One file an API: from its typed request to its typed response.
+//! A handler decides nothing that a pure state machine could decide; it looks things up, steps the machine, and
+//! words the answer.
+
+pub(crate) mod api_versions;
+pub(crate) mod metadata;
+pub(crate) mod produce;
+pub(crate) mod fetch;
+pub(crate) mod list_offsets;
+pub(crate) mod offset_for_leader_epoch;
+pub(crate) mod init_producer_id;
+pub(crate) mod create_topics;
+pub(crate) mod delete_topics;
+pub(crate) mod create_partitions;
+pub(crate) mod delete_records;
+pub(crate) mod describe_configs;
+pub(crate) mod alter_configs;
+pub(crate) mod incremental_alter_configs;
+pub(crate) mod describe_log_dirs;
+pub(crate) mod describe_cluster;
+pub(crate) mod describe_topic_partitions;
+pub(crate) mod describe_producers;
+pub(crate) mod find_coordinator;
+pub(crate) mod group;
+pub(crate) mod group_offsets;

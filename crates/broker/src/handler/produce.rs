@@ -1,0 +1,229 @@
+//! Produce: appends each partition's batches when the request is read, and answers when they are safe.
+//!
+//! `acks=all` is answered when every partition's high watermark has passed its records, `acks=1` as soon as they are
+//! appended, `acks=0` never. A partition that refuses its records leaves nothing behind; the others are not
+//! affected.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use storage::{AppendError, Origin};
+use tokio::time::timeout_at;
+use wire::messages::produce::{
+    PartitionProduceData, PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceResponse,
+};
+use wire::{ErrorCode, Millis, Offset, PartitionId, Str};
+
+use crate::broker::Broker;
+use crate::context::RequestContext;
+use crate::partition::Partition;
+use crate::partitions::HostedTopic;
+use crate::waiting::ParkedProduce;
+
+const ACKS_ALL: i16 = -1;
+const ACKS_NONE: i16 = 0;
+const ACKS_LEADER: i16 = 1;
+
+/// Requests name topics by id from this version on (KIP-516).
+const TOPIC_ID_VERSION_MIN: i16 = 13;
+
+/// A produce whose records are appended.
+pub(crate) struct Produced {
+    /// Whether the client wants an answer at all.
+    pub(crate) wants_reply: bool,
+    response: ProduceResponse,
+    unsafe_yet: Vec<Unsafe>,
+    timeout: Duration,
+    received: tokio::time::Instant,
+}
+
+/// An appended part of the request that is not safe yet, and its place in the response.
+struct Unsafe {
+    topic: usize,
+    partition: usize,
+    log: Arc<Partition>,
+    required: Offset,
+}
+
+/// Appends the request's records, in its order. Never waits.
+pub(crate) fn append(broker: &Broker, context: &RequestContext, request: ProduceRequest) -> Produced {
+    let now = broker.clock.now();
+    let acks = request.acks;
+    let hosted = broker.partitions.load();
+    let mut unsafe_yet = Vec::new();
+    let mut responses = Vec::with_capacity(request.topic_data.len());
+    for topic in request.topic_data {
+        let by_id = context.version >= TOPIC_ID_VERSION_MIN;
+        let found = if by_id { hosted.topic_by_id(topic.topic_id) } else { hosted.topic(&topic.name) };
+        let unknown = if by_id { ErrorCode::UNKNOWN_TOPIC_ID } else { ErrorCode::UNKNOWN_TOPIC_OR_PARTITION };
+        let mut partition_responses = Vec::with_capacity(topic.partition_data.len());
+        for data in topic.partition_data {
+            let index = data.index;
+            let appended = match acks {
+                ACKS_ALL | ACKS_NONE | ACKS_LEADER => append_partition(broker, found, unknown, data, now),
+                _ => Err(Refusal::new(ErrorCode::INVALID_REQUIRED_ACKS, "acks must be -1 (all), 0 or 1")),
+            };
+            partition_responses.push(match appended {
+                Ok(part) => {
+                    if acks == ACKS_ALL && part.log.high_watermark() < part.required {
+                        unsafe_yet.push(Unsafe {
+                            topic: responses.len(),
+                            partition: partition_responses.len(),
+                            log: part.log,
+                            required: part.required,
+                        });
+                    }
+                    PartitionProduceResponse { index, ..part.response }
+                }
+                Err(refusal) => refusal.into_response(index),
+            });
+        }
+        // Not the request's own string: that is a slice of the frame, and would keep its megabytes until the reply.
+        let name = found.map_or_else(|| Str::copy_from(&topic.name), |hosted| hosted.name.clone());
+        responses.push(TopicProduceResponse { name, topic_id: topic.topic_id, partition_responses });
+    }
+    Produced {
+        wants_reply: acks != ACKS_NONE,
+        response: ProduceResponse { responses, ..Default::default() },
+        unsafe_yet,
+        timeout: Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)),
+        received: context.received,
+    }
+}
+
+impl Produced {
+    /// True when a client that asked for no reply must be told by other means (Kafka closes the connection).
+    pub(crate) fn has_refusals(&self) -> bool {
+        let partitions = self.response.responses.iter().flat_map(|topic| &topic.partition_responses);
+        partitions.into_iter().any(|partition| !partition.error_code.is_ok())
+    }
+
+    /// True when nothing has to be waited for.
+    pub(crate) fn is_safe(&self) -> bool {
+        self.unsafe_yet.is_empty()
+    }
+
+    /// The reply of a produce that waits for nothing.
+    pub(crate) fn into_response(self) -> ProduceResponse {
+        assert!(self.is_safe());
+        self.response
+    }
+
+    /// Waits until every partition is safe, has failed, or the request's own timeout has passed.
+    pub(crate) async fn acknowledged(mut self) -> ProduceResponse {
+        if self.is_safe() {
+            return self.response;
+        }
+        let parked = ParkedProduce::new(self.unsafe_yet.len());
+        for (index, part) in self.unsafe_yet.iter().enumerate() {
+            part.log.park_produce(part.required, &parked, index);
+        }
+        // The outcome is read from `parked` part by part: after a timeout some may be safe.
+        let _ = timeout_at(self.received + self.timeout, parked.finished()).await;
+        for (index, part) in self.unsafe_yet.iter().enumerate() {
+            let error = parked.outcome(index).unwrap_or(ErrorCode::REQUEST_TIMED_OUT);
+            if !error.is_ok() {
+                let response = &mut self.response.responses[part.topic].partition_responses[part.partition];
+                *response = Refusal::from(error).into_response(response.index);
+            }
+        }
+        self.response
+    }
+}
+
+struct AppendedPart {
+    log: Arc<Partition>,
+    required: Offset,
+    response: PartitionProduceResponse,
+}
+
+fn append_partition(
+    broker: &Broker,
+    topic: Option<&Arc<HostedTopic>>,
+    unknown: ErrorCode,
+    data: PartitionProduceData,
+    now: Millis,
+) -> Result<AppendedPart, Refusal> {
+    let topic = topic.ok_or(unknown)?;
+    let partition = topic.partition(PartitionId(data.index)).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+    if broker.is_internal_topic(&topic.name) {
+        return Err(Refusal::new(
+            ErrorCode::INVALID_TOPIC_EXCEPTION,
+            "internal topics are written by the broker",
+        ));
+    }
+    let records = data
+        .records
+        .filter(|records| !records.is_empty())
+        .ok_or_else(|| Refusal::new(ErrorCode::INVALID_RECORD, "a produce without records"))?;
+    let bytes = records.len();
+    let appended = partition.append(records, now, Origin::Client)?;
+    if !appended.duplicate {
+        let records = appended.last_offset.plus(1).since(appended.base_offset);
+        partition.metrics.produced(bytes, u64::try_from(records).unwrap_or(0));
+    }
+    Ok(AppendedPart {
+        log: Arc::clone(partition),
+        required: appended.last_offset.plus(1),
+        response: PartitionProduceResponse {
+            base_offset: appended.base_offset.0,
+            log_append_time_ms: appended.log_append_time.map_or(-1, |time| time.0),
+            log_start_offset: appended.log_start.0,
+            ..Default::default()
+        },
+    })
+}
+
+/// Why a partition did not take its records.
+struct Refusal {
+    error: ErrorCode,
+    message: Option<String>,
+}
+
+impl Refusal {
+    fn new(error: ErrorCode, message: &str) -> Self {
+        Refusal { error, message: Some(message.to_owned()) }
+    }
+
+    fn into_response(self, index: i32) -> PartitionProduceResponse {
+        PartitionProduceResponse {
+            index,
+            error_code: self.error,
+            error_message: self.message.map(Into::into),
+            base_offset: -1,
+            log_append_time_ms: -1,
+            log_start_offset: -1,
+            ..Default::default()
+        }
+    }
+}
+
+impl From<ErrorCode> for Refusal {
+    fn from(error: ErrorCode) -> Self {
+        Refusal { error, message: None }
+    }
+}
+
+impl From<AppendError> for Refusal {
+    fn from(error: AppendError) -> Self {
+        Refusal { error: error_code(&error), message: Some(error.to_string()) }
+    }
+}
+
+fn error_code(error: &AppendError) -> ErrorCode {
+    match error {
+        AppendError::Storage(_) => ErrorCode::KAFKA_STORAGE_ERROR,
+        AppendError::Corrupt(_) => ErrorCode::CORRUPT_MESSAGE,
+        AppendError::UnsupportedFormat(_) => ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT,
+        AppendError::TooLarge { .. } => ErrorCode::MESSAGE_TOO_LARGE,
+        AppendError::LargerThanSegment { .. } => ErrorCode::RECORD_LIST_TOO_LARGE,
+        AppendError::InvalidRecord { .. } => ErrorCode::INVALID_RECORD,
+        AppendError::InvalidTimestamp { .. } => ErrorCode::INVALID_TIMESTAMP,
+        AppendError::OutOfOrderSequence { .. } => ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
+        AppendError::InvalidProducerEpoch { .. } => ErrorCode::INVALID_PRODUCER_EPOCH,
+        AppendError::InvalidTxnState(_) => ErrorCode::INVALID_TXN_STATE,
+        AppendError::CoordinatorFenced(_) => ErrorCode::TRANSACTION_COORDINATOR_FENCED,
+        // Clients do not choose offsets.
+        AppendError::OffsetsOutOfOrder { .. } => ErrorCode::UNKNOWN_SERVER_ERROR,
+    }
+}

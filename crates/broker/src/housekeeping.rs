@@ -1,0 +1,86 @@
+//! What a broker does on the side: checkpoints, retention, compaction, expiry of offsets.
+//! Each job runs by itself on the blocking pool at its own interval; a job that fails is logged and tried again at
+//! the next. None of them holds a lock of the data's way for longer than a short look.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use storage::Clean;
+use tokio::sync::watch;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{MissedTickBehavior, interval_at};
+
+use crate::broker::{Broker, stopped};
+
+/// Runs the jobs until `stop` turns true.
+pub(crate) async fn run(broker: Arc<Broker>, stop: watch::Receiver<bool>) {
+    let settings = broker.settings().broker().clone();
+    let mut jobs = JoinSet::new();
+    let mut start = |interval, job| jobs.spawn(every(interval, stop.clone(), Arc::clone(&broker), job));
+    start(settings.log.recovery_checkpoint_interval, checkpoint as Job);
+    start(settings.log.retention_check_interval, retain);
+    start(settings.groups.offsets_retention_check_interval, expire_offsets);
+    if settings.log.cleaner_enabled {
+        start(settings.log.cleaner_backoff, compact);
+    }
+    while jobs.join_next().await.is_some() {}
+}
+
+type Job = fn(&Arc<Broker>);
+
+/// Shorter than this no job is repeated, whatever the settings say.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+async fn every(interval: Duration, mut stop: watch::Receiver<bool>, broker: Arc<Broker>, job: Job) {
+    let interval = interval.max(INTERVAL_MIN);
+    let mut ticks = interval_at(tokio::time::Instant::now() + interval, interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stopped(&mut stop) => return,
+        }
+        let broker = Arc::clone(&broker);
+        if spawn_blocking(move || job(&broker)).await.is_err() {
+            tracing::error!("a housekeeping job panicked");
+        }
+    }
+}
+
+fn checkpoint(broker: &Arc<Broker>) {
+    if let Err(error) = broker.data_dir.checkpoint(broker.clock.now()) {
+        tracing::error!(%error, "recovery points could not be written");
+    }
+}
+
+fn retain(broker: &Arc<Broker>) {
+    let now = broker.clock.now();
+    for partition in broker.partitions.load_full().partitions() {
+        match partition.log.apply_retention(now, partition.high_watermark()) {
+            Ok(removed) if removed.segments > 0 => {
+                tracing::info!(partition = %partition.id, segments = removed.segments, bytes = removed.bytes, "retention removed segments");
+            }
+            Ok(_nothing) => {}
+            Err(error) => tracing::error!(partition = %partition.id, %error, "retention failed"),
+        }
+    }
+}
+
+fn compact(broker: &Arc<Broker>) {
+    let map_bytes_max = broker.settings().broker().log.cleaner_map_bytes_max;
+    for partition in broker.partitions.load_full().partitions() {
+        if broker.is_stopping() {
+            return;
+        }
+        let high_watermark = partition.last_stable_offset();
+        match partition.log.clean(Clean { now: broker.clock.now(), high_watermark, map_bytes_max }) {
+            Ok(Some(cleaned)) => tracing::info!(partition = %partition.id, ?cleaned, "compacted"),
+            Ok(None) => {}
+            Err(error) => tracing::error!(partition = %partition.id, %error, "compaction failed"),
+        }
+    }
+}
+
+fn expire_offsets(broker: &Arc<Broker>) {
+    broker.groups.expire_offsets();
+}

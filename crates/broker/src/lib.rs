@@ -1,0 +1,39 @@
+//! Doing: the only async shell of the workspace. It owns the clock, the sockets and the tasks.
+//!
+//! The modules stand in the order in which a record travels: read from top to bottom they follow one produced record
+//! from the socket to its acknowledgement.
+
+// Before anything: what the broker is told to do.
+pub mod settings;
+// A record's way in.
+mod listener;
+mod connection;
+mod inbound;
+mod dispatch;
+mod context;
+mod authorize;
+mod handler;
+// Where it is kept, made safe, and waited for.
+mod partitions;
+mod partition;
+mod flush;
+mod waiting;
+mod fetch_session;
+// What the broker knows of topics and groups.
+mod metadata;
+mod topics;
+mod producer_ids;
+mod coordinator;
+mod log_reader;
+// Around it.
+mod broker;
+mod opening;
+mod node;
+mod housekeeping;
+pub mod clock;
+pub mod admin;
+pub mod metrics;
+pub mod logging;
+
+pub use metadata::MetadataLoadError;
+pub use node::{Node, NodeOptions, StartError};

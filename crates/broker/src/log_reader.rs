@@ -1,0 +1,57 @@
+//! Reads a partition's records from start to end, for the broker's own topics.
+//! Blocks, holds one slice in memory at a time, and never sees more than the bound it was given.
+
+use storage::{Log, ReadError, ReadLimits, ReadMode};
+use wire::Offset;
+use wire::records::{BatchError, Batches, Record};
+
+const SLICE_BYTES_MAX: usize = 1024 * 1024;
+/// A batch of the broker's own may not decompress to more.
+const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Why a log could not be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LogReaderError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+}
+
+/// One pass over a log.
+pub(crate) struct LogReader<'a> {
+    log: &'a Log,
+    upper: Offset,
+}
+
+impl<'a> LogReader<'a> {
+    /// A reader of everything below `upper`.
+    pub(crate) fn new(log: &'a Log, upper: Offset) -> Self {
+        LogReader { log, upper }
+    }
+
+    /// Calls `visit` with every record that is not part of a control batch, in order.
+    pub(crate) fn for_each(&mut self, mut visit: impl FnMut(&Record)) -> Result<(), LogReaderError> {
+        let mut from = self.log.log_start();
+        while from < self.upper {
+            let limits = ReadLimits { bytes_max: SLICE_BYTES_MAX, upper: self.upper, minimum_one: true };
+            let slice = self.log.read(from, limits)?;
+            let Some(bytes) = slice.read(ReadMode::Blocking)?.filter(|bytes| !bytes.is_empty()) else {
+                break;
+            };
+            for batch in Batches::new(bytes) {
+                let batch = batch?;
+                from = batch.last_offset().plus(1);
+                if batch.attributes().is_control() {
+                    continue;
+                }
+                for record in batch.records(BATCH_BYTES_MAX) {
+                    visit(&record?);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,361 @@
+//! Every metric of the broker: where it is counted, under which name and with which help it is shown.
+//! Whoever counts holds a handle and pays one relaxed atomic addition; what can be looked up (sizes, numbers of things)
+//! is not counted at all but asked for when somebody reads the page. Each broker has its own metrics, so that several
+//! may live in one process. Labels are bounded: topics beyond `TOPICS_MAX` are counted together.
+
+mod process;
+mod prometheus;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use wire::{ApiKey, Str};
+
+use prometheus::{Counter, Gauge, Histogram, Page};
+
+/// Topics with counters of their own. Further ones share the counters of the label `(other)`.
+const TOPICS_MAX: usize = 2_000;
+const OTHER_TOPICS: &str = "(other)";
+
+/// The metrics of one broker; clones share them.
+#[derive(Clone, Default)]
+pub struct Metrics {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    connections: Gauge,
+    connections_opened: Counter,
+    connections_refused: Counter,
+    requests: ByApi,
+    requests_unsupported: Counter,
+    flushes: Histogram,
+    flush_failures: Counter,
+    topics: Mutex<BTreeMap<Str, Weak<TopicMetrics>>>,
+    other_topics: Arc<TopicMetrics>,
+    look_up: OnceLock<Box<dyn Fn() -> BrokerState + Send + Sync>>,
+}
+
+/// Times of requests, one histogram per API.
+struct ByApi(Vec<Histogram>);
+
+impl Default for ByApi {
+    fn default() -> ByApi {
+        let codes = ApiKey::ALL.iter().map(|api| slot(*api) + 1).max().unwrap_or(0);
+        ByApi(std::iter::repeat_with(Histogram::default).take(codes).collect())
+    }
+}
+
+fn slot(api: ApiKey) -> usize {
+    usize::try_from(api.code()).expect("codes of APIs are not negative")
+}
+
+/// Counters of one topic, held by its partitions; the topic leaves the page when the last of them is closed.
+#[derive(Debug, Default)]
+pub struct TopicMetrics {
+    records_in: Counter,
+    bytes_in: Counter,
+    bytes_out: Counter,
+}
+
+impl TopicMetrics {
+    /// Records were appended for a producer.
+    pub fn produced(&self, bytes: usize, records: u64) {
+        self.bytes_in.add(bytes as u64);
+        self.records_in.add(records);
+    }
+
+    /// Records were read for a consumer.
+    pub fn fetched(&self, bytes: usize) {
+        self.bytes_out.add(bytes as u64);
+    }
+}
+
+/// What is looked up when the page is read.
+#[derive(Debug, Clone, Default)]
+pub struct BrokerState {
+    /// Partitions that this broker leads.
+    pub partitions: usize,
+    /// Partitions whose log is offline after a failure of the disk.
+    pub partitions_offline: usize,
+    /// Size of the logs in bytes, by topic.
+    pub log_bytes: BTreeMap<Str, u64>,
+    /// Consumer groups by the name of their state.
+    pub groups: BTreeMap<&'static str, usize>,
+    /// Fetch requests that wait for records.
+    pub fetches_parked: usize,
+    /// Partitions that wait to be flushed.
+    pub flushes_queued: usize,
+    /// Fetch sessions that are remembered.
+    pub fetch_sessions: usize,
+}
+
+impl Metrics {
+    /// Metrics that have counted nothing.
+    #[must_use]
+    pub fn new() -> Metrics {
+        Metrics::default()
+    }
+
+    /// Says how the page learns what is not counted. Called once, when the broker is open; later calls change nothing.
+    pub fn look_up_with(&self, look_up: impl Fn() -> BrokerState + Send + Sync + 'static) {
+        let _ = self.shared.look_up.set(Box::new(look_up));
+    }
+
+    /// A connection was accepted.
+    pub fn connection_opened(&self) {
+        self.shared.connections.add(1);
+        self.shared.connections_opened.add(1);
+    }
+
+    /// An accepted connection has ended.
+    pub fn connection_closed(&self) {
+        self.shared.connections.add(-1);
+    }
+
+    /// A connection over a limit was closed at once.
+    pub fn connection_refused(&self) {
+        self.shared.connections_refused.add(1);
+    }
+
+    /// A request was answered, this long after it was read.
+    pub fn request_done(&self, api: ApiKey, took: Duration) {
+        self.shared.requests.0[slot(api)].observe(took);
+    }
+
+    /// A request of an API or version that is not implemented was refused.
+    pub fn unsupported_request(&self) {
+        self.shared.requests_unsupported.add(1);
+    }
+
+    /// A log was flushed.
+    pub fn flushed(&self, took: Duration) {
+        self.shared.flushes.observe(took);
+    }
+
+    /// A log could not be flushed and went offline.
+    pub fn flush_failed(&self) {
+        self.shared.flush_failures.add(1);
+    }
+
+    /// The counters of a topic, to be kept by each of its partitions.
+    #[must_use]
+    pub fn topic(&self, name: &Str) -> Arc<TopicMetrics> {
+        let mut topics = self.shared.topics.lock();
+        if let Some(present) = topics.get(name).and_then(Weak::upgrade) {
+            return present;
+        }
+        if topics.len() >= TOPICS_MAX {
+            topics.retain(|_, metrics| metrics.strong_count() > 0);
+        }
+        if topics.len() >= TOPICS_MAX {
+            return Arc::clone(&self.shared.other_topics);
+        }
+        let fresh = Arc::new(TopicMetrics::default());
+        topics.insert(name.clone(), Arc::downgrade(&fresh));
+        fresh
+    }
+
+    /// The page that Prometheus reads. Blocks for as long as it takes to look things up.
+    #[must_use]
+    pub fn page(&self) -> String {
+        let mut page = Page::default();
+        self.write_counted(&mut page);
+        if let Some(look_up) = self.shared.look_up.get() {
+            write_state(&mut page, &look_up());
+        }
+        process::write(&mut page);
+        page.into_text()
+    }
+
+    fn write_counted(&self, page: &mut Page) {
+        let shared = &*self.shared;
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        page.gauge("ottla_build_info", "The version that runs; the value is always 1.").value(&version, 1);
+
+        page.gauge("ottla_connections", "Connections of clients that are open.")
+            .value(&[], shared.connections.get());
+        page.counter("ottla_connections_opened_total", "Connections of clients that were accepted.")
+            .value(&[], shared.connections_opened.get());
+        page.counter(
+            "ottla_connections_refused_total",
+            "Connections of clients that were closed for being over a limit.",
+        )
+        .value(&[], shared.connections_refused.get());
+
+        let mut requests = page.histogram(
+            "ottla_request_seconds",
+            "Time from having read a request to having its answer, waiting included.",
+        );
+        for api in ApiKey::ALL {
+            let times = &shared.requests.0[slot(api)];
+            if !times.is_empty() {
+                requests.times(&[("api", api.name())], times);
+            }
+        }
+        page.counter(
+            "ottla_requests_unsupported_total",
+            "Requests of an API or version that is not implemented.",
+        )
+        .value(&[], shared.requests_unsupported.get());
+
+        page.histogram("ottla_flush_seconds", "Time to flush one log to the disk.")
+            .times(&[], &shared.flushes);
+        page.counter("ottla_flush_failures_total", "Flushes that failed; the log is offline since.")
+            .value(&[], shared.flush_failures.get());
+
+        let topics = self.topics();
+        let mut by_topic = |name, help, counted: fn(&TopicMetrics) -> &Counter| {
+            let mut samples = page.counter(name, help);
+            for (topic, metrics) in &topics {
+                samples.value(&[("topic", topic)], counted(metrics).get());
+            }
+        };
+        by_topic("ottla_topic_records_in_total", "Records appended for producers.", |topic| {
+            &topic.records_in
+        });
+        by_topic("ottla_topic_bytes_in_total", "Bytes appended for producers, as compressed.", |topic| {
+            &topic.bytes_in
+        });
+        by_topic("ottla_topic_bytes_out_total", "Bytes read for consumers, as compressed.", |topic| {
+            &topic.bytes_out
+        });
+    }
+
+    fn topics(&self) -> Vec<(Str, Arc<TopicMetrics>)> {
+        let topics = self.shared.topics.lock();
+        let alive = topics.iter().filter_map(|(name, metrics)| Some((name.clone(), metrics.upgrade()?)));
+        let mut all: Vec<_> = alive.collect();
+        // The shared counters are on the page once a second holder shows that a topic counts with them.
+        if Arc::strong_count(&self.shared.other_topics) > 1 {
+            all.push((Str::from(OTHER_TOPICS), Arc::clone(&self.shared.other_topics)));
+        }
+        all
+    }
+}
+
+fn write_state(page: &mut Page, state: &BrokerState) {
+    page.gauge("ottla_partitions", "Partitions that this broker leads.").value(&[], state.partitions);
+    page.gauge("ottla_partitions_offline", "Partitions whose log is offline after a failure of the disk.")
+        .value(&[], state.partitions_offline);
+
+    let mut log_bytes = page.gauge("ottla_log_bytes", "Size of the logs of a topic on this broker.");
+    let by_size = |(_, bytes): &(&Str, &u64)| std::cmp::Reverse(**bytes);
+    let mut topics: Vec<_> = state.log_bytes.iter().collect();
+    topics.sort_by_key(by_size);
+    let (labelled, others) = topics.split_at(topics.len().min(TOPICS_MAX));
+    for (topic, bytes) in labelled {
+        log_bytes.value(&[("topic", topic)], bytes);
+    }
+    if !others.is_empty() {
+        log_bytes.value(&[("topic", OTHER_TOPICS)], others.iter().map(|(_, bytes)| **bytes).sum::<u64>());
+    }
+
+    let mut groups = page.gauge("ottla_groups", "Consumer groups coordinated by this broker, by state.");
+    for (name, count) in &state.groups {
+        groups.value(&[("state", name)], count);
+    }
+    page.gauge("ottla_fetches_parked", "Fetch requests that wait for records.")
+        .value(&[], state.fetches_parked);
+    page.gauge("ottla_flushes_queued", "Logs that wait to be flushed.").value(&[], state.flushes_queued);
+    page.gauge("ottla_fetch_sessions", "Fetch sessions that are remembered.")
+        .value(&[], state.fetch_sessions);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The page without what differs from machine to machine and from version to version.
+    fn check(metrics: &Metrics, expect: expect_test::Expect) {
+        let page = metrics.page();
+        let steady = |line: &&str| {
+            !line.contains("process_") && !line.contains("build_info") && !line.contains("_bucket")
+        };
+        let samples = page.lines().filter(steady).filter(|line| !line.starts_with('#'));
+        expect.assert_eq(&samples.map(|line| format!("{line}\n")).collect::<String>());
+    }
+
+    #[test]
+    fn what_is_counted_is_on_the_page() {
+        let metrics = Metrics::new();
+        metrics.connection_opened();
+        metrics.connection_opened();
+        metrics.connection_closed();
+        metrics.connection_refused();
+        metrics.unsupported_request();
+        metrics.request_done(ApiKey::Produce, Duration::from_millis(3));
+        metrics.request_done(ApiKey::Produce, Duration::from_millis(4));
+        metrics.flushed(Duration::from_micros(500));
+        metrics.flush_failed();
+        let topic = metrics.topic(&Str::from("orders"));
+        topic.produced(100, 3);
+        metrics.topic(&Str::from("orders")).fetched(50);
+        metrics.look_up_with(|| BrokerState {
+            partitions: 2,
+            log_bytes: [(Str::from("orders"), 100)].into(),
+            groups: [("Stable", 1)].into(),
+            ..BrokerState::default()
+        });
+        check(
+            &metrics,
+            expect_test::expect![[r#"
+            ottla_connections 1
+            ottla_connections_opened_total 2
+            ottla_connections_refused_total 1
+            ottla_request_seconds_sum{api="Produce"} 0.007
+            ottla_request_seconds_count{api="Produce"} 2
+            ottla_requests_unsupported_total 1
+            ottla_flush_seconds_sum 0.0005
+            ottla_flush_seconds_count 1
+            ottla_flush_failures_total 1
+            ottla_topic_records_in_total{topic="orders"} 3
+            ottla_topic_bytes_in_total{topic="orders"} 100
+            ottla_topic_bytes_out_total{topic="orders"} 50
+            ottla_partitions 2
+            ottla_partitions_offline 0
+            ottla_log_bytes{topic="orders"} 100
+            ottla_groups{state="Stable"} 1
+            ottla_fetches_parked 0
+            ottla_flushes_queued 0
+            ottla_fetch_sessions 0
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_topic_leaves_the_page_with_its_last_partition() {
+        let metrics = Metrics::new();
+        let topic = metrics.topic(&Str::from("gone"));
+        assert!(metrics.page().contains("topic=\"gone\""));
+        drop(topic);
+        assert!(!metrics.page().contains("topic=\"gone\""));
+    }
+
+    #[test]
+    fn topics_beyond_the_bound_are_counted_together() {
+        let metrics = Metrics::new();
+        let held: Vec<_> = (0..TOPICS_MAX + 10).map(|i| metrics.topic(&Str::from(format!("t{i}")))).collect();
+        held.iter().for_each(|topic| topic.produced(1, 1));
+        let page = metrics.page();
+        assert_eq!(
+            page.lines().filter(|line| line.starts_with("ottla_topic_records_in_total")).count(),
+            TOPICS_MAX + 1
+        );
+        assert!(page.contains("ottla_topic_records_in_total{topic=\"(other)\"} 10\n"));
+    }
+
+    #[test]
+    fn every_metric_has_help_and_a_type_and_stands_once() {
+        let metrics = Metrics::new();
+        metrics.look_up_with(BrokerState::default);
+        let page = metrics.page();
+        let names: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        let helps = page.lines().filter(|line| line.starts_with("# HELP ")).count();
+        let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!((names.len(), helps), (distinct.len(), distinct.len()));
+    }
+}

@@ -1,0 +1,265 @@
+//! Settings under Kafka's names: one declarative table, and everything that is made from it.
+//! `table` holds the rows; `sources` and `layers` find out what was given and what holds; `describe` and `rules` are the
+//! admin protocol's view; `reference` is the documentation's. A `Settings` is immutable and already checked: a change
+//! makes a new one. Nothing outside `table` lists keys.
+
+mod row;
+mod value;
+mod table;
+mod properties;
+mod sources;
+mod suggest;
+mod problem;
+mod layers;
+mod endpoint;
+mod describe;
+mod rules;
+mod log_config;
+mod reference;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use wire::{BrokerId, Str};
+
+pub use describe::DescribeOptions;
+pub use endpoint::{HostPort, Listener};
+pub use layers::ConfigSource;
+pub use problem::{EXIT_CODE, Notice, Problem, SettingsError};
+pub use reference::{listing, reference_page};
+pub use row::{Allowed, Effect, Importance, Kind, Scope, Setting, Synonym};
+pub use sources::{Origin, Sources};
+pub use table::{
+    BROKER, GroupSettings, LogSettings, NetworkSettings, NodeSettings, ReplicationSettings, Section, TOPIC,
+    TopicDefaults, TopicSettings, broker_row, broker_rows, topic_row,
+};
+pub use value::{Value, Violation};
+
+use layers::{Dynamic, Layers, read_dynamic};
+
+/// Everything the broker reads, by subject.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BrokerSettings {
+    /// Who this node is and what it runs on.
+    pub node: NodeSettings,
+    /// Addresses, connections and their bounds.
+    pub network: NetworkSettings,
+    /// How topics come into being.
+    pub topics: TopicDefaults,
+    /// The log on disk.
+    pub log: LogSettings,
+    /// Consumer groups and offsets.
+    pub groups: GroupSettings,
+    /// Several brokers, and transactions.
+    pub replication: ReplicationSettings,
+}
+
+/// Checked settings of one broker at one moment.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    layers: Layers,
+    broker: BrokerSettings,
+    node_id: BrokerId,
+    log_dir: PathBuf,
+    listeners: Vec<Listener>,
+    admin_listener: Option<HostPort>,
+    notices: Vec<Notice>,
+}
+
+impl Settings {
+    /// Reads and checks what was given.
+    ///
+    /// # Errors
+    /// Every problem at once; a broker that cannot honour its settings must not start.
+    pub fn load(sources: Sources) -> Result<Settings, SettingsError> {
+        let mut notices = Vec::new();
+        let (mut layers, mut error) = Layers::from_sources(sources, &mut notices);
+        layers.fix_if_absent("node.id", "broker.id");
+        layers.fix_if_absent("broker.id", "node.id");
+        layers.fix_if_absent("log.dirs", "log.dir");
+        let broker = BrokerSettings::read(&layers);
+        let problems = &mut error.problems;
+        let node_id = node_id(&broker.node, problems);
+        let log_dir = log_dir(&broker.node, problems);
+        let controllers = &broker.replication.controller_listeners;
+        let listeners = endpoint::listeners(&broker.network, controllers, problems, &mut notices);
+        let admin = broker.node.admin_listener.as_deref();
+        let admin_listener = admin.and_then(|text| endpoint::admin_listener(text, &listeners, problems));
+        check_together(&broker, problems);
+        if !error.problems.is_empty() {
+            return Err(error);
+        }
+        assert!(!listeners.is_empty());
+        Ok(Settings { layers, broker, node_id, log_dir, listeners, admin_listener, notices })
+    }
+
+    /// The same settings under other dynamic values, each a key and a value as the metadata stores them.
+    #[must_use]
+    pub fn with_dynamic<K: AsRef<str>, V: AsRef<str>>(
+        &self,
+        cluster_default: impl IntoIterator<Item = (K, V)>,
+        this_broker: impl IntoIterator<Item = (K, V)>,
+    ) -> Settings {
+        let mut notices = Vec::new();
+        let cluster_default = read_dynamic(cluster_default, &mut notices);
+        let this_broker = read_dynamic(this_broker, &mut notices);
+        let layers = self.layers.with_dynamic(Dynamic { cluster_default, this_broker });
+        let broker = BrokerSettings::read(&layers);
+        Settings { layers, broker, notices, ..self.clone() }
+    }
+
+    /// What the broker reads.
+    #[must_use]
+    pub fn broker(&self) -> &BrokerSettings {
+        &self.broker
+    }
+
+    /// This node's number.
+    #[must_use]
+    pub fn node_id(&self) -> BrokerId {
+        self.node_id
+    }
+
+    /// The cluster's identity, if it was given.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<Str> {
+        self.broker.node.cluster_id.as_deref().map(Str::copy_from)
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn log_dir(&self) -> &Path {
+        &self.log_dir
+    }
+
+    /// Listeners for clients, at least one.
+    #[must_use]
+    pub fn listeners(&self) -> &[Listener] {
+        &self.listeners
+    }
+
+    /// Where `/livez`, `/readyz` and `/metrics` are served, if anywhere.
+    #[must_use]
+    pub fn admin_listener(&self) -> Option<&HostPort> {
+        self.admin_listener.as_ref()
+    }
+
+    /// What was given and does not do what its writer may expect, for the log.
+    #[must_use]
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
+    }
+
+    /// A topic's settings; `own` is what the topic itself has, as the metadata stores it.
+    #[must_use]
+    pub fn topic<K: AsRef<str>, V: AsRef<str>>(
+        &self,
+        own: impl IntoIterator<Item = (K, V)>,
+    ) -> TopicSettings {
+        let own = own_values(own);
+        TopicSettings::read(|key| {
+            let row = topic_row(key).expect("the struct and the rows come from one table");
+            own.get(key).cloned().or_else(|| self.layers.inherited(row))
+        })
+    }
+
+    /// What `__consumer_offsets` is created with.
+    #[must_use]
+    pub fn offsets_topic_configs(&self) -> Vec<(Str, Str)> {
+        let segment_bytes = self.broker.groups.offsets_topic_segment_bytes.to_string();
+        let configs = [
+            ("cleanup.policy", "compact".to_owned()),
+            ("compression.type", "producer".to_owned()),
+            ("segment.bytes", segment_bytes),
+        ];
+        configs.into_iter().map(|(key, value)| (Str::from(key), Str::from(value))).collect()
+    }
+}
+
+/// A topic's stored values. They were checked on their way in; one that this version cannot read counts as absent.
+fn own_values<K: AsRef<str>, V: AsRef<str>>(
+    stored: impl IntoIterator<Item = (K, V)>,
+) -> BTreeMap<&'static str, Value> {
+    let parsed = stored.into_iter().filter_map(|(key, text)| {
+        let row = topic_row(key.as_ref())?;
+        Some((row.key, row.parse(text.as_ref()).ok()?))
+    });
+    parsed.collect()
+}
+
+impl BrokerSettings {
+    fn read(layers: &Layers) -> BrokerSettings {
+        let value =
+            |key| layers.effective(broker_row(key).expect("the structs and the rows come from one table"));
+        BrokerSettings {
+            node: NodeSettings::read(value),
+            network: NetworkSettings::read(value),
+            topics: TopicDefaults::read(value),
+            log: LogSettings::read(value),
+            groups: GroupSettings::read(value),
+            replication: ReplicationSettings::read(value),
+        }
+    }
+}
+
+fn node_id(node: &NodeSettings, problems: &mut Vec<Problem>) -> BrokerId {
+    match (node.node_id, node.broker_id) {
+        (Some(id), Some(older)) if id != older => problems.push(Problem::Conflict {
+            key: "broker.id",
+            value: older.to_string(),
+            reason: format!("node.id is {id}; give one of them, or both the same"),
+        }),
+        (None, None)
+            if !problems.iter().any(|problem| matches!(problem, Problem::Invalid { key: "node.id", .. })) =>
+        {
+            problems
+                .push(Problem::Missing { key: "node.id", reason: "every node needs a number of its own" });
+        }
+        _ => {}
+    }
+    BrokerId(node.node_id.or(node.broker_id).unwrap_or(-1))
+}
+
+fn log_dir(node: &NodeSettings, problems: &mut Vec<Problem>) -> PathBuf {
+    let dirs = if node.log_dirs.is_empty() { &node.log_dir } else { &node.log_dirs };
+    if dirs.len() > 1 {
+        let reason = "more than one data directory is not available in this version".to_owned();
+        problems.push(Problem::Conflict { key: "log.dirs", value: dirs.join(","), reason });
+    }
+    dirs.first().map(PathBuf::from).unwrap_or_default()
+}
+
+/// Values that are fine alone and not together.
+fn check_together(broker: &BrokerSettings, problems: &mut Vec<Problem>) {
+    let mut conflict =
+        |key, value: String, reason: String| problems.push(Problem::Conflict { key, value, reason });
+    if !broker.node.roles.iter().any(|role| role == "broker") {
+        let roles = broker.node.roles.join(",");
+        conflict(
+            "process.roles",
+            roles,
+            "a node without the role broker is not available in this version".into(),
+        );
+    }
+    let (min, max) = (broker.groups.session_timeout_min, broker.groups.session_timeout_max);
+    if min > max {
+        let reason = format!("group.max.session.timeout.ms is {max}, which is less");
+        conflict("group.min.session.timeout.ms", min.to_string(), reason);
+    }
+    let (min, max) = (broker.log.min_compaction_lag, broker.log.max_compaction_lag);
+    if min > max {
+        let reason = format!("log.cleaner.max.compaction.lag.ms is {}, which is less", max.as_millis());
+        conflict("log.cleaner.min.compaction.lag.ms", min.as_millis().to_string(), reason);
+    }
+    if !broker.groups.rebalance_protocols.iter().any(|protocol| protocol == "classic") {
+        let protocols = broker.groups.rebalance_protocols.join(",");
+        conflict("group.coordinator.rebalance.protocols", protocols, "classic cannot be left out".into());
+    }
+    let is_id = |id: &str| (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
+    if let Some(id) = broker.node.cluster_id.as_deref().filter(|id| !is_id(id)) {
+        conflict("cluster.id", id.to_owned(), "expected 1 to 64 visible ASCII characters".into());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! The table as the metadata's decisions ask for it: may a resource have these values, and what is in a list.
+//! A resource is checked as a whole, as it would be after the change. Messages are Kafka's in meaning, because its tools
+//! show them; a key that does not exist is answered with the one that may have been meant. Nothing is stored here.
+
+use std::collections::BTreeMap;
+
+use state::metadata::{ConfigResource, ConfigRules, ResourceKind};
+use wire::{BrokerId, Str};
+
+use super::layers::read_dynamic;
+use super::problem::shown;
+use super::row::{Kind, Scope, Setting};
+use super::suggest::nearest;
+use super::table::foreign::{Foreign, foreign};
+use super::table::{TOPIC, broker_row, broker_rows, topic_row};
+use super::{BrokerSettings, Settings, check_together};
+
+impl ConfigRules for Settings {
+    fn check(&self, resource: &ConfigResource, values: &BTreeMap<Str, Str>) -> Result<(), String> {
+        match resource.kind {
+            ResourceKind::Topic => self.check_topic(values),
+            ResourceKind::Broker => self.check_broker(&resource.name, values),
+            ResourceKind::ClientMetrics => {
+                Err("Client telemetry is not available in this version".to_owned())
+            }
+            ResourceKind::Group => Err("Settings of groups are not available in this version".to_owned()),
+        }
+    }
+
+    fn is_list(&self, kind: ResourceKind, key: &str) -> bool {
+        row(kind, key).is_some_and(|row| row.kind == Kind::List)
+    }
+
+    fn list_default(&self, kind: ResourceKind, key: &str) -> Option<Str> {
+        let row = row(kind, key)?;
+        let inherited = match kind {
+            ResourceKind::Topic => self.layers.inherited(row),
+            _ => self.layers.effective(row),
+        };
+        inherited.map(|value| Str::from(value.text()))
+    }
+}
+
+impl Settings {
+    fn check_topic(&self, values: &BTreeMap<Str, Str>) -> Result<(), String> {
+        for (key, text) in values {
+            check_value(topic_row(key).ok_or_else(|| unknown("topic", key, TOPIC.iter()))?, text)?;
+        }
+        let topic = self.topic(values);
+        let (min, max) = (topic.min_compaction_lag_ms, topic.max_compaction_lag_ms);
+        if min > max {
+            let (min, max) = (min.0, max.0);
+            return Err(format!(
+                "conflict topic config setting min.compaction.lag.ms ({min}) > max.compaction.lag.ms ({max})"
+            ));
+        }
+        if topic.remote_storage {
+            let why = "Tiered Storage functionality is disabled in the broker. \
+                       Topic cannot be configured with remote log storage.";
+            return Err(why.to_owned());
+        }
+        Ok(())
+    }
+
+    /// `name` is a broker's number, or empty for all brokers.
+    fn check_broker(&self, name: &str, values: &BTreeMap<Str, Str>) -> Result<(), String> {
+        for (key, text) in values {
+            let row = broker_row(key).ok_or_else(|| not_a_broker_setting(key))?;
+            match row.scope {
+                Scope::ReadOnly | Scope::Topic => {
+                    return Err(format!("Cannot update these configs dynamically: [{key}]"));
+                }
+                Scope::PerBroker if name.is_empty() => {
+                    return Err(format!(
+                        "Cannot update these configs at default cluster level, broker id must be specified: [{key}]"
+                    ));
+                }
+                Scope::PerBroker | Scope::ClusterWide => check_value(row, text)?,
+            }
+        }
+        let mut dynamic = self.layers.dynamic().clone();
+        let changed = read_dynamic(values, &mut Vec::new());
+        match name.parse().map(BrokerId) {
+            Err(_) => dynamic.cluster_default = changed,
+            Ok(id) if id == self.node_id => dynamic.this_broker = changed,
+            // What else another broker was given at start is for that broker to know.
+            Ok(_) => return Ok(()),
+        }
+        let mut problems = Vec::new();
+        check_together(&BrokerSettings::read(&self.layers.with_dynamic(dynamic)), &mut problems);
+        problems.first().map_or(Ok(()), |problem| Err(problem.to_string()))
+    }
+}
+
+fn row(kind: ResourceKind, key: &str) -> Option<&'static Setting> {
+    match kind {
+        ResourceKind::Topic => topic_row(key),
+        ResourceKind::Broker => broker_row(key),
+        ResourceKind::ClientMetrics | ResourceKind::Group => None,
+    }
+}
+
+fn check_value(row: &Setting, text: &str) -> Result<(), String> {
+    match row.parse(text) {
+        Ok(_) => Ok(()),
+        Err(violation) => {
+            Err(format!("Invalid value {} for configuration {}: {violation}", shown(row, text), row.key))
+        }
+    }
+}
+
+fn unknown(what: &str, key: &str, rows: impl Iterator<Item = &'static Setting>) -> String {
+    let near = nearest(key, rows.map(|row| row.key));
+    let near = near.map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
+    format!("Unknown {what} config name: {key}{near}")
+}
+
+fn not_a_broker_setting(key: &str) -> String {
+    match foreign(key) {
+        Some(Foreign::NoEffect(reason) | Foreign::RefusedUnless(_, reason)) => {
+            format!("{key} has no effect here: {reason}")
+        }
+        None => unknown("broker", key, broker_rows()),
+    }
+}

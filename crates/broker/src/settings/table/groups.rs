@@ -1,0 +1,46 @@
+//! Rows: consumer groups and the offsets they commit.
+
+use std::time::Duration;
+
+use wire::Millis;
+
+section! {
+    /// Consumer groups and the offsets they commit.
+    GroupSettings, ROWS;
+
+    /// Time that the first rebalance of an empty group waits for further members.
+    "group.initial.rebalance.delay.ms" Int AtLeast(0) = "3000", ReadOnly Medium => initial_rebalance_delay: Millis;
+    /// Shortest session timeout that a member may ask for.
+    "group.min.session.timeout.ms" Int AtLeast(1) = "6000", ReadOnly Medium => session_timeout_min: Millis;
+    /// Longest session timeout that a member may ask for.
+    "group.max.session.timeout.ms" Int AtLeast(1) = "1800000", ReadOnly Medium => session_timeout_max: Millis;
+    /// Members that one group may have. A further one is refused with GROUP_MAX_SIZE_REACHED.
+    "group.max.size" Int AtLeast(1) = "2147483647", ReadOnly Medium => group_size_max: usize;
+    /// Rebalance protocols on offer. Only `classic` is available in this version.
+    "group.coordinator.rebalance.protocols" List OneOf(&["consumer", "classic", "share", "streams"])
+        = "classic", ReadOnly Medium => rebalance_protocols: Vec<String>;
+
+    /// Longest metadata text that may be committed with an offset, in bytes.
+    "offset.metadata.max.bytes" Int AtLeast(0) = "4096", ReadOnly High => offset_metadata_bytes_max: usize;
+    /// Time that a commit waits to be stored before it is refused.
+    "offsets.commit.timeout.ms" Int AtLeast(1) = "5000", ReadOnly High,
+        inert "a commit is answered when it is stored"
+        => commit_timeout: Duration;
+    /// Minutes for which the offsets of a group without members are kept.
+    "offsets.retention.minutes" Int AtLeast(1) = "10080", ReadOnly High => offsets_retention_minutes: i64;
+    /// How often offsets are looked at for that.
+    "offsets.retention.check.interval.ms" Long AtLeast(1) = "600000", ReadOnly High
+        => offsets_retention_check_interval: Duration;
+    /// Partitions of `__consumer_offsets`. It cannot be changed once the topic exists.
+    "offsets.topic.num.partitions" Int AtLeast(1) = "50", ReadOnly High => offsets_topic_partitions: i32;
+    /// Replicas of each partition of `__consumer_offsets`.
+    "offsets.topic.replication.factor" Short AtLeast(1) = "3", ReadOnly High,
+        awaits "replication"
+        => offsets_topic_replication_factor: i16;
+    /// Segment size of `__consumer_offsets` in bytes. Small segments are compacted sooner and loaded faster.
+    "offsets.topic.segment.bytes" Int AtLeast(1) = "104857600", ReadOnly High => offsets_topic_segment_bytes: u32;
+    /// Bytes read at a time when a partition of `__consumer_offsets` is loaded.
+    "offsets.load.buffer.size" Int AtLeast(1) = "5242880", ReadOnly High,
+        inert "offsets are loaded batch by batch"
+        => offsets_load_bytes_max: usize;
+}

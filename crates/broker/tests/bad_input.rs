@@ -1,0 +1,230 @@
+//! What arrives broken, through a real socket: each row of the promise "bad input gets a clear error and harms
+//! nobody" is a story here, with a well-behaved client beside it.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use support::{TestBroker, TestClient, Xorshift, batch_of};
+use wire::messages::api_versions::{ApiVersionsRequest, ApiVersionsResponse};
+use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use wire::{ApiKey, Decoder, ErrorCode, Frame, Request, RequestHeader, Response};
+
+/// Mutated requests sent through the live broker; `OTTLA_MUTATIONS` sets another number.
+const MUTATIONS: u64 = 100_000;
+/// A reply that takes longer than this counts as a hang.
+const REPLY_MAX: Duration = Duration::from_secs(10);
+
+fn header(api: ApiKey, version: i16) -> RequestHeader {
+    RequestHeader {
+        api_key: api.code(),
+        api_version: version,
+        correlation_id: 7,
+        client_id: Some("bad".into()),
+    }
+}
+
+fn connect(broker: &TestBroker) -> TcpStream {
+    let socket = TcpStream::connect(broker.addr()).unwrap();
+    socket.set_read_timeout(Some(REPLY_MAX)).unwrap();
+    socket
+}
+
+/// The next frame without its length; `None` when the broker closed the connection.
+fn read_frame(socket: &mut TcpStream) -> Option<Bytes> {
+    let mut length = [0; 4];
+    match socket.read_exact(&mut length) {
+        Ok(()) => {}
+        Err(error)
+            if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+        {
+            panic!("no reply within {REPLY_MAX:?}")
+        }
+        Err(_closed) => return None,
+    }
+    let mut frame = vec![0; usize::try_from(i32::from_be_bytes(length)).unwrap()];
+    socket.read_exact(&mut frame).ok()?;
+    Some(frame.into())
+}
+
+fn produce(records: Option<Bytes>) -> ProduceRequest {
+    let partition_data = vec![PartitionProduceData { index: 0, records }];
+    let topic = TopicProduceData { name: "t".into(), partition_data, ..Default::default() };
+    ProduceRequest { acks: -1, timeout_ms: 10_000, topic_data: vec![topic], ..Default::default() }
+}
+
+fn batch(value: &[u8]) -> Bytes {
+    batch_of(&[(1_700_000_000_000, value)])
+}
+
+#[test]
+fn a_frame_over_the_limit_closes_its_connection() {
+    let broker = TestBroker::start(&["socket.request.max.bytes=100000"]);
+    for claimed in [100_001_i32, i32::MAX, -1, i32::MIN] {
+        let mut socket = connect(&broker);
+        socket.write_all(&claimed.to_be_bytes()).unwrap();
+        assert_eq!(read_frame(&mut socket), None, "{claimed}");
+    }
+}
+
+#[test]
+fn a_frame_that_claims_much_and_sends_little_takes_no_memory() {
+    let broker = TestBroker::start(&[]);
+    let before = support::resident_bytes();
+    let sockets: Vec<_> = (0..200)
+        .map(|_| {
+            let mut socket = connect(&broker);
+            socket.write_all(&(90 * 1024 * 1024_i32).to_be_bytes()).unwrap();
+            socket.write_all(&[0; 100]).unwrap();
+            socket
+        })
+        .collect();
+    TestClient::connect(&broker).create_topic("t", 1);
+    let grown = support::resident_bytes().saturating_sub(before);
+    assert!(grown < 64 * 1024 * 1024, "{grown} bytes for {} idle claims", sockets.len());
+}
+
+#[test]
+fn an_unknown_version_of_api_versions_is_answered_with_the_list() {
+    let broker = TestBroker::start(&[]);
+    let mut socket = connect(&broker);
+    let mut frame =
+        Frame::request(&header(ApiKey::ApiVersions, 3), &Request::ApiVersions(ApiVersionsRequest::default()))
+            .to_bytes()
+            .to_vec();
+    frame[6..8].copy_from_slice(&99_i16.to_be_bytes());
+    socket.write_all(&frame).unwrap();
+    let mut reply = Decoder::new(read_frame(&mut socket).unwrap());
+    assert_eq!(reply.int32().unwrap(), 7);
+    let Ok(Response::ApiVersions(ApiVersionsResponse { error_code, api_keys, .. })) =
+        Response::decode(ApiKey::ApiVersions, 0, reply.rest())
+    else {
+        panic!("not an answer in version 0")
+    };
+    assert_eq!(error_code, ErrorCode::UNSUPPORTED_VERSION);
+    assert_eq!(api_keys.len(), ApiKey::ALL.len());
+}
+
+#[test]
+fn an_unknown_api_is_told_so() {
+    let broker = TestBroker::start(&[]);
+    for (api, version) in
+        [(32_000_i16, 0_i16), (ApiKey::Fetch.code(), 3), (ApiKey::Fetch.code(), 99), (-1, -1)]
+    {
+        let mut socket = connect(&broker);
+        let mut body = Vec::new();
+        body.extend_from_slice(&api.to_be_bytes());
+        body.extend_from_slice(&version.to_be_bytes());
+        body.extend_from_slice(&7_i32.to_be_bytes());
+        body.extend_from_slice(&(-1_i16).to_be_bytes());
+        body.push(0);
+        socket.write_all(&i32::try_from(body.len()).unwrap().to_be_bytes()).unwrap();
+        socket.write_all(&body).unwrap();
+        let mut reply = Decoder::new(read_frame(&mut socket).unwrap());
+        assert_eq!(
+            (reply.int32().unwrap(), reply.error_code().unwrap()),
+            (7, ErrorCode::UNSUPPORTED_VERSION)
+        );
+    }
+}
+
+#[test]
+fn bad_batches_are_refused_by_name_and_leave_nothing_behind() {
+    let broker = TestBroker::start(&["message.max.bytes=10000"]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    let good = batch(b"good");
+    let mutated = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = good.to_vec();
+        change(&mut bytes);
+        Some(Bytes::from(bytes))
+    };
+    let with_crc = |change: &dyn Fn(&mut Vec<u8>)| {
+        mutated(&|bytes| {
+            change(bytes);
+            let crc = crc32c::crc32c(&bytes[21..]);
+            bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+        })
+    };
+    let cases = [
+        ("a wrong crc", mutated(&|b| b[30] ^= 1), ErrorCode::CORRUPT_MESSAGE),
+        ("half a batch", mutated(&|b| b.truncate(40)), ErrorCode::CORRUPT_MESSAGE),
+        ("a length past the end", mutated(&|b| b[8..12].fill(0x7f)), ErrorCode::CORRUPT_MESSAGE),
+        ("format v0", mutated(&|b| b[16] = 0), ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT),
+        ("format v1", mutated(&|b| b[16] = 1), ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT),
+        (
+            "a lying record count",
+            with_crc(&|b| b[57..61].copy_from_slice(&9_i32.to_be_bytes())),
+            ErrorCode::INVALID_RECORD,
+        ),
+        ("a control batch", with_crc(&|b| b[22] |= 0x20), ErrorCode::INVALID_RECORD),
+        ("too large", Some(batch(&[7; 20_000])), ErrorCode::MESSAGE_TOO_LARGE),
+        ("no records", None, ErrorCode::INVALID_RECORD),
+    ];
+    for (what, records, expected) in cases {
+        assert_eq!(client.produce(produce(records)).0, expected, "{what}");
+    }
+    assert_eq!(
+        client.produce(produce(Some(good.clone()))),
+        (ErrorCode::NONE, 0),
+        "nothing was appended before"
+    );
+}
+
+#[test]
+fn a_silent_connection_is_cut_and_its_neighbour_is_not() {
+    let broker = TestBroker::start(&["connections.max.idle.ms=1000"]);
+    let mut silent = connect(&broker);
+    silent.write_all(&[0, 0]).unwrap();
+    let mut neighbour = TestClient::connect(&broker);
+    let closed = std::thread::spawn(move || read_frame(&mut silent).is_none());
+    while !closed.is_finished() {
+        neighbour.api_versions();
+    }
+    assert!(closed.join().unwrap());
+    neighbour.api_versions();
+}
+
+#[test]
+fn mutated_requests_harm_nobody() {
+    let broker =
+        Arc::new(TestBroker::start(&["auto.create.topics.enable=false", "offsets.topic.num.partitions=2"]));
+    TestClient::connect(&broker).create_topic("t", 1);
+    let mutations =
+        std::env::var("OTTLA_MUTATIONS").map_or(MUTATIONS, |count| count.parse().expect("a number"));
+    let (done, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let neighbour = {
+        let (broker, done, served) = (Arc::clone(&broker), Arc::clone(&done), Arc::clone(&served));
+        std::thread::spawn(move || {
+            let mut client = TestClient::connect(&broker);
+            client.create_topic("neighbour", 1);
+            while !done.load(Ordering::Relaxed) {
+                client.produce_and_read_back("neighbour");
+                served.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    };
+    let before = support::resident_bytes();
+    let samples = support::sample_frames();
+    let mut rng = Xorshift::new(0x0071a);
+    let mut socket = connect(&broker);
+    for _ in 0..mutations {
+        let frame = support::mutate(&samples[rng.below(samples.len())], &mut rng);
+        let is_sent = socket.write_all(&frame).is_ok();
+        // A request that may wait (a join, a long poll) is not waited for: its connection is left instead.
+        let answered = is_sent && support::is_answered_at_once(&frame) && read_frame(&mut socket).is_some();
+        if !answered {
+            socket = connect(&broker);
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    neighbour.join().expect("the neighbour was served throughout");
+    assert!(served.load(Ordering::Relaxed) > 0);
+    let grown = support::resident_bytes().saturating_sub(before);
+    assert!(grown < 256 * 1024 * 1024, "{grown} bytes");
+}

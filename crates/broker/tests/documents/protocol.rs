@@ -1,0 +1,135 @@
+//! Makes `docs/protocol.md`: which APIs are implemented, in which versions, and when the others come.
+//! What is implemented is read from the table that also answers ApiVersions; only the others are listed here.
+
+use std::fmt::Write;
+
+use wire::ApiKey;
+
+/// An API that clients of Apache Kafka 4.3 can use and that is not implemented.
+pub(crate) struct Planned {
+    pub(crate) code: i16,
+    name: &'static str,
+    versions: &'static str,
+    step: Step,
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    Cluster,
+    Delivery,
+    Security,
+    Streams,
+}
+
+impl Step {
+    fn sentence(self) -> &'static str {
+        match self {
+            Step::Cluster => "with replication",
+            Step::Delivery => "with transactions, the new consumer groups and share groups",
+            Step::Security => "with authentication and authorization",
+            Step::Streams => "later (streams groups, KIP-1071)",
+        }
+    }
+}
+
+const fn planned(code: i16, name: &'static str, versions: &'static str, step: Step) -> Planned {
+    Planned { code, name, versions, step }
+}
+
+pub(crate) const PLANNED: &[Planned] = &[
+    planned(17, "SaslHandshake", "0-1", Step::Security),
+    planned(24, "AddPartitionsToTxn", "0-5", Step::Delivery),
+    planned(25, "AddOffsetsToTxn", "0-4", Step::Delivery),
+    planned(26, "EndTxn", "0-5", Step::Delivery),
+    planned(27, "WriteTxnMarkers", "1-2", Step::Delivery),
+    planned(28, "TxnOffsetCommit", "0-5", Step::Delivery),
+    planned(29, "DescribeAcls", "1-3", Step::Security),
+    planned(30, "CreateAcls", "1-3", Step::Security),
+    planned(31, "DeleteAcls", "1-3", Step::Security),
+    planned(34, "AlterReplicaLogDirs", "1-2", Step::Delivery),
+    planned(36, "SaslAuthenticate", "0-2", Step::Security),
+    planned(38, "CreateDelegationToken", "1-3", Step::Security),
+    planned(39, "RenewDelegationToken", "1-2", Step::Security),
+    planned(40, "ExpireDelegationToken", "1-2", Step::Security),
+    planned(41, "DescribeDelegationToken", "1-3", Step::Security),
+    planned(43, "ElectLeaders", "0-2", Step::Cluster),
+    planned(45, "AlterPartitionReassignments", "0-1", Step::Cluster),
+    planned(46, "ListPartitionReassignments", "0", Step::Cluster),
+    planned(48, "DescribeClientQuotas", "0-1", Step::Delivery),
+    planned(49, "AlterClientQuotas", "0-1", Step::Delivery),
+    planned(50, "DescribeUserScramCredentials", "0", Step::Security),
+    planned(51, "AlterUserScramCredentials", "0", Step::Security),
+    planned(55, "DescribeQuorum", "0-2", Step::Cluster),
+    planned(57, "UpdateFeatures", "0-2", Step::Cluster),
+    planned(64, "UnregisterBroker", "0", Step::Cluster),
+    planned(65, "DescribeTransactions", "0", Step::Delivery),
+    planned(66, "ListTransactions", "0-2", Step::Delivery),
+    planned(68, "ConsumerGroupHeartbeat", "0-1", Step::Delivery),
+    planned(69, "ConsumerGroupDescribe", "0-1", Step::Delivery),
+    planned(71, "GetTelemetrySubscriptions", "0", Step::Delivery),
+    planned(72, "PushTelemetry", "0", Step::Delivery),
+    planned(74, "ListConfigResources", "0-1", Step::Delivery),
+    planned(76, "ShareGroupHeartbeat", "1", Step::Delivery),
+    planned(77, "ShareGroupDescribe", "1", Step::Delivery),
+    planned(78, "ShareFetch", "1-2", Step::Delivery),
+    planned(79, "ShareAcknowledge", "1-2", Step::Delivery),
+    planned(80, "AddRaftVoter", "0-1", Step::Cluster),
+    planned(81, "RemoveRaftVoter", "0", Step::Cluster),
+    planned(83, "InitializeShareGroupState", "0", Step::Delivery),
+    planned(84, "ReadShareGroupState", "0", Step::Delivery),
+    planned(85, "WriteShareGroupState", "0-1", Step::Delivery),
+    planned(86, "DeleteShareGroupState", "0", Step::Delivery),
+    planned(87, "ReadShareGroupStateSummary", "0-1", Step::Delivery),
+    planned(88, "StreamsGroupHeartbeat", "0", Step::Streams),
+    planned(89, "StreamsGroupDescribe", "0", Step::Streams),
+    planned(90, "DescribeShareGroupOffsets", "0-1", Step::Delivery),
+    planned(91, "AlterShareGroupOffsets", "0", Step::Delivery),
+    planned(92, "DeleteShareGroupOffsets", "0", Step::Delivery),
+];
+
+/// The last API of Kafka 4.3.
+pub(crate) const LAST_CODE: i16 = 92;
+
+/// Spoken between Kafka's own nodes, or retired: Ottla's brokers speak another protocol among themselves.
+pub(crate) const NOT_FOR_CLIENTS: [i16; 16] = [4, 5, 6, 7, 52, 53, 54, 56, 58, 59, 62, 63, 67, 70, 73, 82];
+
+pub(crate) fn page() -> String {
+    let mut page = String::from(INTRODUCTION);
+    for api in ApiKey::ALL {
+        let versions = api.versions();
+        let (first, last) = (versions.start(), versions.end());
+        let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
+        let _ = writeln!(page, "| {} | {} | {range} |", api.code(), api.name());
+    }
+    page.push_str(PLANNED_INTRODUCTION);
+    for Planned { code, name, versions, step } in PLANNED {
+        let _ = writeln!(page, "| {code} | {name} | {versions} | {} |", step.sentence());
+    }
+    page
+}
+
+const INTRODUCTION: &str = "\
+# Protocol
+
+This page is made from the table of APIs that also answers ApiVersions; `UPDATE_EXPECT=1 cargo test -p ottla-broker --test
+documents` writes it.
+
+Ottla speaks Kafka's protocol as Apache Kafka 4.3 does: the same APIs for clients in the same stable versions, so nothing
+older than the clients of Kafka 2.1. A request of an API or version that is not in the first table is refused with
+UNSUPPORTED_VERSION; an ApiVersions request in an unknown version is answered in version 0 with the list (KIP-511). Record
+batches are of format v2; the older formats are refused with UNSUPPORTED_FOR_MESSAGE_FORMAT.
+
+## Implemented
+
+| key | API | versions |
+|---|---|---|
+";
+
+const PLANNED_INTRODUCTION: &str = "
+## Not implemented yet
+
+They are not advertised. The versions are those of Apache Kafka 4.3.
+
+| key | API | versions in Kafka | comes |
+|---|---|---|---|
+";

@@ -1,0 +1,211 @@
+//! Requests as clients send them, and what is left of them when bytes are flipped, cut, repeated or overwritten.
+
+use bytes::Bytes;
+use wire::messages::api_versions::ApiVersionsRequest;
+use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
+use wire::messages::describe_configs::{DescribeConfigsRequest, DescribeConfigsResource};
+use wire::messages::describe_groups::DescribeGroupsRequest;
+use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
+use wire::messages::find_coordinator::FindCoordinatorRequest;
+use wire::messages::heartbeat::HeartbeatRequest;
+use wire::messages::init_producer_id::InitProducerIdRequest;
+use wire::messages::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
+use wire::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
+use wire::messages::metadata::{MetadataRequest, MetadataRequestTopic};
+use wire::messages::offset_commit::{
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use wire::{ApiKey, Decoder, Frame, Request, RequestHeader};
+
+use super::batch_of;
+
+/// A small generator of pseudo-random numbers: the same seed, the same test.
+pub struct Xorshift(u64);
+
+impl Xorshift {
+    /// Any seed but 0.
+    pub fn new(seed: u64) -> Xorshift {
+        assert!(seed != 0);
+        Xorshift(seed)
+    }
+
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound as u64).expect("below a usize")
+    }
+}
+
+/// Requests of many APIs, each in every version that can carry it.
+pub fn sample_frames() -> Vec<Bytes> {
+    let mut frames = Vec::new();
+    for (api, request) in samples() {
+        for version in api.versions() {
+            let header = RequestHeader {
+                api_key: api.code(),
+                api_version: version,
+                correlation_id: 7,
+                client_id: Some("mutant".into()),
+            };
+            frames.push(Frame::request(&header, &request).to_bytes());
+        }
+    }
+    frames
+}
+
+fn samples() -> Vec<(ApiKey, Request)> {
+    let records = batch_of(&[(1_700_000_000_000, b"value"), (1_700_000_000_001, b"another")]);
+    let produced = PartitionProduceData { index: 0, records: Some(records) };
+    let produce = ProduceRequest {
+        acks: -1,
+        timeout_ms: 100,
+        topic_data: vec![TopicProduceData {
+            name: "t".into(),
+            partition_data: vec![produced],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let fetch = FetchRequest {
+        max_wait_ms: 0,
+        topics: vec![FetchTopic {
+            topic: "t".into(),
+            partitions: vec![FetchPartition { partition_max_bytes: 1024, ..Default::default() }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let create = CreateTopicsRequest {
+        topics: vec![CreatableTopic {
+            name: "x".into(),
+            num_partitions: 1,
+            // More than there are brokers: what a mutation leaves whole is refused.
+            replication_factor: 3,
+            ..Default::default()
+        }],
+        timeout_ms: 100,
+        ..Default::default()
+    };
+    let join = JoinGroupRequest {
+        group_id: "g".into(),
+        session_timeout_ms: 6_000,
+        rebalance_timeout_ms: 6_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![JoinGroupRequestProtocol {
+            name: "range".into(),
+            metadata: Bytes::from_static(b"\0\0\0\0\0\0\0\0\0\0"),
+        }],
+        ..Default::default()
+    };
+    let commit = OffsetCommitRequest {
+        group_id: "simple".into(),
+        topics: vec![OffsetCommitRequestTopic {
+            name: "t".into(),
+            partitions: vec![OffsetCommitRequestPartition { committed_offset: 1, ..Default::default() }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let offsets = ListOffsetsRequest {
+        replica_id: -1,
+        topics: vec![ListOffsetsTopic {
+            name: "t".into(),
+            partitions: vec![ListOffsetsPartition { timestamp: -1, ..Default::default() }],
+        }],
+        ..Default::default()
+    };
+    let metadata = MetadataRequest {
+        topics: Some(vec![MetadataRequestTopic { name: Some("t".into()), ..Default::default() }]),
+        ..Default::default()
+    };
+    let configs = DescribeConfigsRequest {
+        resources: vec![DescribeConfigsResource {
+            resource_type: 2,
+            resource_name: "t".into(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    vec![
+        (ApiKey::Produce, produce.into()),
+        (ApiKey::Fetch, fetch.into()),
+        (ApiKey::CreateTopics, create.into()),
+        (ApiKey::JoinGroup, join.into()),
+        (ApiKey::OffsetCommit, commit.into()),
+        (ApiKey::ListOffsets, offsets.into()),
+        (ApiKey::Metadata, metadata.into()),
+        (ApiKey::DescribeConfigs, configs.into()),
+        (ApiKey::Heartbeat, HeartbeatRequest { group_id: "g".into(), ..Default::default() }.into()),
+        (
+            ApiKey::DescribeGroups,
+            DescribeGroupsRequest { groups: vec!["g".into()], ..Default::default() }.into(),
+        ),
+        (ApiKey::FindCoordinator, FindCoordinatorRequest { key: "g".into(), ..Default::default() }.into()),
+        (ApiKey::InitProducerId, InitProducerIdRequest::default().into()),
+        (ApiKey::ApiVersions, ApiVersionsRequest::default().into()),
+    ]
+}
+
+/// A frame with a few bytes changed. Its length field is right, except once in a while.
+pub fn mutate(frame: &Bytes, rng: &mut Xorshift) -> Vec<u8> {
+    let mut body = frame[4..].to_vec();
+    for _ in 0..1 + rng.below(4) {
+        let at = rng.below(body.len());
+        match rng.below(5) {
+            0 => body[at] ^= 1 << rng.below(8),
+            1 => body[at] = [0x00, 0x7f, 0x80, 0xff][rng.below(4)],
+            2 => body.truncate(at.max(1)),
+            3 => {
+                let end = (at + 1 + rng.below(16)).min(body.len());
+                let again = body[at..end].to_vec();
+                body.splice(at..at, again);
+            }
+            _ => {
+                let end = (at + 4).min(body.len());
+                let value = rng.next().to_be_bytes();
+                let len = end - at;
+                body[at..end].copy_from_slice(&value[..len]);
+            }
+        }
+    }
+    let claimed =
+        if rng.below(50) == 0 { rng.next() as i32 } else { i32::try_from(body.len()).expect("short") };
+    let mut mutated = claimed.to_be_bytes().to_vec();
+    mutated.extend(body);
+    mutated
+}
+
+/// Whether the broker answers a frame, or closes its connection, without waiting for anything else: more bytes, other
+/// members of a group, records to read; or never, as `acks=0` asks.
+pub fn is_answered_at_once(frame: &[u8]) -> bool {
+    let (length, body) = frame.split_first_chunk::<4>().expect("a length");
+    let claimed = i32::from_be_bytes(*length);
+    if usize::try_from(claimed).is_ok_and(|claimed| claimed > body.len()) {
+        return claimed > 100 * 1024 * 1024;
+    }
+    let mut decoder = Decoder::new(Bytes::copy_from_slice(&body[..usize::try_from(claimed).unwrap_or(0)]));
+    let Ok(header) = RequestHeader::decode(&mut decoder) else { return true };
+    let Some(api) = ApiKey::from_code(header.api_key) else { return true };
+    match Request::decode(api, header.api_version, decoder.rest()) {
+        Ok(Request::Produce(produce)) => produce.acks != 0,
+        Ok(Request::Fetch(fetch)) => fetch.max_wait_ms <= 0,
+        Ok(Request::JoinGroup(_) | Request::SyncGroup(_)) => false,
+        Ok(_) | Err(_) => true,
+    }
+}
+
+/// Bytes of memory that this process holds.
+pub fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux tells it");
+    let kib: usize = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
+    kib * 1024
+}
