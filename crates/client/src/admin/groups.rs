@@ -1,0 +1,249 @@
+//! Consumer groups: list, describe, delete, and the offsets they committed.
+//!
+//! A group is asked about at its coordinator; listing asks every broker.
+
+use std::collections::BTreeMap;
+
+use wire::messages::delete_groups::DeleteGroupsRequest;
+use wire::messages::describe_groups::{DescribeGroupsRequest, DescribedGroup};
+use wire::messages::list_groups::ListGroupsRequest;
+use wire::messages::offset_delete::{
+    OffsetDeleteRequest, OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+};
+use wire::messages::offset_fetch::OffsetFetchRequest;
+use wire::{BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionId, Str, TopicPartition};
+
+use super::{Admin, Outcomes, outcome};
+use crate::api::Call;
+use crate::cluster::{Lane, Topics};
+use crate::consumer::decode_assignment;
+use crate::error::Error;
+
+/// A group in a listing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupListing {
+    /// Its name.
+    pub group_id: Str,
+    /// The broker that coordinates it.
+    pub coordinator: BrokerId,
+    /// `consumer` for consumer groups.
+    pub protocol_type: Str,
+    /// Kafka's name of its state; empty when the broker is too old to say.
+    pub state: Str,
+    /// `classic` or `consumer`; empty when the broker is too old to say.
+    pub group_type: Str,
+}
+
+/// A group.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupInfo {
+    /// Its name.
+    pub group_id: Str,
+    /// The broker that coordinates it.
+    pub coordinator: BrokerId,
+    /// Kafka's name of its state.
+    pub state: Str,
+    /// `consumer` for consumer groups.
+    pub protocol_type: Str,
+    /// How the members share partitions.
+    pub assignor: Str,
+    /// Who is in it.
+    pub members: Vec<GroupMember>,
+}
+
+/// A member of a group.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupMember {
+    /// The id that the coordinator gave it.
+    pub member_id: Str,
+    /// Its own name, if it is a static member.
+    pub instance_id: Option<Str>,
+    /// What it calls itself.
+    pub client_id: Str,
+    /// Where it is.
+    pub host: Str,
+    /// What it reads.
+    pub assignment: Vec<TopicPartition>,
+}
+
+/// How far a group has come in a partition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommittedOffset {
+    /// The next offset to be read.
+    pub offset: Offset,
+    /// The epoch of the leader that wrote the last record read.
+    pub leader_epoch: LeaderEpoch,
+    /// What the committer wrote beside it.
+    pub metadata: Option<Str>,
+}
+
+impl Admin {
+    /// All groups, in the order of their names.
+    pub async fn list_groups(&self) -> Result<Vec<GroupListing>, Error> {
+        const DOING: &str = "listing groups";
+        let map = self.cluster.retrying(DOING, || self.cluster.refresh(Topics::None)).await?;
+        let mut listed = Vec::new();
+        for broker in map.brokers.iter().map(|broker| BrokerId(broker.node_id)) {
+            let response = self
+                .cluster
+                .retrying(DOING, || async {
+                    let request = ListGroupsRequest::default();
+                    let response = self.cluster.call(broker, Lane::Requests, request).await?;
+                    outcome(response.error_code, DOING.to_owned(), None, response)
+                })
+                .await?;
+            listed.extend(response.groups.into_iter().map(|group| GroupListing {
+                group_id: group.group_id,
+                coordinator: broker,
+                protocol_type: group.protocol_type,
+                state: group.group_state,
+                group_type: group.group_type,
+            }));
+        }
+        listed.sort_by(|left, right| left.group_id.cmp(&right.group_id));
+        Ok(listed)
+    }
+
+    /// Describes groups.
+    pub async fn describe_groups(&self, names: &[Str]) -> Outcomes<Str, GroupInfo> {
+        let mut described = Vec::with_capacity(names.len());
+        for name in names {
+            described.push((name.clone(), self.describe_group(name).await));
+        }
+        described
+    }
+
+    async fn describe_group(&self, name: &Str) -> Result<GroupInfo, Error> {
+        let doing = format!("describing group {name}");
+        let request = DescribeGroupsRequest { groups: vec![name.clone()], ..Default::default() };
+        let group = self
+            .ask_coordinator(name, &doing, request, |response| {
+                let group = response.groups.into_iter().next();
+                let group = group.ok_or_else(|| Error::Protocol {
+                    doing: doing.clone(),
+                    problem: "it describes nothing".to_owned(),
+                })?;
+                outcome(group.error_code, doing.clone(), group.error_message.as_ref(), ())?;
+                Ok(group)
+            })
+            .await?;
+        let coordinator = self.cluster.coordinator(name).await?;
+        Ok(group_info(group, coordinator))
+    }
+
+    /// Deletes groups that have no members.
+    pub async fn delete_groups(&self, names: &[Str]) -> Outcomes<Str, ()> {
+        let mut deleted = Vec::with_capacity(names.len());
+        for name in names {
+            let doing = format!("deleting group {name}");
+            let request = DeleteGroupsRequest { groups_names: vec![name.clone()] };
+            let outcome = self
+                .ask_coordinator(name, &doing, request, |response| {
+                    let code = response.results.first().map_or(ErrorCode::NONE, |result| result.error_code);
+                    outcome(code, doing.clone(), None, ())
+                })
+                .await;
+            deleted.push((name.clone(), outcome));
+        }
+        deleted
+    }
+
+    /// Everything a group has committed.
+    pub async fn group_offsets(
+        &self,
+        name: &Str,
+    ) -> Result<BTreeMap<TopicPartition, CommittedOffset>, Error> {
+        let doing = format!("reading the offsets of group {name}");
+        let request = OffsetFetchRequest { group_id: name.clone(), topics: None, ..Default::default() };
+        self.ask_coordinator(name, &doing, request, |response| {
+            outcome(response.error_code, doing.clone(), None, ())?;
+            let mut offsets = BTreeMap::new();
+            for topic in response.topics {
+                for partition in topic.partitions {
+                    outcome(partition.error_code, doing.clone(), None, ())?;
+                    let committed = CommittedOffset {
+                        offset: Offset(partition.committed_offset),
+                        leader_epoch: LeaderEpoch(partition.committed_leader_epoch),
+                        metadata: partition.metadata.filter(|metadata| !metadata.is_empty()),
+                    };
+                    if committed.offset.0 >= 0 {
+                        let id = PartitionId(partition.partition_index);
+                        offsets.insert(TopicPartition::new(topic.name.clone(), id), committed);
+                    }
+                }
+            }
+            Ok(offsets)
+        })
+        .await
+    }
+
+    /// Forgets what a group has committed for partitions that none of its members reads.
+    pub async fn delete_group_offsets(
+        &self,
+        name: &Str,
+        partitions: &[TopicPartition],
+    ) -> Result<Outcomes<TopicPartition, ()>, Error> {
+        let doing = format!("deleting offsets of group {name}");
+        let mut topics: BTreeMap<Str, Vec<OffsetDeleteRequestPartition>> = BTreeMap::new();
+        for partition in partitions {
+            let entry = OffsetDeleteRequestPartition { partition_index: partition.partition.0 };
+            topics.entry(partition.topic.clone()).or_default().push(entry);
+        }
+        let topics =
+            topics.into_iter().map(|(name, partitions)| OffsetDeleteRequestTopic { name, partitions });
+        let request = OffsetDeleteRequest { group_id: name.clone(), topics: topics.collect() };
+        self.ask_coordinator(name, &doing, request, |response| {
+            outcome(response.error_code, doing.clone(), None, ())?;
+            let outcomes = response.topics.into_iter().flat_map(|topic| {
+                let doing = &doing;
+                topic.partitions.into_iter().map(move |partition| {
+                    let id = PartitionId(partition.partition_index);
+                    let name = TopicPartition::new(topic.name.clone(), id);
+                    let outcome = outcome(partition.error_code, format!("{doing} ({name})"), None, ());
+                    (name, outcome)
+                })
+            });
+            Ok(outcomes.collect())
+        })
+        .await
+    }
+
+    /// Asks a group's coordinator, looking for another one when it is no longer that.
+    async fn ask_coordinator<C: Call + Clone, T>(
+        &self,
+        group: &Str,
+        doing: &str,
+        request: C,
+        read: impl Fn(C::Response) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.cluster
+            .retrying(doing, || async {
+                let response = self.cluster.call_coordinator(group, Lane::Requests, request.clone()).await?;
+                let read = read(response);
+                if matches!(&read, Err(error) if error.code() == Some(ErrorCode::NOT_COORDINATOR)) {
+                    self.cluster.forget_coordinator(group);
+                }
+                read
+            })
+            .await
+    }
+}
+
+fn group_info(group: DescribedGroup, coordinator: BrokerId) -> GroupInfo {
+    let members = group.members.into_iter().map(|member| GroupMember {
+        member_id: member.member_id,
+        instance_id: member.group_instance_id,
+        client_id: member.client_id,
+        host: member.client_host,
+        // Members of other protocols (Connect, say) write what only they can read.
+        assignment: decode_assignment(member.member_assignment).unwrap_or_default(),
+    });
+    GroupInfo {
+        group_id: group.group_id,
+        coordinator,
+        state: group.group_state,
+        protocol_type: group.protocol_type,
+        assignor: group.protocol_data,
+        members: members.collect(),
+    }
+}

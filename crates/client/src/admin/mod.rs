@@ -1,0 +1,66 @@
+//! Administration: topics, their settings and offsets, groups, the cluster.
+//!
+//! Each operation asks the broker that can answer, tries again until `default.api.timeout.ms` where that can
+//! help, and returns one outcome per thing it was asked about, so that one refusal does not hide the rest.
+
+mod cluster;
+mod configs;
+mod groups;
+mod offsets;
+mod topics;
+
+pub use cluster::{BrokerInfo, ClusterInfo};
+pub use configs::{AlterOperation, ConfigEntry, ConfigSource, ResourceKind};
+pub use groups::{CommittedOffset, GroupInfo, GroupListing, GroupMember};
+pub use offsets::{ListedOffset, OffsetSpec};
+pub use topics::{CreatedTopic, Execution, NewTopic, PartitionInfo, TopicInfo};
+
+use wire::{ErrorCode, Str};
+
+use crate::api::Call;
+use crate::cluster::{Cluster, Topics};
+use crate::error::Error;
+
+/// Administers a cluster. Clones share it.
+#[derive(Clone)]
+pub struct Admin {
+    cluster: Cluster,
+}
+
+/// What was asked about, and how that went.
+pub type Outcomes<K, T> = Vec<(K, Result<T, Error>)>;
+
+impl Admin {
+    /// Administers this cluster.
+    pub fn new(cluster: Cluster) -> Self {
+        Self { cluster }
+    }
+
+    fn timeout_ms(&self) -> i32 {
+        i32::try_from(self.cluster.options().request_timeout.as_millis()).unwrap_or(i32::MAX)
+    }
+
+    /// Sends to the controller until one answers; `moved` finds the code that says the controller is another.
+    async fn ask_controller<C: Call + Clone>(
+        &self,
+        doing: &str,
+        request: C,
+        codes: impl Fn(&C::Response) -> Vec<ErrorCode>,
+    ) -> Result<C::Response, Error> {
+        self.cluster
+            .retrying(doing, || async {
+                let response = self.cluster.call_controller(request.clone()).await?;
+                if codes(&response).contains(&ErrorCode::NOT_CONTROLLER) {
+                    self.cluster.refresh(Topics::None).await?;
+                    return Err(Error::kafka(ErrorCode::NOT_CONTROLLER, doing, None));
+                }
+                Ok(response)
+            })
+            .await
+    }
+}
+
+/// One thing's error code as its outcome.
+fn outcome<T>(code: ErrorCode, doing: String, message: Option<&Str>, value: T) -> Result<T, Error> {
+    if code.is_ok() { Ok(value) } else { Err(Error::kafka(code, doing, message.map(Str::as_str))) }
+}

@@ -1,0 +1,224 @@
+//! Offsets of partitions: where they begin and end, what was written when, and deleting up to a place.
+//!
+//! Both operations go to the partitions' leaders, one request per broker, and ask again only for those
+//! partitions whose leader turned out to be another.
+
+use std::collections::HashMap;
+
+use wire::messages::delete_records::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
+use wire::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
+use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str, TopicPartition};
+
+use super::{Admin, Outcomes};
+use crate::cluster::{Cluster, Lane};
+use crate::error::{Error, ErrorKind};
+use crate::options::Isolation;
+
+/// Which offset of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OffsetSpec {
+    /// Of the oldest record.
+    Earliest,
+    /// Behind the newest record: the high watermark, or the last stable offset for those who read committed.
+    Latest,
+    /// Of the record with the greatest timestamp.
+    MaxTimestamp,
+    /// Of the first record written at or after this time; none when there is no such record.
+    At(Millis),
+}
+
+impl OffsetSpec {
+    fn timestamp(self) -> i64 {
+        match self {
+            Self::Latest => -1,
+            Self::Earliest => -2,
+            Self::MaxTimestamp => -3,
+            Self::At(time) => time.0.max(0),
+        }
+    }
+}
+
+/// An offset, when there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListedOffset {
+    /// The offset; absent when no record matches.
+    pub offset: Option<Offset>,
+    /// The timestamp of the record there, where a record was asked for.
+    pub timestamp: Option<Millis>,
+    /// The epoch of the leader that wrote it.
+    pub leader_epoch: LeaderEpoch,
+}
+
+/// Partitions by the broker that leads them.
+type ByLeader = HashMap<BrokerId, Vec<(TopicPartition, LeaderEpoch)>>;
+
+impl Admin {
+    /// One offset of each partition, in the order asked for.
+    pub async fn list_offsets(
+        &self,
+        partitions: &[(TopicPartition, OffsetSpec)],
+        isolation: Isolation,
+    ) -> Result<Outcomes<TopicPartition, ListedOffset>, Error> {
+        let specs: HashMap<_, _> = partitions.iter().cloned().collect();
+        let names = partitions.iter().map(|(partition, _)| partition.clone()).collect();
+        let cluster = self.cluster.clone();
+        let ask = move |broker: BrokerId, asked: Vec<(TopicPartition, LeaderEpoch)>| {
+            let cluster = cluster.clone();
+            let topics = by_topic(asked, |partition, leader_epoch| ListOffsetsPartition {
+                partition_index: partition.partition.0,
+                current_leader_epoch: leader_epoch.0,
+                timestamp: specs[partition].timestamp(),
+            });
+            let topics = topics.into_iter().map(|(name, partitions)| ListOffsetsTopic { name, partitions });
+            let request = ListOffsetsRequest {
+                replica_id: -1,
+                isolation_level: isolation.code(),
+                topics: topics.collect(),
+                ..Default::default()
+            };
+            async move {
+                let response = cluster.call(broker, Lane::Requests, request).await?;
+                let answers = response.topics.into_iter().flat_map(|topic| {
+                    topic.partitions.into_iter().map(move |answer| {
+                        let partition =
+                            TopicPartition::new(topic.name.clone(), PartitionId(answer.partition_index));
+                        let listed = ListedOffset {
+                            offset: Some(Offset(answer.offset)).filter(|offset| offset.0 >= 0),
+                            timestamp: Some(Millis(answer.timestamp)).filter(|time| time.0 >= 0),
+                            leader_epoch: LeaderEpoch(answer.leader_epoch),
+                        };
+                        (partition, answer.error_code, listed)
+                    })
+                });
+                Ok(answers.collect())
+            }
+        };
+        at_leaders(&self.cluster, "listing offsets", names, ask).await
+    }
+
+    /// Deletes what lies before the given offsets; tells where the partitions begin now.
+    pub async fn delete_records(
+        &self,
+        before: &[(TopicPartition, Offset)],
+    ) -> Result<Outcomes<TopicPartition, Offset>, Error> {
+        let offsets: HashMap<_, _> = before.iter().cloned().collect();
+        let names = before.iter().map(|(partition, _)| partition.clone()).collect();
+        let (cluster, timeout_ms) = (self.cluster.clone(), self.timeout_ms());
+        let ask = move |broker: BrokerId, asked: Vec<(TopicPartition, LeaderEpoch)>| {
+            let cluster = cluster.clone();
+            let topics = by_topic(asked, |partition, _| DeleteRecordsPartition {
+                partition_index: partition.partition.0,
+                offset: offsets[partition].0,
+            });
+            let topics = topics.into_iter().map(|(name, partitions)| DeleteRecordsTopic { name, partitions });
+            let request = DeleteRecordsRequest { topics: topics.collect(), timeout_ms };
+            async move {
+                let response = cluster.call(broker, Lane::Requests, request).await?;
+                let answers = response.topics.into_iter().flat_map(|topic| {
+                    topic.partitions.into_iter().map(move |answer| {
+                        let partition =
+                            TopicPartition::new(topic.name.clone(), PartitionId(answer.partition_index));
+                        (partition, answer.error_code, Offset(answer.low_watermark))
+                    })
+                });
+                Ok(answers.collect())
+            }
+        };
+        at_leaders(&self.cluster, "deleting records", names, ask).await
+    }
+}
+
+fn by_topic<P>(
+    partitions: Vec<(TopicPartition, LeaderEpoch)>,
+    entry: impl Fn(&TopicPartition, LeaderEpoch) -> P,
+) -> HashMap<Str, Vec<P>> {
+    let mut topics: HashMap<Str, Vec<P>> = HashMap::new();
+    for (partition, leader_epoch) in partitions {
+        topics.entry(partition.topic.clone()).or_default().push(entry(&partition, leader_epoch));
+    }
+    topics
+}
+
+/// Asks each partition's leader, and asks again about those that were led by another.
+async fn at_leaders<T, F>(
+    cluster: &Cluster,
+    doing: &str,
+    partitions: Vec<TopicPartition>,
+    ask: impl Fn(BrokerId, Vec<(TopicPartition, LeaderEpoch)>) -> F,
+) -> Result<Outcomes<TopicPartition, T>, Error>
+where
+    F: Future<Output = Result<Vec<(TopicPartition, ErrorCode, T)>, Error>> + Send + 'static,
+    T: Send + 'static,
+{
+    let mut done: HashMap<TopicPartition, Result<T, Error>> = HashMap::new();
+    let mut retry = cluster.retry(doing, cluster.options().default_api_timeout);
+    let mut left = partitions.clone();
+    loop {
+        let mut last = None;
+        let mut by_leader = ByLeader::new();
+        for partition in &left {
+            match leader_of(cluster, partition).await {
+                Ok((broker, epoch)) => {
+                    by_leader.entry(broker).or_default().push((partition.clone(), epoch));
+                }
+                Err(error) if error.kind() == ErrorKind::Retriable => last = Some(error),
+                Err(error) => {
+                    done.insert(partition.clone(), Err(error));
+                }
+            }
+        }
+        let mut asked = tokio::task::JoinSet::new();
+        for (broker, partitions) in by_leader {
+            asked.spawn(ask(broker, partitions));
+        }
+        while let Some(answer) = asked.join_next().await {
+            match answer.expect("asking a broker does not panic") {
+                Ok(answers) => {
+                    for (partition, code, value) in answers {
+                        if code.is_ok() {
+                            done.insert(partition, Ok(value));
+                            continue;
+                        }
+                        let error = Error::kafka(code, format!("{doing} of {partition}"), None);
+                        match error.kind() {
+                            ErrorKind::Retriable => last = Some(error),
+                            _ => {
+                                done.insert(partition, Err(error));
+                            }
+                        }
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Retriable => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        left.retain(|partition| !done.contains_key(partition));
+        if left.is_empty() {
+            let outcomes = partitions.into_iter().filter_map(|partition| {
+                let outcome = done.remove(&partition)?;
+                Some((partition, outcome))
+            });
+            return Ok(outcomes.collect());
+        }
+        left.iter().for_each(|partition| cluster.forget(&partition.topic));
+        let error = last.unwrap_or_else(|| Error::Protocol {
+            doing: doing.to_owned(),
+            problem: format!("nothing is said about {}", left[0]),
+        });
+        retry.again(error).await?;
+    }
+}
+
+async fn leader_of(cluster: &Cluster, partition: &TopicPartition) -> Result<(BrokerId, LeaderEpoch), Error> {
+    let topic = cluster.topic(&partition.topic).await?;
+    let Some(known) = topic.partition(partition.partition) else {
+        return Err(Error::UnknownPartition {
+            partition: partition.clone(),
+            partitions: topic.partitions.len(),
+        });
+    };
+    let leader = known.leader.ok_or_else(|| {
+        Error::kafka(ErrorCode::LEADER_NOT_AVAILABLE, format!("looking up {partition}"), None)
+    })?;
+    Ok((leader.broker, leader.epoch))
+}

@@ -1,0 +1,61 @@
+//! Which requests this client sends, and up to which version.
+//!
+//! The wire crate knows every version; a client may only use those whose meaning its code handles. That stands in
+//! one table here, so that a newer broker changes nothing by itself.
+
+use wire::ApiRequest;
+use wire::messages::{
+    api_versions::ApiVersionsRequest, create_partitions::CreatePartitionsRequest,
+    create_topics::CreateTopicsRequest, delete_groups::DeleteGroupsRequest,
+    delete_records::DeleteRecordsRequest, delete_topics::DeleteTopicsRequest,
+    describe_cluster::DescribeClusterRequest, describe_configs::DescribeConfigsRequest,
+    describe_groups::DescribeGroupsRequest, fetch::FetchRequest, find_coordinator::FindCoordinatorRequest,
+    heartbeat::HeartbeatRequest, incremental_alter_configs::IncrementalAlterConfigsRequest,
+    init_producer_id::InitProducerIdRequest, join_group::JoinGroupRequest, leave_group::LeaveGroupRequest,
+    list_groups::ListGroupsRequest, list_offsets::ListOffsetsRequest, metadata::MetadataRequest,
+    offset_commit::OffsetCommitRequest, offset_delete::OffsetDeleteRequest, offset_fetch::OffsetFetchRequest,
+    produce::ProduceRequest, sync_group::SyncGroupRequest,
+};
+
+/// A request that this client sends.
+pub(crate) trait Call: ApiRequest<Response: Send> + Send + 'static {
+    /// The newest version whose meaning this client handles.
+    const VERSION_MAX: i16;
+}
+
+macro_rules! calls {
+    ($($request:ident: up to $version:literal;)*) => {
+        $(impl Call for $request {
+            const VERSION_MAX: i16 = $version;
+        })*
+    };
+}
+
+// Produce 13, Fetch 13, OffsetCommit 10 and OffsetFetch 10 name topics by id alone; this client names them by
+// name. OffsetFetch from 8 on asks for several groups at once; OffsetFetch 7 is whole and simpler.
+calls! {
+    ApiVersionsRequest: up to 3;
+    CreatePartitionsRequest: up to 3;
+    CreateTopicsRequest: up to 7;
+    DeleteGroupsRequest: up to 2;
+    DeleteRecordsRequest: up to 2;
+    DeleteTopicsRequest: up to 6;
+    DescribeClusterRequest: up to 1;
+    DescribeConfigsRequest: up to 4;
+    DescribeGroupsRequest: up to 6;
+    FetchRequest: up to 12;
+    FindCoordinatorRequest: up to 4;
+    HeartbeatRequest: up to 4;
+    IncrementalAlterConfigsRequest: up to 1;
+    InitProducerIdRequest: up to 4;
+    JoinGroupRequest: up to 9;
+    LeaveGroupRequest: up to 5;
+    ListGroupsRequest: up to 5;
+    ListOffsetsRequest: up to 7;
+    MetadataRequest: up to 12;
+    OffsetCommitRequest: up to 9;
+    OffsetDeleteRequest: up to 0;
+    OffsetFetchRequest: up to 7;
+    ProduceRequest: up to 12;
+    SyncGroupRequest: up to 5;
+}

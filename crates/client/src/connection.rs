@@ -1,0 +1,553 @@
+//! One socket to one broker.
+//!
+//! Requests are pipelined: each waits only for its own answer, matched by correlation id. At most
+//! `max.in.flight.requests.per.connection` wait at a time, and an answer longer than `receive.message.max.bytes`
+//! or one that nobody waits for ends the connection. A request that runs into its deadline ends it too, because
+//! the answers behind it are stuck. A connection never reconnects: whoever holds it opens another.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+use wire::messages::api_versions::ApiVersionsRequest;
+use wire::{ApiKey, DecodeError, Decoder, ErrorCode, Frame, Message, RequestHeader, ResponseHeader, Str};
+
+use crate::api::Call;
+use crate::environment::{Address, Environment, Socket};
+use crate::error::Error;
+use crate::options::Options;
+
+/// A connection to a broker, after the two agreed on versions. Clones share the socket.
+#[derive(Clone)]
+pub struct Connection {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    address: Address,
+    client_id: Str,
+    /// What both sides speak; filled by the first exchange.
+    versions: HashMap<ApiKey, RangeInclusive<i16>>,
+    correlation_id: AtomicI32,
+    in_flight: Arc<Semaphore>,
+    outgoing: mpsc::Sender<Outgoing>,
+    shared: Arc<Shared>,
+}
+
+/// What callers and the task that owns the socket both see.
+#[derive(Default)]
+struct Shared {
+    pending: Mutex<HashMap<i32, Pending>>,
+    /// Why the connection is over, once it is.
+    closed: Mutex<Option<String>>,
+    /// Wakes the task to end the connection.
+    wake: Notify,
+}
+
+/// A request that waits for its answer.
+struct Pending {
+    reply: oneshot::Sender<Result<Bytes, Error>>,
+    _in_flight: OwnedSemaphorePermit,
+}
+
+struct Outgoing {
+    frame: Frame,
+    /// `None` for a produce request with acks=0, which is never answered.
+    pending: Option<(i32, Pending)>,
+    _in_flight: Option<OwnedSemaphorePermit>,
+}
+
+impl Connection {
+    /// Connects and agrees on versions, within `socket.connection.setup.timeout.ms`.
+    pub async fn open(
+        environment: &dyn Environment,
+        address: &Address,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        let deadline = Instant::now() + options.connect_timeout;
+        let failed = |source| Error::Connect { address: address.clone(), source: Arc::new(source) };
+        let socket = match timeout_at(deadline, environment.connect(address)).await {
+            Ok(connected) => connected.map_err(failed)?,
+            Err(_) => return Err(failed(io::ErrorKind::TimedOut.into())),
+        };
+        let mut connection = Self::start(socket, address, options);
+        let versions = connection.agree(deadline).await?;
+        let inner = Arc::get_mut(&mut connection.inner).expect("nobody else has seen this connection yet");
+        inner.versions = versions;
+        Ok(connection)
+    }
+
+    fn start(socket: Box<dyn Socket>, address: &Address, options: &Options) -> Self {
+        let (outgoing, queue) = mpsc::channel(options.in_flight_max);
+        let shared = Arc::new(Shared::default());
+        let task = Task {
+            address: address.clone(),
+            shared: Arc::clone(&shared),
+            receive_bytes_max: options.receive_bytes_max,
+        };
+        tokio::spawn(task.run(socket, queue));
+        let inner = Inner {
+            address: address.clone(),
+            client_id: Str::copy_from(&options.client_id),
+            versions: HashMap::new(),
+            correlation_id: AtomicI32::new(0),
+            in_flight: Arc::new(Semaphore::new(options.in_flight_max)),
+            outgoing,
+            shared,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Asks for the broker's versions, in an older version if the broker knows none of ours (KIP-511).
+    async fn agree(&self, deadline: Instant) -> Result<HashMap<ApiKey, RangeInclusive<i16>>, Error> {
+        let request = || ApiVersionsRequest {
+            client_software_name: Str::from("ottla"),
+            client_software_version: Str::from(env!("CARGO_PKG_VERSION")),
+        };
+        let mut version = ApiVersionsRequest::VERSION_MAX;
+        loop {
+            let response = self.call_version(request(), version, deadline).await?;
+            if response.error_code.is_ok() {
+                let offered = response.api_keys.iter().filter_map(|offered| {
+                    let api = ApiKey::from_code(offered.api_key)?;
+                    let ours = api.versions();
+                    let common =
+                        offered.min_version.max(*ours.start())..=offered.max_version.min(*ours.end());
+                    (!common.is_empty()).then_some((api, common))
+                });
+                return Ok(offered.collect());
+            }
+            let code = ApiKey::ApiVersions.code();
+            let known = response.api_keys.iter().find(|offered| offered.api_key == code);
+            let older = known.map_or(0, |offered| offered.max_version).min(version - 1);
+            if response.error_code != ErrorCode::UNSUPPORTED_VERSION || older < 0 {
+                let doing = format!("asking {} for its versions", self.inner.address);
+                return Err(Error::kafka(response.error_code, doing, None));
+            }
+            version = older;
+        }
+    }
+
+    /// Where the connection leads to.
+    pub fn address(&self) -> &Address {
+        &self.inner.address
+    }
+
+    /// Whether the connection is over.
+    pub fn is_closed(&self) -> bool {
+        self.inner.outgoing.is_closed()
+    }
+
+    /// The newest version of an API that both sides speak, if there is one.
+    pub(crate) fn version<C: Call>(&self) -> Result<i16, Error> {
+        let unsupported = || Error::Unsupported { address: self.inner.address.clone(), api: C::API.name() };
+        let common = self.inner.versions.get(&C::API).ok_or_else(unsupported)?;
+        let newest = C::VERSION_MAX.min(*common.end());
+        if common.contains(&newest) { Ok(newest) } else { Err(unsupported()) }
+    }
+
+    /// Sends a request and waits for its answer until the deadline.
+    pub(crate) async fn call<C: Call>(&self, request: C, deadline: Instant) -> Result<C::Response, Error> {
+        let version = self.version::<C>()?;
+        self.call_version(request, version, deadline).await
+    }
+
+    /// Sends a request that is not answered.
+    pub(crate) async fn send<C: Call>(&self, request: C, deadline: Instant) -> Result<(), Error> {
+        let version = self.version::<C>()?;
+        let (_, frame) = self.frame(request, version);
+        let begun = Instant::now();
+        let send = async {
+            let permit = self.permit().await?;
+            self.enqueue(Outgoing { frame, pending: None, _in_flight: Some(permit) }).await
+        };
+        timeout_at(deadline, send).await.unwrap_or_else(|_| Err(self.timed_out(C::API, begun)))
+    }
+
+    async fn call_version<C: Call>(
+        &self,
+        request: C,
+        version: i16,
+        deadline: Instant,
+    ) -> Result<C::Response, Error> {
+        let (correlation_id, frame) = self.frame(request, version);
+        let begun = Instant::now();
+        let exchange = async {
+            let permit = self.permit().await?;
+            let (reply, answer) = oneshot::channel();
+            let pending = Pending { reply, _in_flight: permit };
+            let pending = Some((correlation_id, pending));
+            self.enqueue(Outgoing { frame, pending, _in_flight: None }).await?;
+            answer.await.unwrap_or_else(|_| Err(self.lost()))
+        };
+        match timeout_at(deadline, exchange).await {
+            Ok(answer) => decode::<C>(version, answer?).map_err(|source| Error::Malformed {
+                address: self.inner.address.clone(),
+                api: C::API.name(),
+                source,
+            }),
+            Err(_) => {
+                // Answers come in order: behind one that is late, all are.
+                self.inner.shared.close("a request was not answered in time");
+                Err(self.timed_out(C::API, begun))
+            }
+        }
+    }
+
+    fn frame<C: Call>(&self, request: C, version: i16) -> (i32, Frame) {
+        let correlation_id = self.inner.correlation_id.fetch_add(1, Ordering::Relaxed);
+        let header = RequestHeader {
+            api_key: C::API.code(),
+            api_version: version,
+            correlation_id,
+            client_id: Some(self.inner.client_id.clone()),
+        };
+        (correlation_id, Frame::request(&header, &request.into()))
+    }
+
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, Error> {
+        Arc::clone(&self.inner.in_flight).acquire_owned().await.map_err(|_| self.lost())
+    }
+
+    async fn enqueue(&self, outgoing: Outgoing) -> Result<(), Error> {
+        self.inner.outgoing.send(outgoing).await.map_err(|_| self.lost())
+    }
+
+    fn lost(&self) -> Error {
+        self.inner.shared.lost(&self.inner.address)
+    }
+
+    fn timed_out(&self, api: ApiKey, begun: Instant) -> Error {
+        let doing = format!("waiting for {} to answer {}", self.inner.address, api.name());
+        Error::Timeout { doing, after: begun.elapsed(), last: None }
+    }
+}
+
+impl Shared {
+    fn pending(&self) -> std::sync::MutexGuard<'_, HashMap<i32, Pending>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lost(&self, address: &Address) -> Error {
+        let reason = self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let reason = reason.unwrap_or_else(|| "it was closed".to_owned());
+        Error::Disconnected { address: address.clone(), reason }
+    }
+
+    /// Keeps the first reason.
+    fn close(&self, reason: impl Into<String>) {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason.into());
+        self.wake.notify_one();
+    }
+}
+
+/// The task that owns the socket.
+struct Task {
+    address: Address,
+    shared: Arc<Shared>,
+    receive_bytes_max: usize,
+}
+
+impl Task {
+    /// Runs until the socket breaks, a deadline passes or the last handle is dropped.
+    async fn run(self, socket: Box<dyn Socket>, mut queue: mpsc::Receiver<Outgoing>) {
+        let (reader, writer) = tokio::io::split(socket);
+        let ended = tokio::select! {
+            ended = self.read(reader) => ended,
+            ended = self.write(writer, &mut queue) => ended,
+            () = self.shared.wake.notified() => Ok(()),
+        };
+        if let Err(error) = ended {
+            tracing::debug!(address = %self.address, %error, "connection lost");
+            self.shared.close(error.to_string());
+        }
+        queue.close();
+        // What is still queued was never sent; dropping it tells those who wait.
+        while queue.try_recv().is_ok() {}
+        let pending = std::mem::take(&mut *self.shared.pending());
+        for waiting in pending.into_values() {
+            // A caller that gave up no longer listens.
+            let _ = waiting.reply.send(Err(self.shared.lost(&self.address)));
+        }
+    }
+
+    async fn write(
+        &self,
+        writer: impl AsyncWrite + Unpin,
+        queue: &mut mpsc::Receiver<Outgoing>,
+    ) -> io::Result<()> {
+        let mut writer = BufWriter::with_capacity(16 * 1024, writer);
+        while let Some(mut outgoing) = queue.recv().await {
+            // Whatever else is waiting goes out in the same write.
+            loop {
+                if let Some((correlation_id, pending)) = outgoing.pending.take() {
+                    self.shared.pending().insert(correlation_id, pending);
+                }
+                for chunk in &outgoing.frame.chunks {
+                    writer.write_all(chunk).await?;
+                }
+                match queue.try_recv() {
+                    Ok(next) => outgoing = next,
+                    Err(_) => break,
+                }
+            }
+            writer.flush().await?;
+        }
+        writer.shutdown().await
+    }
+
+    async fn read(&self, mut reader: impl AsyncRead + Unpin) -> io::Result<()> {
+        let invalid = |problem: String| io::Error::new(io::ErrorKind::InvalidData, problem);
+        loop {
+            let length = match reader.read_i32().await {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(io::Error::new(error.kind(), "the broker closed it"));
+                }
+                Err(error) => return Err(error),
+            };
+            let length = usize::try_from(length)
+                .ok()
+                .filter(|&length| (4..=self.receive_bytes_max).contains(&length))
+                .ok_or_else(|| {
+                    let max = self.receive_bytes_max;
+                    invalid(format!("an answer of {length} bytes; receive.message.max.bytes is {max}"))
+                })?;
+            let frame = read_frame(&mut reader, length).await?;
+            let correlation_id = (&frame[..4]).get_i32();
+            let Some(pending) = self.shared.pending().remove(&correlation_id) else {
+                return Err(invalid(format!("an answer to request {correlation_id}, which nobody sent")));
+            };
+            // A caller that gave up no longer listens.
+            let _ = pending.reply.send(Ok(frame));
+        }
+    }
+}
+
+/// Grows with what arrives, so that a length that lies costs nothing.
+async fn read_frame(reader: &mut (impl AsyncRead + Unpin), length: usize) -> io::Result<Bytes> {
+    const STEP_BYTES_MAX: usize = 1024 * 1024;
+    let mut frame = BytesMut::with_capacity(length.min(STEP_BYTES_MAX));
+    let mut body = reader.take(length as u64);
+    while frame.len() < length {
+        if frame.len() == frame.capacity() {
+            frame.reserve((length - frame.len()).min(frame.len().max(STEP_BYTES_MAX)));
+        }
+        if body.read_buf(&mut frame).await? == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the broker closed it inside an answer",
+            ));
+        }
+    }
+    Ok(frame.freeze())
+}
+
+fn decode<C: Call>(version: i16, frame: Bytes) -> Result<C::Response, DecodeError> {
+    let mut decoder = Decoder::new(frame);
+    ResponseHeader::decode(&mut decoder, C::API, version)?;
+    // A broker that does not know the version of an ApiVersions request answers in version 0 (KIP-511).
+    let unsupported = ErrorCode::UNSUPPORTED_VERSION.0.to_be_bytes();
+    let is_older = C::API == ApiKey::ApiVersions && decoder.rest().starts_with(&unsupported);
+    C::Response::decode(&mut decoder, if is_older { 0 } else { version })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use bytes::{Buf, Bytes, BytesMut};
+    use expect_test::{Expect, expect};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::time::Instant;
+    use wire::messages::api_versions::{ApiVersion, ApiVersionsResponse};
+    use wire::messages::metadata::{MetadataRequest, MetadataResponse};
+    use wire::{ApiKey, ErrorCode, Frame, Millis, Response};
+
+    use super::Connection;
+    use crate::environment::{Address, BoxFuture, Environment, Socket};
+    use crate::error::Error;
+    use crate::options::Options;
+
+    /// A network with one broker on it, played by the test.
+    struct Stage(Mutex<Option<DuplexStream>>);
+
+    impl Environment for Stage {
+        fn connect<'a>(&'a self, _: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Socket>>> {
+            let stream = self.0.lock().unwrap().take();
+            Box::pin(async move {
+                let stream = stream.ok_or(io::ErrorKind::ConnectionRefused)?;
+                Ok(Box::new(stream) as Box<dyn Socket>)
+            })
+        }
+
+        fn now(&self) -> Millis {
+            Millis(0)
+        }
+
+        fn random(&self) -> u64 {
+            0
+        }
+    }
+
+    /// The broker's side of the stream.
+    struct Peer(DuplexStream);
+
+    impl Peer {
+        /// The next request's API, version and correlation id.
+        async fn request(&mut self) -> (i16, i16, i32) {
+            let length = self.0.read_i32().await.unwrap() as usize;
+            let mut frame = BytesMut::zeroed(length);
+            self.0.read_exact(&mut frame).await.unwrap();
+            (frame.get_i16(), frame.get_i16(), frame.get_i32())
+        }
+
+        async fn answer(&mut self, correlation_id: i32, version: i16, response: Response) {
+            let frame = Frame::response(correlation_id, response.api(), version, &response);
+            self.0.write_all(&frame.to_bytes()).await.unwrap();
+        }
+
+        async fn greet(&mut self) {
+            let (_, version, correlation_id) = self.request().await;
+            self.answer(correlation_id, version, versions(ErrorCode::NONE, 3)).await;
+        }
+    }
+
+    fn versions(error_code: ErrorCode, api_versions_max: i16) -> Response {
+        let offered =
+            |api: ApiKey, max_version| ApiVersion { api_key: api.code(), max_version, ..Default::default() };
+        let api_keys = vec![offered(ApiKey::ApiVersions, api_versions_max), offered(ApiKey::Metadata, 12)];
+        ApiVersionsResponse { error_code, api_keys, ..Default::default() }.into()
+    }
+
+    fn metadata(cluster_id: &'static str) -> Response {
+        MetadataResponse { cluster_id: Some(cluster_id.into()), ..Default::default() }.into()
+    }
+
+    async fn open(peer: impl AsyncFnOnce(&mut Peer)) -> (Result<Connection, Error>, Peer) {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        let stage = Stage(Mutex::new(Some(ours)));
+        let address: Address = "broker:9092".parse().unwrap();
+        let mut options = Options::default();
+        options.set("receive.message.max.bytes", "1000").unwrap();
+        let mut theirs = Peer(theirs);
+        let (connection, ()) = tokio::join!(Connection::open(&stage, &address, &options), peer(&mut theirs));
+        (connection, theirs)
+    }
+
+    async fn ask(connection: &Connection) -> Result<String, Error> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let response = connection.call(MetadataRequest::default(), deadline).await?;
+        Ok(response.cluster_id.unwrap_or_default().to_string())
+    }
+
+    fn check(outcome: Result<String, Error>, expected: Expect) {
+        expected.assert_eq(&outcome.unwrap_or_else(|error| error.to_string()));
+    }
+
+    #[tokio::test]
+    async fn answers_find_their_requests_whatever_their_order() {
+        let (connection, mut peer) = open(Peer::greet).await;
+        let connection = connection.unwrap();
+        let broker = async {
+            let (_, version, first) = peer.request().await;
+            let (_, _, second) = peer.request().await;
+            peer.answer(second, version, metadata("second")).await;
+            peer.answer(first, version, metadata("first")).await;
+        };
+        let (first, second, ()) = tokio::join!(ask(&connection), ask(&connection), broker);
+        check(first, expect!["first"]);
+        check(second, expect!["second"]);
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_knows_an_older_version_is_asked_in_that() {
+        let (connection, mut peer) = open(async |peer: &mut Peer| {
+            let (_, version, correlation_id) = peer.request().await;
+            assert_eq!(version, 3);
+            peer.answer(correlation_id, 0, versions(ErrorCode::UNSUPPORTED_VERSION, 1)).await;
+            let (_, version, correlation_id) = peer.request().await;
+            assert_eq!(version, 1);
+            peer.answer(correlation_id, 1, versions(ErrorCode::NONE, 1)).await;
+        })
+        .await;
+        let connection = connection.unwrap();
+        let broker = async {
+            let (_, version, correlation_id) = peer.request().await;
+            peer.answer(correlation_id, version, metadata("old")).await;
+        };
+        let (answer, ()) = tokio::join!(ask(&connection), broker);
+        check(answer, expect!["old"]);
+    }
+
+    #[tokio::test]
+    async fn a_length_that_lies_ends_the_connection_and_takes_no_memory() {
+        let (connection, mut peer) = open(Peer::greet).await;
+        let connection = connection.unwrap();
+        let broker = async {
+            peer.request().await;
+            peer.0.write_i32(i32::MAX).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(ask(&connection), broker);
+        check(
+            answer,
+            expect![[
+                "the connection to broker:9092 was lost: an answer of 2147483647 bytes; receive.message.max.bytes is 1000"
+            ]],
+        );
+        assert!(connection.is_closed());
+    }
+
+    #[tokio::test]
+    async fn every_request_under_way_hears_that_the_connection_is_lost() {
+        let (connection, mut peer) = open(Peer::greet).await;
+        let connection = connection.unwrap();
+        let broker = async {
+            peer.request().await;
+            peer.request().await;
+            drop(peer);
+        };
+        let (first, second, ()) = tokio::join!(ask(&connection), ask(&connection), broker);
+        check(first, expect!["the connection to broker:9092 was lost: the broker closed it"]);
+        check(second, expect!["the connection to broker:9092 was lost: the broker closed it"]);
+        check(
+            ask(&connection).await,
+            expect!["the connection to broker:9092 was lost: the broker closed it"],
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_answer_ends_the_connection_because_those_behind_it_are_stuck() {
+        let (connection, mut peer) = open(Peer::greet).await;
+        let connection = connection.unwrap();
+        let (answer, _) = tokio::join!(ask(&connection), peer.request());
+        check(answer, expect!["timed out after 30000 ms while waiting for broker:9092 to answer Metadata"]);
+        check(
+            ask(&connection).await,
+            expect!["the connection to broker:9092 was lost: a request was not answered in time"],
+        );
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_read_is_that_requests_error() {
+        let (connection, mut peer) = open(Peer::greet).await;
+        let connection = connection.unwrap();
+        let broker = async {
+            let (_, _, correlation_id) = peer.request().await;
+            let body = [&correlation_id.to_be_bytes()[..], b"\0\0\0\0\0\xff\xff\xff\x0f"].concat();
+            peer.0.write_i32(body.len() as i32).await.unwrap();
+            peer.0.write_all(&Bytes::from(body)).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(ask(&connection), broker);
+        let answer = answer.unwrap_err().to_string();
+        assert!(answer.starts_with("the answer of broker:9092 to Metadata cannot be read: "), "{answer}");
+    }
+}

@@ -1,0 +1,35 @@
+//! The other end of the protocol: connections, routing, administration, producing and consuming.
+//!
+//! The modules stand in the order in which a request leaves: what the outside world is ([`Environment`]), one
+//! socket ([`Connection`]), the cluster's map and the way to the right broker ([`Cluster`]), and on top of them
+//! [`Admin`], [`Producer`] and [`Consumer`]. Time, dice and sockets come in through the environment, so that a
+//! simulator can drive everything here; options carry Kafka's names; whatever queues has a bound.
+
+mod environment;
+mod error;
+mod options;
+mod backoff;
+mod api;
+mod connection;
+mod metadata;
+mod cluster;
+mod record;
+mod admin;
+mod partitioner;
+mod producer;
+mod consumer;
+
+pub use admin::{
+    Admin, AlterOperation, BrokerInfo, ClusterInfo, CommittedOffset, ConfigEntry, ConfigSource, CreatedTopic,
+    Execution, GroupInfo, GroupListing, GroupMember, ListedOffset, NewTopic, OffsetSpec, Outcomes,
+    PartitionInfo, ResourceKind, TopicInfo,
+};
+pub use cluster::Cluster;
+pub use connection::Connection;
+pub use consumer::{Consumer, Start, Watermarks};
+pub use environment::{Address, BoxFuture, Environment, Socket, TokioEnvironment};
+pub use error::{Error, ErrorKind};
+pub use options::{Acks, Isolation, OffsetReset, Options, SETTINGS, Setting};
+pub use partitioner::{murmur2, partition_for_key};
+pub use producer::{Delivery, DeliveryHandle, Producer};
+pub use record::{ConsumedRecord, Header, ProducerRecord, TimestampType};
