@@ -1,0 +1,96 @@
+//! Topics for a run: created, seen to be served, deleted.
+//! A topic counts as created only once every partition has a leader, so that a measured window never holds that wait.
+//! It never looks at records.
+
+use crate::arguments::Arguments;
+use futures_executor::block_on;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const SERVED_WAIT_MAX: Duration = Duration::from_secs(120);
+const CALL_WAIT_MAX: Duration = Duration::from_secs(60);
+const POLL_PAUSE: Duration = Duration::from_millis(5);
+
+pub fn create(arguments: &Arguments) -> Result<String, String> {
+    let names = arguments.topics()?;
+    let partitions: i32 = arguments.number("partitions")?;
+    let settings = arguments.settings("config")?;
+    let admin = admin(arguments)?;
+    for name in &names {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        for (key, value) in &settings {
+            topic = topic.set(key, value);
+        }
+        let answers = block_on(admin.create_topics([&topic], &options())).map_err(|e| e.to_string())?;
+        for answer in answers {
+            answer.map_err(|(topic, code)| format!("create {topic}: {code}"))?;
+        }
+    }
+    wait_until_served(arguments)
+}
+
+pub fn delete(arguments: &Arguments) -> Result<String, String> {
+    let names = arguments.topics()?;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let answers = block_on(admin(arguments)?.delete_topics(&names, &options())).map_err(|e| e.to_string())?;
+    for answer in answers {
+        match answer {
+            Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+            Err((topic, code)) => return Err(format!("delete {topic}: {code}")),
+        }
+    }
+    Ok(format!("topics={}", names.len()))
+}
+
+/// Waits until metadata shows a leader for every partition and the last partition of each topic answers its offsets.
+/// `records` is the sum of the end offsets of those last partitions: what a restart must not have lost.
+pub fn wait_until_served(arguments: &Arguments) -> Result<String, String> {
+    let names = arguments.topics()?;
+    let partitions: i32 = arguments.number("partitions")?;
+    let mut config = arguments.client()?;
+    // A broker that is still starting refuses connections: the wait must not be librdkafka's back-off.
+    config.set("reconnect.backoff.ms", "5");
+    config.set("reconnect.backoff.max.ms", "20");
+    let consumer: BaseConsumer = config.set("group.id", "bench").create().map_err(|e| e.to_string())?;
+    let begin = Instant::now();
+    let mut records = 0;
+    for name in &names {
+        loop {
+            if has_leaders(&consumer, name, partitions)
+                && let Ok((start, end)) =
+                    consumer.fetch_watermarks(name, partitions - 1, Duration::from_secs(5))
+            {
+                records += end - start;
+                break;
+            }
+            if begin.elapsed() > SERVED_WAIT_MAX {
+                return Err(format!("{name}: not served after {SERVED_WAIT_MAX:?}"));
+            }
+            sleep(POLL_PAUSE);
+        }
+    }
+    Ok(format!("topics={} seconds={:.4} records={records}", names.len(), begin.elapsed().as_secs_f64()))
+}
+
+fn has_leaders(consumer: &BaseConsumer, topic: &str, partitions: i32) -> bool {
+    let Ok(metadata) = consumer.fetch_metadata(Some(topic), Duration::from_secs(2)) else {
+        return false;
+    };
+    metadata.topics().iter().any(|found| {
+        found.partitions().len() as i32 == partitions && found.partitions().iter().all(|p| p.leader() >= 0)
+    })
+}
+
+fn admin(arguments: &Arguments) -> Result<AdminClient<DefaultClientContext>, String> {
+    let config: ClientConfig = arguments.client()?;
+    config.create().map_err(|e| e.to_string())
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(CALL_WAIT_MAX)).operation_timeout(Some(CALL_WAIT_MAX))
+}

@@ -1,0 +1,53 @@
+//! Load from librdkafka against one broker: `load create|delete|produce|consume|latency|fill|await --key value …`.
+//! Each command prints its figures as one line of `name=value` words on standard output, which is all that `cargo xtask
+//! bench` reads; it keeps librdkafka's defaults unless told otherwise with `--set name=value`.
+//! It never decides whether a figure is good, and it never measures the broker's process: that is the caller's.
+
+mod admin;
+mod arguments;
+mod consume;
+mod latency;
+mod produce;
+
+use arguments::Arguments;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: load COMMAND --bootstrap HOST:PORT --topic NAME [options]
+
+  create   --partitions N [--topics N] [--config name=value]…   create topics and wait until every partition has a leader
+  delete   [--topics N]                                         delete topics
+  produce  --partitions N --size BYTES --records N              records as fast as the broker takes them, spread evenly
+  consume  --partitions N --records N                           every partition from its start, until N records are read
+  latency  --partitions N --size BYTES --rate N --seconds N     end-to-end latency at a fixed rate
+  fill     --partitions N --topics N --size BYTES --records N   N records into each partition of each topic
+  await    --partitions N --topics N                            until every partition has a leader and answers its end offset
+
+  --set name=value   a librdkafka property, may be repeated
+  --topics N         N topics named NAME-0, NAME-1, …
+";
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    let command = words.next().unwrap_or_default();
+    let outcome = Arguments::parse(words).and_then(|arguments| match command.as_str() {
+        "create" => admin::create(&arguments),
+        "delete" => admin::delete(&arguments),
+        "await" => admin::wait_until_served(&arguments),
+        "produce" => produce::produce(&arguments),
+        "fill" => produce::fill(&arguments),
+        "consume" => consume::consume(&arguments),
+        "latency" => latency::latency(&arguments),
+        _ => Err(format!("unknown command {command:?}\n{USAGE}")),
+    });
+    match outcome {
+        Ok(line) => {
+            println!("{line}");
+            ExitCode::SUCCESS
+        }
+        Err(reason) => {
+            eprintln!("load {command}: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}

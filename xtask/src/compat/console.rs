@@ -1,0 +1,247 @@
+//! Apache Kafka's console tools, each as its own process, as a person would type them.
+//! A tool's output is compared with what the commands before it have made true.
+
+use super::{Run, StepFn, StepOutcome};
+use crate::shell;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+const LINES: usize = 1000;
+
+pub(super) const STEPS: &[(&str, StepFn)] = &[
+    ("api-versions", api_versions),
+    ("topics", topics),
+    ("produce", produce),
+    ("get-offsets", get_offsets),
+    ("consume", consume),
+    ("consumer-groups", consumer_groups),
+    ("configs", configs),
+    ("log-dirs", log_dirs),
+    ("delete-records", delete_records),
+    ("delete", delete),
+];
+
+const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
+const GROUPS: &str = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
+const CONFIGS: &str = "kafka.admin.ConfigCommand";
+const OFFSETS: &str = "org.apache.kafka.tools.GetOffsetShell";
+const OK: StepOutcome = Ok((0, 0, String::new()));
+
+/// Runs a tool's main class with `--bootstrap-server` and `args`.
+fn tool(run: &Run<'_>, log: &Path, class: &str, args: &[&str], input: &str) -> Result<String, String> {
+    let mut command = run.toolbox.console_tool(class);
+    command.args(["--bootstrap-server", &run.bootstrap]).args(args);
+    shell::pipe(&mut command, input, log)
+}
+
+/// Repeats a command until its output is as wanted, for changes that Apache Kafka acknowledges before its broker has
+/// taken notice of them; gives the last output.
+fn settled(
+    mut command: impl FnMut() -> Result<String, String>,
+    as_wanted: impl Fn(&str) -> bool,
+) -> Result<String, String> {
+    const ATTEMPTS_MAX: usize = 5;
+    let mut text = command()?;
+    for _ in 1..ATTEMPTS_MAX {
+        if as_wanted(&text) {
+            break;
+        }
+        text = command()?;
+    }
+    Ok(text)
+}
+
+fn require(condition: bool, what: impl FnOnce() -> String) -> Result<(), String> {
+    if condition { Ok(()) } else { Err(what()) }
+}
+
+fn topic(run: &Run<'_>) -> String {
+    format!("console-{}", run.id)
+}
+
+fn group(run: &Run<'_>) -> String {
+    format!("console-group-{}", run.id)
+}
+
+/// `topic:partition:offset` lines as (partition, offset).
+fn offsets(run: &Run<'_>, log: &Path, time: &str) -> Result<Vec<(u32, u64)>, String> {
+    let text = tool(run, log, OFFSETS, &["--topic", &topic(run), "--time", time], "")?;
+    text.lines()
+        .map(|line| {
+            let mut fields = line.rsplit(':');
+            let offset = fields.next().and_then(|field| field.parse().ok());
+            let partition = fields.next().and_then(|field| field.parse().ok());
+            partition.zip(offset).ok_or_else(|| format!("kafka-get-offsets says {line}"))
+        })
+        .collect()
+}
+
+fn api_versions(run: &Run<'_>, log: &Path) -> StepOutcome {
+    let text = tool(run, log, "org.apache.kafka.tools.BrokerApiVersionsCommand", &[], "")?;
+    for api in ["Produce(0)", "Fetch(1)", "OffsetCommit(8)", "DescribeTopicPartitions(75)"] {
+        require(text.contains(api), || format!("{api} is not listed"))?;
+    }
+    let usable = text.lines().filter(|line| line.contains("[usable:")).count();
+    Ok((0, 0, format!("{usable} APIs")))
+}
+
+fn topics(run: &Run<'_>, log: &Path) -> StepOutcome {
+    let topic = topic(run);
+    let create = ["--create", "--topic", &topic, "--partitions", "3", "--config", "retention.ms=86400000"];
+    tool(run, log, TOPICS, &create, "")?;
+    require(tool(run, log, TOPICS, &create, "").is_err(), || "a topic could be created twice".to_owned())?;
+    let listed = tool(run, log, TOPICS, &["--list"], "")?;
+    require(listed.lines().any(|line| line == topic), || "the topic is not listed".to_owned())?;
+    tool(run, log, TOPICS, &["--alter", "--topic", &topic, "--partitions", "4"], "")?;
+    let described = tool(run, log, TOPICS, &["--describe", "--topic", &topic], "")?;
+    for part in ["PartitionCount: 4", "ReplicationFactor: 1", "retention.ms=86400000", "Partition: 3"] {
+        require(described.contains(part), || format!("--describe does not say {part}"))?;
+    }
+    OK
+}
+
+fn lines() -> Vec<String> {
+    (0..LINES).map(|i| format!("key-{i}\tvalue {i} äöü {}", "x".repeat(i % 300))).collect()
+}
+
+fn produce(run: &Run<'_>, log: &Path) -> StepOutcome {
+    let text = lines().join("\n") + "\n";
+    let args = ["--topic", &topic(run), "--compression-codec", "zstd", "--reader-property", "parse.key=true"];
+    tool(run, log, "org.apache.kafka.tools.ConsoleProducer", &args, &text)?;
+    Ok((LINES as u64, text.len() as u64, String::new()))
+}
+
+fn get_offsets(run: &Run<'_>, log: &Path) -> StepOutcome {
+    let end = offsets(run, log, "-1")?;
+    let total: u64 = end.iter().map(|(_, offset)| offset).sum();
+    require(total == LINES as u64, || format!("the ends add up to {total}"))?;
+    let start = offsets(run, log, "earliest")?;
+    require(start.len() == 4 && start.iter().all(|&(_, offset)| offset == 0), || {
+        format!("starts: {start:?}")
+    })?;
+    OK
+}
+
+fn consume(run: &Run<'_>, log: &Path) -> StepOutcome {
+    let (topic, group, count) = (topic(run), group(run), LINES.to_string());
+    let args = [
+        "--topic",
+        &topic,
+        "--from-beginning",
+        "--max-messages",
+        &count,
+        "--timeout-ms",
+        "30000",
+        "--group",
+        &group,
+        "--formatter-property",
+        "print.key=true",
+    ];
+    let text = tool(run, log, "org.apache.kafka.tools.consumer.ConsoleConsumer", &args, "")?;
+    let got: BTreeSet<&str> = text.lines().collect();
+    let produced = lines();
+    let want: BTreeSet<&str> = produced.iter().map(String::as_str).collect();
+    require(got == want, || {
+        format!("{} lines came, {} of them right", got.len(), got.intersection(&want).count())
+    })?;
+    Ok((LINES as u64, text.len() as u64, String::new()))
+}
+
+fn consumer_groups(run: &Run<'_>, log: &Path) -> StepOutcome {
+    let (topic, group) = (topic(run), group(run));
+    let listed = tool(run, log, GROUPS, &["--list"], "")?;
+    require(listed.lines().any(|line| line.trim() == group), || "the group is not listed".to_owned())?;
+    // GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG ...
+    let current = |text: &str| -> (u64, u64) {
+        let rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let rows = rows.filter(|row| row.len() > 5 && row[1] == topic);
+        rows.fold((0, 0), |(current, lag), row| {
+            (current + row[3].parse::<u64>().unwrap_or(0), lag + row[5].parse::<u64>().unwrap_or(0))
+        })
+    };
+    let described = tool(run, log, GROUPS, &["--describe", "--group", &group], "")?;
+    let found = current(&described);
+    require(found == (LINES as u64, 0), || {
+        format!("offset and lag are {found:?} after everything was read")
+    })?;
+    let state = tool(run, log, GROUPS, &["--describe", "--group", &group, "--state"], "")?;
+    require(state.contains("Empty"), || "the group is not Empty".to_owned())?;
+
+    let reset = ["--reset-offsets", "--group", &group, "--topic", &topic, "--to-earliest", "--execute"];
+    tool(run, log, GROUPS, &reset, "")?;
+    let described = tool(run, log, GROUPS, &["--describe", "--group", &group], "")?;
+    let found = current(&described);
+    require(found == (0, LINES as u64), || format!("offset and lag are {found:?} after the reset"))?;
+    tool(run, log, GROUPS, &["--delete-offsets", "--group", &group, "--topic", &topic], "")?;
+    tool(run, log, GROUPS, &["--delete", "--group", &group], "")?;
+    let listed = tool(run, log, GROUPS, &["--list"], "")?;
+    require(listed.lines().all(|line| line.trim() != group), || "the group is still listed".to_owned())?;
+    OK
+}
+
+fn configs(run: &Run<'_>, log: &Path) -> StepOutcome {
+    let topic = topic(run);
+    let entity = ["--entity-type", "topics", "--entity-name", &topic];
+    let with = |args: &[&'static str]| tool(run, log, CONFIGS, &[&entity[..], args].concat(), "");
+    with(&["--alter", "--add-config", "max.message.bytes=5000,cleanup.policy=[compact,delete]"])?;
+    let described = settled(|| with(&["--describe"]), |text| text.contains("max.message.bytes=5000"))?;
+    for part in ["max.message.bytes=5000", "cleanup.policy=compact,delete", "DYNAMIC_TOPIC_CONFIG"] {
+        require(described.contains(part), || format!("--describe does not say {part}"))?;
+    }
+    with(&["--alter", "--delete-config", "max.message.bytes"])?;
+    let described = settled(|| with(&["--describe"]), |text| !text.contains("max.message.bytes=5000"))?;
+    require(!described.contains("max.message.bytes=5000"), || "max.message.bytes is still set".to_owned())?;
+    let bad = with(&["--alter", "--add-config", "retention.ms=soon"]);
+    require(bad.is_err(), || "retention.ms=soon was accepted".to_owned())?;
+    let all = with(&["--describe", "--all"])?;
+    let settings = all.lines().filter(|line| line.contains("synonyms=")).count();
+    require(settings > 20, || format!("--describe --all lists {settings} settings"))?;
+
+    // A dynamic default of all brokers, set and taken back.
+    let brokers = |args: &[&str]| {
+        let entity = ["--entity-type", "brokers", "--entity-default"];
+        tool(run, log, CONFIGS, &[&entity[..], args].concat(), "")
+    };
+    brokers(&["--alter", "--add-config", "message.max.bytes=2000000"])?;
+    let described = settled(|| brokers(&["--describe"]), |text| text.contains("message.max.bytes=2000000"))?;
+    require(described.contains("message.max.bytes=2000000"), || {
+        "the brokers' default is not described".to_owned()
+    })?;
+    brokers(&["--alter", "--delete-config", "message.max.bytes"])?;
+    Ok((0, 0, format!("{settings} settings")))
+}
+
+fn log_dirs(run: &Run<'_>, log: &Path) -> StepOutcome {
+    let topic = topic(run);
+    let text =
+        tool(run, log, "org.apache.kafka.tools.LogDirsCommand", &["--describe", "--topic-list", &topic], "")?;
+    for partition in 0..4 {
+        let name = format!("\"{topic}-{partition}\"");
+        require(text.contains(&name), || format!("{name} is not described"))?;
+    }
+    require(text.contains("\"error\":null"), || "the log directory has an error".to_owned())?;
+    OK
+}
+
+fn delete_records(run: &Run<'_>, log: &Path) -> StepOutcome {
+    let topic = topic(run);
+    let file = log.with_file_name("delete-records.json");
+    let json = format!(r#"{{"partitions":[{{"topic":"{topic}","partition":0,"offset":5}}],"version":1}}"#);
+    fs::write(&file, json).map_err(|error| format!("{}: {error}", file.display()))?;
+    let path = file.display().to_string();
+    let args = ["--offset-json-file", &path];
+    let text = tool(run, log, "org.apache.kafka.tools.DeleteRecordsCommand", &args, "")?;
+    require(text.contains("low_watermark: 5"), || format!("it says {text}"))?;
+    let start = offsets(run, log, "-2")?;
+    require(start.contains(&(0, 5)), || format!("starts: {start:?}"))?;
+    OK
+}
+
+fn delete(run: &Run<'_>, log: &Path) -> StepOutcome {
+    let topic = topic(run);
+    tool(run, log, TOPICS, &["--delete", "--topic", &topic], "")?;
+    let listed = tool(run, log, TOPICS, &["--list"], "")?;
+    require(listed.lines().all(|line| line != topic), || "the topic is still listed".to_owned())?;
+    OK
+}

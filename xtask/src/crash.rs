@@ -1,0 +1,258 @@
+//! `cargo xtask crash`: three idempotent producers with acks=all, and a broker that is killed (SIGKILL) at random moments.
+//! At the end every acknowledged record lies at its offset with its value and no value lies twice; after each restart
+//! Apache Kafka's own dump tool must read every segment and index to the end.
+
+use crate::arguments::Arguments;
+use crate::compat;
+use crate::peer::{Kind, Peer};
+use crate::shell;
+use crate::toolbox::{Kit, Toolbox};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+const USAGE: &str = "\
+usage: cargo xtask crash [options]
+
+  --rounds N       how often the broker is killed (default 20)
+  --seed S         of the moments at which it is (default: from the clock, and printed)
+  --rate N         records per second and producer (default 400)
+  --peer NAME      ottla (default) or kafka, the reference
+  --binary PATH    an ottla that is already built, instead of building the release profile
+";
+
+const TOPIC: &str = "crash";
+const PARTITIONS: u32 = 6;
+/// Segments roll within a run, so that closed ones are looked at too.
+const SEGMENT_BYTES: u32 = 4 << 20;
+
+pub(crate) fn run(args: &[String]) -> Result<(), String> {
+    let Some(mut arguments) = Arguments::new(args, USAGE) else { return Ok(()) };
+    let rounds = arguments.number("--rounds", 20)?;
+    let seed = arguments.number("--seed", shell::unix_ms())?;
+    let rate = arguments.number("--rate", 400)?;
+    let kafka = match arguments.value("--peer")?.as_deref() {
+        None | Some("ottla") => false,
+        Some("kafka") => true,
+        Some(other) => return Err(format!("--peer is ottla or kafka, not {other}")),
+    };
+    let binary = arguments.value("--binary")?.map(PathBuf::from);
+    arguments.finish()?;
+
+    let toolbox = Toolbox::install(&[Kit::Java, Kit::Python, Kit::Go])?;
+    let kind = if kafka { Kind::Kafka } else { Kind::Ottla { binary: compat::ottla(binary)? } };
+    let home = shell::scratch("crash")?;
+    let mut peer = Peer::new(kind, &home.join("broker"), &[])?;
+    peer.start(&toolbox)?;
+    create_topic(&toolbox, &peer, &home)?;
+
+    println!("seed {seed}, {rounds} rounds, logs in {}", home.display());
+    let mut producers = Producers::start(&toolbox, &peer, rate, &home)?;
+    let mut moments = Moments::new(seed);
+    for round in 1..=rounds {
+        std::thread::sleep(moments.next_life());
+        producers.check()?;
+        peer.check_alive()?;
+        peer.kill()?;
+        std::thread::sleep(moments.next_death());
+        let ready = peer.start(&toolbox)?;
+        let dumped = peer.frozen(|| dump(&toolbox, &peer.data(), &home))?;
+        println!(
+            "round {round:>2}: killed, ready again after {:>4} ms, {dumped} files read by kafka-dump-log, {} acknowledged",
+            ready.as_millis(),
+            producers.acknowledged()
+        );
+    }
+    // The producers get the time to deliver what the last crash held up.
+    std::thread::sleep(Duration::from_secs(2));
+    let logs = producers.stop()?;
+    peer.check_alive()?;
+    let dumped = peer.frozen(|| dump(&toolbox, &peer.data(), &home))?;
+
+    let mut verify = toolbox.python_program("crash_verify.py");
+    verify.args(["--bootstrap", &peer.bootstrap(), "--topic", TOPIC]).args(&logs);
+    let log = home.join("verify.log");
+    let verdict = shell::pipe(&mut verify, "", &log);
+    let text = fs::read_to_string(&log).unwrap_or_default();
+    print!("{}", text.lines().skip(1).map(|line| line.to_owned() + "\n").collect::<String>());
+    verdict?;
+    println!(
+        "{rounds} crashes, nothing acknowledged is lost, nothing is there twice; {dumped} files readable at the end"
+    );
+    Ok(())
+}
+
+fn create_topic(toolbox: &Toolbox, peer: &Peer, home: &Path) -> Result<(), String> {
+    let mut create = toolbox.console_tool("org.apache.kafka.tools.TopicCommand");
+    create
+        .args(["--bootstrap-server", &peer.bootstrap(), "--create"])
+        .args(["--topic", TOPIC, "--partitions", &PARTITIONS.to_string()])
+        .args(["--config", &format!("segment.bytes={SEGMENT_BYTES}")]);
+    shell::pipe(&mut create, "", &home.join("topic.log")).map(|_| ())
+}
+
+/// When the broker is killed and for how long it stays down: xorshift over the seed.
+struct Moments(u64);
+
+impl Moments {
+    fn new(seed: u64) -> Self {
+        // The generator's one fixed point is zero.
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+
+    fn next_life(&mut self) -> Duration {
+        Duration::from_millis(500 + self.below(3500))
+    }
+
+    fn next_death(&mut self) -> Duration {
+        Duration::from_millis(self.below(500))
+    }
+}
+
+/// The three programs under load, each with the file of its acknowledgements. They are killed with this value.
+struct Producers {
+    running: Vec<(&'static str, Child, PathBuf, PathBuf)>,
+}
+
+impl Producers {
+    fn start(toolbox: &Toolbox, peer: &Peer, rate: u64, home: &Path) -> Result<Self, String> {
+        let mut java = toolbox.java();
+        java.args(["compat.Main", "crash-producer"]);
+        let programs: [(&'static str, Command); 3] = [
+            ("java", java),
+            ("librdkafka", toolbox.python_program("crash_producer.py")),
+            ("franz", toolbox.go_program("crash")),
+        ];
+        let mut producers = Self { running: Vec::new() };
+        for (name, mut program) in programs {
+            let log = home.join(format!("{name}.log"));
+            let acknowledged = home.join(format!("{name}.acknowledged"));
+            let child = program
+                .args(["--bootstrap", &peer.bootstrap(), "--topic", TOPIC, "--name", name])
+                .args(["--rate", &rate.to_string(), "--log"])
+                .arg(&acknowledged)
+                .stdin(Stdio::piped())
+                .stdout(shell::append(&log)?)
+                .stderr(shell::append(&log)?)
+                .spawn()
+                .map_err(|error| format!("cannot run {}: {error}", shell::words(&program)))?;
+            producers.running.push((name, child, acknowledged, log));
+        }
+        Ok(producers)
+    }
+
+    /// An idempotent producer has no reason to end before it is told to.
+    fn check(&mut self) -> Result<(), String> {
+        for (name, child, _, log) in &mut self.running {
+            if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
+                return Err(format!("the producer {name} ended ({status}), see {}", log.display()));
+            }
+        }
+        Ok(())
+    }
+
+    /// What they have written down so far, in whole lines.
+    fn acknowledged(&self) -> usize {
+        let count = |path: &PathBuf| {
+            fs::read(path).map_or(0, |text| text.iter().filter(|&&byte| byte == b'\n').count())
+        };
+        self.running.iter().map(|(_, _, path, _)| count(path)).sum()
+    }
+
+    /// Ends their input, waits until they have delivered everything, and gives the files of acknowledgements.
+    fn stop(mut self) -> Result<Vec<PathBuf>, String> {
+        for (_, child, _, _) in &mut self.running {
+            drop(child.stdin.take());
+        }
+        for (name, child, _, log) in &mut self.running {
+            let status = child.wait().map_err(|error| error.to_string())?;
+            if !status.success() {
+                return Err(format!("the producer {name} failed ({status}), see {}", log.display()));
+            }
+        }
+        Ok(self.running.iter().map(|(_, _, path, _)| path.clone()).collect())
+    }
+}
+
+impl Drop for Producers {
+    fn drop(&mut self) {
+        for (_, child, _, _) in &mut self.running {
+            // Already gone is as good.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// What the dump tool prints, in whatever case, when it is not content. It exits with 0 all the same.
+const COMPLAINTS: [&str; 7] = [
+    "mismatch",
+    "out of order",
+    "non-consecutive",
+    "isvalid: false",
+    "invalid bytes",
+    "exception",
+    "corrupt",
+];
+
+const COMPLAINTS_KEPT_MAX: usize = 100;
+
+/// Dumps every segment and index of the topic with `--deep-iteration`; the number of files.
+fn dump(toolbox: &Toolbox, data: &Path, home: &Path) -> Result<usize, String> {
+    let mut files = Vec::new();
+    for partition in 0..PARTITIONS {
+        let folder = data.join(format!("{TOPIC}-{partition}"));
+        let entries = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        for entry in entries {
+            let path = entry.map_err(|error| format!("{}: {error}", folder.display()))?.path();
+            let extension = path.extension().and_then(|extension| extension.to_str());
+            // An index of zero bytes is legal for a segment without entries, but no dump tool takes it.
+            let empty = fs::metadata(&path).is_ok_and(|metadata| metadata.len() == 0);
+            if matches!(extension, Some("log" | "index" | "timeindex" | "snapshot")) && !empty {
+                files.push(path.display().to_string());
+            }
+        }
+    }
+    if files.is_empty() {
+        // Killed before the first record.
+        return Ok(0);
+    }
+    files.sort();
+    let log = home.join("dump.log");
+    let mut command = toolbox.console_tool("org.apache.kafka.tools.DumpLogSegments");
+    command.args(["--deep-iteration", "--files", &files.join(",")]);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(shell::append(&log)?)
+        .spawn()
+        .map_err(|error| format!("cannot run kafka-dump-log: {error}"))?;
+    // It prints a line per record, which is too much to keep.
+    let stdout = child.stdout.take().expect("standard output was piped");
+    let mut complaints = Vec::new();
+    for line in BufReader::new(stdout).lines() {
+        let line = line.map_err(|error| format!("kafka-dump-log: {error}"))?;
+        let lower = line.to_lowercase();
+        if complaints.len() < COMPLAINTS_KEPT_MAX
+            && COMPLAINTS.iter().any(|complaint| lower.contains(complaint))
+        {
+            shell::note(&log, &format!("{line}\n"))?;
+            complaints.push(line);
+        }
+    }
+    let status = child.wait().map_err(|error| format!("kafka-dump-log: {error}"))?;
+    match complaints.first() {
+        None if status.success() => Ok(files.len()),
+        None => Err(format!("kafka-dump-log: {status}, see {}", log.display())),
+        Some(complaint) => Err(format!("kafka-dump-log is not content: {complaint}; see {}", log.display())),
+    }
+}

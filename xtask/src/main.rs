@@ -1,0 +1,59 @@
+//! `cargo xtask`: the project's own commands. CI calls these and nothing else, so what passes here passes there.
+//! It drives other programs and checks what they say; it links no crate of the workspace and knows the broker only as a
+//! process with an address and a data directory.
+
+mod arguments;
+mod shell;
+mod toolbox;
+mod peer;
+mod table;
+mod test;
+mod check;
+mod licences;
+mod compat;
+mod crash;
+mod fuzz;
+mod bench;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask <command> [options]
+
+  test     everything CI runs, from nothing: check, unit tests, release build, real clients, crashes
+  check    format, lints with warnings denied, licences of all dependencies
+  compat   real clients, console tools and real input against the broker
+  crash    kill -9 under load from three clients, again and again, and nothing acknowledged is lost
+  fuzz     fuzz targets, for a while
+  bench    side by side with Apache Kafka
+
+`cargo xtask <command> --help` says more about each.
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = match args.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", &[][..]),
+    };
+    let outcome = match command {
+        "test" => test::run(rest),
+        "check" => check::run(rest),
+        "compat" => compat::run(rest),
+        "crash" => crash::run(rest),
+        "fuzz" => fuzz::run(rest),
+        "bench" => bench::run(rest),
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        other => Err(format!("there is no command {other}\n\n{USAGE}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("\nxtask {command}: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}

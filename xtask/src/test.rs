@@ -1,0 +1,67 @@
+//! `cargo xtask test`: everything CI runs, in stages, from nothing.
+//! Cheap stages come first; a failed stage does not keep the others from telling what they know. The last line counts.
+
+use crate::arguments::Arguments;
+use crate::shell;
+use crate::toolbox::{Kit, Toolbox};
+use crate::{check, compat, crash};
+use std::process::Command;
+
+const USAGE: &str = "\
+usage: cargo xtask test
+
+Format, lints, licences, unit and integration tests, release build, all real clients (5,000 records each), two crashes.
+Client libraries are installed into .tools/ first.
+";
+
+type Stage = (&'static str, fn() -> Result<(), String>);
+
+const STAGES: [Stage; 8] = [
+    ("format", check::format),
+    ("licences", check::licences),
+    ("tools", tools),
+    ("lint", check::lint),
+    ("unit", unit),
+    ("release build", || compat::ottla(None).map(|_| ())),
+    ("clients", || compat::run(&["--quick".to_owned()])),
+    ("crash", || crash::run(&["--rounds".to_owned(), "2".to_owned()])),
+];
+
+pub(crate) fn run(args: &[String]) -> Result<(), String> {
+    let Some(arguments) = Arguments::new(args, USAGE) else { return Ok(()) };
+    arguments.finish()?;
+    let begin = shell::now();
+    let mut failures = Vec::new();
+    let mut summary = Vec::new();
+    for (name, stage) in STAGES {
+        println!("\n=== {name}");
+        let start = shell::now();
+        let outcome = stage();
+        let seconds = start.elapsed().as_secs_f64();
+        let verdict = if outcome.is_ok() { "passed" } else { "FAILED" };
+        if let Err(reason) = outcome {
+            eprintln!("{name}: {reason}");
+            failures.push(name);
+        }
+        println!("=== {name} {verdict} after {seconds:.0} s");
+        summary.push(format!("{name:<14} {verdict} {seconds:>5.0} s"));
+    }
+    println!("\n{}\n{:.0} s in all", summary.join("\n"), begin.elapsed().as_secs_f64());
+    println!("{} passed, {} failed", STAGES.len() - failures.len(), failures.len());
+    if failures.is_empty() { Ok(()) } else { Err(format!("failed: {}", failures.join(", "))) }
+}
+
+fn tools() -> Result<(), String> {
+    Toolbox::install(&[Kit::Java, Kit::Python, Kit::Node, Kit::Go, Kit::Kcat]).map(|_| ())
+}
+
+/// All tests of the workspace; the one that has Apache Kafka's dump tool read our files is told where its jars are.
+fn unit() -> Result<(), String> {
+    let toolbox = Toolbox::install(&[Kit::Java])?;
+    let mut command = Command::new("cargo");
+    command
+        .current_dir(shell::root())
+        .args(["test", "--workspace", "--quiet", "--no-fail-fast"])
+        .env("OTTLA_KAFKA_LIB", toolbox.jars());
+    shell::run(&mut command)
+}
