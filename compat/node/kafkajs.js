@@ -204,17 +204,22 @@ class Tally {
     return this.distinct >= Math.floor(records * part)
   }
 
-  // The play: A reads a quarter and waits for B. Both read the half. A leaves, B waits until it has every partition and
-  // reads to three quarters. Without the waiting a fast reader would be through before the group changes. C goes on.
+  // The play: A reads a quarter and waits for B. Both read until half is read and B had a share in it. A leaves, B waits
+  // until it has every partition and reads to three quarters. Without the waiting a fast reader would be through before
+  // the group changes. C goes on.
+
+  halfIsShared() {
+    return this.reached(1 / 2) && this.taken.B > 0
+  }
 
   mayRead(member, assigned) {
     if (member === 'A') return this.bJoined || !this.reached(1 / 4)
-    if (member === 'B') return !this.reached(1 / 2) || assigned === PARTITIONS
+    if (member === 'B') return !this.halfIsShared() || assigned === PARTITIONS
     return true
   }
 
   done(member, assigned) {
-    if (member === 'A') return this.reached(1 / 2) && this.taken.B > 0
+    if (member === 'A') return this.halfIsShared()
     if (member === 'B') return this.reached(3 / 4) && assigned === PARTITIONS
     return this.reached(1)
   }

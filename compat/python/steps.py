@@ -126,17 +126,21 @@ class Tally:
     def reached(self, numerator, denominator):
         return self.distinct >= self.suite.records * numerator // denominator
 
-    # The play: A reads a quarter and waits for B. Both read the half. A leaves, B waits until it has every partition
-    # and reads to three quarters. Without the waiting a fast reader would be through before the group changes.
+    # The play: A reads a quarter and waits for B. Both read until half is read and B had a share in it. A leaves, B waits
+    # until it has every partition and reads to three quarters. Without the waiting a fast reader would be through before
+    # the group changes.
+
+    def half_is_shared(self):
+        return self.reached(1, 2) and self.by_member.get("B", 0) > 0
 
     def a_reads(self):
         return self.b_joined
 
     def a_done(self):
-        return self.reached(1, 2) and self.by_member.get("B", 0) > 0
+        return self.half_is_shared()
 
     def b_reads(self, assigned):
-        return not self.reached(1, 2) or len(assigned) == records.PARTITIONS
+        return not self.half_is_shared() or len(assigned) == records.PARTITIONS
 
     def b_done(self, assigned):
         return self.reached(3, 4) and len(assigned) == records.PARTITIONS

@@ -115,7 +115,7 @@ func WaitFor(what string, condition func() (bool, error)) error {
 
 // Tally is what the members of a group have read together; members are goroutines.
 //
-// The play: A reads a quarter and waits for B. Both read the half. A leaves, B waits until it has every partition and
+// The play: A reads a quarter and waits for B. Both read until half is read and B had a share in it. A leaves, B waits until it has every partition and
 // reads to three quarters. Without the waiting a fast reader would be through before the group changes. C goes on.
 type Tally struct {
 	suite    *Suite
@@ -170,6 +170,14 @@ func (t *Tally) BJoined() {
 	t.bJoined = true
 }
 
+// halfIsShared is what both members read for: half of the records are taken, and B had a share in them.
+func (t *Tally) halfIsShared() bool {
+	t.mutex.Lock()
+	tookB := t.taken["B"] > 0
+	t.mutex.Unlock()
+	return tookB && t.Reached(1, 2)
+}
+
 // MayRead says whether a member may take records now, given how many partitions it has.
 func (t *Tally) MayRead(member string, assigned int) bool {
 	switch member {
@@ -178,7 +186,7 @@ func (t *Tally) MayRead(member string, assigned int) bool {
 		defer t.mutex.Unlock()
 		return t.bJoined || t.distinct < t.suite.Records/4
 	case "B":
-		return !t.Reached(1, 2) || assigned == records.Partitions
+		return !t.halfIsShared() || assigned == records.Partitions
 	default:
 		return true
 	}
@@ -188,10 +196,7 @@ func (t *Tally) MayRead(member string, assigned int) bool {
 func (t *Tally) Done(member string, assigned int) bool {
 	switch member {
 	case "A":
-		t.mutex.Lock()
-		tookB := t.taken["B"] > 0
-		t.mutex.Unlock()
-		return tookB && t.Reached(1, 2)
+		return t.halfIsShared()
 	case "B":
 		return t.Reached(3, 4) && assigned == records.Partitions
 	default:

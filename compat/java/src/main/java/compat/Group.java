@@ -26,7 +26,7 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
  * The {@code group} step: two members (two threads) with the cooperative protocol, and a third that goes on from the
  * committed offsets.
  *
- * <p>The play: A reads a quarter and waits for B. Both read the half. A leaves, B waits until it has every partition and
+ * <p>The play: A reads a quarter and waits for B. Both read until half is read and B had a share in it. A leaves, B waits until it has every partition and
  * reads to three quarters. Without the waiting a fast reader would be through before the group changes.
  */
 final class Group {
@@ -50,7 +50,7 @@ final class Group {
                 a.take();
             }
             b = CompletableFuture.runAsync(this::memberB);
-            while (!b.isDone() && !(reached(1, 2) && tookSome("B"))) {
+            while (!b.isDone() && !halfIsShared()) {
                 a.readWhile(bJoined);
             }
         }
@@ -84,7 +84,7 @@ final class Group {
     private void memberB() {
         try (Member b = new Member("B")) {
             while (!(reached(3, 4) && b.assigned.size() == Records.PARTITIONS)) {
-                b.readWhile(!reached(1, 2) || b.assigned.size() == Records.PARTITIONS);
+                b.readWhile(!halfIsShared() || b.assigned.size() == Records.PARTITIONS);
                 bJoined |= !b.assigned.isEmpty();
             }
         }
@@ -99,8 +99,9 @@ final class Group {
         return seen.cardinality() >= suite.records / denominator * numerator;
     }
 
-    private synchronized boolean tookSome(String member) {
-        return taken.containsKey(member);
+    /** Both members read until this holds: the half is read, and B had a share in it. */
+    private synchronized boolean halfIsShared() {
+        return reached(1, 2) && taken.containsKey("B");
     }
 
     private synchronized void tally(String member, int i, byte[] value) {
