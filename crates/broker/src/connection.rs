@@ -9,29 +9,25 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::io;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
-use wire::Frame;
 
 use crate::broker::{Broker, stopped};
 use crate::context::ConnectionContext;
-use crate::dispatch::{self, Answer, DispatchError};
+use crate::dispatch::{self, Answer, DispatchError, PendingReply};
 use crate::inbound::{FrameSizeError, Inbound};
+use crate::outbound::{Outbound, Reply, WriteError};
 
 /// Produces of one connection that may wait for acknowledgement before reading stops.
 const PRODUCES_IN_FLIGHT_MAX: usize = 128;
 /// How long a silent connection keeps a buffer larger than it needs.
 const BUFFER_KEPT: Duration = Duration::from_secs(2);
-/// Slices handed to the kernel in one call.
-const SLICES_PER_WRITE_MAX: usize = 64;
 /// How long requests in flight may still be answered once the broker stops.
 const STOP_GRACE: Duration = Duration::from_millis(500);
 
@@ -44,8 +40,8 @@ pub(crate) enum ConnectionError {
     Dispatch(#[from] DispatchError),
     #[error("idle for {}s (connections.max.idle.ms)", .0.as_secs())]
     Idle(Duration),
-    #[error("the peer did not read its replies for {}s", .0.as_secs())]
-    SlowReader(Duration),
+    #[error(transparent)]
+    Write(#[from] WriteError),
     #[error(transparent)]
     Socket(#[from] io::Error),
 }
@@ -57,19 +53,17 @@ pub(crate) struct ConnectionLimits {
     pub(crate) idle_max: Duration,
 }
 
-type Reply = Pin<Box<dyn Future<Output = Frame> + Send>>;
-
 /// A request whose reply has not been written.
 enum InFlight {
-    Ready(Option<Frame>),
-    Produce(Reply),
-    Alone(Reply),
+    Ready(Option<Reply>),
+    Produce(PendingReply),
+    Alone(PendingReply),
 }
 
 impl InFlight {
-    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Frame> {
+    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Reply> {
         match self {
-            InFlight::Ready(frame) => Poll::Ready(frame.take().expect("a reply is taken once")),
+            InFlight::Ready(reply) => Poll::Ready(reply.take().expect("a reply is taken once")),
             InFlight::Produce(reply) | InFlight::Alone(reply) => reply.as_mut().poll(cx),
         }
     }
@@ -110,7 +104,7 @@ struct Connection<S> {
 }
 
 enum Event {
-    Replies(Vec<Bytes>),
+    Replies(Outbound),
     Received(usize),
     TimerFired,
     Stop,
@@ -120,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), ConnectionError> {
         loop {
             match self.next_event(&mut stop).await? {
-                Event::Replies(chunks) => self.write(chunks).await?,
+                Event::Replies(replies) => self.write(replies).await?,
                 Event::Received(0) => return Ok(()),
                 Event::Received(_) => {}
                 Event::TimerFired => self.idle()?,
@@ -187,58 +181,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn drain(mut self) -> Result<(), ConnectionError> {
         let answered = async {
             while !self.in_flight.is_empty() {
-                let chunks = ready_replies(&mut self.in_flight).await;
-                self.write(chunks).await?;
+                let replies = ready_replies(&mut self.in_flight).await;
+                self.write(replies).await?;
             }
             Ok(())
         };
         timeout(STOP_GRACE, answered).await.unwrap_or(Ok(()))
     }
 
-    async fn write(&mut self, chunks: Vec<Bytes>) -> Result<(), ConnectionError> {
-        match timeout(self.limits.idle_max, write_all(&mut self.socket, chunks)).await {
-            Ok(written) => written?,
-            Err(_elapsed) => return Err(ConnectionError::SlowReader(self.limits.idle_max)),
-        }
+    async fn write(&mut self, mut replies: Outbound) -> Result<(), ConnectionError> {
+        replies.write_to(&mut self.socket, self.limits.idle_max).await?;
         self.active = Instant::now();
         Ok(())
     }
 }
 
 /// Waits for the oldest reply; returns it and those behind it that are ready too, so that they leave together.
-async fn ready_replies(in_flight: &mut VecDeque<InFlight>) -> Vec<Bytes> {
-    let mut chunks = Vec::new();
+async fn ready_replies(in_flight: &mut VecDeque<InFlight>) -> Outbound {
+    let mut replies = Outbound::default();
     poll_fn(|cx| {
         while let Some(oldest) = in_flight.front_mut() {
-            let Poll::Ready(frame) = oldest.poll(cx) else { break };
+            let Poll::Ready(reply) = oldest.poll(cx) else { break };
             in_flight.pop_front();
-            chunks.extend(frame.chunks);
+            replies.push(reply);
         }
-        if chunks.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+        if replies.is_empty() { Poll::Pending } else { Poll::Ready(()) }
     })
     .await;
-    chunks
-}
-
-async fn write_all<S: AsyncWrite + Unpin>(socket: &mut S, chunks: Vec<Bytes>) -> io::Result<()> {
-    let mut chunks = VecDeque::from(chunks);
-    while !chunks.is_empty() {
-        let mut written = {
-            let slices: Vec<IoSlice<'_>> =
-                chunks.iter().take(SLICES_PER_WRITE_MAX).map(|chunk| IoSlice::new(chunk)).collect();
-            socket.write_vectored(&slices).await?
-        };
-        if written == 0 && chunks.iter().any(|chunk| !chunk.is_empty()) {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        while let Some(first) = chunks.front_mut() {
-            if first.len() > written {
-                first.advance(written);
-                break;
-            }
-            written -= first.len();
-            chunks.pop_front();
-        }
-    }
-    Ok(())
+    replies
 }

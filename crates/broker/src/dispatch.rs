@@ -10,23 +10,27 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use wire::{ApiKey, DecodeError, Decoder, ErrorCode, Frame, Request, RequestHeader, Response, Str};
+use wire::messages::fetch::FetchRequest;
+use wire::messages::produce::ProduceRequest;
+use wire::{ApiKey, Chunk, DecodeError, Decoder, ErrorCode, Frame, Request, RequestHeader, Response, Str};
 
 use crate::authorize;
 use crate::broker::Broker;
 use crate::context::{ConnectionContext, RequestContext};
 use crate::handler;
+use crate::outbound::Reply;
 
-type Reply = Pin<Box<dyn Future<Output = Frame> + Send>>;
+/// A reply that is still to come.
+pub(crate) type PendingReply = Pin<Box<dyn Future<Output = Reply> + Send>>;
 
 /// How a request is answered.
 pub(crate) enum Answer {
     /// The reply is here.
-    Now(Frame),
+    Now(Reply),
     /// The records are appended, the reply comes when they are safe. Requests behind it may start.
-    Produce(Reply),
+    Produce(PendingReply),
     /// The request runs when those before it are answered, and those behind it wait for its reply.
-    Alone(Reply),
+    Alone(PendingReply),
     /// The client wants no reply (acks=0).
     None,
 }
@@ -101,7 +105,7 @@ impl Pending {
     {
         Answer::Alone(Box::pin(async move {
             let body = handle(Arc::clone(&self.broker), self.context.clone()).await;
-            self.frame(&wrap(body))
+            self.frame(&wrap(body)).into()
         }))
     }
 }
@@ -111,10 +115,10 @@ fn start(pending: Pending, request: Request) -> Result<Answer, DispatchError> {
     use handler as h;
     let answer = match request {
         Request::Produce(request) => return start_produce(pending, request),
-        Request::Fetch(request) => pending.alone(|b, c| h::fetch::handle(b, c, request), Response::Fetch),
+        Request::Fetch(request) => start_fetch(pending, request),
         Request::ApiVersions(request) => {
             let response = h::api_versions::handle(&pending.broker, &pending.context, &request);
-            Answer::Now(pending.frame(&Response::ApiVersions(response)))
+            Answer::Now(pending.frame(&Response::ApiVersions(response)).into())
         }
         Request::Metadata(request) => {
             pending.alone(|b, c| h::metadata::handle(b, c, request), Response::Metadata)
@@ -191,10 +195,16 @@ fn start(pending: Pending, request: Request) -> Result<Answer, DispatchError> {
     Ok(answer)
 }
 
-fn start_produce(
-    pending: Pending,
-    request: wire::messages::produce::ProduceRequest,
-) -> Result<Answer, DispatchError> {
+/// A fetch's reply holds batches that are read as the socket takes them.
+fn start_fetch(pending: Pending, request: FetchRequest) -> Answer {
+    Answer::Alone(Box::pin(async move {
+        let (broker, context) = (Arc::clone(&pending.broker), pending.context.clone());
+        let (response, batches) = handler::fetch::handle(broker, context, request).await;
+        Reply::new(pending.frame(&Response::Fetch(response)), batches)
+    }))
+}
+
+fn start_produce(pending: Pending, request: ProduceRequest) -> Result<Answer, DispatchError> {
     let produced = handler::produce::append(&pending.broker, &pending.context, request);
     if !produced.wants_reply {
         // A client that hears nothing must not go on believing (Kafka closes the connection too).
@@ -206,12 +216,12 @@ fn start_produce(
     }
     if produced.is_safe() {
         return Ok(Answer::Produce(Box::pin(async move {
-            pending.frame(&Response::Produce(produced.into_response()))
+            pending.frame(&Response::Produce(produced.into_response())).into()
         })));
     }
     Ok(Answer::Produce(Box::pin(async move {
         let response = produced.acknowledged().await;
-        pending.frame(&Response::Produce(response))
+        pending.frame(&Response::Produce(response)).into()
     })))
 }
 
@@ -220,11 +230,11 @@ fn unsupported(broker: &Broker, header: &RequestHeader) -> Answer {
     broker.metrics.unsupported_request();
     if header.api_key == ApiKey::ApiVersions.code() {
         let response = Response::ApiVersions(handler::api_versions::unsupported_version());
-        return Answer::Now(Frame::response(header.correlation_id, ApiKey::ApiVersions, 0, &response));
+        return Answer::Now(Frame::response(header.correlation_id, ApiKey::ApiVersions, 0, &response).into());
     }
     let mut reply = Vec::with_capacity(10);
     reply.extend_from_slice(&6_i32.to_be_bytes());
     reply.extend_from_slice(&header.correlation_id.to_be_bytes());
     reply.extend_from_slice(&ErrorCode::UNSUPPORTED_VERSION.0.to_be_bytes());
-    Answer::Now(Frame { chunks: vec![Bytes::from(reply)] })
+    Answer::Now(Frame { chunks: vec![Chunk::Bytes(reply.into())] }.into())
 }

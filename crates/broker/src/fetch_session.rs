@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rand::RngExt;
+use storage::StoredBatches;
 use tokio::time::Instant;
 use wire::messages::fetch::{FetchRequest, PartitionData};
 use wire::{ErrorCode, LeaderEpoch, Offset, PartitionId, Str, Uuid};
@@ -38,6 +39,14 @@ pub(crate) struct FetchTarget {
     pub(crate) bytes_max: usize,
     pub(crate) leader_epoch: LeaderEpoch,
     pub(crate) last_fetched_epoch: LeaderEpoch,
+}
+
+/// One partition's part of an answer, and the batches that its deferred records stand for.
+#[derive(Debug)]
+pub(crate) struct FetchAnswer {
+    pub(crate) key: FetchKey,
+    pub(crate) data: PartitionData,
+    pub(crate) batches: Option<StoredBatches>,
 }
 
 /// What a request asks for, once its session is taken into account.
@@ -167,10 +176,12 @@ impl FetchPlan {
 
     /// Leaves out of an incremental answer what the reader knows already, and remembers what it is told now.
     /// Partitions that gave records go to the end of the order, so that none starves behind them.
-    pub(crate) fn answer(&self, answers: Vec<(FetchKey, PartitionData)>) -> Vec<(FetchKey, PartitionData)> {
+    pub(crate) fn answer(&self, answers: Vec<FetchAnswer>) -> Vec<FetchAnswer> {
         let Some(session) = &self.session else { return answers };
         let mut session = session.lock();
-        answers.into_iter().filter(|(key, data)| session.tell(key, data) || !self.is_incremental).collect()
+        let mut answers = answers;
+        answers.retain(|answer| session.tell(&answer.key, &answer.data) || !self.is_incremental);
+        answers
     }
 }
 
@@ -237,6 +248,7 @@ fn targets(request: FetchRequest) -> impl Iterator<Item = FetchTarget> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use wire::messages::fetch::{FetchPartition, FetchTopic, ForgottenTopic};
 
     use super::*;
@@ -263,14 +275,18 @@ mod tests {
     }
 
     fn data(high_watermark: i64, records: &'static [u8]) -> PartitionData {
-        PartitionData { high_watermark, records: Some(records.into()), ..Default::default() }
+        let records = Some(Bytes::from_static(records).into());
+        PartitionData { high_watermark, records, ..Default::default() }
     }
 
     fn answer(plan: &FetchPlan, watermarks: &[(i64, &'static [u8])]) -> Vec<i32> {
         let answers = plan.targets.iter().zip(watermarks);
-        let answers =
-            answers.map(|(target, (hw, records))| (target.key.clone(), data(*hw, records))).collect();
-        plan.answer(answers).iter().map(|(key, _)| key.partition.0).collect()
+        let answers = answers.map(|(target, (hw, records))| FetchAnswer {
+            key: target.key.clone(),
+            data: data(*hw, records),
+            batches: None,
+        });
+        plan.answer(answers.collect()).iter().map(|answer| answer.key.partition.0).collect()
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod settings;
 mod listener;
 mod connection;
 mod inbound;
+mod outbound;
 mod dispatch;
 mod context;
 mod authorize;

@@ -17,6 +17,7 @@ use wire::Str;
 use crate::broker::{Broker, stopped};
 use crate::connection::{self, ConnectionError, ConnectionLimits};
 use crate::context::ConnectionContext;
+use crate::outbound::WriteError;
 
 /// How long accepting pauses when the process is out of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -107,7 +108,9 @@ impl Listener {
 fn complain(place: &Place, peer: SocketAddr, error: &ConnectionError) {
     match error {
         // Peers go away all the time; it is nobody's fault.
-        ConnectionError::Socket(error) => tracing::debug!(%peer, %error, "a connection broke"),
+        ConnectionError::Socket(error) | ConnectionError::Write(WriteError::Socket(error)) => {
+            tracing::debug!(%peer, %error, "a connection broke");
+        }
         ConnectionError::Idle(_) => tracing::debug!(%peer, %error, "a connection was closed"),
         _ if place.census.may_log(peer.ip()) => tracing::warn!(%peer, %error, "a connection was closed"),
         _ => {}

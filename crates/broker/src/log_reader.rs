@@ -1,7 +1,7 @@
 //! Reads a partition's records from start to end, for the broker's own topics.
 //! Blocks, holds one slice in memory at a time, and never sees more than the bound it was given.
 
-use storage::{Log, ReadError, ReadLimits, ReadMode};
+use storage::{Log, ReadError, ReadLimits};
 use wire::Offset;
 use wire::records::{BatchError, Batches, Record};
 
@@ -38,9 +38,10 @@ impl<'a> LogReader<'a> {
         while from < self.upper {
             let limits = ReadLimits { bytes_max: SLICE_BYTES_MAX, upper: self.upper, minimum_one: true };
             let slice = self.log.read(from, limits)?;
-            let Some(bytes) = slice.read(ReadMode::Blocking)?.filter(|bytes| !bytes.is_empty()) else {
+            let bytes = slice.read()?;
+            if bytes.is_empty() {
                 break;
-            };
+            }
             for batch in Batches::new(bytes) {
                 let batch = batch?;
                 from = batch.last_offset().plus(1);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use support::{TestBroker, TestClient, Xorshift, batch_of};
 use wire::messages::api_versions::{ApiVersionsRequest, ApiVersionsResponse};
+use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use wire::{ApiKey, Decoder, ErrorCode, Frame, Request, RequestHeader, Response};
 
@@ -188,6 +189,37 @@ fn a_silent_connection_is_cut_and_its_neighbour_is_not() {
     }
     assert!(closed.join().unwrap());
     neighbour.api_versions();
+}
+
+#[test]
+fn readers_that_do_not_read_hold_no_memory() {
+    const STORED: usize = 8 * 1024 * 1024;
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    for _ in 0..10 {
+        client.append("t", 0, batch(&[7; STORED / 10]));
+    }
+    let wanted = FetchPartition { partition: 0, partition_max_bytes: i32::MAX, ..Default::default() };
+    let topic = FetchTopic { topic: "t".into(), partitions: vec![wanted], ..Default::default() };
+    let fetch =
+        FetchRequest { min_bytes: 1, max_bytes: i32::MAX, topics: vec![topic], ..Default::default() };
+    let frame = Frame::request(&header(ApiKey::Fetch, 12), &Request::Fetch(fetch)).to_bytes();
+    let before = support::resident_bytes();
+    let mut readers: Vec<_> = (0..100)
+        .map(|_| {
+            let mut socket = connect(&broker);
+            socket.write_all(&frame).unwrap();
+            // The answer has begun; no more of it is taken.
+            assert_eq!(socket.peek(&mut [0; 4]).unwrap(), 4);
+            socket
+        })
+        .collect();
+    let grown = support::resident_bytes().saturating_sub(before);
+    assert!(grown < 128 * 1024 * 1024, "{grown} bytes for {} readers of {STORED}", readers.len());
+    for reader in &mut readers {
+        assert!(read_frame(reader).unwrap().len() > STORED, "an answer goes on when its reader does");
+    }
 }
 
 #[test]

@@ -290,7 +290,7 @@ impl Task {
                     self.shared.pending().insert(correlation_id, pending);
                 }
                 for chunk in &outgoing.frame.chunks {
-                    writer.write_all(chunk).await?;
+                    writer.write_all(chunk.bytes()).await?;
                 }
                 match queue.try_recv() {
                     Ok(next) => outgoing = next,

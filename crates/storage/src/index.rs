@@ -165,9 +165,21 @@ impl<E: Entry> SparseIndex<E> {
         mode: ReadMode,
         key: i64,
     ) -> io::Result<Option<Option<E>>> {
+        self.last_where(place, mode, |entry| entry.key() <= key)
+    }
+
+    /// The last entry that `holds`, which no entry behind one that does not may. The outer `None`: the read would
+    /// wait for the device.
+    #[allow(clippy::option_option)]
+    pub(crate) fn last_where(
+        &self,
+        place: &IndexPlace<'_>,
+        mode: ReadMode,
+        holds: impl Fn(&E) -> bool,
+    ) -> io::Result<Option<Option<E>>> {
         let (file, written) = {
             let mut inner = self.inner.lock();
-            let at = inner.tail.partition_point(|entry| entry.key() <= key);
+            let at = inner.tail.partition_point(&holds);
             if at > 0 {
                 return Ok(Some(Some(inner.tail[at - 1])));
             }
@@ -180,10 +192,10 @@ impl<E: Entry> SparseIndex<E> {
         while high - low > SEARCH_ENTRIES {
             let middle = low + (high - low) / 2;
             let Some(entries) = read_entries::<E>(&*file, mode, middle, 1)? else { return Ok(None) };
-            if entries.first().is_some_and(|entry| entry.key() <= key) { low = middle } else { high = middle }
+            if entries.first().is_some_and(&holds) { low = middle } else { high = middle }
         }
         let Some(entries) = read_entries::<E>(&*file, mode, low, high - low)? else { return Ok(None) };
-        let at = entries.partition_point(|entry| entry.key() <= key);
+        let at = entries.partition_point(&holds);
         Ok(Some(at.checked_sub(1).map(|at| entries[at])))
     }
 

@@ -231,6 +231,13 @@ impl Segment {
         Ok(found.map(|entry| entry.map_or(0, |entry| u64::from(entry.position)).min(self.size())))
     }
 
+    /// Where a batch starts, at `position` or before it. `None`: the read would wait for the device.
+    pub(crate) fn batch_start_before(&self, position: u64, mode: ReadMode) -> io::Result<Option<u64>> {
+        let starts_before = |entry: &OffsetEntry| u64::from(entry.position) <= position;
+        let found = self.index.last_where(&self.place(FileKind::OffsetIndex), mode, starts_before)?;
+        Ok(found.map(|entry| entry.map_or(0, |entry| u64::from(entry.position))))
+    }
+
     /// An offset such that everything before it in the segment is older than `timestamp`.
     pub(crate) fn offset_before(&self, timestamp: Millis) -> io::Result<Offset> {
         let place = self.place(FileKind::TimeIndex);

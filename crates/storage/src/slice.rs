@@ -1,17 +1,15 @@
-//! A range of a log that a reader asked for, resolved as far as memory allows and read outside of any lock.
-//! What comes out is whole batches, all of them below the reader's bound, starting with the one that holds
-//! the offset asked for. A slice keeps its segments alive: retention and compaction do not disturb it.
+//! A range of a log that a reader asked for: resolved as far as memory allows, located in a file outside of any lock,
+//! and read by whoever sends it. What comes out is whole batches, all of them below the reader's bound, starting with
+//! the one that holds the offset asked for. A slice keeps its segments alive: retention and compaction do not disturb it.
 
-use std::{io, sync::Arc};
+use std::{io, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use wire::Offset;
 
 use crate::{
-    buffers::ReadBuffer,
     disk::DiskFile,
-    header::{HEADER_BYTES, Header},
     segment::{Segment, SegmentId},
     walk::{HeaderWalk, Stop},
 };
@@ -64,10 +62,14 @@ pub struct Slice {
     pub(crate) hints: Arc<Hints>,
 }
 
-enum Start {
-    At(u64),
-    /// The segment holds nothing at or after the offset (compaction).
-    NotHere,
+/// What a slice comes to.
+#[derive(Debug)]
+pub enum Located {
+    /// These batches.
+    Batches(StoredBatches),
+    /// No batch lies there, or the first is too large for the limits.
+    Nothing,
+    /// Finding out would have to wait for the device, and may not.
     WouldBlock,
 }
 
@@ -95,109 +97,157 @@ impl Slice {
         available.min(self.limits.bytes_max)
     }
 
-    /// The bytes, or `None` when the read would have to wait and may not.
-    pub fn read(&self, mode: ReadMode) -> io::Result<Option<Bytes>> {
-        if self.is_empty() {
-            return Ok(Some(Bytes::new()));
+    /// Finds the batches, touching headers and indexes only: a few reads of a few bytes.
+    pub fn locate(&self, mode: ReadMode) -> io::Result<Located> {
+        match self.find(mode) {
+            Ok(Some(batches)) => Ok(Located::Batches(batches)),
+            Ok(None) => Ok(Located::Nothing),
+            Err(Stop::WouldBlock) => Ok(Located::WouldBlock),
+            Err(stop) => Err(stop.into_io()),
         }
-        for segment in &self.segments[self.at..] {
-            if segment.base() >= self.limits.upper {
+    }
+
+    /// All the bytes at once, waiting for the device: for readers that keep them.
+    pub fn read(&self) -> io::Result<Bytes> {
+        match self.find(ReadMode::Blocking).map_err(Stop::into_io)? {
+            Some(batches) => {
+                let mut bytes = vec![0; batches.len()];
+                batches.read_at(0, &mut bytes, ReadMode::Blocking)?;
+                Ok(bytes.into())
+            }
+            None => Ok(Bytes::new()),
+        }
+    }
+
+    fn find(&self, mode: ReadMode) -> Result<Option<StoredBatches>, Stop> {
+        for (at, segment) in self.segments.iter().enumerate().skip(self.at) {
+            if self.is_empty() || segment.base() >= self.limits.upper {
                 break;
             }
-            match self.start_in(segment, mode)? {
-                Start::At(start) => return self.read_from(segment, start, mode),
-                Start::NotHere => {}
-                Start::WouldBlock => return Ok(None),
+            let Some(start) = self.start_in(segment, mode)? else { continue };
+            let end = self.end_in(at, mode)?;
+            if start < end {
+                let end = self.fit(segment, start..end, mode)?;
+                let len = usize::try_from(end - start).map_err(io::Error::other)?;
+                return Ok((len > 0).then_some(StoredBatches { file: segment.file()?, position: start, len }));
             }
         }
-        Ok(Some(Bytes::new()))
+        Ok(None)
     }
 
-    fn start_in(&self, segment: &Segment, mode: ReadMode) -> io::Result<Start> {
+    /// Where the batch that holds the offset asked for starts; `None` when the segment holds nothing at or after it.
+    fn start_in(&self, segment: &Segment, mode: ReadMode) -> Result<Option<u64>, Stop> {
         let size = segment.size();
         if size == 0 {
-            return Ok(Start::NotHere);
+            return Ok(None);
         }
         if self.from <= segment.base() {
-            return Ok(Start::At(0));
+            return Ok(Some(0));
         }
         if let Some(position) = self.hints.position(self.from, segment.id()) {
-            return Ok(if position < size { Start::At(position) } else { Start::NotHere });
+            return Ok(Some(position).filter(|position| *position < size));
         }
-        let Some(position) = segment.position_before(self.from, mode)? else { return Ok(Start::WouldBlock) };
+        let position = segment.position_before(self.from, mode)?.ok_or(Stop::WouldBlock)?;
         let mut walk = HeaderWalk::new(segment.file()?, mode, position, size);
-        loop {
-            match walk.next() {
-                Ok(Some((position, header))) if header.last_offset() >= self.from => {
-                    return Ok(Start::At(position));
-                }
-                Ok(Some(_)) => {}
-                Ok(None) => return Ok(Start::NotHere),
-                Err(Stop::WouldBlock) => return Ok(Start::WouldBlock),
-                Err(stop) => return Err(stop.into_io()),
+        while let Some((position, header)) = walk.next()? {
+            if header.last_offset() >= self.from {
+                return Ok(Some(position));
             }
         }
+        Ok(None)
     }
 
-    fn read_from(&self, segment: &Segment, start: u64, mode: ReadMode) -> io::Result<Option<Bytes>> {
-        let file = segment.file()?;
-        let end = self.hints.position(self.limits.upper, segment.id()).unwrap_or_else(|| segment.size());
-        let available = usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX);
-        let mut wanted = self.limits.bytes_max.min(available);
-        if self.limits.minimum_one {
-            wanted = wanted.max(HEADER_BYTES.min(available));
+    /// Where the batches below the reader's bound end in the segment at index `at`.
+    fn end_in(&self, at: usize, mode: ReadMode) -> Result<u64, Stop> {
+        let segment = &self.segments[at];
+        let upper = self.limits.upper;
+        if let Some(position) = self.hints.position(upper, segment.id()) {
+            return Ok(position);
         }
-        loop {
-            let mut buffer = ReadBuffer::take(wanted);
-            let Some(read) = mode.read_at(&*file, buffer.as_mut(), start)? else { return Ok(None) };
-            let whole = whole_batches(&buffer.as_slice()[..read], self.limits.upper)
-                .map_err(|reason| io::Error::new(io::ErrorKind::InvalidData, reason))?;
-            match whole.first_size {
-                Some(size)
-                    if whole.bytes == 0 && self.limits.minimum_one && size > wanted && size <= available =>
-                {
-                    wanted = size;
-                    continue;
+        if self.segments.get(at + 1).is_some_and(|next| next.base() <= upper) {
+            return Ok(segment.size());
+        }
+        let mut end = segment.position_before(upper, mode)?.ok_or(Stop::WouldBlock)?;
+        let mut walk = HeaderWalk::new(segment.file()?, mode, end, segment.size());
+        while let Some((position, header)) = walk.next()? {
+            if header.last_offset() >= upper {
+                break;
+            }
+            end = position + header.size;
+        }
+        self.hints.note(Hint { offset: upper, segment: segment.id(), position: end });
+        Ok(end)
+    }
+
+    /// The end of the last batch of `range` that the limits let through whole.
+    fn fit(&self, segment: &Segment, range: Range<u64>, mode: ReadMode) -> Result<u64, Stop> {
+        let bytes_max = self.limits.bytes_max as u64;
+        if range.end - range.start <= bytes_max {
+            return Ok(range.end);
+        }
+        // The index knows where batches begin, to within its interval; the header there says who reads on from it.
+        let bound = range.start + bytes_max;
+        let indexed = segment.batch_start_before(bound, mode)?.ok_or(Stop::WouldBlock)?;
+        if range.contains(&indexed) && indexed > range.start {
+            match HeaderWalk::new(segment.file()?, mode, indexed, range.end).next() {
+                Ok(Some((position, header))) => {
+                    self.hints.note(Hint { offset: header.base_offset, segment: segment.id(), position });
+                    return Ok(position);
                 }
-                _ => {}
+                Err(Stop::WouldBlock) => return Err(Stop::WouldBlock),
+                // Nothing checks an index file's bytes: one that lies costs a walk.
+                Ok(None) | Err(_) => {}
             }
-            if let Some(next) = whole.next {
-                self.hints.note(Hint {
-                    offset: next,
-                    segment: segment.id(),
-                    position: start + whole.bytes as u64,
-                });
-            }
-            return Ok(Some(buffer.freeze(whole.bytes)));
         }
+        let mut walk = HeaderWalk::new(segment.file()?, mode, range.start, range.end);
+        let mut end = range.start;
+        while let Some((position, header)) = walk.next()? {
+            let is_owed = position == range.start && self.limits.minimum_one;
+            if position + header.size > bound && !is_owed {
+                break;
+            }
+            end = position + header.size;
+            self.hints.note(Hint { offset: header.next_offset(), segment: segment.id(), position: end });
+        }
+        Ok(end)
     }
 }
 
-struct Whole {
-    /// Bytes of the whole batches below the bound.
-    bytes: usize,
-    /// The offset behind the last of them.
-    next: Option<Offset>,
-    /// Size of the first batch when it is below the bound, whole or not.
-    first_size: Option<usize>,
+/// Whole batches of one segment where they lie in its file, to be read piece by piece as somebody takes them.
+#[derive(Clone, Debug)]
+pub struct StoredBatches {
+    file: Arc<dyn DiskFile>,
+    position: u64,
+    len: usize,
 }
 
-fn whole_batches(bytes: &[u8], upper: Offset) -> Result<Whole, String> {
-    let mut whole = Whole { bytes: 0, next: None, first_size: None };
-    while bytes.len() - whole.bytes >= HEADER_BYTES {
-        let header = Header::parse(&bytes[whole.bytes..]).map_err(|e| format!("not a batch: {e}"))?;
-        if header.last_offset() >= upper {
-            break;
-        }
-        let size = usize::try_from(header.size).map_err(|e| e.to_string())?;
-        whole.first_size.get_or_insert(size);
-        if size > bytes.len() - whole.bytes {
-            break;
-        }
-        whole.bytes += size;
-        whole.next = Some(header.next_offset());
+impl StoredBatches {
+    /// Bytes that are left.
+    pub fn len(&self) -> usize {
+        self.len
     }
-    Ok(whole)
+
+    /// Whether all has been taken.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Fills `buf` with the bytes from `from` on; false when that would have to wait and may not.
+    pub fn read_at(&self, from: usize, buf: &mut [u8], mode: ReadMode) -> io::Result<bool> {
+        assert!(from + buf.len() <= self.len, "past the end of the batches");
+        match mode.read_at(&*self.file, buf, self.position + from as u64)? {
+            Some(read) if read == buf.len() => Ok(true),
+            Some(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+            None => Ok(false),
+        }
+    }
+
+    /// Leaves out the first `count` bytes: they have been taken.
+    pub fn advance(&mut self, count: usize) {
+        assert!(count <= self.len, "past the end of the batches");
+        self.position += count as u64;
+        self.len -= count;
+    }
 }
 
 /// Where some offsets lie, as readers and flushes found out: a consumer that reads on, and one that waits at

@@ -10,7 +10,7 @@ use common::{
 };
 use storage::{
     Append, AppendError, Clean, Cleanup, CompressionType, DataDir, DataDirError, DataDirOptions, Log,
-    LogConfig, Origin, ReadError, ReadLimits, ReadMode, StorageError, TimestampType,
+    LogConfig, Origin, ReadError, ReadLimits, StorageError, TimestampType,
     fault::{Fault, FaultDisk},
 };
 use wire::{BrokerId, LeaderEpoch, Millis, Offset, compression::Compression, records::Batches};
@@ -40,7 +40,7 @@ fn limits(bytes_max: usize, upper: i64) -> ReadLimits {
 
 fn offsets_read(log: &Log, from: i64, limits: ReadLimits) -> Vec<i64> {
     let slice = log.read(Offset(from), limits).expect("the slice");
-    let bytes = slice.read(ReadMode::CachedOnly).expect("the read").expect("in memory");
+    let bytes = slice.read().expect("the read");
     Batches::new(bytes).map(|batch| batch.expect("a batch").base_offset().0).collect()
 }
 
@@ -343,7 +343,7 @@ fn retention_takes_whole_segments_below_the_high_watermark() {
     assert!(some.segments > 0 && some.segments < segments, "{some:?}");
     assert_eq!(log.log_start().0 % 5, 0);
     assert!(
-        !reader.read(ReadMode::Blocking).expect("the read").expect("bytes").is_empty(),
+        !reader.read().expect("the read").is_empty(),
         "a slice lives on"
     );
     assert!(matches!(log.read(Offset(0), limits(1, 20)), Err(ReadError::OutOfRange { .. })));

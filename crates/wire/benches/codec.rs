@@ -69,7 +69,7 @@ fn fetch_response(partitions: i32) -> Response {
     let records = batch(Compression::None, 100);
     let partition = |partition_index| PartitionData {
         partition_index,
-        records: Some(records.clone()),
+        records: Some(records.clone().into()),
         aborted_transactions: None,
         ..PartitionData::default()
     };

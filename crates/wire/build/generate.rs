@@ -216,6 +216,7 @@ fn base_type(ty: &Type) -> String {
         Type::Uuid => "Uuid".into(),
         Type::String => "Str".into(),
         Type::Bytes | Type::Records => "Bytes".into(),
+        Type::Payload => "Payload".into(),
         Type::Struct(name) => name.clone(),
         Type::Array(item) => format!("Vec<{}>", base_type(item)),
     }
@@ -235,6 +236,7 @@ fn empty_value(field: &Field) -> String {
         Type::Uuid => "Uuid::ZERO".into(),
         Type::String => "Str::default()".into(),
         Type::Bytes | Type::Records => "Bytes::new()".into(),
+        Type::Payload => "Payload::default()".into(),
         Type::Struct(_) if field.nullable.is_some() => "Box::default()".into(),
         Type::Struct(name) => format!("{name}::default()"),
         Type::Array(_) => "Vec::new()".into(),
@@ -305,7 +307,7 @@ fn read_value(schema: &Schema, field: &Field, nullable: bool) -> String {
             };
             format!("d.{prefix}array({bytes_min}, {read})?")
         }
-        Type::String | Type::Bytes | Type::Records => format!("d.{prefix}{}()?", scalar_method(&field.ty)),
+        Type::String | Type::Bytes | Type::Records | Type::Payload => format!("d.{prefix}{}()?", scalar_method(&field.ty)),
         scalar => format!("d.{}()?", scalar_method(scalar)),
     }
 }
@@ -324,6 +326,7 @@ fn write_field(schema: &Schema, field: &Field) -> String {
                 Type::String => "e.string(\"\")".to_owned(),
                 Type::Array(_) => "e.array_len(0)".to_owned(),
                 Type::Bytes | Type::Records => "e.bytes(&Bytes::new())".to_owned(),
+                Type::Payload => "e.payload(&Payload::default())".to_owned(),
                 _ => panic!("{}: nullable in some versions only is not handled for this type", field.name),
             };
             let plain = write_value(schema, field, "value", false);
@@ -350,7 +353,7 @@ fn write_value(_schema: &Schema, field: &Field, value: &str, nullable: bool) -> 
             };
             format!("e.{prefix}array({reference}, {write})")
         }
-        Type::String | Type::Bytes | Type::Records | Type::Uuid => {
+        Type::String | Type::Bytes | Type::Records | Type::Payload | Type::Uuid => {
             format!("e.{prefix}{}({reference})", scalar_method(&field.ty))
         }
         scalar => format!("e.{}({value})", scalar_method(scalar)),
@@ -371,6 +374,7 @@ fn scalar_method(ty: &Type) -> &'static str {
         Type::String => "string",
         // A length and that many bytes, whatever they hold.
         Type::Bytes | Type::Records => "bytes",
+        Type::Payload => "payload",
         Type::Struct(_) | Type::Array(_) => unreachable!("not a scalar"),
     }
 }
@@ -388,9 +392,9 @@ fn bytes_min(schema: &Schema, ty: &Type, nullable: bool, version: i16) -> usize 
         Type::Int32 | Type::Uint32 => 4,
         Type::Int64 | Type::Float64 => 8,
         Type::Uuid => 16,
-        Type::String | Type::Bytes | Type::Records | Type::Array(_) if flexible => 1,
+        Type::String | Type::Bytes | Type::Records | Type::Payload | Type::Array(_) if flexible => 1,
         Type::String => 2,
-        Type::Bytes | Type::Records | Type::Array(_) => 4,
+        Type::Bytes | Type::Records | Type::Payload | Type::Array(_) => 4,
         Type::Struct(_) if nullable => 1,
         Type::Struct(name) => {
             let fields = &schema.find(name).fields;

@@ -57,6 +57,7 @@ pub enum Type {
     String,
     Bytes,
     Records,
+    Payload,
     Struct(String),
     Array(Box<Type>),
 }
@@ -76,6 +77,7 @@ impl Type {
             "string" => Type::String,
             "bytes" => Type::Bytes,
             "records" => Type::Records,
+            "payload" => Type::Payload,
             _ => match text.strip_prefix("[]") {
                 Some(item) => Type::Array(Box::new(Type::parse(item)?)),
                 None if text.starts_with(|c: char| c.is_ascii_uppercase()) => Type::Struct(text.to_owned()),

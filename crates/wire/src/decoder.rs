@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use crate::messages::Message;
-use crate::{ErrorCode, Str, Uuid};
+use crate::{ErrorCode, Payload, Str, Uuid};
 
 /// Bytes of memory that decoding may take per byte of the frame.
 pub const BUDGET_FACTOR: usize = 8;
@@ -259,6 +259,12 @@ impl Decoder {
             None => Ok(None),
             Some(len) => self.slice(len).map(Some),
         }
+    }
+
+    /// Bytes that a sender may have deferred, or null; here they have arrived.
+    #[inline]
+    pub fn nullable_payload(&mut self) -> Result<Option<Payload>> {
+        Ok(self.nullable_bytes()?.map(Payload::Here))
     }
 
     /// The length of bytes or of an array: four bytes, or a varint one higher; `None` is null.

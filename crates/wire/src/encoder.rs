@@ -1,13 +1,13 @@
 //! Writes the protocol's primitive types, keeping large payloads out of the copy.
 //!
-//! Invariant: the frame is what was written, in order: small things in one growing buffer, large ones
+//! Invariant: the frame is what was written, in order: small things in one growing buffer, large and deferred ones
 //! spliced in where they belong. It never fails, and never copies a payload of [`SPLICE_BYTES_MIN`] or more.
 
 use bytes::Bytes;
 
 use crate::decoder::STRING_BYTES_MAX;
 use crate::messages::Message;
-use crate::{ErrorCode, Uuid};
+use crate::{Chunk, ErrorCode, Payload, Uuid};
 
 /// From this size on, bytes are passed on instead of copied: below it, a copy is cheaper than one more
 /// element of a vectored write.
@@ -18,7 +18,7 @@ pub const SPLICE_BYTES_MIN: usize = 4096;
 pub struct Encoder {
     buffer: Vec<u8>,
     /// Payloads and the position in `buffer` each stands before.
-    splices: Vec<(usize, Bytes)>,
+    splices: Vec<(usize, Chunk)>,
     splices_len: usize,
     flexible: bool,
     /// Inside a tagged field, whose size is known only afterwards: everything is copied there.
@@ -47,34 +47,34 @@ impl Encoder {
     }
 
     /// What was written, in pieces to be sent one after the other.
-    pub fn into_chunks(self) -> Vec<Bytes> {
+    pub fn into_chunks(self) -> Vec<Chunk> {
         let buffer = Bytes::from(self.buffer);
         if self.splices.is_empty() {
-            return vec![buffer];
+            return vec![Chunk::Bytes(buffer)];
         }
         let mut chunks = Vec::with_capacity(2 * self.splices.len() + 1);
         let mut at = 0;
         for (position, payload) in self.splices {
             if at < position {
-                chunks.push(buffer.slice(at..position));
+                chunks.push(Chunk::Bytes(buffer.slice(at..position)));
             }
             chunks.push(payload);
             at = position;
         }
         if at < buffer.len() {
-            chunks.push(buffer.slice(at..));
+            chunks.push(Chunk::Bytes(buffer.slice(at..)));
         }
         chunks
     }
 
-    /// What was written, in one piece.
+    /// What was written, in one piece. Panics if part of it is deferred.
     pub fn into_bytes(self) -> Bytes {
         if self.splices.is_empty() {
             return Bytes::from(self.buffer);
         }
         let mut whole = Vec::with_capacity(self.len());
         for chunk in self.into_chunks() {
-            whole.extend_from_slice(&chunk);
+            whole.extend_from_slice(chunk.bytes());
         }
         Bytes::from(whole)
     }
@@ -196,8 +196,35 @@ impl Encoder {
         if value.len() < SPLICE_BYTES_MIN || self.tag_depth > 0 {
             self.buffer.extend_from_slice(value);
         } else {
-            self.splices_len += value.len();
-            self.splices.push((self.buffer.len(), value.clone()));
+            self.splice(Chunk::Bytes(value.clone()));
+        }
+    }
+
+    fn splice(&mut self, chunk: Chunk) {
+        self.splices_len += chunk.len();
+        self.splices.push((self.buffer.len(), chunk));
+    }
+
+    /// Bytes with their length; of deferred ones the length alone. Not for tagged fields.
+    #[inline]
+    pub fn payload(&mut self, value: &Payload) {
+        match value {
+            Payload::Here(bytes) => self.bytes(bytes),
+            Payload::Deferred(0) => self.bytes(&Bytes::new()),
+            Payload::Deferred(len) => {
+                assert!(self.tag_depth == 0, "deferred bytes in a tagged field");
+                self.array_len(*len);
+                self.splice(Chunk::Deferred(*len));
+            }
+        }
+    }
+
+    /// Bytes that may be deferred, or null.
+    #[inline]
+    pub fn nullable_payload(&mut self, value: &Option<Payload>) {
+        match value {
+            Some(value) => self.payload(value),
+            None => self.null(),
         }
     }
 
@@ -334,8 +361,23 @@ mod tests {
         e.bytes(&payload);
         assert_eq!(e.len(), 2 + 4 + payload.len() + 4 + 5 + 4 + payload.len());
         let chunks = e.into_chunks();
-        assert_eq!(chunks.iter().map(Bytes::len).collect::<Vec<_>>(), [6, 4096, 13, 4096]);
-        assert_eq!(chunks[1].as_ptr(), payload.as_ptr());
+        assert_eq!(chunks.iter().map(Chunk::len).collect::<Vec<_>>(), [6, 4096, 13, 4096]);
+        assert_eq!(chunks[1].bytes().as_ptr(), payload.as_ptr());
+    }
+
+    #[test]
+    fn deferred_bytes_leave_their_length_and_a_place() {
+        let mut e = Encoder::new();
+        e.int16(1);
+        e.payload(&Payload::Deferred(5));
+        e.payload(&Payload::Deferred(0));
+        assert_eq!(e.len(), 2 + 4 + 5 + 4);
+        let expected = [
+            Chunk::Bytes(Bytes::from_static(&[0, 1, 0, 0, 0, 5])),
+            Chunk::Deferred(5),
+            Chunk::Bytes(Bytes::from_static(&[0, 0, 0, 0])),
+        ];
+        assert_eq!(e.into_chunks(), expected);
     }
 
     #[test]

@@ -65,11 +65,43 @@ impl ResponseHeader {
     }
 }
 
+/// A piece of a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Chunk {
+    /// These bytes.
+    Bytes(Bytes),
+    /// As many bytes that whoever writes the frame supplies: those of the next [`crate::Payload::Deferred`].
+    Deferred(usize),
+}
+
+impl Chunk {
+    /// Bytes on the wire.
+    pub fn len(&self) -> usize {
+        match self {
+            Chunk::Bytes(bytes) => bytes.len(),
+            Chunk::Deferred(len) => *len,
+        }
+    }
+
+    /// Whether the piece has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes. Panics where they are deferred, which only a response to a fetch can be.
+    pub fn bytes(&self) -> &Bytes {
+        match self {
+            Chunk::Bytes(bytes) => bytes,
+            Chunk::Deferred(len) => panic!("{len} bytes are deferred"),
+        }
+    }
+}
+
 /// A length, a header and a message, in pieces to be sent one after the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// The pieces; large payloads are pieces of their own.
-    pub chunks: Vec<Bytes>,
+    pub chunks: Vec<Chunk>,
 }
 
 impl Frame {
@@ -104,7 +136,7 @@ impl Frame {
 
     /// Bytes on the wire, the length prefix included.
     pub fn len(&self) -> usize {
-        self.chunks.iter().map(Bytes::len).sum()
+        self.chunks.iter().map(Chunk::len).sum()
     }
 
     /// Never: a frame has at least its length prefix.
@@ -112,11 +144,15 @@ impl Frame {
         self.len() == 0
     }
 
-    /// The frame in one piece, length prefix included.
+    /// The frame in one piece, length prefix included. Panics if part of it is deferred.
     pub fn to_bytes(&self) -> Bytes {
         match self.chunks.as_slice() {
-            [only] => only.clone(),
-            chunks => Bytes::from(chunks.concat()),
+            [only] => only.bytes().clone(),
+            chunks => {
+                let mut whole = Vec::with_capacity(self.len());
+                chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk.bytes()));
+                Bytes::from(whole)
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ mod str;
 mod uuid;
 mod ids;
 mod error_code;
+mod payload;
 pub mod decoder;
 pub mod encoder;
 pub mod messages;
@@ -23,9 +24,10 @@ pub use api::{ApiKey, ApiRequest, Request, Response};
 pub use decoder::{DecodeError, Decoder};
 pub use encoder::Encoder;
 pub use error_code::ErrorCode;
-pub use frame::{Frame, RequestHeader, ResponseHeader};
+pub use frame::{Chunk, Frame, RequestHeader, ResponseHeader};
 pub use ids::{
     BrokerId, LeaderEpoch, Millis, Offset, PartitionId, ProducerEpoch, ProducerId, TopicPartition,
 };
 pub use messages::Message;
+pub use payload::Payload;
 pub use uuid::{Uuid, UuidError};

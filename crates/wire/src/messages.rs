@@ -31,7 +31,7 @@ mod support {
     pub(super) use bytes::Bytes;
 
     pub(super) use super::Message;
-    pub(super) use crate::{DecodeError, Decoder, Encoder, ErrorCode, Str, Uuid};
+    pub(super) use crate::{DecodeError, Decoder, Encoder, ErrorCode, Payload, Str, Uuid};
 }
 
 #[allow(unused_imports, unused_variables, clippy::all)]

@@ -238,7 +238,7 @@ fn frames_begin_with_their_length_and_share_large_payloads() {
     let header =
         RequestHeader { api_key: 0, api_version: 9, correlation_id: 1, client_id: Some(Str::from("c")) };
     let frame = Frame::request(&header, &request);
-    assert_eq!(frame.chunks[1].as_ptr(), records.as_ptr());
+    assert_eq!(frame.chunks[1].bytes().as_ptr(), records.as_ptr());
     let bytes = frame.to_bytes();
     assert_eq!(bytes.len(), frame.len());
     assert_eq!(bytes[..4], (frame.len() as i32 - 4).to_be_bytes());
@@ -253,7 +253,7 @@ fn frames_begin_with_their_length_and_share_large_payloads() {
     let response = Response::from(FetchResponse {
         responses: vec![FetchableTopicResponse {
             topic: "t".into(),
-            partitions: vec![PartitionData { records: Some(records.clone()), ..PartitionData::default() }],
+            partitions: vec![PartitionData { records: Some(records.clone().into()), ..PartitionData::default() }],
             ..FetchableTopicResponse::default()
         }],
         ..FetchResponse::default()

@@ -1,26 +1,25 @@
-//! Fetch: finds what there is, waits for more if that is too little, and reads it last.
+//! Fetch: finds what there is, waits for more if that is too little, and answers with where it lies.
 //!
-//! A round looks up file ranges without touching data; the fetch is parked between rounds (see `waiting.rs`) until
-//! one of its partitions moves or `max.wait.ms` has passed. Only then bytes are read: from the page cache in place,
-//! from disk on the blocking pool. Invariant: no reader gets a byte past the high watermark, or past the last
-//! stable offset if it reads committed records only.
+//! A round looks at each partition without touching files; the fetch is parked between rounds (see `waiting.rs`) until
+//! one of its partitions moves or `max.wait.ms` has passed. Only then the batches are located, and they are read when
+//! the socket takes them (see `outbound.rs`). Invariant: no reader gets a byte past the high watermark, or past the
+//! last stable offset if it reads committed records only.
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use storage::{ReadError, ReadLimits, ReadMode, Slice};
+use storage::{Located, ReadError, ReadLimits, ReadMode, Slice, StoredBatches};
 use tokio::time::{Instant, timeout_at};
 use wire::messages::fetch::{
     EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse, PartitionData,
 };
-use wire::{ErrorCode, LeaderEpoch};
+use wire::{ErrorCode, LeaderEpoch, Payload};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
-use crate::fetch_session::{FetchKey, FetchPlan, FetchTarget};
+use crate::fetch_session::{FetchAnswer, FetchKey, FetchPlan, FetchTarget};
 use crate::metrics::TopicMetrics;
 use crate::partition::Partition;
 use crate::partitions::Hosted;
@@ -30,12 +29,13 @@ use crate::waiting::ParkedFetch;
 const TOPIC_ID_VERSION_MIN: i16 = 13;
 const READ_COMMITTED: i8 = 1;
 
-/// Answers a fetch, after waiting for `min_bytes` at most `max_wait_ms`.
+/// Answers a fetch, after waiting for `min_bytes` at most `max_wait_ms`: the response, and the batches for its
+/// deferred places.
 pub(crate) async fn handle(
     broker: Arc<Broker>,
     context: RequestContext,
     request: FetchRequest,
-) -> FetchResponse {
+) -> (FetchResponse, Vec<StoredBatches>) {
     let wants = Wants {
         bytes_min: usize::try_from(request.min_bytes).unwrap_or(0),
         bytes_max: usize::try_from(request.max_bytes)
@@ -47,10 +47,10 @@ pub(crate) async fn handle(
     let deadline = context.received + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     let plan = match broker.fetch_sessions.plan(request) {
         Ok(plan) => plan,
-        Err(error_code) => return FetchResponse { error_code, ..Default::default() },
+        Err(error_code) => return (FetchResponse { error_code, ..Default::default() }, Vec::new()),
     };
     let found = find_enough(&broker, &wants, &plan.targets, deadline).await;
-    let answers = read(found).await;
+    let answers = locate_batches(found).await;
     respond(&plan, answers)
 }
 
@@ -62,17 +62,22 @@ struct Wants {
     committed_only: bool,
 }
 
-/// One partition's answer, before its bytes are read.
+/// One partition's answer, and what is still to be located for it.
 struct Found {
-    key: FetchKey,
-    data: PartitionData,
-    unread: Option<Unread>,
+    answer: FetchAnswer,
+    wanted: Option<Wanted>,
 }
 
-/// Where the bytes are, and who counts them.
-struct Unread {
+/// What a reader gets, and who counts it.
+struct Wanted {
     slice: Slice,
     metrics: Arc<TopicMetrics>,
+}
+
+impl Found {
+    fn new(target: &FetchTarget, data: PartitionData) -> Self {
+        Found { answer: FetchAnswer { key: target.key.clone(), data, batches: None }, wanted: None }
+    }
 }
 
 /// Looks at every partition, and again whenever one of them moves, until there is enough or the time is up.
@@ -127,8 +132,9 @@ fn find(hosted: &Hosted, wants: &Wants, targets: &[FetchTarget]) -> Round {
             Ok(partition) => find_in(partition, wants, target, left, minimum_one),
             Err(error) => refused(target, error),
         };
-        round.bytes += found.unread.as_ref().map_or(0, |unread| unread.slice.len_max());
-        round.has_error |= !found.data.error_code.is_ok() || found.data.diverging_epoch.epoch >= 0;
+        round.bytes += found.wanted.as_ref().map_or(0, |wanted| wanted.slice.len_max());
+        let data = &found.answer.data;
+        round.has_error |= !data.error_code.is_ok() || data.diverging_epoch.epoch >= 0;
         round.found.push(found);
     }
     round
@@ -163,24 +169,21 @@ fn find_in(
         log_start_offset: partition.log.log_start().0,
         // Nothing can be aborted yet: transactional ids are refused (see `init_producer_id`).
         aborted_transactions: wants.committed_only.then(Vec::new),
-        records: Some(Bytes::new()),
+        records: Some(Payload::default()),
         ..Default::default()
     };
     if let Some(diverging) = diverging(partition, target) {
         data.diverging_epoch = diverging;
-        return Found { key: target.key.clone(), data, unread: None };
+        return Found::new(target, data);
     }
     let limits = ReadLimits { bytes_max: bytes_left.min(target.bytes_max), upper, minimum_one };
     match partition.read(target.offset, limits) {
         Ok(slice) => {
             let metrics = Arc::clone(&partition.metrics);
-            let unread = (!slice.is_empty()).then_some(Unread { slice, metrics });
-            Found { key: target.key.clone(), data, unread }
+            let wanted = (!slice.is_empty()).then_some(Wanted { slice, metrics });
+            Found { wanted, ..Found::new(target, data) }
         }
-        Err(error) => {
-            let data = PartitionData { error_code: error_code(&error), ..data };
-            Found { key: target.key.clone(), data, unread: None }
-        }
+        Err(error) => Found::new(target, PartitionData { error_code: error_code(&error), ..data }),
     }
 }
 
@@ -201,10 +204,10 @@ fn refused(target: &FetchTarget, error_code: ErrorCode) -> Found {
         high_watermark: -1,
         last_stable_offset: -1,
         log_start_offset: -1,
-        records: Some(Bytes::new()),
+        records: Some(Payload::default()),
         ..Default::default()
     };
-    Found { key: target.key.clone(), data, unread: None }
+    Found::new(target, data)
 }
 
 fn error_code(error: &ReadError) -> ErrorCode {
@@ -214,55 +217,61 @@ fn error_code(error: &ReadError) -> ErrorCode {
     }
 }
 
-/// Reads what was found: cached pages here and now, the rest on the blocking pool, all of it in one visit.
-async fn read(mut found: Vec<Found>) -> Vec<(FetchKey, PartitionData)> {
-    let is_cold = !read_slices(&mut found, ReadMode::CachedOnly);
+/// Finds where the batches lie: by what is in memory here and now, else all of it in one visit to the blocking pool.
+async fn locate_batches(mut found: Vec<Found>) -> Vec<FetchAnswer> {
+    let is_cold = !locate_in(&mut found, ReadMode::CachedOnly);
     if is_cold {
         let blocking = tokio::task::spawn_blocking(move || {
-            read_slices(&mut found, ReadMode::Blocking);
+            locate_in(&mut found, ReadMode::Blocking);
             found
         });
-        found = blocking.await.expect("reading a slice does not panic");
+        found = blocking.await.expect("locating batches does not panic");
     }
-    found.into_iter().map(|part| (part.key, part.data)).collect()
+    found.into_iter().map(|part| part.answer).collect()
 }
 
-/// Reads the slices that are still to be read; false if one would have to wait for the disk.
-fn read_slices(found: &mut [Found], mode: ReadMode) -> bool {
+/// Locates the slices that are still to be located; false if one would have to wait for the disk.
+fn locate_in(found: &mut [Found], mode: ReadMode) -> bool {
     for part in found {
-        let Some(unread) = part.unread.take() else { continue };
-        match unread.slice.read(mode) {
-            Ok(Some(records)) => {
-                unread.metrics.fetched(records.len());
-                part.data.records = Some(records);
+        let Some(wanted) = &part.wanted else { continue };
+        match wanted.slice.locate(mode) {
+            Ok(Located::Batches(batches)) => {
+                wanted.metrics.fetched(batches.len());
+                part.answer.data.records = Some(Payload::Deferred(batches.len()));
+                part.answer.batches = Some(batches);
             }
-            Ok(None) => {
-                part.unread = Some(unread);
-                return false;
-            }
-            Err(error) => storage_failed(part, &error),
+            Ok(Located::Nothing) => {}
+            Ok(Located::WouldBlock) => return false,
+            Err(error) => storage_failed(&mut part.answer, &error),
         }
+        part.wanted = None;
     }
     true
 }
 
-fn storage_failed(part: &mut Found, error: &io::Error) {
-    tracing::error!(topic = %part.key.topic, partition = %part.key.partition, %error, "a segment cannot be read");
-    part.data.error_code = ErrorCode::KAFKA_STORAGE_ERROR;
+fn storage_failed(answer: &mut FetchAnswer, error: &io::Error) {
+    let FetchAnswer { key, data, .. } = answer;
+    tracing::error!(topic = %key.topic, partition = %key.partition, %error, "a segment cannot be read");
+    data.error_code = ErrorCode::KAFKA_STORAGE_ERROR;
 }
 
-/// Puts the partitions that are to be answered under their topics, in the order in which they were served.
-fn respond(plan: &FetchPlan, answers: Vec<(FetchKey, PartitionData)>) -> FetchResponse {
+/// Puts the partitions that are to be answered under their topics, in the order in which they were served, and their
+/// batches into the order in which the response defers them.
+fn respond(plan: &FetchPlan, answers: Vec<FetchAnswer>) -> (FetchResponse, Vec<StoredBatches>) {
     let mut responses: Vec<FetchableTopicResponse> = Vec::new();
+    let mut batches: Vec<Vec<StoredBatches>> = Vec::new();
     let mut places = HashMap::new();
-    for (key, data) in plan.answer(answers) {
+    for FetchAnswer { key, data, batches: stored } in plan.answer(answers) {
         let place = *places.entry((key.topic.clone(), key.topic_id)).or_insert(responses.len());
         if place == responses.len() {
             let topic =
                 FetchableTopicResponse { topic: key.topic, topic_id: key.topic_id, ..Default::default() };
             responses.push(topic);
+            batches.push(Vec::new());
         }
         responses[place].partitions.push(data);
+        batches[place].extend(stored);
     }
-    FetchResponse { session_id: plan.session_id(), responses, ..Default::default() }
+    let response = FetchResponse { session_id: plan.session_id(), responses, ..Default::default() };
+    (response, batches.into_iter().flatten().collect())
 }

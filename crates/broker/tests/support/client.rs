@@ -126,7 +126,7 @@ impl TestClient {
         let mut answer = self.ask_in(BY_NAME_VERSION_MAX, request);
         let partition = answer.responses.remove(0).partitions.remove(0);
         if partition.error_code.is_ok() {
-            Ok(partition.records.unwrap_or_default())
+            Ok(partition.records.unwrap_or_default().into_bytes())
         } else {
             Err(partition.error_code)
         }

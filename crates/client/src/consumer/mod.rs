@@ -419,7 +419,7 @@ impl Consumer {
                     last_stable: Offset(data.last_stable_offset),
                     high_watermark: Offset(data.high_watermark),
                 });
-                let records = data.records.unwrap_or_else(Bytes::new);
+                let records = data.records.unwrap_or_default().into_bytes();
                 if !records.is_empty() {
                     position.is_busy = true;
                     let aborted = data.aborted_transactions.unwrap_or_default();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use storage::fault::FaultDisk;
-use storage::{DataDir, DataDirOptions, Disk, Log, LogConfig, OpenMode, ReadLimits, ReadMode};
+use storage::{DataDir, DataDirOptions, Disk, Log, LogConfig, OpenMode, ReadLimits};
 use wire::records::Batches;
 use wire::{BrokerId, Millis, PartitionId, TopicPartition, Uuid};
 
@@ -71,7 +71,7 @@ fn read(log: &Log) {
     while from < end {
         let limits = ReadLimits { bytes_max: 4096, upper: end, minimum_one: true };
         let slice = log.read(from, limits).expect("between start and end");
-        let Some(bytes) = slice.read(ReadMode::Blocking).expect("a disk without faults") else { break };
+        let bytes = slice.read().expect("a disk without faults");
         let before = from;
         for batch in Batches::new(bytes) {
             let batch = batch.expect("recovery kept whole batches only");

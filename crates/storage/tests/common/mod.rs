@@ -5,7 +5,7 @@
 use std::{path::Path, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use storage::{Append, DataDir, DataDirOptions, Disk, Log, LogConfig, Origin, ReadLimits, ReadMode};
+use storage::{Append, DataDir, DataDirOptions, Disk, Log, LogConfig, Origin, ReadLimits};
 use wire::{
     BrokerId, LeaderEpoch, Millis, Offset, PartitionId, ProducerEpoch, ProducerId, Str, TopicPartition, Uuid,
     compression::Compression,
@@ -158,8 +158,7 @@ pub fn read_bytes(log: &Log, from: Offset, upper: Offset, bytes_max: usize) -> R
     while from < upper {
         let limits = ReadLimits { bytes_max, upper, minimum_one: true };
         let slice = log.read(from, limits).map_err(|e| e.to_string())?;
-        let bytes =
-            slice.read(ReadMode::Blocking).map_err(|e| e.to_string())?.expect("blocking reads answer");
+        let bytes = slice.read().map_err(|e| e.to_string())?;
         let Some(next) = Batches::new(bytes.clone()).last() else { break };
         from = next.map_err(|e| e.to_string())?.last_offset().plus(1);
         all.extend_from_slice(&bytes);

@@ -104,7 +104,7 @@ impl Sample<'_> {
                 self.short_length(text.len(), out);
                 out.extend(text.bytes());
             }
-            Type::Bytes | Type::Records => {
+            Type::Bytes | Type::Records | Type::Payload => {
                 let len = self.length(60, 20_000);
                 self.long_length(len, out);
                 out.extend((0..len).map(|i| i as u8));
