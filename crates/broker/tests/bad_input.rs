@@ -202,8 +202,7 @@ fn readers_that_do_not_read_hold_no_memory() {
     }
     let wanted = FetchPartition { partition: 0, partition_max_bytes: i32::MAX, ..Default::default() };
     let topic = FetchTopic { topic: "t".into(), partitions: vec![wanted], ..Default::default() };
-    let fetch =
-        FetchRequest { min_bytes: 1, max_bytes: i32::MAX, topics: vec![topic], ..Default::default() };
+    let fetch = FetchRequest { min_bytes: 1, max_bytes: i32::MAX, topics: vec![topic], ..Default::default() };
     let frame = Frame::request(&header(ApiKey::Fetch, 12), &Request::Fetch(fetch)).to_bytes();
     let before = support::resident_bytes();
     let mut readers: Vec<_> = (0..100)

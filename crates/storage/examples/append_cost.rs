@@ -61,8 +61,7 @@ fn main() {
         let upper = log.log_end();
         report("read", times, || {
             let limits = ReadLimits { bytes_max: batch.len(), upper, minimum_one: true };
-            let bytes =
-                log.read(from, limits).expect("the slice").read().expect("the read");
+            let bytes = log.read(from, limits).expect("the slice").read().expect("the read");
             assert_eq!(black_box(bytes).len(), batch.len());
             from = from.plus(records as i64);
         });

@@ -91,21 +91,29 @@ impl Checkpoints {
         self.write(&self.log_starts, |offsets| lower(offsets, partition, at))
     }
 
-    /// Raises recovery points, and forgets partitions that are no more.
-    pub(crate) fn set_recovery_points(
+    /// Raises recovery points. What to raise is asked for while the file is locked, so that a point that was just
+    /// lowered stays so.
+    pub(crate) fn raise_recovery_points(
         &self,
-        points: Vec<(TopicPartition, Offset)>,
-        live: Live<'_>,
+        points: impl FnOnce() -> Vec<(TopicPartition, Offset)>,
     ) -> Result<(), StorageError> {
-        self.write(&self.recovery_points, |offsets| set_all(offsets, points) | keep(offsets, live))
+        self.write(&self.recovery_points, |offsets| raise(offsets, points()))
     }
 
-    pub(crate) fn set_log_starts(
+    /// Raises log starts, likewise.
+    pub(crate) fn raise_log_starts(
         &self,
-        starts: Vec<(TopicPartition, Offset)>,
-        live: Live<'_>,
+        starts: impl FnOnce() -> Vec<(TopicPartition, Offset)>,
     ) -> Result<(), StorageError> {
-        self.write(&self.log_starts, |offsets| set_all(offsets, starts) | keep(offsets, live))
+        self.write(&self.log_starts, |offsets| raise(offsets, starts()))
+    }
+
+    /// Forgets partitions that are no more.
+    pub(crate) fn forget_dead(&self, live: Live<'_>) -> Result<(), StorageError> {
+        for file in [&self.recovery_points, &self.log_starts] {
+            self.write(file, |offsets| keep(offsets, live))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn set_high_watermarks(
@@ -168,6 +176,18 @@ fn lower(offsets: &mut Offsets, partition: &TopicPartition, at: Offset) -> bool 
         }
         _ => false,
     }
+}
+
+fn raise(offsets: &mut Offsets, values: Vec<(TopicPartition, Offset)>) -> bool {
+    let mut changed = false;
+    for (partition, offset) in values {
+        let known = offsets.get(&partition).copied();
+        if known.is_none_or(|known| known < offset) {
+            offsets.insert(partition, offset);
+            changed = true;
+        }
+    }
+    changed
 }
 
 fn set_all(offsets: &mut Offsets, values: Vec<(TopicPartition, Offset)>) -> bool {

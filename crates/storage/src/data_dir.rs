@@ -3,7 +3,7 @@
 //! so it never vouches for more than it should.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     path::{Path, PathBuf},
     sync::{
@@ -59,6 +59,9 @@ pub struct DataDir {
     clean: bool,
     checkpoints: Arc<Checkpoints>,
     logs: Mutex<BTreeMap<TopicPartition, Arc<Log>>>,
+    /// Partitions whose logs could not be opened. While there is one, no stop is clean: the mark would have the next
+    /// start believe a log that nobody has checked.
+    refused: Mutex<BTreeSet<TopicPartition>>,
     _lock: DiskLock,
 }
 
@@ -106,6 +109,7 @@ impl DataDir {
             clean,
             checkpoints,
             logs: Mutex::new(BTreeMap::new()),
+            refused: Mutex::new(BTreeSet::new()),
             _lock: lock,
         })
     }
@@ -145,7 +149,8 @@ impl DataDir {
     }
 
     /// Opens, recovers or creates a partition's log; the one that is open already, if it is. Callers may open
-    /// different partitions from many threads at once. A zero `topic_id` takes what the directory says.
+    /// different partitions from many threads at once. A zero `topic_id` takes what the directory says; another one
+    /// than that of the log which is there is refused.
     pub fn open_log(
         &self,
         partition: &TopicPartition,
@@ -154,9 +159,13 @@ impl DataDir {
         now: Millis,
     ) -> Result<Arc<Log>, StorageError> {
         if let Some(log) = self.log(partition) {
+            if !topic_id.is_zero() && log.topic_id() != topic_id {
+                let (path, found) = (log.path().to_owned(), log.topic_id());
+                return Err(StorageError::ForeignTopic { path, found, expected: topic_id });
+            }
             return Ok(log);
         }
-        let log = Arc::new(Log::open(Opening {
+        let opened = Log::open(Opening {
             disk: self.disk.clone(),
             root: self.path.clone(),
             partition,
@@ -165,9 +174,17 @@ impl DataDir {
             checkpoints: self.checkpoints.clone(),
             clean: self.clean,
             now,
-        })?);
-        let mut logs = self.logs.lock();
-        Ok(logs.entry(partition.clone()).or_insert(log).clone())
+        });
+        match opened {
+            Ok(log) => {
+                self.refused.lock().remove(partition);
+                Ok(self.logs.lock().entry(partition.clone()).or_insert(Arc::new(log)).clone())
+            }
+            Err(error) => {
+                self.refused.lock().insert(partition.clone());
+                Err(error)
+            }
+        }
     }
 
     /// The open log of a partition.
@@ -195,6 +212,7 @@ impl DataDir {
         name: fn(&Path, &TopicPartition, Uuid) -> PathBuf,
     ) -> Result<Option<PathBuf>, StorageError> {
         let log = self.logs.lock().remove(partition);
+        self.refused.lock().remove(partition);
         if let Some(log) = &log {
             log.abandon();
         }
@@ -218,9 +236,9 @@ impl DataDir {
     /// what was noted before.
     pub fn checkpoint(&self, now: Millis) -> Result<(), StorageError> {
         let mut noted = Vec::new();
-        for (partition, result) in self.for_each_log(&|log| log.checkpoint(now)) {
+        for (log, result) in self.for_each_log(&|log| log.checkpoint(now)) {
             match result {
-                Ok(checkpoint) => noted.push((partition, checkpoint)),
+                Ok(checkpoint) => noted.push((log, checkpoint)),
                 // Each log has said why; the others are noted all the same.
                 Err(StorageError::Offline | StorageError::Closed | StorageError::Disk { .. }) => {}
                 Err(e) => return Err(e),
@@ -229,17 +247,31 @@ impl DataDir {
         self.note(noted)
     }
 
-    fn note(&self, noted: Vec<(TopicPartition, LogCheckpoint)>) -> Result<(), StorageError> {
-        let live: Vec<TopicPartition> = self.logs.lock().keys().cloned().collect();
-        let live = |partition: &TopicPartition| {
-            live.binary_search(partition).is_ok()
-                || self.disk.list(&layout::partition_dir(&self.path, partition)).is_ok()
+    /// Writes down what checkpoints said, as far as it still holds: since then a log may have been deleted, made
+    /// again under its name, or truncated.
+    fn note(&self, noted: Vec<(Arc<Log>, LogCheckpoint)>) -> Result<(), StorageError> {
+        // Held to the end: whoever deletes a log and makes another waits, and then forgets what is written here.
+        let logs = self.logs.lock();
+        let still_true = |value: fn(&LogCheckpoint) -> Offset| {
+            let holds = |(log, noted): &&(Arc<Log>, LogCheckpoint)| {
+                let is_here =
+                    logs.get(log.topic_partition()).is_some_and(|current| Arc::ptr_eq(current, log));
+                is_here && log.generation() == noted.generation
+            };
+            let values = noted.iter().filter(holds);
+            values.map(|(log, noted)| (log.topic_partition().clone(), value(noted))).collect()
         };
-        let points =
-            noted.iter().map(|(partition, noted)| (partition.clone(), noted.recovery_point)).collect();
-        self.checkpoints.set_recovery_points(points, &live)?;
-        let starts = noted.into_iter().map(|(partition, noted)| (partition, noted.log_start)).collect();
-        self.checkpoints.set_log_starts(starts, &live)
+        self.checkpoints.raise_recovery_points(|| still_true(|noted| noted.recovery_point))?;
+        self.checkpoints.raise_log_starts(|| still_true(|noted| noted.log_start))?;
+        self.checkpoints.forget_dead(&|partition| {
+            logs.contains_key(partition)
+                || self.disk.list(&layout::partition_dir(&self.path, partition)).is_ok()
+        })
+    }
+
+    /// Asks every cleaning that runs to give way soon, for a broker that is about to stop.
+    pub fn stop_cleaning(&self) {
+        self.logs.lock().values().for_each(|log| log.stop_cleaning());
     }
 
     /// Notes high watermarks in Kafka's `replication-offset-checkpoint`, all of them.
@@ -259,7 +291,7 @@ impl DataDir {
     fn for_each_log(
         &self,
         act: &(dyn Fn(&Log) -> Result<LogCheckpoint, StorageError> + Sync),
-    ) -> Vec<(TopicPartition, Result<LogCheckpoint, StorageError>)> {
+    ) -> Vec<(Arc<Log>, Result<LogCheckpoint, StorageError>)> {
         let logs: Vec<Arc<Log>> = self.logs.lock().values().cloned().collect();
         let next = AtomicUsize::new(0);
         let done = Mutex::new(Vec::with_capacity(logs.len()));
@@ -268,7 +300,7 @@ impl DataDir {
                 scope.spawn(|| {
                     while let Some(log) = logs.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let result = act(log);
-                        done.lock().push((log.topic_partition().clone(), result));
+                        done.lock().push((Arc::clone(log), result));
                     }
                 });
             }
@@ -276,20 +308,23 @@ impl DataDir {
         done.into_inner()
     }
 
-    /// Closes every log and leaves the mark of a clean stop, unless one could not be closed. The directory
-    /// takes no more; the lock goes with the value.
+    /// Closes every log and leaves the mark of a clean stop, unless one could not be closed, or opened before. The
+    /// directory takes no more; the lock goes with the value.
     pub fn close(&self, now: Millis) -> Result<(), StorageError> {
         let mut noted = Vec::new();
         let mut failed = None;
-        for (partition, result) in self.for_each_log(&|log| log.finish(now)) {
+        for (log, result) in self.for_each_log(&|log| log.finish(now)) {
             match result {
-                Ok(checkpoint) => noted.push((partition, checkpoint)),
+                Ok(checkpoint) => noted.push((log, checkpoint)),
                 Err(e) => failed = Some(e),
             }
         }
         self.note(noted)?;
         if let Some(e) = failed {
             return Err(e);
+        }
+        if !self.refused.lock().is_empty() {
+            return Ok(());
         }
         let path = self.path.join(layout::CLEAN_SHUTDOWN);
         // Kafka's own content; the epoch that it would compare at the next registration is not known here.

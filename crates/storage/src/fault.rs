@@ -223,12 +223,27 @@ impl Volume {
     }
 }
 
-/// Takes each difference between the durable and the seen names, or leaves it.
+/// Takes each difference between the durable and the seen names, or leaves it. A file that has another name now has its
+/// old one or its new one, as a journal sees to: never neither.
 fn keep_some(durable: &mut BTreeMap<String, Node>, seen: &BTreeMap<String, Node>, choice: &mut dyn Choice) {
+    let is_moved = |from: &String, node: &Node| {
+        matches!(node, Node::File(_)) && !seen.contains_key(from) && seen.values().any(|known| known == node)
+    };
+    let moved: BTreeMap<FileId, String> = durable
+        .iter()
+        .filter(|(from, node)| is_moved(from, node))
+        .filter_map(|(from, node)| if let Node::File(id) = node { Some((*id, from.clone())) } else { None })
+        .collect();
     let names: BTreeSet<String> = durable.keys().chain(seen.keys()).cloned().collect();
     for name in names {
-        if durable.get(&name) == seen.get(&name) || choice.below(2) == 0 {
+        let goes_with_its_new_name = !seen.contains_key(&name) && moved.values().any(|from| *from == name);
+        if durable.get(&name) == seen.get(&name) || goes_with_its_new_name || choice.below(2) == 0 {
             continue;
+        }
+        if let Some(Node::File(id)) = seen.get(&name)
+            && let Some(from) = moved.get(id)
+        {
+            durable.remove(from);
         }
         match seen.get(&name) {
             Some(node) => durable.insert(name, *node),
@@ -249,9 +264,18 @@ impl FileState {
         }
     }
 
+    /// Only what is still unsynced: what a failed sync dropped stays seen, and never becomes durable by itself.
     fn sync(&mut self) {
-        self.durable.clone_from(&self.seen);
-        self.unsynced.clear();
+        for change in std::mem::take(&mut self.unsynced) {
+            self.settle(change);
+        }
+    }
+
+    fn settle(&mut self, change: Change) {
+        match change {
+            Change::Write { offset, bytes } => store(&mut self.durable, &bytes, offset),
+            Change::Truncate { len } => self.durable.resize(len, 0),
+        }
     }
 
     /// Four fates, so that every kind of survivor is common: nothing, everything, a prefix, any subset.
@@ -266,12 +290,8 @@ impl FileState {
                 2 => at < prefix,
                 _ => choice.below(2) == 0,
             };
-            if !kept {
-                continue;
-            }
-            match change {
-                Change::Write { offset, bytes } => store(&mut self.durable, &bytes, offset),
-                Change::Truncate { len } => self.durable.resize(len, 0),
+            if kept {
+                self.settle(change);
             }
         }
         self.seen.clone_from(&self.durable);
@@ -511,8 +531,10 @@ impl DiskFile for FaultFile {
         self.with(|volume| {
             volume.step()?;
             if volume.take_fault(|fault| *fault == Fault::SyncFails).is_some() {
-                // As Linux does: the pages are clean afterwards, and the bytes may never have arrived.
-                volume.file(self.id)?.unsynced.clear();
+                // As Linux does: the pages are clean afterwards, and the bytes may never have arrived. Lengths are
+                // in the journal.
+                let file = volume.file(self.id)?;
+                file.unsynced.retain(|change| matches!(change, Change::Truncate { .. }));
                 return Err(input_output_error());
             }
             volume.file(self.id)?.sync();

@@ -224,6 +224,8 @@ impl<E: Entry> SparseIndex<E> {
     pub(crate) fn truncate(&self, place: &IndexPlace<'_>, relative_offset: i64) -> io::Result<()> {
         let mut inner = self.inner.lock();
         inner.tail.retain(|entry| i64::from(entry.relative_offset()) < relative_offset);
+        // Also where there is nothing to drop: a process that was killed may have dropped it and not synced.
+        inner.unsynced = true;
         if inner.written == 0 {
             return Ok(());
         }
@@ -241,7 +243,6 @@ impl<E: Entry> SparseIndex<E> {
         }
         if low < inner.written || file.len()? != u64::from(low) * E::BYTES as u64 {
             file.truncate(u64::from(low) * E::BYTES as u64)?;
-            inner.unsynced = true;
         }
         inner.written = low;
         inner.last_written = None;

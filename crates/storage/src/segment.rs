@@ -17,12 +17,16 @@ use wire::{Millis, Offset};
 
 use crate::{
     config::LogConfig,
-    disk::{Disk, DiskFile, OpenMode, remove_if_exists, write_all_at},
+    disk::{Disk, DiskFile, OpenMode, read_exact_at, remove_if_exists, write_all_at},
     header::{HEADER_BYTES, Header},
     index::{IndexPlace, OffsetEntry, SparseIndex, TimeEntry, relative},
     layout::{FileKind, segment_file},
     slice::ReadMode,
+    walk::{HeaderWalk, Stop},
 };
+
+/// Bytes that recovery writes again at a time.
+const REWRITE_BYTES: u64 = 1 << 20;
 
 /// A partition's directory and the disk that it lies on.
 #[derive(Debug)]
@@ -246,6 +250,21 @@ impl Segment {
         Ok(entry.map_or(self.base, |entry| self.base.plus(i64::from(entry.relative_offset) + 1)))
     }
 
+    /// Whether the newest offset index entry names a batch that is there. What was never synced can come back torn from a
+    /// crash, and then reads as an entry of older offsets.
+    pub(crate) fn is_index_sound(&self) -> io::Result<bool> {
+        let Some(last) = self.index.last(&self.place(FileKind::OffsetIndex))? else { return Ok(true) };
+        let mut walk =
+            HeaderWalk::new(self.file()?, ReadMode::Blocking, u64::from(last.position), self.size());
+        match walk.next() {
+            Ok(Some((_, header))) => {
+                Ok(relative(self.base, header.last_offset()) == Some(last.relative_offset))
+            }
+            Ok(None) | Err(Stop::Broken { .. }) => Ok(false),
+            Err(stop) => Err(stop.into_io()),
+        }
+    }
+
     /// Position of the newest offset index entry, 0 without one: where a walk to the end starts.
     pub(crate) fn last_indexed_position(&self) -> io::Result<u64> {
         let last = self.index.last(&self.place(FileKind::OffsetIndex))?;
@@ -263,6 +282,20 @@ impl Segment {
     pub(crate) fn truncate_file(&self, position: u64) -> io::Result<()> {
         self.size.store(position, Ordering::Release);
         self.file()?.truncate(position)
+    }
+
+    /// Writes what lies from the batch of `offset` on where it lies once more, so that the next sync takes it along.
+    pub(crate) fn rewrite_from(&self, offset: Offset) -> io::Result<()> {
+        let file = self.file()?;
+        let mut at = self.position_before(offset, ReadMode::Blocking)?.unwrap_or(0);
+        let mut chunk = vec![0; REWRITE_BYTES.min(self.size() - at) as usize];
+        while at < self.size() {
+            let len = (self.size() - at).min(REWRITE_BYTES) as usize;
+            read_exact_at(&*file, &mut chunk[..len], at)?;
+            write_all_at(&*file, &mut [IoSlice::new(&chunk[..len])], at)?;
+            at += len as u64;
+        }
+        Ok(())
     }
 
     /// Closes the books when no more will be appended: the last time entry, and both index files whole.

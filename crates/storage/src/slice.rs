@@ -129,7 +129,11 @@ impl Slice {
             if start < end {
                 let end = self.fit(segment, start..end, mode)?;
                 let len = usize::try_from(end - start).map_err(io::Error::other)?;
-                return Ok((len > 0).then_some(StoredBatches { file: segment.file()?, position: start, len }));
+                return Ok((len > 0).then_some(StoredBatches {
+                    file: segment.file()?,
+                    position: start,
+                    len,
+                }));
             }
         }
         Ok(None)
@@ -292,10 +296,5 @@ impl Hints {
             at
         });
         ring.entries[at] = Some(hint);
-    }
-
-    /// Forgets everything, when positions stop being true: truncation.
-    pub(crate) fn clear(&self) {
-        *self.ring.lock() = Ring::default();
     }
 }

@@ -47,7 +47,8 @@ pub(crate) fn replaced_by(
     Ok(segments.iter().filter(stands_for).cloned().collect())
 }
 
-/// Puts a `.swap` file in the place of `replaced` and builds its indexes. Idempotent up to the last step.
+/// Puts a `.swap` file in the place of `replaced`, with its indexes. Idempotent up to the last step, which is the one
+/// that ends the `.swap`: whatever a crash leaves of the others is made again.
 pub(crate) fn complete(
     dir: &Arc<LogDir>,
     base: Offset,
@@ -55,9 +56,14 @@ pub(crate) fn complete(
     config: &LogConfig,
 ) -> io::Result<Arc<Segment>> {
     let place = segment_file(&dir.path, base, FileKind::Log);
-    let aborted = aborted_in(replaced)?;
     for segment in replaced {
         segment.pin()?;
+    }
+    // Before the files that say it are removed.
+    let aborted = aborted_in(replaced)?;
+    if !aborted.is_empty() {
+        txn_index::replace(&dir.disk, &segment_file(&dir.path, base, FileKind::TxnIndex), &aborted)?;
+        dir.disk.sync_dir(&dir.path)?;
     }
     // The replaced ones have to be gone before the new one has their place: after a crash in between they
     // would repeat its offsets. The last one goes first, as everywhere.
@@ -68,21 +74,20 @@ pub(crate) fn complete(
         remove_if_exists(&*dir.disk, &segment_file(&dir.path, base, kind))?;
     }
     dir.disk.sync_dir(&dir.path)?;
-    dir.disk.rename(&with_suffix(&place, layout::SWAP_SUFFIX), &place)?;
-    dir.disk.sync_dir(&dir.path)?;
 
-    let file = dir.disk.open(&place, OpenMode::Write)?;
+    let swap = with_suffix(&place, layout::SWAP_SUFFIX);
+    let file = dir.disk.open(&swap, OpenMode::Write)?;
     let lens = SegmentLens { log: file.len()?, ..SegmentLens::default() };
     let segment = Arc::new(Segment::new(dir.clone(), base, lens));
-    let mut walk = HeaderWalk::new(segment.file()?, ReadMode::Blocking, 0, lens.log);
+    let mut walk = HeaderWalk::new(file, ReadMode::Blocking, 0, lens.log);
     while let Some((position, header)) = walk.next().map_err(Stop::into_io)? {
         segment.note_batch(&header, position, config)?;
     }
     segment.seal()?;
     segment.sync_indexes()?;
-    if !aborted.is_empty() {
-        txn_index::write(&segment, &aborted)?;
-    }
+    dir.disk.sync_dir(&dir.path)?;
+
+    dir.disk.rename(&swap, &place)?;
     dir.disk.sync_dir(&dir.path)?;
     Ok(segment)
 }
@@ -92,5 +97,8 @@ fn aborted_in(segments: &[Arc<Segment>]) -> io::Result<Vec<AbortedTxn>> {
     for segment in segments {
         aborted.extend(txn_index::read(segment)?);
     }
+    // A first attempt that a crash ended may have gathered some of them already.
+    aborted.sort_by_key(|txn| txn.last_offset);
+    aborted.dedup();
     Ok(aborted)
 }

@@ -3,11 +3,13 @@
 
 use std::io;
 use std::io::IoSlice;
+use std::path::Path;
+use std::sync::Arc;
 
 use wire::{Offset, ProducerId};
 
 use crate::{
-    disk::{OpenMode, read_small_if_exists, write_all_at},
+    disk::{Disk, OpenMode, read_small_if_exists, replace_file, write_all_at},
     layout::FileKind,
     segment::Segment,
 };
@@ -55,13 +57,10 @@ pub(crate) fn read(segment: &Segment) -> io::Result<Vec<AbortedTxn>> {
     Ok(content.chunks_exact(ENTRY_BYTES).map(decode).take_while(sound).collect())
 }
 
-/// Replaces the entries of a segment.
-pub(crate) fn write(segment: &Segment, txns: &[AbortedTxn]) -> io::Result<()> {
-    let path = segment.path(FileKind::TxnIndex);
-    let file = segment.disk().open(&path, OpenMode::Truncate)?;
+/// Replaces a file, so that a crash leaves the old entries or the new ones; durable after the directory's sync.
+pub(crate) fn replace(disk: &Arc<dyn Disk>, path: &Path, txns: &[AbortedTxn]) -> io::Result<()> {
     let bytes: Vec<u8> = txns.iter().flat_map(encode).collect();
-    write_all_at(&*file, &mut [IoSlice::new(&bytes)], 0)?;
-    file.sync_data()
+    replace_file(&**disk, path, &bytes)
 }
 
 /// Adds an entry at the end. Not synced: recovery finds it again from the marker.

@@ -342,10 +342,7 @@ fn retention_takes_whole_segments_below_the_high_watermark() {
     let some = log.apply_retention(Millis(1200), Offset(20)).expect("retention");
     assert!(some.segments > 0 && some.segments < segments, "{some:?}");
     assert_eq!(log.log_start().0 % 5, 0);
-    assert!(
-        !reader.read().expect("the read").is_empty(),
-        "a slice lives on"
-    );
+    assert!(!reader.read().expect("the read").is_empty(), "a slice lives on");
     assert!(matches!(log.read(Offset(0), limits(1, 20)), Err(ReadError::OutOfRange { .. })));
     log.apply_retention(Millis(9000), Offset(20)).expect("retention");
     assert_eq!((log.log_start(), log.log_end()), (Offset(20), Offset(20)), "the end outlives its segments");

@@ -307,7 +307,9 @@ fn read_value(schema: &Schema, field: &Field, nullable: bool) -> String {
             };
             format!("d.{prefix}array({bytes_min}, {read})?")
         }
-        Type::String | Type::Bytes | Type::Records | Type::Payload => format!("d.{prefix}{}()?", scalar_method(&field.ty)),
+        Type::String | Type::Bytes | Type::Records | Type::Payload => {
+            format!("d.{prefix}{}()?", scalar_method(&field.ty))
+        }
         scalar => format!("d.{}()?", scalar_method(scalar)),
     }
 }

@@ -253,7 +253,10 @@ fn frames_begin_with_their_length_and_share_large_payloads() {
     let response = Response::from(FetchResponse {
         responses: vec![FetchableTopicResponse {
             topic: "t".into(),
-            partitions: vec![PartitionData { records: Some(records.clone().into()), ..PartitionData::default() }],
+            partitions: vec![PartitionData {
+                records: Some(records.clone().into()),
+                ..PartitionData::default()
+            }],
             ..FetchableTopicResponse::default()
         }],
         ..FetchResponse::default()

@@ -14,7 +14,6 @@ mod protocol;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use wire::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};

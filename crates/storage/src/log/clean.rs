@@ -110,8 +110,7 @@ impl Log {
         // Cleaning leaves gaps between segments. Behind the recovery point a gap would be taken for a loss, so
         // everything that is cleaned has to lie below it, durably, before the first segment is replaced.
         let noted = self.checkpoint(clean.now)?;
-        self.checkpoints
-            .set_recovery_points(vec![(self.partition.clone(), noted.recovery_point)], &|_| true)?;
+        self.checkpoints.raise_recovery_points(|| vec![(self.partition.clone(), noted.recovery_point)])?;
         match self.clean_round(&plan, clean, &config) {
             Ok(stats) => {
                 self.checkpoints.set_cleaner_offset(&self.partition, stats.cleaned_to)?;
@@ -193,9 +192,11 @@ impl Log {
     }
 
     fn clean_round(&self, plan: &Plan, clean: Clean, config: &LogConfig) -> Result<CleanStats, Halt> {
+        // A transaction that began in what is cleaned may have been aborted by a marker far behind it.
         let mut aborted = Vec::new();
-        for segment in plan.segments.iter() {
-            aborted.extend(txn_index::read(segment)?);
+        for segment in self.segments().iter() {
+            let began_before = |txn: &AbortedTxn| txn.first_offset < plan.dirty.end;
+            aborted.extend(txn_index::read(segment)?.into_iter().filter(began_before));
         }
         let mut map = OffsetMap::new(clean.map_bytes_max);
         let map_end = self.map_keys(plan, &aborted, &mut map)?;

@@ -31,9 +31,7 @@ impl Log {
     /// below the high watermark: readers of what goes may see it go, and where compaction left a hole before
     /// `to` the log would end in front of it.
     pub fn truncate_to(&self, to: Offset, now: Millis) -> Result<(), StorageError> {
-        self.clean_abort.store(true, Ordering::Release);
-        let _maintenance = self.maintenance.lock();
-        self.clean_abort.store(false, Ordering::Release);
+        let _maintenance = self.interrupt_cleaning();
         let _turn = self.flush_turn.lock();
         let mut appender = self.appender.lock();
         self.check_open()?;
@@ -50,15 +48,16 @@ impl Log {
         let segments = self.segments();
         let at = segment_at(&segments, to);
         let place = place_of(&segments[at], to).map_err(|e| self.fail(e))?;
+        self.generation.fetch_add(1, Ordering::AcqRel);
         self.checkpoints.lower_recovery_point(&self.partition, place.end)?;
+        // A batch that the start is in the middle of goes whole.
+        self.checkpoints.lower_log_start(&self.partition, place.end)?;
         self.truncate(&mut appender, at, place, now).map_err(|e| self.fail(e))
     }
 
     /// Removes everything and goes on at `to`, as a follower does whose leader has nothing older.
     pub fn truncate_fully_at(&self, to: Offset) -> Result<(), StorageError> {
-        self.clean_abort.store(true, Ordering::Release);
-        let _maintenance = self.maintenance.lock();
-        self.clean_abort.store(false, Ordering::Release);
+        let _maintenance = self.interrupt_cleaning();
         let _turn = self.flush_turn.lock();
         let mut appender = self.appender.lock();
         self.check_open()?;
@@ -69,6 +68,7 @@ impl Log {
         let Place { position, end } = place;
         let mut segments = self.segments().as_ref().clone();
         for later in segments.drain(at + 1..).rev() {
+            appender.forget(&later);
             later.remove()?;
             self.dir.disk.sync_dir(&self.dir.path)?;
         }
@@ -87,8 +87,8 @@ impl Log {
         appender.epochs.truncate_end(end);
         appender.producers = load_producers(&self.dir, &segments, &mut appender.snapshots, end, now)?;
         appender.indexes_dirty.push(segment);
-        self.hints.clear();
         let mut view = self.view.write();
+        view.hints = Arc::default();
         view.segments = segments;
         view.log_end = end;
         view.log_start = view.log_start.min(end);
@@ -110,6 +110,7 @@ impl Log {
     }
 
     fn restart_at(&self, appender: &mut Appender, to: Offset) -> Result<(), StorageError> {
+        self.generation.fetch_add(1, Ordering::AcqRel);
         self.checkpoints.lower_recovery_point(&self.partition, Offset::ZERO)?;
         self.checkpoints.lower_log_start(&self.partition, to)?;
         let act = |appender: &mut Appender| -> io::Result<Arc<Segment>> {
@@ -137,8 +138,8 @@ impl Log {
         appender.indexes_dirty.clear();
         appender.snapshots_unsynced.clear();
         appender.checkpointed_end = None;
-        self.hints.clear();
         let mut view = self.view.write();
+        view.hints = Arc::default();
         view.has_undecided = false;
         view.segments = Arc::new(vec![first]);
         view.log_start = to;
@@ -165,8 +166,9 @@ impl Log {
         }
         let segments = self.segments();
         let whole = segments.windows(2).take_while(|pair| pair[1].base() <= to).count();
-        self.remove_first(&mut appender, whole, to).map_err(|e| self.fail(e))?;
-        appender.checkpointed_end = None;
+        let gone = self.take_first(&mut appender, whole, to);
+        drop(appender);
+        self.remove(&gone).map_err(|e| self.fail(e))?;
         Ok(to)
     }
 
@@ -218,34 +220,51 @@ impl Log {
             }
         }
         let new_start = self.segments()[retained.segments].base().max(log_start);
-        self.remove_first(&mut appender, retained.segments, new_start).map_err(|e| self.fail(e))?;
-        appender.checkpointed_end = None;
+        let gone = self.take_first(&mut appender, retained.segments, new_start);
+        drop(appender);
+        self.remove(&gone).map_err(|e| self.fail(e))?;
         Ok(retained)
     }
 
-    /// Removes the first `count` segments, the oldest first, and has the log start at `new_start`.
-    fn remove_first(&self, appender: &mut Appender, count: usize, new_start: Offset) -> io::Result<()> {
-        let removed = {
-            let mut view = self.view.write();
-            let mut segments = view.segments.as_ref().clone();
-            let removed: Vec<Arc<Segment>> = segments.drain(..count).collect();
-            view.segments = Arc::new(segments);
-            view.log_start = new_start;
-            view.flushed_end = view.flushed_end.max(new_start);
-            removed
-        };
+    /// Takes the first `count` segments out of the log, which then starts at `new_start`; their files are still there.
+    fn take_first(&self, appender: &mut Appender, count: usize, new_start: Offset) -> Gone {
+        let mut view = self.view.write();
+        let mut kept = view.segments.as_ref().clone();
+        let segments: Vec<Arc<Segment>> = kept.drain(..count).collect();
+        let first = kept[0].base();
+        view.segments = Arc::new(kept);
+        view.log_start = new_start;
+        view.flushed_end = view.flushed_end.max(new_start);
+        drop(view);
         appender.epochs.truncate_start(new_start);
-        for segment in &removed {
-            appender.indexes_dirty.retain(|dirty| !Arc::ptr_eq(dirty, segment));
+        segments.iter().for_each(|gone| appender.forget(gone));
+        appender.checkpointed_end = None;
+        let snapshots = appender.snapshots.extract_if(.., |offset| *offset < first).collect();
+        Gone { segments, snapshots }
+    }
+
+    /// Removes the files of what was taken out, the oldest first. Appenders and readers go on meanwhile: a large file
+    /// takes its time to go.
+    fn remove(&self, gone: &Gone) -> io::Result<()> {
+        if !gone.segments.is_empty() {
+            // The names of those that stay first: with neither, the log would have lost its end.
+            self.dir.disk.sync_dir(&self.dir.path)?;
+        }
+        for segment in &gone.segments {
             segment.remove()?;
             self.dir.disk.sync_dir(&self.dir.path)?;
         }
-        let first = self.segments()[0].base();
-        for stale in appender.snapshots.extract_if(.., |offset| *offset < first) {
-            remove_if_exists(&*self.dir.disk, &segment_file(&self.dir.path, stale, FileKind::Snapshot))?;
+        for snapshot in &gone.snapshots {
+            remove_if_exists(&*self.dir.disk, &segment_file(&self.dir.path, *snapshot, FileKind::Snapshot))?;
         }
         Ok(())
     }
+}
+
+/// What was taken out of the front of a log, and whose files are to be removed.
+struct Gone {
+    segments: Vec<Arc<Segment>>,
+    snapshots: Vec<Offset>,
 }
 
 /// Where a segment is cut, and the offset at which it then ends.

@@ -4,7 +4,7 @@
 
 use wire::{Millis, Offset};
 
-use super::{CLOSED, Log};
+use super::{CLOSED, Log, open::sync_newborn};
 use crate::{
     disk::{DiskFile, OpenMode, remove_if_exists, replace_file, write_all_at},
     error::StorageError,
@@ -18,6 +18,8 @@ use crate::{
 pub(crate) struct LogCheckpoint {
     pub(crate) recovery_point: Offset,
     pub(crate) log_start: Offset,
+    /// The log's generation when this was true: after a truncation it no longer is.
+    pub(crate) generation: u64,
 }
 
 impl Log {
@@ -45,6 +47,7 @@ impl Log {
             (view.log_end, view.active().clone())
         };
         let end = Hint { offset: target, segment: active.id(), position: active.size() };
+        let hints = self.view.read().hints.clone();
         drop(appender);
 
         for segment in &dirty {
@@ -57,17 +60,15 @@ impl Log {
             self.sync_newborn(&*metadata).map_err(|e| self.fail(e))?;
         }
         // Where the high watermark will be: readers that stop there need not look for the place.
-        self.hints.note(end);
+        hints.note(end);
         let mut view = self.view.write();
         view.flushed_end = view.flushed_end.max(target);
         assert!(view.flushed_end <= view.log_end, "what was not written cannot be flushed");
         Ok(view.flushed_end)
     }
 
-    /// Makes a new partition's own name durable, and whose it is.
     pub(super) fn sync_newborn(&self, metadata: &dyn DiskFile) -> std::io::Result<()> {
-        metadata.sync_data()?;
-        self.dir.disk.sync_dir(&self.root)
+        sync_newborn(&*self.dir.disk, metadata, &self.root)
     }
 
     /// Makes durable all that a restart needs beside the records: indexes, epochs, producers. Costs
@@ -81,10 +82,10 @@ impl Log {
             let view = self.view.read();
             (view.log_end, view.log_start, view.segments.clone())
         };
+        let generation = self.generation();
         let epochs = appender.epochs.take_changed();
-        if appender.checkpointed_end == Some(log_end) && epochs.is_none() && appender.indexes_dirty.is_empty()
-        {
-            return Ok(LogCheckpoint { recovery_point: self.flushed_end(), log_start });
+        if appender.checkpointed_end == Some(log_end) && epochs.is_none() && appender.is_synced() {
+            return Ok(LogCheckpoint { recovery_point: self.flushed_end(), log_start, generation });
         }
         appender.producers.expire(now, config.producer_id_expiration_ms, config.producers_max);
         let newest = appender.snapshots.last().copied();
@@ -95,7 +96,8 @@ impl Log {
         appender.checkpointed_end = Some(log_end);
         drop(appender);
 
-        let recovery_point = self.flush_in_turn()?;
+        // Appends go on: what the flush covers beyond this checkpoint's indexes and epochs is the next one's.
+        let recovery_point = self.flush_in_turn()?.min(log_end);
         let fail = |e| self.fail(e);
         indexes.extend(segments.last().cloned());
         for segment in &indexes {
@@ -119,7 +121,7 @@ impl Log {
         if snapshot.is_some() {
             self.keep_snapshot(log_end).map_err(fail)?;
         }
-        Ok(LogCheckpoint { recovery_point, log_start })
+        Ok(LogCheckpoint { recovery_point, log_start, generation })
     }
 
     /// Notes the snapshot of a checkpoint and removes that of the one before, which no segment needs.
@@ -148,7 +150,7 @@ impl Log {
     }
 
     pub(crate) fn finish(&self, now: Millis) -> Result<LogCheckpoint, StorageError> {
-        let _maintenance = self.maintenance.lock();
+        let _maintenance = self.interrupt_cleaning();
         {
             let appender = self.appender.lock();
             self.check_open()?;
@@ -165,7 +167,7 @@ impl Log {
 
     /// Takes no more, durable or not: for a log whose partition is deleted.
     pub(crate) fn abandon(&self) {
-        let _maintenance = self.maintenance.lock();
+        let _maintenance = self.interrupt_cleaning();
         let _turn = self.flush_turn.lock();
         let mut appender = self.appender.lock();
         self.condition.store(CLOSED, std::sync::atomic::Ordering::Release);

@@ -8,11 +8,11 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
 };
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use wire::{LeaderEpoch, Millis, Offset, TopicPartition, Uuid};
 
 use crate::{
@@ -57,11 +57,12 @@ pub struct Log {
     maintenance: Mutex<()>,
     /// Asks a running cleaning to give up its turn.
     clean_abort: AtomicBool,
+    /// Goes up before anything below the log end is taken away: a checkpoint of before is void then.
+    generation: AtomicU64,
     /// Held through a flush; callers behind it find their work done.
     flush_turn: Mutex<()>,
     appender: Mutex<Appender>,
     view: RwLock<View>,
-    hints: Arc<Hints>,
 }
 
 /// What readers see.
@@ -71,6 +72,8 @@ struct View {
     log_start: Offset,
     log_end: Offset,
     flushed_end: Offset,
+    /// Where offsets lie. Replaced when positions stop being true, so that a reader of before notes into what it knew.
+    hints: Arc<Hints>,
     /// Whether transactions hold readers of committed data back. Here, so that fetches of logs without any do not
     /// wait for a writer.
     has_undecided: bool,
@@ -95,6 +98,19 @@ struct Appender {
     snapshots_unsynced: Vec<Arc<dyn DiskFile>>,
     /// The log end at the last checkpoint.
     checkpointed_end: Option<Offset>,
+}
+
+impl Appender {
+    /// Has nobody write or sync files of a segment that is taken away: its names may be another's soon.
+    fn forget(&mut self, segment: &Arc<Segment>) {
+        self.dirty.retain(|dirty| !Arc::ptr_eq(dirty, segment));
+        self.indexes_dirty.retain(|dirty| !Arc::ptr_eq(dirty, segment));
+    }
+
+    /// Whether no file and no name waits for a flush or a checkpoint.
+    fn is_synced(&self) -> bool {
+        self.dirty.is_empty() && !self.dir_dirty && self.newborn.is_none() && self.indexes_dirty.is_empty()
+    }
 }
 
 const OPEN: u8 = 0;
@@ -157,6 +173,23 @@ impl Log {
         self.condition.load(Ordering::Acquire) == OPEN
     }
 
+    /// Asks a running cleaning to give way; what it has replaced so far stays.
+    pub(crate) fn stop_cleaning(&self) {
+        self.clean_abort.store(true, Ordering::Release);
+    }
+
+    /// Waits for a running cleaning to give way, and keeps others from starting.
+    fn interrupt_cleaning(&self) -> MutexGuard<'_, ()> {
+        self.stop_cleaning();
+        let turn = self.maintenance.lock();
+        self.clean_abort.store(false, Ordering::Release);
+        turn
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
     /// Whether a disk error took the log out of service.
     pub fn is_offline(&self) -> bool {
         self.condition.load(Ordering::Acquire) == OFFLINE
@@ -166,9 +199,9 @@ impl Log {
     /// and the log end gives an empty slice.
     pub fn read(&self, from: Offset, limits: ReadLimits) -> Result<Slice, ReadError> {
         self.check_open()?;
-        let (segments, log_start, log_end) = {
+        let (segments, log_start, log_end, hints) = {
             let view = self.view.read();
-            (view.segments.clone(), view.log_start, view.log_end)
+            (view.segments.clone(), view.log_start, view.log_end, view.hints.clone())
         };
         if from < log_start || from > log_end {
             return Err(ReadError::OutOfRange { asked: from, log_start, log_end });
@@ -177,7 +210,7 @@ impl Log {
         let at = segments.partition_point(|segment| segment.base() <= from).saturating_sub(1);
         // Opened while the name is sure to be there: retention may remove it before the slice is read.
         segments[at].file().map_err(StorageError::disk(&self.dir.path))?;
-        Ok(Slice { segments, at, from, limits, hints: self.hints.clone() })
+        Ok(Slice { segments, at, from, limits, hints })
     }
 
     /// The newest leader epoch that the log knows.

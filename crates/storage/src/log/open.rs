@@ -10,7 +10,7 @@ use std::{
     str::FromStr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8},
+        atomic::{AtomicBool, AtomicU8, AtomicU64},
     },
 };
 
@@ -139,6 +139,8 @@ struct Recovery {
     clean: bool,
     segments: Vec<Arc<Segment>>,
     epochs: Epochs,
+    /// Closed segments whose indexes were made again.
+    indexes_dirty: Vec<Arc<Segment>>,
     /// Whether there was anything behind the recovery point.
     touched: bool,
     /// Whether something of it was removed.
@@ -168,6 +170,7 @@ fn recover(opening: Opening<'_>, dir: Arc<LogDir>, found: Found) -> Result<Log, 
         config: opening.config.clone(),
         segments: Vec::with_capacity(found.segments.len().max(1)),
         epochs: Epochs::default(),
+        indexes_dirty: Vec::new(),
         touched: false,
         was_cut: false,
         now: opening.now,
@@ -188,18 +191,27 @@ fn recover(opening: Opening<'_>, dir: Arc<LogDir>, found: Found) -> Result<Log, 
         dir_dirty = true;
     }
     let log_end = recovery.scan()?;
+    recovery.complete_indexes().map_err(StorageError::disk(&dir.path))?;
     let (snapshots, producers) = recovery.producers(found.snapshots, log_end)?;
     let first_base = recovery.segments[0].base();
+    if log_start > log_end {
+        // Before the log grows past it again: what is written there would then be hidden.
+        opening.checkpoints.lower_log_start(partition, log_end)?;
+    }
     let log_start = log_start.max(first_base).min(log_end);
     recovery.epochs.truncate_end(log_end);
     recovery.epochs.truncate_start(log_start);
 
-    // What was found behind the recovery point may be in the page cache alone. Where acknowledged means
-    // flushed, it is flushed before anyone sees it; elsewhere the next flush takes it.
+    // What was found behind the recovery point may be in the page cache alone, and so may names. Where acknowledged
+    // means flushed, it is flushed before anyone sees it; elsewhere the next flush takes it.
     let mut dirty = Vec::new();
     let mut flushed_end = log_end;
-    if recovery.touched && (recovery.config.flush_before_ack || recovery.was_cut) {
-        recovery.sync_tail().map_err(StorageError::disk(&dir.path))?;
+    if !recovery.clean && (recovery.config.flush_before_ack || recovery.was_cut) {
+        recovery.sync().map_err(StorageError::disk(&dir.path))?;
+        if let Some(metadata) = newborn.take() {
+            sync_newborn(&*dir.disk, &*metadata, &opening.root).map_err(StorageError::disk(&opening.root))?;
+        }
+        dir_dirty = false;
     } else if recovery.touched {
         flushed_end = recovery.recovery_point.min(log_end).max(log_start);
         dirty = recovery.tail().to_vec();
@@ -214,6 +226,7 @@ fn recover(opening: Opening<'_>, dir: Arc<LogDir>, found: Found) -> Result<Log, 
         config: RwLock::new(Arc::new(opening.config)),
         maintenance: Mutex::new(()),
         clean_abort: AtomicBool::new(false),
+        generation: AtomicU64::new(0),
         flush_turn: Mutex::new(()),
         appender: Mutex::new(Appender {
             epochs: recovery.epochs,
@@ -221,19 +234,20 @@ fn recover(opening: Opening<'_>, dir: Arc<LogDir>, found: Found) -> Result<Log, 
             dirty,
             dir_dirty,
             newborn,
-            indexes_dirty: Vec::new(),
+            indexes_dirty: recovery.indexes_dirty,
             snapshots,
             snapshots_unsynced: Vec::new(),
-            checkpointed_end: (!recovery.touched).then_some(log_end),
+            // After a crash the indexes were cut, and that is not durable yet.
+            checkpointed_end: (recovery.clean && !recovery.touched).then_some(log_end),
         }),
         view: RwLock::new(View {
             segments: Arc::new(recovery.segments),
             log_start,
             log_end,
             flushed_end,
+            hints: Arc::new(Hints::default()),
             has_undecided,
         }),
-        hints: Arc::new(Hints::default()),
         dir,
     })
 }
@@ -249,6 +263,16 @@ fn settle_topic_id(opening: &Opening<'_>, dir: &LogDir, known: Uuid) -> Result<U
             expected: opening.topic_id,
         }),
     }
+}
+
+/// Makes a new partition's own name durable, and whose it is.
+pub(super) fn sync_newborn(
+    disk: &dyn Disk,
+    metadata: &dyn crate::DiskFile,
+    root: &std::path::Path,
+) -> io::Result<()> {
+    metadata.sync_data()?;
+    disk.sync_dir(root)
 }
 
 fn write_metadata(dir: &LogDir, topic_id: Uuid) -> io::Result<Arc<dyn crate::DiskFile>> {
@@ -318,7 +342,7 @@ impl Recovery {
                 self.cut(&segment, at, position).map_err(StorageError::disk(segment.path(FileKind::Log)))?;
             }
         }
-        if log_end < self.recovery_point && !self.clean {
+        if log_end < self.recovery_point {
             let segment = self.segments[self.segments.len() - 1].clone();
             let reason = format!("{} was flushed", self.recovery_point);
             return Err(self.damaged(&segment, log_end, reason));
@@ -343,12 +367,13 @@ impl Recovery {
             segment.truncate_indexes(self.recovery_point.max(segment.base())).map_err(disk_error())?;
         }
         let size = segment.size();
-        let mut start = segment.last_indexed_position().map_err(disk_error())?;
-        if start >= size {
-            // An index that reaches past its log is another's; without it the walk is longer, not wrong.
+        let start = if segment.is_index_sound().map_err(disk_error())? {
+            segment.last_indexed_position().map_err(disk_error())?
+        } else {
+            // Torn, or another's: without it the walk is longer, not wrong.
             segment.truncate_indexes(segment.base()).map_err(disk_error())?;
-            start = 0;
-        }
+            0
+        };
         segment.forget_times();
         let file = segment.file().map_err(disk_error())?;
         let mut walk = BatchWalk::new(file, start, size);
@@ -393,8 +418,27 @@ impl Recovery {
         segment.truncate_file(position)
     }
 
-    fn sync_tail(&self) -> io::Result<()> {
-        for segment in self.tail() {
+    /// Has the closed segments of the tail end their indexes as they would have when they were closed: nobody walks
+    /// them again.
+    fn complete_indexes(&mut self) -> io::Result<()> {
+        if self.clean {
+            return Ok(());
+        }
+        let Some((_active, closed)) = self.tail().split_last() else { return Ok(()) };
+        let closed: Vec<_> = closed.iter().filter(|segment| segment.size() > 0).cloned().collect();
+        for segment in &closed {
+            segment.seal()?;
+        }
+        self.indexes_dirty = closed;
+        Ok(())
+    }
+
+    /// Makes what was found durable. The tail is written once more: where a sync failed before, the kernel holds pages
+    /// that it takes for clean and that the disk never got.
+    fn sync(&self) -> io::Result<()> {
+        let tail = if self.touched { self.tail() } else { &[] };
+        for segment in tail {
+            segment.rewrite_from(self.recovery_point)?;
             segment.file()?.sync_data()?;
         }
         self.dir.disk.sync_dir(&self.dir.path)
