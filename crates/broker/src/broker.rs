@@ -21,6 +21,7 @@ use crate::partitions::Partitions;
 use crate::producer_ids::ProducerIds;
 use crate::settings::Settings;
 use crate::topics::{TopicError, Topics};
+use crate::unpacking::Unpacking;
 
 /// Everything the handlers share.
 pub(crate) struct Broker {
@@ -32,6 +33,7 @@ pub(crate) struct Broker {
     pub(crate) metadata: Metadata,
     pub(crate) partitions: Partitions,
     pub(crate) topics: Topics,
+    pub(crate) unpacking: Unpacking,
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) fetch_sessions: FetchSessions,
     pub(crate) groups: Arc<GroupCoordinator>,

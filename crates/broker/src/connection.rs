@@ -28,8 +28,10 @@ use crate::outbound::{Outbound, Reply, WriteError};
 const PRODUCES_IN_FLIGHT_MAX: usize = 128;
 /// How long a silent connection keeps a buffer larger than it needs.
 const BUFFER_KEPT: Duration = Duration::from_secs(2);
-/// How long requests in flight may still be answered once the broker stops.
-const STOP_GRACE: Duration = Duration::from_millis(500);
+/// Bytes that are read while a request keeps those behind it waiting.
+const READ_AHEAD_BYTES_MAX: usize = 4 * 1024;
+/// How long requests in flight may still be answered once the broker stops, or the peer sends no more.
+const LAST_REPLIES_MAX: Duration = Duration::from_millis(500);
 
 /// Why a connection ended, other than by its peer closing it.
 #[derive(Debug, thiserror::Error)]
@@ -61,9 +63,9 @@ enum InFlight {
 }
 
 impl InFlight {
-    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Reply> {
+    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Result<Reply, DispatchError>> {
         match self {
-            InFlight::Ready(reply) => Poll::Ready(reply.take().expect("a reply is taken once")),
+            InFlight::Ready(reply) => Poll::Ready(Ok(reply.take().expect("a reply is taken once"))),
             InFlight::Produce(reply) | InFlight::Alone(reply) => reply.as_mut().poll(cx),
         }
     }
@@ -115,22 +117,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         loop {
             match self.next_event(&mut stop).await? {
                 Event::Replies(replies) => self.write(replies).await?,
-                Event::Received(0) => return Ok(()),
+                // A peer may close its side and still read: what it asked for before is answered.
+                Event::Received(0) => return self.drain().await,
                 Event::Received(_) => {}
                 Event::TimerFired => self.idle()?,
                 Event::Stop => return self.drain().await,
             }
-            self.start_requests()?;
+            if let Err(error) = self.start_requests() {
+                // The requests before the one that ends the connection were sound, and their records may be stored.
+                self.drain().await?;
+                return Err(error);
+            }
         }
     }
 
     async fn next_event(&mut self, stop: &mut watch::Receiver<bool>) -> Result<Event, ConnectionError> {
         let deadline = self.deadline();
-        let may_read = self.may_start();
+        // While a request keeps the others waiting, a little is read on: that is how a peer is seen to go.
+        let may_read = self.may_start() || self.inbound.len() < READ_AHEAD_BYTES_MAX;
         let Connection { socket, inbound, in_flight, .. } = self;
         tokio::select! {
             biased;
-            replies = ready_replies(in_flight), if !in_flight.is_empty() => Ok(Event::Replies(replies)),
+            replies = ready_replies(in_flight), if !in_flight.is_empty() => Ok(Event::Replies(replies?)),
             // In a block of its own: no room is made for a read that is not wanted.
             received = async { socket.read_buf(&mut inbound.reserve()).await }, if may_read => {
                 Ok(Event::Received(received?))
@@ -177,16 +185,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// The broker stops: answers what is in flight, within bounds, and ends.
+    /// Answers what is in flight, within bounds, and ends.
     async fn drain(mut self) -> Result<(), ConnectionError> {
         let answered = async {
             while !self.in_flight.is_empty() {
-                let replies = ready_replies(&mut self.in_flight).await;
+                let replies = ready_replies(&mut self.in_flight).await?;
                 self.write(replies).await?;
             }
             Ok(())
         };
-        timeout(STOP_GRACE, answered).await.unwrap_or(Ok(()))
+        timeout(LAST_REPLIES_MAX, answered).await.unwrap_or(Ok(()))
     }
 
     async fn write(&mut self, mut replies: Outbound) -> Result<(), ConnectionError> {
@@ -197,16 +205,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 }
 
 /// Waits for the oldest reply; returns it and those behind it that are ready too, so that they leave together.
-async fn ready_replies(in_flight: &mut VecDeque<InFlight>) -> Outbound {
+async fn ready_replies(in_flight: &mut VecDeque<InFlight>) -> Result<Outbound, DispatchError> {
     let mut replies = Outbound::default();
     poll_fn(|cx| {
         while let Some(oldest) = in_flight.front_mut() {
             let Poll::Ready(reply) = oldest.poll(cx) else { break };
             in_flight.pop_front();
-            replies.push(reply);
+            replies.push(reply?);
         }
-        if replies.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+        if replies.is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) }
     })
-    .await;
-    replies
+    .await
+    .map(|()| replies)
 }

@@ -12,7 +12,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use wire::messages::fetch::FetchRequest;
 use wire::messages::produce::ProduceRequest;
-use wire::{ApiKey, Chunk, DecodeError, Decoder, ErrorCode, Frame, Request, RequestHeader, Response, Str};
+use wire::{
+    ApiKey, Chunk, DecodeError, Decoder, ErrorCode, Frame, FrameTooLong, Request, RequestHeader, Response,
+    Str,
+};
 
 use crate::authorize;
 use crate::broker::Broker;
@@ -21,7 +24,7 @@ use crate::handler;
 use crate::outbound::Reply;
 
 /// A reply that is still to come.
-pub(crate) type PendingReply = Pin<Box<dyn Future<Output = Reply> + Send>>;
+pub(crate) type PendingReply = Pin<Box<dyn Future<Output = Result<Reply, DispatchError>> + Send>>;
 
 /// How a request is answered.
 pub(crate) enum Answer {
@@ -35,7 +38,7 @@ pub(crate) enum Answer {
     None,
 }
 
-/// A frame that ends its connection.
+/// A request that ends its connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DispatchError {
     #[error("a request header that cannot be decoded: {0}")]
@@ -46,6 +49,8 @@ pub(crate) enum DispatchError {
     NotAllowed { api: ApiKey },
     #[error("records were refused and the client wants no replies (acks=0)")]
     RefusedWithoutReply,
+    #[error("the answer to {api:?} is too long: {error}")]
+    AnswerTooLong { api: ApiKey, error: FrameTooLong },
 }
 
 /// Starts a request. Runs on the connection's task and must not block.
@@ -89,9 +94,15 @@ struct Pending {
 }
 
 impl Pending {
-    fn frame(&self, response: &Response) -> Frame {
-        self.broker.metrics.request_done(self.context.api, self.context.received.elapsed());
-        Frame::response(self.correlation_id, self.context.api, self.context.version, response)
+    fn frame(&self, response: &Response) -> Result<Frame, DispatchError> {
+        let RequestContext { api, version, received, .. } = self.context;
+        self.broker.metrics.request_done(api, received.elapsed());
+        Frame::response(self.correlation_id, api, version, response)
+            .map_err(|error| DispatchError::AnswerTooLong { api, error })
+    }
+
+    fn reply(&self, response: &Response) -> Result<Reply, DispatchError> {
+        self.frame(response).map(Reply::from)
     }
 
     /// Runs a handler by itself. The handler starts when the requests before it are answered.
@@ -105,7 +116,7 @@ impl Pending {
     {
         Answer::Alone(Box::pin(async move {
             let body = handle(Arc::clone(&self.broker), self.context.clone()).await;
-            self.frame(&wrap(body)).into()
+            self.reply(&wrap(body))
         }))
     }
 }
@@ -118,7 +129,7 @@ fn start(pending: Pending, request: Request) -> Result<Answer, DispatchError> {
         Request::Fetch(request) => start_fetch(pending, request),
         Request::ApiVersions(request) => {
             let response = h::api_versions::handle(&pending.broker, &pending.context, &request);
-            Answer::Now(pending.frame(&Response::ApiVersions(response)).into())
+            Answer::Now(pending.reply(&Response::ApiVersions(response))?)
         }
         Request::Metadata(request) => {
             pending.alone(|b, c| h::metadata::handle(b, c, request), Response::Metadata)
@@ -200,7 +211,7 @@ fn start_fetch(pending: Pending, request: FetchRequest) -> Answer {
     Answer::Alone(Box::pin(async move {
         let (broker, context) = (Arc::clone(&pending.broker), pending.context.clone());
         let (response, batches) = handler::fetch::handle(broker, context, request).await;
-        Reply::new(pending.frame(&Response::Fetch(response)), batches)
+        Ok(Reply::new(pending.frame(&Response::Fetch(response))?, batches))
     }))
 }
 
@@ -216,12 +227,12 @@ fn start_produce(pending: Pending, request: ProduceRequest) -> Result<Answer, Di
     }
     if produced.is_safe() {
         return Ok(Answer::Produce(Box::pin(async move {
-            pending.frame(&Response::Produce(produced.into_response())).into()
+            pending.reply(&Response::Produce(produced.into_response()))
         })));
     }
     Ok(Answer::Produce(Box::pin(async move {
         let response = produced.acknowledged().await;
-        pending.frame(&Response::Produce(response)).into()
+        pending.reply(&Response::Produce(response))
     })))
 }
 
@@ -230,7 +241,8 @@ fn unsupported(broker: &Broker, header: &RequestHeader) -> Answer {
     broker.metrics.unsupported_request();
     if header.api_key == ApiKey::ApiVersions.code() {
         let response = Response::ApiVersions(handler::api_versions::unsupported_version());
-        return Answer::Now(Frame::response(header.correlation_id, ApiKey::ApiVersions, 0, &response).into());
+        let frame = Frame::response(header.correlation_id, ApiKey::ApiVersions, 0, &response);
+        return Answer::Now(frame.expect("the table of APIs fits a frame").into());
     }
     let mut reply = Vec::with_capacity(10);
     reply.extend_from_slice(&6_i32.to_be_bytes());

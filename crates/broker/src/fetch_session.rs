@@ -4,7 +4,7 @@
 //! number of sessions never passes `max.incremental.fetch.session.cache.slots`. A reader that gets no session reads
 //! as before, by naming every partition each time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,9 @@ use tokio::time::Instant;
 use wire::messages::fetch::{FetchRequest, PartitionData};
 use wire::{ErrorCode, LeaderEpoch, Offset, PartitionId, Str, Uuid};
 
+/// Requests name topics by id from this version on (KIP-516).
+pub(crate) const TOPIC_ID_VERSION_MIN: i16 = 13;
+
 /// The session id and the epochs with a meaning of their own.
 pub(crate) const NO_SESSION: i32 = 0;
 const EPOCH_INITIAL: i32 = 0;
@@ -22,6 +25,19 @@ const EPOCH_FINAL: i32 = -1;
 
 /// A session is not pushed out by a new one unless it was silent for so long.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(120);
+
+/// How a session's requests name topics: one way or the other, from its first request on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Naming {
+    ByName,
+    ById,
+}
+
+impl Naming {
+    fn of(version: i16) -> Naming {
+        if version < TOPIC_ID_VERSION_MIN { Naming::ByName } else { Naming::ById }
+    }
+}
 
 /// A partition as a reader names it: by topic name up to version 12, by topic id after.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -63,6 +79,7 @@ pub(crate) struct FetchPlan {
 #[derive(Debug)]
 struct Session {
     id: i32,
+    naming: Naming,
     epoch_next: i32,
     used: Instant,
     order: BTreeMap<u64, Cached>,
@@ -95,26 +112,32 @@ impl FetchSessions {
     }
 
     /// Finds what a request asks for. The error is the whole answer.
-    pub(crate) fn plan(&self, request: FetchRequest) -> Result<FetchPlan, ErrorCode> {
+    pub(crate) fn plan(&self, request: FetchRequest, version: i16) -> Result<FetchPlan, ErrorCode> {
         let (id, epoch) = (request.session_id, request.session_epoch);
+        let naming = Naming::of(version);
         if epoch != EPOCH_INITIAL && epoch != EPOCH_FINAL {
-            return self.plan_incremental(request);
+            return self.plan_incremental(request, naming);
         }
         if id != NO_SESSION {
             self.sessions.lock().remove(&id);
         }
-        let targets: Vec<_> = targets(request).collect();
-        let session = if epoch == EPOCH_INITIAL { self.open(&targets) } else { None };
+        // A partition that is named twice is answered once.
+        let mut seen = HashSet::new();
+        let targets: Vec<_> = targets(request).filter(|target| seen.insert(target.key.clone())).collect();
+        let session = if epoch == EPOCH_INITIAL { self.open(&targets, naming) } else { None };
         let session_id = session.as_ref().map_or(NO_SESSION, |session| session.lock().id);
         Ok(FetchPlan { targets, session, session_id, is_incremental: false })
     }
 
-    fn plan_incremental(&self, mut request: FetchRequest) -> Result<FetchPlan, ErrorCode> {
+    fn plan_incremental(&self, mut request: FetchRequest, naming: Naming) -> Result<FetchPlan, ErrorCode> {
         let id = request.session_id;
         let session = self.sessions.lock().get(&id).cloned().ok_or(ErrorCode::FETCH_SESSION_ID_NOT_FOUND)?;
         let mut locked = session.lock();
         if locked.epoch_next != request.session_epoch {
             return Err(ErrorCode::INVALID_FETCH_SESSION_EPOCH);
+        }
+        if locked.naming != naming {
+            return Err(ErrorCode::FETCH_SESSION_TOPIC_ID_ERROR);
         }
         locked.epoch_next = epoch_after(request.session_epoch);
         locked.used = Instant::now();
@@ -130,12 +153,17 @@ impl FetchSessions {
         for target in targets(request) {
             locked.want(target);
         }
-        let targets = locked.order.values().map(|cached| cached.target.clone()).collect();
+        let targets: Vec<_> = locked.order.values().map(|cached| cached.target.clone()).collect();
         drop(locked);
+        if targets.is_empty() {
+            // Its place is for somebody who reads.
+            self.sessions.lock().remove(&id);
+            return Ok(FetchPlan { targets, session: None, session_id: NO_SESSION, is_incremental: true });
+        }
         Ok(FetchPlan { targets, session: Some(session), session_id: id, is_incremental: true })
     }
 
-    fn open(&self, targets: &[FetchTarget]) -> Option<Arc<Mutex<Session>>> {
+    fn open(&self, targets: &[FetchTarget], naming: Naming) -> Option<Arc<Mutex<Session>>> {
         if targets.is_empty() {
             return None;
         }
@@ -153,6 +181,7 @@ impl FetchSessions {
         }
         let mut session = Session {
             id,
+            naming,
             epoch_next: epoch_after(EPOCH_INITIAL),
             used: Instant::now(),
             order: BTreeMap::new(),
@@ -216,7 +245,8 @@ impl Session {
         let cached = self.order.get_mut(place).expect("every place is filled");
         let has_records = data.records.as_ref().is_some_and(|records| !records.is_empty());
         let told = data.error_code.is_ok().then_some((data.high_watermark, data.log_start_offset));
-        let is_news = has_records || told.is_none() || cached.told != told;
+        let is_diverging = data.diverging_epoch.epoch >= 0;
+        let is_news = has_records || is_diverging || told.is_none() || cached.told != told;
         // An error is told again until it is gone.
         cached.told = told;
         if has_records {
@@ -292,16 +322,16 @@ mod tests {
     #[test]
     fn a_session_remembers_partitions_and_answers_news_only() {
         let sessions = FetchSessions::new(10);
-        let plan = sessions.plan(request((0, 0), &[(0, 5), (1, 6)])).unwrap();
+        let plan = sessions.plan(request((0, 0), &[(0, 5), (1, 6)]), 12).unwrap();
         let id = plan.session_id();
         assert_ne!(id, NO_SESSION);
         assert_eq!(answer(&plan, &[(5, b""), (6, b"")]), [0, 1], "a full answer names every partition");
 
-        let plan = sessions.plan(request((id, 1), &[])).unwrap();
+        let plan = sessions.plan(request((id, 1), &[]), 12).unwrap();
         assert_eq!(partitions(&plan), [(0, 5), (1, 6)]);
         assert_eq!(answer(&plan, &[(7, b"xx"), (6, b"")]), [0]);
 
-        let plan = sessions.plan(request((id, 2), &[(0, 7)])).unwrap();
+        let plan = sessions.plan(request((id, 2), &[(0, 7)]), 12).unwrap();
         assert_eq!(partitions(&plan), [(1, 6), (0, 7)], "who had records is served last");
         assert_eq!(answer(&plan, &[(6, b""), (7, b"")]), [0; 0]);
     }
@@ -309,14 +339,14 @@ mod tests {
     #[test]
     fn a_request_out_of_turn_changes_nothing() {
         let sessions = FetchSessions::new(10);
-        let id = sessions.plan(request((0, 0), &[(0, 5)])).unwrap().session_id();
+        let id = sessions.plan(request((0, 0), &[(0, 5)]), 12).unwrap().session_id();
         assert_eq!(
-            sessions.plan(request((id, 3), &[(0, 9)])).unwrap_err(),
+            sessions.plan(request((id, 3), &[(0, 9)]), 12).unwrap_err(),
             ErrorCode::INVALID_FETCH_SESSION_EPOCH
         );
-        assert_eq!(partitions(&sessions.plan(request((id, 1), &[])).unwrap()), [(0, 5)]);
+        assert_eq!(partitions(&sessions.plan(request((id, 1), &[]), 12).unwrap()), [(0, 5)]);
         assert_eq!(
-            sessions.plan(request((id + 1, 1), &[])).unwrap_err(),
+            sessions.plan(request((id + 1, 1), &[]), 12).unwrap_err(),
             ErrorCode::FETCH_SESSION_ID_NOT_FOUND
         );
     }
@@ -324,28 +354,28 @@ mod tests {
     #[test]
     fn a_final_epoch_closes_the_session() {
         let sessions = FetchSessions::new(10);
-        let id = sessions.plan(request((0, 0), &[(0, 5)])).unwrap().session_id();
-        let plan = sessions.plan(request((id, -1), &[(0, 5)])).unwrap();
+        let id = sessions.plan(request((0, 0), &[(0, 5)]), 12).unwrap().session_id();
+        let plan = sessions.plan(request((id, -1), &[(0, 5)]), 12).unwrap();
         assert_eq!((plan.session_id(), sessions.len()), (NO_SESSION, 0));
     }
 
     #[test]
     fn forgotten_partitions_are_no_longer_served() {
         let sessions = FetchSessions::new(10);
-        let id = sessions.plan(request((0, 0), &[(0, 5), (1, 6)])).unwrap().session_id();
+        let id = sessions.plan(request((0, 0), &[(0, 5), (1, 6)]), 12).unwrap().session_id();
         let mut next = request((id, 1), &[]);
         next.forgotten_topics_data =
             vec![ForgottenTopic { topic: "t".into(), partitions: vec![0], ..Default::default() }];
-        assert_eq!(partitions(&sessions.plan(next).unwrap()), [(1, 6)]);
+        assert_eq!(partitions(&sessions.plan(next, 12).unwrap()), [(1, 6)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_full_cache_gives_up_only_sessions_that_fell_silent() {
         let sessions = FetchSessions::new(1);
-        sessions.plan(request((0, 0), &[(0, 5)])).unwrap();
-        assert_eq!(sessions.plan(request((0, 0), &[(0, 5)])).unwrap().session_id(), NO_SESSION);
+        sessions.plan(request((0, 0), &[(0, 5)]), 12).unwrap();
+        assert_eq!(sessions.plan(request((0, 0), &[(0, 5)]), 12).unwrap().session_id(), NO_SESSION);
         tokio::time::advance(EVICTABLE_AFTER).await;
-        assert_ne!(sessions.plan(request((0, 0), &[(0, 5)])).unwrap().session_id(), NO_SESSION);
+        assert_ne!(sessions.plan(request((0, 0), &[(0, 5)]), 12).unwrap().session_id(), NO_SESSION);
         assert_eq!(sessions.len(), 1);
     }
 }

@@ -36,6 +36,11 @@ impl Inbound {
         Inbound { buffer: BytesMut::new(), frame_bytes_max }
     }
 
+    /// Bytes that were received and not taken.
+    pub(crate) fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// The next whole frame, without its length field; `None` until all of it has arrived.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Bytes>, FrameSizeError> {
         let Some(frame_bytes) = self.claimed_bytes()? else { return Ok(None) };

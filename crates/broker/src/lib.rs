@@ -15,6 +15,7 @@ mod context;
 mod authorize;
 mod handler;
 // Where it is kept, made safe, and waited for.
+mod unpacking;
 mod partitions;
 mod partition;
 mod flush;

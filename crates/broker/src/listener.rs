@@ -87,6 +87,8 @@ impl Listener {
         };
         let Ok(local) = socket.local_addr() else { return };
         let _ = socket.set_nodelay(true);
+        // A peer whose machine is gone says nothing more, not even that.
+        let _ = socket2::SockRef::from(&socket).set_keepalive(true);
         let context = ConnectionContext {
             listener: self.name.clone(),
             principal: Str::from("User:ANONYMOUS"),

@@ -33,6 +33,7 @@ use crate::partitions::Partitions;
 use crate::producer_ids::ProducerIds;
 use crate::settings::{GroupSettings, Settings};
 use crate::topics::Topics;
+use crate::unpacking::Unpacking;
 
 /// What a node is started with.
 pub struct NodeOptions {
@@ -116,6 +117,7 @@ impl Node {
             metadata: opened.metadata,
             partitions: Partitions::default(),
             topics: Topics::default(),
+            unpacking: Unpacking::new(),
             flusher,
             groups,
             producer_ids: ProducerIds::default(),
@@ -165,6 +167,8 @@ impl Node {
     pub async fn shutdown(mut self) -> Result<(), StorageError> {
         self.readiness.not_ready("the broker is stopping");
         self.broker.stop.send_replace(true);
+        // A compaction may have minutes before it.
+        self.broker.data_dir.stop_cleaning();
         while self.tasks.join_next().await.is_some() {}
         let broker = Arc::clone(&self.broker);
         let closed = spawn_blocking(move || {

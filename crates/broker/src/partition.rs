@@ -32,8 +32,8 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    /// A partition over a log that has been opened and recovered. What recovery kept is flushed: a lone replica's
-    /// high watermark starts there.
+    /// A partition over a log that has been opened and recovered. A lone replica's high watermark starts at the end of what
+    /// counts as safe: what recovery kept is flushed, or need not be.
     pub(crate) fn new(
         id: TopicPartition,
         topic_id: Uuid,
@@ -42,7 +42,8 @@ impl Partition {
         flusher: Arc<Flusher>,
         metrics: Arc<TopicMetrics>,
     ) -> Arc<Self> {
-        let high_watermark = AtomicI64::new(log.flushed_end().0);
+        let safe_end = if log.config().flush_before_ack { log.flushed_end() } else { log.log_end() };
+        let high_watermark = AtomicI64::new(safe_end.0);
         Arc::new(Partition {
             id,
             topic_id,
@@ -92,7 +93,8 @@ impl Partition {
     ) -> Result<Appended, AppendError> {
         let appended = self.log.append(records, Append { leader_epoch: self.leader_epoch, now, origin })?;
         if self.log.config().flush_before_ack {
-            if self.log.flushed_end() < self.log.log_end() {
+            // Not by the flushed end: a checkpoint moves that too, and wakes nobody.
+            if self.high_watermark() < self.log.log_end() {
                 self.flusher.enqueue(self);
             }
         } else {
@@ -121,6 +123,8 @@ impl Partition {
                 self.advance_high_watermark(flushed_end);
                 Ok(())
             }
+            // The topic was deleted meanwhile; who deletes it wakes those who wait.
+            Err(StorageError::Closed) => Ok(()),
             Err(error) => {
                 tracing::error!(partition = %self.id, %error, "the log goes offline");
                 self.waiting.fail(ErrorCode::KAFKA_STORAGE_ERROR);

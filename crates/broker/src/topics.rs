@@ -262,6 +262,7 @@ async fn create(broker: Arc<Broker>, topics: Vec<CreateTopic>, mode: Mode) -> Pe
 
 /// A topic that exists and cannot be written to helps nobody: its creator is told why, and may try again.
 async fn open_or_take_back(broker: &Arc<Broker>, name: &Str, id: Uuid) -> Result<(), TopicError> {
+    let count = broker.metadata.image().topic_by_id(id).map_or(0, |topic| topic.partition_count());
     let opened = open_partitions(broker, name, PartitionId(0)).await;
     if let Err(error) = &opened {
         tracing::error!(topic = %name, %error, "a new topic's logs cannot be opened; the topic is taken back");
@@ -271,8 +272,19 @@ async fn open_or_take_back(broker: &Arc<Broker>, name: &Str, id: Uuid) -> Result
         if let Err(error) = taken_back {
             tracing::error!(topic = %name, %error, "a topic without logs could not be taken back");
         }
+        // Logs of it that could be opened belong to no topic now, and must not become the next one's.
+        let logs: Vec<_> = partition_names(name, count).collect();
+        let deleter = Arc::clone(broker);
+        spawn_blocking(move || delete_logs(&deleter, &logs)).await.expect("deleting logs does not panic");
     }
     opened
+}
+
+/// The names of a topic's first `count` partitions.
+fn partition_names(topic: &Str, count: usize) -> impl Iterator<Item = TopicPartition> {
+    let topic = topic.clone();
+    let count = i32::try_from(count).expect("a topic's partitions fit an i32");
+    (0..count).map(move |id| TopicPartition { topic: topic.clone(), partition: PartitionId(id) })
 }
 
 /// Opens a topic's logs from partition `first` on and puts them into the table.
@@ -297,28 +309,34 @@ async fn open_partitions(broker: &Arc<Broker>, topic: &Str, first: PartitionId) 
 
 async fn delete(broker: Arc<Broker>, topics: Vec<DeleteTopic>) -> PerItem<DeleteTopic, DeletedTopic> {
     let decide = |image: &Image| image.delete_topics(&topics);
+    let before = broker.metadata.image();
     let decided = broker.metadata.commit(broker.clock.now(), decide).await?;
     let deleted: Vec<Str> =
         decided.iter().filter_map(|(_, answer)| Some(answer.as_ref().ok()?.name.clone())).collect();
     let gone = deleted.iter().filter_map(|name| broker.partitions.remove_topic(name));
-    let gone: Vec<Arc<Partition>> =
+    let served: Vec<Arc<Partition>> =
         gone.flat_map(|topic| topic.partitions().cloned().collect::<Vec<_>>()).collect();
+    // Partitions that could not be opened are not served, and have files all the same.
+    let counts = deleted.iter().filter_map(|name| Some((name, before.topic(name)?.partition_count())));
+    let logs: Vec<_> = counts.flat_map(|(name, count)| partition_names(name, count)).collect();
     let deleter = Arc::clone(&broker);
-    spawn_blocking(move || delete_logs(&deleter, &gone)).await.expect("deleting logs does not panic");
+    spawn_blocking(move || delete_logs(&deleter, &logs)).await.expect("deleting logs does not panic");
+    for partition in served {
+        partition.waiting.fail(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    }
     if !deleted.is_empty() {
         broker.groups.topics_deleted(&deleted);
     }
     Ok(decided.into_iter().map(|(topic, answer)| (topic, answer.map_err(TopicError::from))).collect())
 }
 
-/// Closes and removes logs that the table no longer has, then lets go of those who still wait for them. Blocks.
-fn delete_logs(broker: &Broker, partitions: &[Arc<Partition>]) {
+/// Closes and removes logs that the table no longer has. Blocks.
+fn delete_logs(broker: &Broker, partitions: &[TopicPartition]) {
     for partition in partitions {
-        if let Err(error) = broker.data_dir.delete_log(&partition.id) {
+        if let Err(error) = broker.data_dir.delete_log(partition) {
             // The topic is gone all the same: the next start finds a log of no topic and sets it aside.
-            tracing::error!(partition = %partition.id, %error, "a deleted topic's files could not be removed");
+            tracing::error!(%partition, %error, "a deleted topic's files could not be removed");
         }
-        partition.waiting.fail(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
     }
 }
 

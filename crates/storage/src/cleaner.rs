@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use wire::{Millis, Offset, ProducerId, compression::Compression};
 
 use crate::{
-    codec::{self, CodecError},
+    codec,
     header::{HEADER_BYTES, Header, seal},
     log::record_timestamp,
     offset_map::OffsetMap,
-    raw::{Malformed, RawRecord, RawRecords, put_with_timestamp_delta},
+    raw::{RawRecord, RawRecords, put_with_timestamp_delta},
     txn_index::AbortedTxn,
 };
 
@@ -40,15 +40,6 @@ pub(crate) struct Counts {
     pub(crate) kept: u64,
 }
 
-/// A batch cannot be looked into.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CleanError {
-    #[error(transparent)]
-    Codec(#[from] CodecError),
-    #[error(transparent)]
-    Record(#[from] Malformed),
-}
-
 /// Whether a batch belongs to an aborted transaction.
 pub(crate) fn is_aborted(header: &Header, aborted: &[AbortedTxn]) -> bool {
     header.is_transactional()
@@ -62,23 +53,26 @@ pub(crate) fn is_aborted(header: &Header, aborted: &[AbortedTxn]) -> bool {
 
 impl Filter<'_> {
     /// Appends to `out` what stays of `batch`.
-    pub(crate) fn pass(
-        &self,
-        header: &Header,
-        batch: &[u8],
-        out: &mut Vec<u8>,
-    ) -> Result<Counts, CleanError> {
+    pub(crate) fn pass(&self, header: &Header, batch: &[u8], out: &mut Vec<u8>) -> Counts {
         // Markers stay as long as the log does: what they end may still be in front of a reader.
         if header.is_control() || header.record_count == 0 && self.stays_empty(header) {
             out.extend_from_slice(batch);
-            return Ok(Counts::default());
+            return Counts::default();
         }
-        let payload = codec::payload(header, &batch[HEADER_BYTES..])?;
+        let opened = codec::payload(header, &batch[HEADER_BYTES..], codec::STORED_BYTES_MAX);
+        let all: Option<(Vec<RawRecord<'_>>, Compression)> = opened.as_ref().ok().and_then(|payload| {
+            let records = RawRecords::new(payload).collect::<Result<_, _>>().ok()?;
+            Some((records, codec::codec_of(header).ok()?))
+        });
+        let Some((all, codec)) = all else {
+            // Who wrote it and how is not known, so nothing of it is taken.
+            out.extend_from_slice(batch);
+            return Counts::default();
+        };
         let aborted = is_aborted(header, self.aborted);
         let mut kept: Vec<RawRecord<'_>> = Vec::new();
         let mut counts = Counts::default();
-        for record in RawRecords::new(&payload) {
-            let record = record?;
+        for record in all {
             counts.read += 1;
             if !aborted && self.keeps(header, &record) {
                 kept.push(record);
@@ -94,9 +88,9 @@ impl Filter<'_> {
             out.extend_from_slice(batch);
         } else {
             let horizon = wants_horizon.then(|| Millis(self.now.0.saturating_add(self.delete_retention_ms)));
-            out.extend_from_slice(&rebuilt(header, batch, &kept, horizon)?);
+            out.extend_from_slice(&rebuilt(header, batch, &kept, horizon, codec));
         }
-        Ok(counts)
+        counts
     }
 
     fn keeps(&self, header: &Header, record: &RawRecord<'_>) -> bool {
@@ -137,7 +131,8 @@ fn rebuilt(
     batch: &[u8],
     kept: &[RawRecord<'_>],
     horizon: Option<Millis>,
-) -> Result<Vec<u8>, CleanError> {
+    codec: Compression,
+) -> Vec<u8> {
     let mut payload = Vec::with_capacity(kept.iter().map(|record| record.whole.len() + 10).sum());
     let mut max_timestamp = Millis(i64::MIN);
     for record in kept {
@@ -150,7 +145,7 @@ fn rebuilt(
             }
         }
     }
-    let body = match codec::codec_of(header)? {
+    let body = match codec {
         Compression::None => payload,
         codec => codec.compress(&payload, None),
     };
@@ -165,7 +160,7 @@ fn rebuilt(
     seal(&mut front, &body);
     let mut out = front.to_vec();
     out.extend_from_slice(&body);
-    Ok(out)
+    out
 }
 
 fn front_of(batch: &[u8]) -> [u8; HEADER_BYTES] {

@@ -83,6 +83,18 @@ pub enum CompressionType {
     },
 }
 
+impl CompressionType {
+    /// Whether every batch of the log is in `codec`.
+    pub fn is(self, codec: Compression) -> bool {
+        matches!(self, CompressionType::Codec { codec: own, .. } if own == codec)
+    }
+
+    /// Whether a batch that came in `codec` is compressed anew.
+    pub fn differs_from(self, codec: Compression) -> bool {
+        matches!(self, CompressionType::Codec { codec: target, .. } if target != codec)
+    }
+}
+
 impl Default for LogConfig {
     fn default() -> LogConfig {
         LogConfig {

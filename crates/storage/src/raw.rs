@@ -1,4 +1,4 @@
-//! Walks the records of a decompressed batch without making anything: lengths, deltas, and where key and
+//! Walks the records of a decompressed batch without making anything: lengths, deltas, headers, and where key and
 //! value lie. Used where only the shape matters (is the count true, is there a key) or where records are
 //! copied as they are (compaction). Never trusts a length beyond the bytes that are there.
 
@@ -60,6 +60,14 @@ fn parse(start: &[u8]) -> Result<RawRecord<'_>, Malformed> {
     let offset_delta = varint(&mut body)?;
     let key = nullable(&mut body)?;
     let value = nullable(&mut body)?;
+    let headers = varint(&mut body)?;
+    for _ in 0..u32::try_from(headers).map_err(|_| Malformed)? {
+        nullable(&mut body)?.ok_or(Malformed)?;
+        nullable(&mut body)?;
+    }
+    if !body.is_empty() {
+        return Err(Malformed);
+    }
     Ok(RawRecord { timestamp_delta, offset_delta, key, value, whole, after_timestamp })
 }
 
@@ -151,5 +159,20 @@ mod tests {
         for hostile in [&[0xff; 12][..], &[0xfe, 0xff, 0xff, 0xff, 0x0f, 0], &[1], &[8, 0, 0, 0, 0xfe]] {
             assert_eq!(RawRecords::new(hostile).next(), Some(Err(Malformed)), "{hostile:?}");
         }
+    }
+
+    #[test]
+    fn headers_are_walked_to_the_records_end() {
+        // offset delta 0, key "k", value "v", then: one header "h" = null; the same with a byte too many; a header
+        // without a key; two headers where there is one; fewer than none.
+        let check = |headers: &[u8]| {
+            let tail = [&[0, 2, b'k', 2, b'v'], headers].concat();
+            RawRecords::new(&record(0, &tail)).all(|record| record.is_ok())
+        };
+        assert!(check(&[2, 2, b'h', 1]));
+        assert!(!check(&[2, 2, b'h', 1, 0]));
+        assert!(!check(&[2, 1, 1]));
+        assert!(!check(&[4, 2, b'h', 1]));
+        assert!(!check(&[1]));
     }
 }

@@ -1,10 +1,10 @@
-//! Whether a producer's batches may enter a log, and what of their headers has to change. Decided from the
-//! header alone where that is enough: a compressed payload is opened only for a compacted topic, another
-//! codec, or a largest timestamp that cannot be true (docs/decisions/001-header-only-validation.md). Nothing
-//! here knows the log's state, so it runs outside of the log's lock.
+//! Whether a producer's batches may enter a log, and what of their headers has to change. Every record is walked,
+//! compressed or not: a batch that readers cannot open would stop each of them for good
+//! (docs/decisions/001-every-record-is-walked.md). Nothing here knows the log's state, so it runs outside of the log's
+//! lock.
 
 use bytes::Bytes;
-use wire::{Millis, compression::Compression};
+use wire::Millis;
 
 use crate::{
     codec::{self, CodecError},
@@ -93,11 +93,9 @@ pub(crate) fn refuse_header(error: HeaderError) -> AppendError {
 fn refuse_payload(error: CodecError) -> AppendError {
     match error {
         CodecError::Unknown(_) => invalid("unknown compression codec"),
-        CodecError::TooLarge => AppendError::TooLarge {
-            size: codec::DECOMPRESSED_BYTES_MAX + 1,
-            size_max: codec::DECOMPRESSED_BYTES_MAX,
-        },
-        CodecError::Corrupt(error) => AppendError::Corrupt(error.to_string()),
+        CodecError::TooLarge(size_max) => AppendError::TooLarge { size: size_max + 1, size_max },
+        // Under a right checksum it is what the producer made: sent again, it would be no better.
+        CodecError::Corrupt(_) => invalid("the compressed records cannot be decompressed"),
     }
 }
 
@@ -126,32 +124,27 @@ fn check_batch(
     };
     let body = batch.slice(HEADER_BYTES..);
     let keys_needed = config.cleanup.compact && origin == Origin::Client;
-    let look_inside = codec_now == Compression::None
-        || keys_needed
-        || target.is_some()
-        || header.max_timestamp < header.base_timestamp;
+    let bytes_max = codec::DECOMPRESSED_BYTES_MAX.max(4 * config.max_message_bytes as usize);
 
     let mut front = [0; HEADER_BYTES];
     front.copy_from_slice(&batch[..HEADER_BYTES]);
     let mut front_changed = false;
     let mut new_body = None;
     let mut marker = None;
-    if look_inside {
-        let payload = codec::payload(&header, &body).map_err(refuse_payload)?;
-        let inside = inspect(&header, &payload, keys_needed)?;
-        if inside.max_timestamp != header.max_timestamp && !header.is_log_append_time() {
-            header.max_timestamp = inside.max_timestamp;
-            front[35..43].copy_from_slice(&header.max_timestamp.0.to_be_bytes());
-            front_changed = true;
-        }
-        if header.is_control() {
-            marker = parse_marker(&payload);
-        }
-        if let Some((codec, level)) = target {
-            new_body = Some(Bytes::from(codec.compress(&payload, level)));
-            header.attributes = header.attributes & !7 | codec.code() as u16;
-            front_changed = true;
-        }
+    let payload = codec::payload(&header, &body, bytes_max).map_err(refuse_payload)?;
+    let inside = inspect(&header, &payload, keys_needed)?;
+    if inside.max_timestamp != header.max_timestamp && !header.is_log_append_time() {
+        header.max_timestamp = inside.max_timestamp;
+        front[35..43].copy_from_slice(&header.max_timestamp.0.to_be_bytes());
+        front_changed = true;
+    }
+    if header.is_control() {
+        marker = parse_marker(&payload);
+    }
+    if let Some((codec, level)) = target {
+        new_body = Some(Bytes::from(codec.compress(&payload, level)));
+        header.attributes = header.attributes & !7 | codec.code() as u16;
+        front_changed = true;
     }
     if origin == Origin::Client && config.message_timestamp_type == TimestampType::CreateTime {
         check_timestamps(&header, now, config)?;

@@ -104,9 +104,19 @@ pub struct Frame {
     pub chunks: Vec<Chunk>,
 }
 
+/// A message too long for the length field of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a frame of {0} bytes; the protocol's length field ends at {max}", max = i32::MAX)]
+pub struct FrameTooLong(usize);
+
 impl Frame {
     /// The response to the request `correlation_id`.
-    pub fn response(correlation_id: i32, api: ApiKey, version: i16, response: &Response) -> Frame {
+    pub fn response(
+        correlation_id: i32,
+        api: ApiKey,
+        version: i16,
+        response: &Response,
+    ) -> Result<Frame, FrameTooLong> {
         debug_assert_eq!(api, response.api());
         Frame::build(|e| {
             e.int32(correlation_id);
@@ -116,22 +126,24 @@ impl Frame {
         })
     }
 
-    /// A request; the header names its API and version.
+    /// A request; the header names its API and version. Panics where it is too long for a frame, which is its sender's
+    /// to avoid.
     pub fn request(header: &RequestHeader, request: &Request) -> Frame {
         debug_assert_eq!(header.api_key, request.api().code());
         Frame::build(|e| {
             header.encode(e);
             request.encode(e, header.api_version);
         })
+        .expect("a request fits a frame")
     }
 
-    fn build(write: impl FnOnce(&mut Encoder)) -> Frame {
+    fn build(write: impl FnOnce(&mut Encoder)) -> Result<Frame, FrameTooLong> {
         let mut e = Encoder::new();
         e.int32(0);
         write(&mut e);
-        let len = i32::try_from(e.len() - 4).expect("a frame beyond 31 bits");
+        let len = i32::try_from(e.len() - 4).map_err(|_| FrameTooLong(e.len() - 4))?;
         e.patch_int32(0, len);
-        Frame { chunks: e.into_chunks() }
+        Ok(Frame { chunks: e.into_chunks() })
     }
 
     /// Bytes on the wire, the length prefix included.

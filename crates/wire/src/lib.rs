@@ -24,7 +24,7 @@ pub use api::{ApiKey, ApiRequest, Request, Response};
 pub use decoder::{DecodeError, Decoder};
 pub use encoder::Encoder;
 pub use error_code::ErrorCode;
-pub use frame::{Chunk, Frame, RequestHeader, ResponseHeader};
+pub use frame::{Chunk, Frame, FrameTooLong, RequestHeader, ResponseHeader};
 pub use ids::{
     BrokerId, LeaderEpoch, Millis, Offset, PartitionId, ProducerEpoch, ProducerId, TopicPartition,
 };

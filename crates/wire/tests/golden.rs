@@ -214,7 +214,7 @@ fn response_headers_of_api_versions_never_have_tags() {
     let response = Response::from(api_versions());
     for version in ApiKey::ApiVersions.versions() {
         assert_eq!(ApiKey::ApiVersions.response_header_version(version), 0);
-        let frame = Frame::response(7, ApiKey::ApiVersions, version, &response).to_bytes();
+        let frame = Frame::response(7, ApiKey::ApiVersions, version, &response).unwrap().to_bytes();
         assert_eq!(frame[4..10], hex("00000007 0000"), "correlation id, then the error code");
     }
     assert_eq!(ApiKey::Fetch.response_header_version(11), 0);
@@ -261,7 +261,7 @@ fn frames_begin_with_their_length_and_share_large_payloads() {
         }],
         ..FetchResponse::default()
     });
-    let frame = Frame::response(5, ApiKey::Fetch, 12, &response);
+    let frame = Frame::response(5, ApiKey::Fetch, 12, &response).unwrap();
     assert_eq!(frame.chunks.len(), 3);
     let mut d = Decoder::new(frame.to_bytes().slice(4..));
     assert_eq!(ResponseHeader::decode(&mut d, ApiKey::Fetch, 12), Ok(ResponseHeader { correlation_id: 5 }));

@@ -1,17 +1,18 @@
 //! Fetch: finds what there is, waits for more if that is too little, and answers with where it lies.
 //!
-//! A round looks at each partition without touching files; the fetch is parked between rounds (see `waiting.rs`) until
-//! one of its partitions moves or `max.wait.ms` has passed. Only then the batches are located, and they are read when
-//! the socket takes them (see `outbound.rs`). Invariant: no reader gets a byte past the high watermark, or past the
-//! last stable offset if it reads committed records only.
+//! A round locates each partition's batches by what is in memory; the fetch is parked between rounds (see `waiting.rs`)
+//! until one of its partitions moves or `max.wait.ms` has passed. The batches are read when the socket takes them (see
+//! `outbound.rs`). Invariant: no reader gets a byte past the high watermark, or past the last stable offset if it reads
+//! committed records only.
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use storage::{Located, ReadError, ReadLimits, ReadMode, Slice, StoredBatches};
+use storage::{Located, ReadError, ReadLimits, ReadMode, Slice, StorageError, StoredBatches};
 use tokio::time::{Instant, timeout_at};
+use wire::compression::Compression;
 use wire::messages::fetch::{
     EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse, PartitionData,
 };
@@ -19,14 +20,14 @@ use wire::{ErrorCode, LeaderEpoch, Payload};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
-use crate::fetch_session::{FetchAnswer, FetchKey, FetchPlan, FetchTarget};
+use crate::fetch_session::{FetchAnswer, FetchKey, FetchPlan, FetchTarget, TOPIC_ID_VERSION_MIN};
 use crate::metrics::TopicMetrics;
 use crate::partition::Partition;
 use crate::partitions::Hosted;
 use crate::waiting::ParkedFetch;
 
-/// Requests name topics by id from this version on (KIP-516).
-const TOPIC_ID_VERSION_MIN: i16 = 13;
+/// Clients that ask in an older version cannot read zstd (KIP-110).
+const ZSTD_VERSION_MIN: i16 = 10;
 const READ_COMMITTED: i8 = 1;
 
 /// Answers a fetch, after waiting for `min_bytes` at most `max_wait_ms`: the response, and the batches for its
@@ -36,21 +37,23 @@ pub(crate) async fn handle(
     context: RequestContext,
     request: FetchRequest,
 ) -> (FetchResponse, Vec<StoredBatches>) {
+    let bytes_max = usize::try_from(request.max_bytes)
+        .unwrap_or(0)
+        .min(broker.settings().broker().network.fetch_bytes_max);
     let wants = Wants {
-        bytes_min: usize::try_from(request.min_bytes).unwrap_or(0),
-        bytes_max: usize::try_from(request.max_bytes)
-            .unwrap_or(0)
-            .min(broker.settings().broker().network.fetch_bytes_max),
-        by_topic_id: context.version >= TOPIC_ID_VERSION_MIN,
+        // Who wants more than it takes gets what it takes.
+        bytes_min: usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max),
+        bytes_max,
+        version: context.version,
         committed_only: request.isolation_level == READ_COMMITTED,
     };
     let deadline = context.received + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
-    let plan = match broker.fetch_sessions.plan(request) {
+    let plan = match broker.fetch_sessions.plan(request, context.version) {
         Ok(plan) => plan,
         Err(error_code) => return (FetchResponse { error_code, ..Default::default() }, Vec::new()),
     };
     let found = find_enough(&broker, &wants, &plan.targets, deadline).await;
-    let answers = locate_batches(found).await;
+    let answers = locate_rest(found).await;
     respond(&plan, answers)
 }
 
@@ -58,25 +61,41 @@ pub(crate) async fn handle(
 struct Wants {
     bytes_min: usize,
     bytes_max: usize,
-    by_topic_id: bool,
+    version: i16,
     committed_only: bool,
 }
 
 /// One partition's answer, and what is still to be located for it.
 struct Found {
     answer: FetchAnswer,
-    wanted: Option<Wanted>,
-}
-
-/// What a reader gets, and who counts it.
-struct Wanted {
-    slice: Slice,
-    metrics: Arc<TopicMetrics>,
+    /// What the index, not in memory, has to be asked for.
+    unlocated: Option<Slice>,
+    metrics: Option<Arc<TopicMetrics>>,
 }
 
 impl Found {
     fn new(target: &FetchTarget, data: PartitionData) -> Self {
-        Found { answer: FetchAnswer { key: target.key.clone(), data, batches: None }, wanted: None }
+        let answer = FetchAnswer { key: target.key.clone(), data, batches: None };
+        Found { answer, unlocated: None, metrics: None }
+    }
+
+    /// Bytes that the partition adds to the answer; of what is not located, at most.
+    fn bytes(&self) -> usize {
+        let located = self.answer.batches.as_ref().map_or(0, StoredBatches::len);
+        located + self.unlocated.as_ref().map_or(0, Slice::len_max)
+    }
+
+    /// Locates the slice; one that would have to wait for the disk is kept for later.
+    fn locate(&mut self, slice: Slice, mode: ReadMode) {
+        match slice.locate(mode) {
+            Ok(Located::Batches(batches)) => {
+                self.answer.data.records = Some(Payload::Deferred(batches.len()));
+                self.answer.batches = Some(batches);
+            }
+            Ok(Located::Nothing) => {}
+            Ok(Located::WouldBlock) => self.unlocated = Some(slice),
+            Err(error) => storage_failed(&mut self.answer, &error),
+        }
     }
 }
 
@@ -124,15 +143,16 @@ impl Round {
 
 fn find(hosted: &Hosted, wants: &Wants, targets: &[FetchTarget]) -> Round {
     let mut round = Round { found: Vec::with_capacity(targets.len()), bytes: 0, has_error: false };
+    // The first batch of an answer is delivered however large it is, so that a reader always gets on.
+    let mut minimum_one = true;
     for target in targets {
         let left = wants.bytes_max.saturating_sub(round.bytes);
-        // The first batch of an answer is delivered however large it is, so that a reader always gets on.
-        let minimum_one = round.bytes == 0;
         let found = match locate(hosted, wants, &target.key) {
             Ok(partition) => find_in(partition, wants, target, left, minimum_one),
             Err(error) => refused(target, error),
         };
-        round.bytes += found.wanted.as_ref().map_or(0, |wanted| wanted.slice.len_max());
+        round.bytes += found.bytes();
+        minimum_one &= found.answer.batches.is_none() && found.unlocated.is_none();
         let data = &found.answer.data;
         round.has_error |= !data.error_code.is_ok() || data.diverging_epoch.epoch >= 0;
         round.found.push(found);
@@ -141,7 +161,7 @@ fn find(hosted: &Hosted, wants: &Wants, targets: &[FetchTarget]) -> Round {
 }
 
 fn locate<'a>(hosted: &'a Hosted, wants: &Wants, key: &FetchKey) -> Result<&'a Arc<Partition>, ErrorCode> {
-    let (topic, unknown) = if wants.by_topic_id {
+    let (topic, unknown) = if wants.version >= TOPIC_ID_VERSION_MIN {
         (hosted.topic_by_id(key.topic_id), ErrorCode::UNKNOWN_TOPIC_ID)
     } else {
         (hosted.topic(&key.topic), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
@@ -159,10 +179,13 @@ fn find_in(
     if let Err(error) = partition.check_epoch(target.leader_epoch) {
         return refused(target, error);
     }
+    if wants.version < ZSTD_VERSION_MIN && partition.log.config().compression_type.is(Compression::Zstd) {
+        return refused(target, ErrorCode::UNSUPPORTED_COMPRESSION_TYPE);
+    }
     let high_watermark = partition.high_watermark();
     let last_stable_offset = partition.last_stable_offset();
     let upper = if wants.committed_only { last_stable_offset } else { high_watermark };
-    let mut data = PartitionData {
+    let data = PartitionData {
         partition_index: target.key.partition.0,
         high_watermark: high_watermark.0,
         last_stable_offset: last_stable_offset.0,
@@ -172,29 +195,40 @@ fn find_in(
         records: Some(Payload::default()),
         ..Default::default()
     };
-    if let Some(diverging) = diverging(partition, target) {
-        data.diverging_epoch = diverging;
-        return Found::new(target, data);
+    match diverging(partition, target) {
+        Ok(None) => {}
+        Ok(Some(diverging)) => {
+            return Found::new(target, PartitionData { diverging_epoch: diverging, ..data });
+        }
+        Err(error_code) => return Found::new(target, PartitionData { error_code, ..data }),
     }
     let limits = ReadLimits { bytes_max: bytes_left.min(target.bytes_max), upper, minimum_one };
     match partition.read(target.offset, limits) {
         Ok(slice) => {
-            let metrics = Arc::clone(&partition.metrics);
-            let wanted = (!slice.is_empty()).then_some(Wanted { slice, metrics });
-            Found { wanted, ..Found::new(target, data) }
+            let mut found =
+                Found { metrics: Some(Arc::clone(&partition.metrics)), ..Found::new(target, data) };
+            if !slice.is_empty() {
+                found.locate(slice, ReadMode::CachedOnly);
+            }
+            found
         }
         Err(error) => Found::new(target, PartitionData { error_code: error_code(&error), ..data }),
     }
 }
 
-/// Where the reader's history and the log's part ways, if they do (KIP-320).
-fn diverging(partition: &Partition, target: &FetchTarget) -> Option<EpochEndOffset> {
+/// Where the reader's history and the log's part ways, if they do (KIP-320, KIP-595). A reader whose history cannot be
+/// compared, or lies before the log, is out of range.
+fn diverging(partition: &Partition, target: &FetchTarget) -> Result<Option<EpochEndOffset>, ErrorCode> {
     if target.last_fetched_epoch == LeaderEpoch::NONE {
-        return None;
+        return Ok(None);
     }
-    let (epoch, end) = partition.log.epoch_end_offset(target.last_fetched_epoch)?;
-    (epoch < target.last_fetched_epoch || end < target.offset)
-        .then_some(EpochEndOffset { epoch: epoch.0, end_offset: end.0 })
+    let known = partition.log.epoch_end_offset(target.last_fetched_epoch);
+    let (epoch, end) = known.ok_or(ErrorCode::OFFSET_OUT_OF_RANGE)?;
+    if target.offset < partition.log.log_start() {
+        return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
+    }
+    let is_diverging = epoch < target.last_fetched_epoch || end < target.offset;
+    Ok(is_diverging.then_some(EpochEndOffset { epoch: epoch.0, end_offset: end.0 }))
 }
 
 fn refused(target: &FetchTarget, error_code: ErrorCode) -> Found {
@@ -213,40 +247,32 @@ fn refused(target: &FetchTarget, error_code: ErrorCode) -> Found {
 fn error_code(error: &ReadError) -> ErrorCode {
     match error {
         ReadError::OutOfRange { .. } => ErrorCode::OFFSET_OUT_OF_RANGE,
+        // Deleted between its look-up and here.
+        ReadError::Storage(StorageError::Closed) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
         ReadError::Storage(_) => ErrorCode::KAFKA_STORAGE_ERROR,
     }
 }
 
-/// Finds where the batches lie: by what is in memory here and now, else all of it in one visit to the blocking pool.
-async fn locate_batches(mut found: Vec<Found>) -> Vec<FetchAnswer> {
-    let is_cold = !locate_in(&mut found, ReadMode::CachedOnly);
-    if is_cold {
+/// Locates what was not in memory, all of it in one visit to the blocking pool, and counts what is delivered.
+async fn locate_rest(mut found: Vec<Found>) -> Vec<FetchAnswer> {
+    if found.iter().any(|part| part.unlocated.is_some()) {
         let blocking = tokio::task::spawn_blocking(move || {
-            locate_in(&mut found, ReadMode::Blocking);
+            for part in &mut found {
+                if let Some(slice) = part.unlocated.take() {
+                    part.locate(slice, ReadMode::Blocking);
+                }
+            }
             found
         });
         found = blocking.await.expect("locating batches does not panic");
     }
-    found.into_iter().map(|part| part.answer).collect()
-}
-
-/// Locates the slices that are still to be located; false if one would have to wait for the disk.
-fn locate_in(found: &mut [Found], mode: ReadMode) -> bool {
-    for part in found {
-        let Some(wanted) = &part.wanted else { continue };
-        match wanted.slice.locate(mode) {
-            Ok(Located::Batches(batches)) => {
-                wanted.metrics.fetched(batches.len());
-                part.answer.data.records = Some(Payload::Deferred(batches.len()));
-                part.answer.batches = Some(batches);
-            }
-            Ok(Located::Nothing) => {}
-            Ok(Located::WouldBlock) => return false,
-            Err(error) => storage_failed(&mut part.answer, &error),
+    let answers = found.into_iter().map(|part| {
+        if let (Some(metrics), Some(batches)) = (&part.metrics, &part.answer.batches) {
+            metrics.fetched(batches.len());
         }
-        part.wanted = None;
-    }
-    true
+        part.answer
+    });
+    answers.collect()
 }
 
 fn storage_failed(answer: &mut FetchAnswer, error: &io::Error) {

@@ -7,11 +7,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use storage::{AppendError, Origin};
+use bytes::Bytes;
+use storage::{AppendError, Appended, Origin, StorageError};
 use tokio::time::timeout_at;
+use wire::compression::Compression;
 use wire::messages::produce::{
-    PartitionProduceData, PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, PartitionProduceData, PartitionProduceResponse, ProduceRequest,
+    ProduceResponse, TopicProduceResponse,
 };
+use wire::records::BatchHeader;
 use wire::{ErrorCode, Millis, Offset, PartitionId, Str};
 
 use crate::broker::Broker;
@@ -19,6 +23,12 @@ use crate::context::RequestContext;
 use crate::partition::Partition;
 use crate::partitions::HostedTopic;
 use crate::waiting::ParkedProduce;
+
+/// Clients that ask in an older version cannot read zstd (KIP-110).
+const ZSTD_VERSION_MIN: i16 = 7;
+/// Compressed batches from this size on are opened off the reactor: at a few hundred megabytes a second, larger ones would
+/// keep its other connections waiting.
+const UNPACKED_ASIDE_BYTES_MIN: usize = 8 * 1024;
 
 const ACKS_ALL: i16 = -1;
 const ACKS_NONE: i16 = 0;
@@ -45,7 +55,8 @@ struct Unsafe {
     required: Offset,
 }
 
-/// Appends the request's records, in its order. Never waits.
+/// Appends the request's records, in its order. Waits for no disk and no peer; large compressed batches take their time
+/// while other threads go on with the reactor's work.
 pub(crate) fn append(broker: &Broker, context: &RequestContext, request: ProduceRequest) -> Produced {
     let now = broker.clock.now();
     let acks = request.acks;
@@ -60,7 +71,9 @@ pub(crate) fn append(broker: &Broker, context: &RequestContext, request: Produce
         for data in topic.partition_data {
             let index = data.index;
             let appended = match acks {
-                ACKS_ALL | ACKS_NONE | ACKS_LEADER => append_partition(broker, found, unknown, data, now),
+                ACKS_ALL | ACKS_NONE | ACKS_LEADER => {
+                    append_partition(broker, context, found, unknown, data, now)
+                }
                 _ => Err(Refusal::new(ErrorCode::INVALID_REQUIRED_ACKS, "acks must be -1 (all), 0 or 1")),
             };
             partition_responses.push(match appended {
@@ -139,6 +152,7 @@ struct AppendedPart {
 
 fn append_partition(
     broker: &Broker,
+    context: &RequestContext,
     topic: Option<&Arc<HostedTopic>>,
     unknown: ErrorCode,
     data: PartitionProduceData,
@@ -157,7 +171,7 @@ fn append_partition(
         .filter(|records| !records.is_empty())
         .ok_or_else(|| Refusal::new(ErrorCode::INVALID_RECORD, "a produce without records"))?;
     let bytes = records.len();
-    let appended = partition.append(records, now, Origin::Client)?;
+    let appended = append_records(broker, context, partition, records, now)?;
     if !appended.duplicate {
         let records = appended.last_offset.plus(1).since(appended.base_offset);
         partition.metrics.produced(bytes, u64::try_from(records).unwrap_or(0));
@@ -174,22 +188,67 @@ fn append_partition(
     })
 }
 
+fn append_records(
+    broker: &Broker,
+    context: &RequestContext,
+    partition: &Arc<Partition>,
+    records: Bytes,
+    now: Millis,
+) -> Result<Appended, Refusal> {
+    // A header that does not parse is the log's to refuse.
+    let Ok(header) = BatchHeader::parse(&records) else {
+        return Ok(partition.append(records, now, Origin::Client)?);
+    };
+    let attributes = header.attributes();
+    if attributes.is_transactional() {
+        // No coordinator would ever end it, and readers of committed records would wait there for good.
+        return Err(Refusal::new(
+            ErrorCode::INVALID_TXN_STATE,
+            "transactions are not available in this version",
+        ));
+    }
+    let compression = attributes.compression();
+    if compression == Compression::Zstd && context.version < ZSTD_VERSION_MIN {
+        return Err(Refusal::new(
+            ErrorCode::UNSUPPORTED_COMPRESSION_TYPE,
+            "zstd is not there for Produce before version 7",
+        ));
+    }
+    let recompresses = partition.log.config().compression_type.differs_from(compression);
+    let is_heavy = compression != Compression::None || recompresses;
+    let append = || partition.append(records.clone(), now, Origin::Client);
+    let appended = if is_heavy && records.len() >= UNPACKED_ASIDE_BYTES_MIN {
+        broker.unpacking.run(append)
+    } else {
+        append()
+    };
+    Ok(appended?)
+}
+
 /// Why a partition did not take its records.
 struct Refusal {
     error: ErrorCode,
     message: Option<String>,
+    /// The record to blame, by its place in the batch.
+    record: Option<i32>,
 }
 
 impl Refusal {
     fn new(error: ErrorCode, message: &str) -> Self {
-        Refusal { error, message: Some(message.to_owned()) }
+        Refusal { error, message: Some(message.to_owned()), record: None }
     }
 
     fn into_response(self, index: i32) -> PartitionProduceResponse {
+        let message = self.message.map(Str::from);
+        let record_errors = self.record.map(|batch_index| BatchIndexAndErrorMessage {
+            batch_index,
+            batch_index_error_message: message.clone(),
+        });
         PartitionProduceResponse {
             index,
             error_code: self.error,
-            error_message: self.message.map(Into::into),
+            record_errors: record_errors.into_iter().collect(),
+            error_message: message,
             base_offset: -1,
             log_append_time_ms: -1,
             log_start_offset: -1,
@@ -200,18 +259,24 @@ impl Refusal {
 
 impl From<ErrorCode> for Refusal {
     fn from(error: ErrorCode) -> Self {
-        Refusal { error, message: None }
+        Refusal { error, message: None, record: None }
     }
 }
 
 impl From<AppendError> for Refusal {
     fn from(error: AppendError) -> Self {
-        Refusal { error: error_code(&error), message: Some(error.to_string()) }
+        let record = match &error {
+            AppendError::InvalidRecord { record, .. } => *record,
+            _ => None,
+        };
+        Refusal { error: error_code(&error), message: Some(error.to_string()), record }
     }
 }
 
 fn error_code(error: &AppendError) -> ErrorCode {
     match error {
+        // Deleted between its look-up and here.
+        AppendError::Storage(StorageError::Closed) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
         AppendError::Storage(_) => ErrorCode::KAFKA_STORAGE_ERROR,
         AppendError::Corrupt(_) => ErrorCode::CORRUPT_MESSAGE,
         AppendError::UnsupportedFormat(_) => ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT,

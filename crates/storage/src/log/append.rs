@@ -290,5 +290,5 @@ pub(super) fn marker_of(header: &Header, body: &[u8]) -> Option<Marker> {
     if !header.is_control() {
         return None;
     }
-    parse_marker(&codec::payload(header, body).ok()?)
+    parse_marker(&codec::payload(header, body, codec::STORED_BYTES_MAX).ok()?)
 }

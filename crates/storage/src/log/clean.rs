@@ -14,7 +14,7 @@ use wire::{Millis, Offset, ProducerId};
 
 use super::Log;
 use crate::{
-    cleaner::{CleanError, Filter, is_aborted},
+    cleaner::{Filter, is_aborted},
     codec,
     config::LogConfig,
     disk::{DiskFile, OpenMode, remove_if_exists, write_all_at},
@@ -233,11 +233,10 @@ impl Log {
                 if !map.is_empty() && map.is_full_for(header.record_count as usize) {
                     return Ok(header.base_offset);
                 }
-                let damaged = |e: CleanError| batches_damaged(segment, &header, &e);
-                let payload =
-                    codec::payload(&header, &batch[HEADER_BYTES..]).map_err(|e| damaged(e.into()))?;
-                for record in RawRecords::new(&payload) {
-                    let record = record.map_err(|e| damaged(e.into()))?;
+                // What cannot be opened stays as it is, and supersedes nothing.
+                let opened = codec::payload(&header, &batch[HEADER_BYTES..], codec::STORED_BYTES_MAX);
+                let Ok(payload) = opened else { continue };
+                for record in RawRecords::new(&payload).map_while(Result::ok) {
                     if let Some(key) = record.key {
                         map.put(key, header.base_offset.plus(i64::from(record.offset_delta)));
                     }
@@ -288,9 +287,7 @@ impl Log {
         for segment in group {
             let mut batches = self.batches(segment, 0)?;
             while let Some((header, batch)) = batches.next()? {
-                let counts = filter
-                    .pass(&header, batch, &mut out)
-                    .map_err(|e| batches_damaged(segment, &header, &e))?;
+                let counts = filter.pass(&header, batch, &mut out);
                 stats.records_read += counts.read;
                 stats.records_kept += counts.kept;
                 if out.len() >= OUT_BYTES {

@@ -111,10 +111,10 @@ fn find_in(
         }
         let mut batch = vec![0; header.size as usize];
         read_exact_at(&*segment.file()?, &mut batch, position)?;
-        let payload = codec::payload(header, &batch[HEADER_BYTES..])
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
-        for record in RawRecords::new(&payload) {
-            let record = record.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        // A batch that cannot be opened (from a log that another broker wrote) has no time; those behind it have.
+        let opened = codec::payload(header, &batch[HEADER_BYTES..], codec::STORED_BYTES_MAX);
+        let Ok(payload) = opened else { return Ok(None) };
+        for record in RawRecords::new(&payload).map_while(Result::ok) {
             let offset = header.base_offset.plus(i64::from(record.offset_delta));
             let timestamp = record_timestamp(header, record.timestamp_delta);
             if wanted(timestamp) && range.contains(&offset) {
