@@ -69,7 +69,7 @@ impl Broker {
             Some(advertised) => (Str::copy_from(&advertised.host), i32::from(advertised.port)),
             None => {
                 let dialled = context.connection.local;
-                (Str::from(dialled.ip().to_string()), i32::from(dialled.port()))
+                (Str::from(dialled.ip().to_canonical().to_string()), i32::from(dialled.port()))
             }
         }
     }
@@ -97,10 +97,11 @@ impl Broker {
 
     /// Hands the offsets topic to the coordinator, if there is one.
     pub(crate) fn take_over_groups(&self) {
+        let image = self.metadata.image();
+        let Some(topic) = image.topic(OFFSETS_TOPIC) else { return };
         let hosted = self.partitions.load_full();
-        if let Some(topic) = hosted.topic(OFFSETS_TOPIC) {
-            self.groups.take_over(topic.partitions().cloned().collect());
-        }
+        let partitions = topic.partitions().map(|(id, _)| hosted.partition(OFFSETS_TOPIC, id).cloned());
+        self.groups.take_over(partitions.collect());
     }
 
     /// What the metrics page shows besides what is counted.

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use parking_lot::Mutex;
-use state::group::{CoordinatorRecord, GroupConfig, Groups, Outcome, Token};
+use state::group::{CoordinatorRecord, GroupConfig, Groups, Now, Outcome, Token};
 use storage::Origin;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use wire::records::{BatchBuilder, BatchOptions};
 use wire::{ErrorCode, Millis, Offset, PartitionId, Response};
 
@@ -27,6 +28,8 @@ use crate::waiting::ParkedProduce;
 /// The topic that holds groups and their offsets.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
+/// Records that leave together are one batch up to this size, and several from there on.
+const BATCH_BYTES: usize = 1024 * 1024;
 /// How long the clock task sleeps when no group has a deadline.
 const TICK_MAX: Duration = Duration::from_secs(60);
 
@@ -34,7 +37,10 @@ const TICK_MAX: Duration = Duration::from_secs(60);
 pub(crate) struct GroupCoordinator {
     config: GroupConfig,
     clock: Arc<dyn Clock>,
-    shards: ArcSwap<Vec<Arc<Shard>>>,
+    /// Where the ticks are counted from, so that deadlines do not move when the clock is set.
+    began: Instant,
+    /// By partition of `__consumer_offsets`; `None` where the partition cannot be served. Empty until the topic exists.
+    shards: ArcSwap<Vec<Option<Arc<Shard>>>>,
     /// Told when a shard has a deadline that may be earlier than the one slept for.
     earlier_deadline: Notify,
 }
@@ -74,17 +80,17 @@ impl GroupCoordinator {
         Arc::new(GroupCoordinator {
             config,
             clock,
+            began: Instant::now(),
             shards: ArcSwap::default(),
             earlier_deadline: Notify::new(),
         })
     }
 
-    /// Takes over the partitions of `__consumer_offsets`, all of them, in order; loads them in the background.
-    pub(crate) fn take_over(self: &Arc<Self>, partitions: Vec<Arc<Partition>>) {
-        let shards: Vec<_> = partitions
-            .into_iter()
-            .map(|partition| Arc::new(Shard { partition, state: Mutex::new(ShardState::Loading) }))
-            .collect();
+    /// Takes over the partitions of `__consumer_offsets`, all of them, in order; loads them in the background. A group
+    /// stays with its partition: where that cannot be served, the group has no coordinator.
+    pub(crate) fn take_over(self: &Arc<Self>, partitions: Vec<Option<Arc<Partition>>>) {
+        let shard = |partition| Arc::new(Shard { partition, state: Mutex::new(ShardState::Loading) });
+        let shards: Vec<_> = partitions.into_iter().map(|partition| partition.map(shard)).collect();
         let before = self
             .shards
             .rcu(|current| if current.is_empty() { Arc::new(shards.clone()) } else { Arc::clone(current) });
@@ -94,7 +100,7 @@ impl GroupCoordinator {
         }
         let coordinator = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
-            for shard in shards {
+            for shard in shards.into_iter().flatten() {
                 coordinator.load(&shard);
             }
         });
@@ -111,11 +117,21 @@ impl GroupCoordinator {
         (count > 0).then(|| partition_for(group_id, count))
     }
 
+    /// Whether a group's shard is there to answer, or soon will be.
+    pub(crate) fn serves(&self, group_id: &str) -> bool {
+        self.shard_of(group_id).is_ok_and(|shard| !matches!(*shard.state.lock(), ShardState::Failed))
+    }
+
+    fn now(&self) -> Now {
+        let ticks = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
+        Now { ticks: Millis(ticks), wall: self.clock.now() }
+    }
+
     /// Steps the group's shard and waits for the reply.
     pub(crate) async fn run(
         self: &Arc<Self>,
         group_id: &str,
-        step: impl FnOnce(&mut Groups, Token, Millis) -> Outcome,
+        step: impl FnOnce(&mut Groups, Token, Now) -> Outcome,
     ) -> Result<Response, ErrorCode> {
         let reply = self.step_shard(&self.shard_of(group_id)?, step)?;
         reply.await.map_err(|_dropped| ErrorCode::NOT_COORDINATOR)
@@ -130,14 +146,18 @@ impl GroupCoordinator {
         self.ask_shard(&self.shard_of(group_id)?, question).await
     }
 
-    /// Asks every shard in turn.
+    /// Asks every shard in turn; those that cannot be served have nothing to say.
     pub(crate) async fn ask_all<Answer>(
         self: &Arc<Self>,
         mut question: impl FnMut(&Groups) -> Answer,
     ) -> Result<Vec<Answer>, ErrorCode> {
         let mut answers = Vec::new();
-        for shard in self.shards.load_full().iter() {
-            answers.push(self.ask_shard(shard, |groups| (Vec::new(), question(groups))).await?);
+        for shard in self.shards.load_full().iter().flatten() {
+            match self.ask_shard(shard, |groups| (Vec::new(), question(groups))).await {
+                Ok(answer) => answers.push(answer),
+                Err(ErrorCode::NOT_COORDINATOR) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(answers)
     }
@@ -145,7 +165,7 @@ impl GroupCoordinator {
     /// How many groups are in which state, over all shards that are loaded.
     pub(crate) fn states(&self) -> BTreeMap<&'static str, usize> {
         let mut states = BTreeMap::new();
-        for shard in self.shards.load().iter() {
+        for shard in self.shards.load().iter().flatten() {
             let mut shard = shard.state.lock();
             let Ok(active) = shard.active() else { continue };
             for state in active.groups.states() {
@@ -157,7 +177,7 @@ impl GroupCoordinator {
 
     /// Drops offsets whose retention has passed, in all shards.
     pub(crate) fn expire_offsets(self: &Arc<Self>) {
-        self.step_all(|groups, now| groups.expire_offsets(now));
+        self.step_all(|groups, now| groups.expire_offsets(now.wall));
     }
 
     /// Drops the offsets of topics that are gone.
@@ -168,9 +188,9 @@ impl GroupCoordinator {
     /// Runs timeouts until `stop` turns true.
     pub(crate) async fn run_clock(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         loop {
-            let now = self.clock.now();
+            let now = self.now();
             let deadline = self.step_all(|groups, now| groups.tick(now));
-            let wait = deadline.map_or(TICK_MAX, |deadline| millis_until(deadline, now).min(TICK_MAX));
+            let wait = deadline.map_or(TICK_MAX, |deadline| millis_until(deadline, now.ticks).min(TICK_MAX));
             tokio::select! {
                 () = sleep(wait) => {}
                 () = self.earlier_deadline.notified() => {}
@@ -180,15 +200,15 @@ impl GroupCoordinator {
     }
 
     /// Steps every active shard without a request; returns the earliest deadline that is left.
-    fn step_all(self: &Arc<Self>, mut step: impl FnMut(&mut Groups, Millis) -> Outcome) -> Option<Millis> {
-        let now = self.clock.now();
+    fn step_all(self: &Arc<Self>, mut step: impl FnMut(&mut Groups, Now) -> Outcome) -> Option<Millis> {
+        let now = self.now();
         let mut earliest: Option<Millis> = None;
-        for shard in self.shards.load_full().iter() {
+        for shard in self.shards.load_full().iter().flatten() {
             let mut state = shard.state.lock();
             let Ok(active) = state.active() else { continue };
             let outcome = step(&mut active.groups, now);
             let deadline = active.groups.next_deadline();
-            if let Err(error) = self.carry_out(shard, &mut state, outcome, now) {
+            if let Err(error) = self.carry_out(shard, &mut state, outcome, now.wall) {
                 tracing::error!(partition = %shard.partition.id, ?error, "group records could not be written");
             }
             earliest = earliest.into_iter().chain(deadline).min();
@@ -199,15 +219,15 @@ impl GroupCoordinator {
     fn shard_of(&self, group_id: &str) -> Result<Arc<Shard>, ErrorCode> {
         let partition = self.partition_of(group_id).ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)?;
         let index = usize::try_from(partition.0).expect("partition ids are not negative");
-        self.shards.load().get(index).cloned().ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)
+        self.shards.load().get(index).cloned().flatten().ok_or(ErrorCode::NOT_COORDINATOR)
     }
 
     fn step_shard(
         self: &Arc<Self>,
         shard: &Arc<Shard>,
-        step: impl FnOnce(&mut Groups, Token, Millis) -> Outcome,
+        step: impl FnOnce(&mut Groups, Token, Now) -> Outcome,
     ) -> Result<oneshot::Receiver<Response>, ErrorCode> {
-        let now = self.clock.now();
+        let now = self.now();
         let mut state = shard.state.lock();
         let active = state.active()?;
         let deadline_before = active.groups.next_deadline();
@@ -217,7 +237,7 @@ impl GroupCoordinator {
         active.parked.insert(token, sender);
         let outcome = step(&mut active.groups, token, now);
         let deadline = active.groups.next_deadline();
-        self.carry_out(shard, &mut state, outcome, now)?;
+        self.carry_out(shard, &mut state, outcome, now.wall)?;
         drop(state);
         let is_earlier =
             deadline.is_some_and(|deadline| deadline_before.is_none_or(|before| deadline < before));
@@ -286,24 +306,31 @@ impl GroupCoordinator {
         records: &[CoordinatorRecord],
         now: Millis,
     ) -> Result<(), ErrorCode> {
-        if records.is_empty() {
-            return Ok(());
-        }
-        let mut batch = BatchBuilder::new(BatchOptions::default());
-        for record in records {
-            batch.append(now, Some(&record.key), record.value.as_deref(), &[]);
-        }
-        match shard.partition.append(batch.build(), now, Origin::Coordinator) {
-            Ok(appended) => {
-                state.active()?.written_end = appended.last_offset.plus(1);
-                Ok(())
+        let bytes_of =
+            |record: &CoordinatorRecord| record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
+        let mut rest = records;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fit = rest.iter().take_while(|record| {
+                bytes += bytes_of(record);
+                bytes <= BATCH_BYTES
+            });
+            let (together, later) = rest.split_at(fit.count().max(1));
+            rest = later;
+            let mut batch = BatchBuilder::new(BatchOptions::default());
+            for record in together {
+                batch.append(now, Some(&record.key), record.value.as_deref(), &[]);
             }
-            Err(error) => {
-                tracing::error!(partition = %shard.partition.id, %error, "group records were refused");
-                self.reload(shard, state);
-                Err(ErrorCode::NOT_COORDINATOR)
+            match shard.partition.append(batch.build(), now, Origin::Coordinator) {
+                Ok(appended) => state.active()?.written_end = appended.last_offset.plus(1),
+                Err(error) => {
+                    tracing::error!(partition = %shard.partition.id, %error, "group records were refused");
+                    self.reload(shard, state);
+                    return Err(ErrorCode::NOT_COORDINATOR);
+                }
             }
         }
+        Ok(())
     }
 
     /// Forgets what the shard believes: part of it is not in the log.
@@ -317,12 +344,14 @@ impl GroupCoordinator {
         tokio::task::spawn_blocking(move || coordinator.load(&shard));
     }
 
-    /// Rebuilds a shard's state from its log. Blocks.
+    /// Rebuilds a shard's state from its log: all of it, also what is not safe yet, as replies that wait for that may
+    /// still be given. Nothing is answered from it before it is safe. Blocks.
     fn load(&self, shard: &Shard) {
         let mut groups = Groups::new(self.config.clone());
         let partition = &shard.partition;
         let mut unreadable: u64 = 0;
-        let mut reader = LogReader::new(&partition.log, partition.high_watermark());
+        let upper = partition.log.log_end();
+        let mut reader = LogReader::new(&partition.log, upper);
         let read = reader.for_each(|record| {
             let Some(key) = &record.key else { return };
             if let Err(error) = groups.load(key, record.value.as_deref()) {
@@ -333,13 +362,13 @@ impl GroupCoordinator {
         let mut state = shard.state.lock();
         *state = match read {
             Ok(()) => {
-                groups.loaded(self.clock.now());
+                groups.loaded(self.now());
                 tracing::debug!(partition = %partition.id, groups = groups.len(), unreadable, "groups loaded");
                 ShardState::Active(Active {
                     groups,
                     parked: HashMap::new(),
                     token_next: 0,
-                    written_end: partition.high_watermark(),
+                    written_end: upper,
                 })
             }
             Err(error) => {

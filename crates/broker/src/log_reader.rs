@@ -44,6 +44,8 @@ impl<'a> LogReader<'a> {
             }
             for batch in Batches::new(bytes) {
                 let batch = batch?;
+                // What is decided from these records must not be decided from others.
+                batch.verify_crc()?;
                 from = batch.last_offset().plus(1);
                 if batch.attributes().is_control() {
                     continue;

@@ -113,7 +113,8 @@ impl Waiting {
 
     /// How many fetches are parked here.
     pub(crate) fn fetches_parked(&self) -> usize {
-        self.fetches.lock().len()
+        // One that nobody else holds has timed out, and is swept later.
+        self.fetches.lock().iter().filter(|parked| Arc::strong_count(parked) > 1).count()
     }
 
     /// Parks the part at `index` of a produce until the high watermark reaches `required`.

@@ -53,6 +53,30 @@ use self::timers::{Alarm, Timers};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub u64);
 
+/// What time it is, twice: deadlines follow a clock that only runs forward, what is stored follows the calendar's, which
+/// may be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds of a clock that never jumps, from any beginning.
+    pub ticks: Millis,
+    /// Milliseconds since the Unix epoch.
+    pub wall: Millis,
+}
+
+impl Now {
+    /// The deadline in `ms` milliseconds.
+    fn plus(self, ms: i64) -> Millis {
+        self.ticks.plus(ms)
+    }
+}
+
+/// One clock for both, where nobody sets it.
+impl From<Millis> for Now {
+    fn from(now: Millis) -> Self {
+        Now { ticks: now, wall: now }
+    }
+}
+
 /// Who sent a request, and in which version of its API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientInfo {
@@ -88,6 +112,8 @@ pub struct GroupConfig {
     pub offset_metadata_bytes_max: usize,
     /// `offsets.retention.minutes`, in milliseconds
     pub offsets_retention_ms: i64,
+    /// Bytes that the records of one commit, or of one group, may take; more is refused before anything changes.
+    pub record_bytes_max: usize,
 }
 
 impl Default for GroupConfig {
@@ -99,6 +125,7 @@ impl Default for GroupConfig {
             group_size_max: i32::MAX as usize,
             offset_metadata_bytes_max: 4_096,
             offsets_retention_ms: 7 * 24 * 60 * 60 * 1_000,
+            record_bytes_max: 16 * 1024 * 1024,
         }
     }
 }
@@ -147,9 +174,9 @@ impl Groups {
 
     /// Ends the replay: every loaded member gets a fresh session deadline, and a group that outgrew `group.max.size`
     /// starts to rebalance.
-    pub fn loaded(&mut self, now: Millis) {
+    pub fn loaded(&mut self, now: impl Into<Now>) {
         let Groups { config, groups, timers } = self;
-        let mut step = Step::new(config, timers, now);
+        let mut step = Step::new(config, timers, now.into());
         for group in groups.values_mut() {
             group.restart_sessions(&mut step);
             if group.members.len() > step.config.group_size_max {
@@ -176,10 +203,10 @@ impl Groups {
     }
 
     /// Runs everything whose time has come: sessions, rebalances, the initial delay.
-    pub fn tick(&mut self, now: Millis) -> Outcome {
+    pub fn tick(&mut self, now: impl Into<Now>) -> Outcome {
         let Groups { config, groups, timers } = self;
-        let mut step = Step::new(config, timers, now);
-        while let Some(alarm) = step.timers.pop_due(now) {
+        let mut step = Step::new(config, timers, now.into());
+        while let Some(alarm) = step.timers.pop_due(step.now.ticks) {
             let Some(group) = groups.get_mut(alarm.group()) else { continue };
             match alarm {
                 Alarm::Session { member, .. } => group.session_expired(&member, &mut step),
@@ -190,7 +217,7 @@ impl Groups {
         step.outcome
     }
 
-    /// When [`Groups::tick`] has something to do next.
+    /// When [`Groups::tick`] has something to do next, in ticks.
     pub fn next_deadline(&self) -> Option<Millis> {
         self.timers.next_deadline()
     }
@@ -341,7 +368,7 @@ impl Group {
             generation: self.generation,
             protocol: self.protocol_name.clone(),
             leader: self.leader.clone(),
-            current_state_timestamp: step.now.0,
+            current_state_timestamp: step.now.wall.0,
             members: members.collect(),
         };
         step.outcome.records.push(records::group_stored(&self.id, &value));
@@ -423,12 +450,12 @@ impl Group {
 struct Step<'a> {
     config: &'a GroupConfig,
     timers: &'a mut Timers,
-    now: Millis,
+    now: Now,
     outcome: Outcome,
 }
 
 impl<'a> Step<'a> {
-    fn new(config: &'a GroupConfig, timers: &'a mut Timers, now: Millis) -> Self {
+    fn new(config: &'a GroupConfig, timers: &'a mut Timers, now: Now) -> Self {
         Step { config, timers, now, outcome: Outcome::default() }
     }
 

@@ -42,7 +42,12 @@ pub(crate) fn unsupported_version() -> ApiVersionsResponse {
 fn table(error_code: ErrorCode) -> ApiVersionsResponse {
     let api_keys = ApiKey::ALL.iter().map(|api| ApiVersion {
         api_key: api.code(),
-        min_version: *api.versions().start(),
+        min_version: match api {
+            // Versions 0 to 2 are refused, and told of all the same: librdkafka before 2.4 takes a broker that lacks
+            // them for one that cannot decompress, and sends everything uncompressed (KAFKA-18659).
+            ApiKey::Produce => 0,
+            _ => *api.versions().start(),
+        },
         max_version: *api.versions().end(),
     });
     ApiVersionsResponse { error_code, api_keys: api_keys.collect(), ..Default::default() }

@@ -1,6 +1,7 @@
 //! DescribeConfigs: what holds for a topic or a broker, where each value comes from, and what lies under it.
 //! The settings table does the describing; here is decided which resource was meant and whether it is there.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use state::metadata::{ConfigResource, ResourceKind, check_topic_name};
@@ -23,7 +24,11 @@ pub(crate) async fn handle(
     _context: RequestContext,
     request: DescribeConfigsRequest,
 ) -> DescribeConfigsResponse {
-    let results = request.resources.into_iter().map(|resource| {
+    // A resource named twice is answered once: answers can be large.
+    let mut seen = HashSet::new();
+    let mut resources = request.resources;
+    resources.retain(|resource| seen.insert((resource.resource_type, resource.resource_name.clone())));
+    let results = resources.into_iter().map(|resource| {
         let options = DescribeOptions {
             keys: resource.configuration_keys.as_deref(),
             include_synonyms: request.include_synonyms,

@@ -1,5 +1,6 @@
 //! DescribeProducers: who writes to a partition with sequence numbers (KIP-664).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use wire::messages::describe_producers::{
@@ -18,8 +19,11 @@ pub(crate) async fn handle(
     request: DescribeProducersRequest,
 ) -> DescribeProducersResponse {
     let hosted = broker.partitions.load();
-    let topics = request.topics.into_iter().map(|topic| {
+    // A partition named twice is answered once: answers can be large.
+    let mut seen = HashSet::new();
+    let topics = request.topics.into_iter().map(|mut topic| {
         let here = hosted.topic(&topic.name);
+        topic.partition_indexes.retain(|index| seen.insert((topic.name.clone(), *index)));
         let partitions = topic.partition_indexes.into_iter().map(|partition_index| {
             match here.and_then(|topic| topic.partition(PartitionId(partition_index))) {
                 Some(partition) => PartitionResponse {

@@ -58,6 +58,14 @@ fn answer(
     found: Result<(), (ErrorCode, Str)>,
 ) -> Coordinator {
     match found {
+        Ok(()) if !broker.groups.serves(&key) => Coordinator {
+            key,
+            node_id: -1,
+            port: -1,
+            error_code: ErrorCode::COORDINATOR_NOT_AVAILABLE,
+            error_message: Some(Str::from("the group's partition of __consumer_offsets cannot be served")),
+            ..Default::default()
+        },
         Ok(()) => {
             let (host, port) = broker.advertised(context);
             Coordinator { key, node_id: broker.node_id.0, host, port, ..Default::default() }

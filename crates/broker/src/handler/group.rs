@@ -1,6 +1,7 @@
 //! The group APIs: each is a step of the pure state machine of the group's shard.
 //! What the machine does not know is added here: which topics exist, and their names where a request speaks of ids.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use state::group::ClientInfo;
@@ -15,6 +16,10 @@ use wire::{ErrorCode, Response, Str, Uuid};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
+use crate::handler::metadata::operations;
+
+/// Bits of the operations that exist on a group: read, delete, describe, describe and alter configs.
+const GROUP_OPERATIONS: i32 = 0b1101_0100_1000;
 
 fn client_info(context: &RequestContext) -> ClientInfo {
     ClientInfo {
@@ -63,6 +68,12 @@ pub(crate) async fn heartbeat(broker: Arc<Broker>, _: RequestContext, request: H
         .run(&request.group_id, |groups, token, now| groups.heartbeat(token, &request, now))
         .await;
     alive.unwrap_or_else(|error_code| {
+        // Sessions begin anew when the group is loaded: until then nobody is late (Kafka answers so too, and clients
+        // take the error for fatal).
+        let error_code = match error_code {
+            ErrorCode::COORDINATOR_LOAD_IN_PROGRESS => ErrorCode::NONE,
+            other => other,
+        };
         Response::Heartbeat(HeartbeatResponse { error_code, ..Default::default() })
     })
 }
@@ -90,11 +101,19 @@ pub(crate) async fn describe(
     request: DescribeGroupsRequest,
 ) -> DescribeGroupsResponse {
     let mut groups = Vec::with_capacity(request.groups.len());
-    for group_id in request.groups {
+    // A group named twice is answered once: answers can be large.
+    let mut seen = HashSet::new();
+    for group_id in request.groups.into_iter().filter(|group_id| seen.insert(group_id.clone())) {
         let described =
             broker.groups.ask(&group_id, |groups| (vec![], groups.describe(context.version, &group_id)));
         groups.push(match described.await {
-            Ok(described) => described,
+            Ok(described) => {
+                let is_included = request.include_authorized_operations && described.error_code.is_ok();
+                DescribedGroup {
+                    authorized_operations: operations(is_included, GROUP_OPERATIONS),
+                    ..described
+                }
+            }
             Err(error_code) => DescribedGroup { error_code, group_id, ..Default::default() },
         });
     }

@@ -4,6 +4,7 @@
 //! topics that are not there are answered without bothering the group. Invariant: the answer names every partition
 //! that the request named, in its order.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use state::metadata::Image;
@@ -17,7 +18,7 @@ use wire::messages::offset_fetch::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
     OffsetFetchResponseTopic, OffsetFetchResponseTopics,
 };
-use wire::{ErrorCode, PartitionId, Response};
+use wire::{ErrorCode, PartitionId, Response, Str};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
@@ -26,6 +27,8 @@ use crate::context::RequestContext;
 const TOPIC_ID_VERSION_MIN: i16 = 10;
 /// Requests ask for several groups from this version on (KIP-709).
 const BATCH_VERSION_MIN: i16 = 8;
+/// Answers have a place for an error of the whole group from this version on.
+const TOP_LEVEL_ERROR_VERSION_MIN: i16 = 2;
 
 /// OffsetCommit.
 pub(crate) async fn commit(
@@ -128,18 +131,21 @@ pub(crate) async fn fetch(
     request: OffsetFetchRequest,
 ) -> OffsetFetchResponse {
     if context.version < BATCH_VERSION_MIN {
-        return fetch_one(&broker, request).await;
+        return fetch_one(&broker, request, context.version).await;
     }
     let by_id = context.version >= TOPIC_ID_VERSION_MIN;
     let mut groups = Vec::with_capacity(request.groups.len());
-    for group in request.groups {
+    // A group named twice is answered once: answers can be large.
+    let mut seen = HashSet::new();
+    for group in request.groups.into_iter().filter(|group| seen.insert(group.group_id.clone())) {
         groups.push(fetch_group(&broker, group, by_id).await);
     }
     OffsetFetchResponse { groups, ..Default::default() }
 }
 
 /// The request of versions 1 to 7 names one group, and its answer stands at the top level.
-async fn fetch_one(broker: &Arc<Broker>, request: OffsetFetchRequest) -> OffsetFetchResponse {
+async fn fetch_one(broker: &Arc<Broker>, request: OffsetFetchRequest, version: i16) -> OffsetFetchResponse {
+    let asked = request.topics.clone().unwrap_or_default();
     let topics = request.topics.map(|topics| {
         let topics = topics.into_iter().map(|topic| OffsetFetchRequestTopics {
             name: topic.name,
@@ -150,11 +156,29 @@ async fn fetch_one(broker: &Arc<Broker>, request: OffsetFetchRequest) -> OffsetF
     });
     let group = OffsetFetchRequestGroup { group_id: request.group_id, topics, ..Default::default() };
     let fetched = fetch_group(broker, group, false).await;
+    if version < TOP_LEVEL_ERROR_VERSION_MIN && !fetched.error_code.is_ok() {
+        let topics = asked.into_iter().map(|topic| OffsetFetchResponseTopic {
+            partitions: topic.partition_indexes.iter().map(|id| failed(*id, fetched.error_code)).collect(),
+            name: topic.name,
+        });
+        return OffsetFetchResponse { topics: topics.collect(), ..Default::default() };
+    }
     let topics = fetched.topics.into_iter().map(|topic| OffsetFetchResponseTopic {
         name: topic.name,
         partitions: topic.partitions.into_iter().map(old_partition).collect(),
     });
     OffsetFetchResponse { topics: topics.collect(), error_code: fetched.error_code, ..Default::default() }
+}
+
+/// Before the answer had a place for an error, each partition told it.
+fn failed(partition_index: i32, error_code: ErrorCode) -> OffsetFetchResponsePartition {
+    OffsetFetchResponsePartition {
+        partition_index,
+        committed_offset: -1,
+        committed_leader_epoch: -1,
+        metadata: Some(Str::default()),
+        error_code,
+    }
 }
 
 fn old_partition(partition: OffsetFetchResponsePartitions) -> OffsetFetchResponsePartition {
@@ -184,7 +208,9 @@ async fn fetch_group(
         });
         group.topics = Some(named.collect());
     }
-    let fetched = broker.groups.ask(&group.group_id, |groups| (vec![], groups.fetch_offsets(&group))).await;
+    let id_of = |name: &str| image.topic(name).map(|topic| topic.id);
+    let fetched =
+        broker.groups.ask(&group.group_id, |groups| (vec![], groups.fetch_offsets(&group, id_of))).await;
     match fetched {
         Ok(mut fetched) => {
             if by_id {

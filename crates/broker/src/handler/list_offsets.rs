@@ -23,17 +23,18 @@ const READ_COMMITTED: i8 = 1;
 /// Answers each partition by itself.
 pub(crate) async fn handle(
     broker: Arc<Broker>,
-    _context: RequestContext,
+    context: RequestContext,
     request: ListOffsetsRequest,
 ) -> ListOffsetsResponse {
+    let version = context.version;
     let mut partitions = request.topics.iter().flat_map(|topic| &topic.partitions);
     let reads_log =
-        partitions.any(|partition| Wanted::read(partition.timestamp).is_some_and(Wanted::reads_log));
+        partitions.any(|partition| Wanted::read(partition.timestamp, version).is_some_and(Wanted::reads_log));
     if reads_log {
-        let listed = spawn_blocking(move || list(&broker, request));
+        let listed = spawn_blocking(move || list(&broker, request, version));
         return listed.await.expect("looking up offsets does not panic");
     }
-    list(&broker, request)
+    list(&broker, request, version)
 }
 
 /// What the request's timestamp stands for.
@@ -51,13 +52,15 @@ enum Wanted {
 }
 
 impl Wanted {
-    fn read(timestamp: i64) -> Option<Wanted> {
+    /// Names mean something from some version on: KIP-734, KIP-405, KIP-1005, KIP-1023.
+    fn read(timestamp: i64, version: i16) -> Option<Wanted> {
         Some(match timestamp {
             -1 => Wanted::Latest,
             -2 => Wanted::Earliest,
-            -3 => Wanted::MaxTimestamp,
-            -4 => Wanted::EarliestLocal,
-            -5 | -6 => Wanted::Tiered,
+            -3 if version >= 7 => Wanted::MaxTimestamp,
+            -4 if version >= 8 => Wanted::EarliestLocal,
+            -5 if version >= 9 => Wanted::Tiered,
+            -6 if version >= 11 => Wanted::Tiered,
             time if time >= 0 => Wanted::Time(Millis(time)),
             _unknown => return None,
         })
@@ -68,8 +71,9 @@ impl Wanted {
     }
 }
 
-fn list(broker: &Broker, request: ListOffsetsRequest) -> ListOffsetsResponse {
+fn list(broker: &Broker, request: ListOffsetsRequest, version: i16) -> ListOffsetsResponse {
     let view = View {
+        version,
         is_consumer: request.replica_id == CONSUMER,
         committed_only: request.isolation_level == READ_COMMITTED,
     };
@@ -120,6 +124,7 @@ fn respond(partition_index: i32, found: Result<Found, ErrorCode>) -> ListOffsets
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
 struct View {
+    version: i16,
     is_consumer: bool,
     committed_only: bool,
 }
@@ -148,7 +153,7 @@ const NOTHING: Found = Found { timestamp: UNKNOWN_TIME, offset: Offset(-1), lead
 fn find(partition: &Partition, view: View, asked: &ListOffsetsPartition) -> Result<Found, ErrorCode> {
     partition.check_epoch(LeaderEpoch(asked.current_leader_epoch))?;
     let upper = view.upper(partition);
-    match Wanted::read(asked.timestamp).ok_or(ErrorCode::UNSUPPORTED_VERSION)? {
+    match Wanted::read(asked.timestamp, view.version).ok_or(ErrorCode::UNSUPPORTED_VERSION)? {
         Wanted::Latest => {
             Ok(Found { timestamp: UNKNOWN_TIME, offset: upper, leader_epoch: partition.leader_epoch() })
         }
@@ -185,11 +190,12 @@ mod tests {
 
     #[test]
     fn negative_times_are_names() {
-        assert_eq!(Wanted::read(-1), Some(Wanted::Latest));
-        assert_eq!(Wanted::read(-6), Some(Wanted::Tiered));
-        assert_eq!(Wanted::read(0), Some(Wanted::Time(Millis(0))));
+        assert_eq!(Wanted::read(-1, 1), Some(Wanted::Latest));
+        assert_eq!(Wanted::read(-6, 11), Some(Wanted::Tiered));
+        assert_eq!(Wanted::read(0, 1), Some(Wanted::Time(Millis(0))));
         for unknown in [-7, i64::MIN] {
-            assert_eq!(Wanted::read(unknown), None);
+            assert_eq!(Wanted::read(unknown, 11), None);
         }
+        assert_eq!((Wanted::read(-3, 6), Wanted::read(-3, 7)), (None, Some(Wanted::MaxTimestamp)));
     }
 }

@@ -4,13 +4,13 @@
 //! join is parked per member: a newer one supersedes it. Nobody becomes a member whose protocols do not fit all others.
 
 use wire::messages::join_group::{JoinGroupRequest, JoinGroupResponse, JoinGroupResponseMember};
-use wire::{ErrorCode, Millis, Response, Str, Uuid};
+use wire::{ErrorCode, Response, Str, Uuid};
 
 use super::member::{Member, protocols_of, rebalance_timeout_of};
 use super::records::Event;
 use super::{
-    ClientInfo, Group, Groups, JoinWait, NEW_MEMBER_JOIN_TIMEOUT_MS, Outcome, PENDING_JOINS_MAX, Refusal,
-    State, Step, Token, join_refused, records,
+    ClientInfo, Group, Groups, JoinWait, NEW_MEMBER_JOIN_TIMEOUT_MS, Now, Outcome, PENDING_JOINS_MAX,
+    Refusal, State, Step, Token, join_refused, records,
 };
 
 /// From this version on a new dynamic member is sent back once with its id (KIP-394).
@@ -25,16 +25,17 @@ impl Groups {
         token: Token,
         client: &ClientInfo,
         request: &JoinGroupRequest,
-        now: Millis,
+        now: impl Into<Now>,
         ids: &mut dyn FnMut() -> Uuid,
     ) -> Outcome {
+        let now = now.into();
         let mut created = Vec::new();
         if let Err(refusal) = self.check_join(request) {
             return Outcome::reply(token, join_refused(request.member_id.clone(), refusal));
         }
         if !self.groups.contains_key(&request.group_id) {
             let id = Str::copy_from(&request.group_id);
-            let event = Event::GroupStored { group: id, value: records::empty_group(now) };
+            let event = Event::GroupStored { group: id, value: records::empty_group(now.wall) };
             created.push(event.encode());
             self.apply(event);
         }
@@ -63,6 +64,10 @@ impl Groups {
         }
         if !session_timeouts.contains(&request.session_timeout_ms) {
             return Err(Refusal::InvalidSessionTimeout);
+        }
+        let metadata: usize = request.protocols.iter().map(|protocol| protocol.metadata.len()).sum();
+        if metadata > self.config.record_bytes_max {
+            return Err(Refusal::GroupTooLarge);
         }
         if self.groups.contains_key(&request.group_id) {
             return Ok(());

@@ -3,9 +3,9 @@
 //! All members of a request leave before the group rebalances once. One that cannot leave does not keep the others.
 
 use wire::messages::leave_group::{LeaveGroupRequest, LeaveGroupResponse, MemberIdentity, MemberResponse};
-use wire::{ErrorCode, Millis, Response, Str};
+use wire::{ErrorCode, Response, Str};
 
-use super::{Group, Groups, Outcome, Refusal, State, Step, Token};
+use super::{Group, Groups, Now, Outcome, Refusal, State, Step, Token};
 
 /// From this version on a request names several members; before, itself.
 const BATCH_SINCE: i16 = 3;
@@ -17,10 +17,10 @@ impl Groups {
         token: Token,
         api_version: i16,
         request: &LeaveGroupRequest,
-        now: Millis,
+        now: impl Into<Now>,
     ) -> Outcome {
         let Groups { config, groups, timers } = self;
-        let mut step = Step::new(config, timers, now);
+        let mut step = Step::new(config, timers, now.into());
         let mut response = LeaveGroupResponse::default();
         if request.group_id.is_empty() {
             response.error_code = Refusal::InvalidGroupId.into();

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use wire::messages::offset_commit::{
-    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitResponse, OffsetCommitResponsePartition,
-    OffsetCommitResponseTopic,
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic, OffsetCommitResponse,
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
 use wire::messages::offset_delete::{
     OffsetDeleteRequest, OffsetDeleteRequestTopic, OffsetDeleteResponse, OffsetDeleteResponsePartition,
@@ -20,10 +20,13 @@ use wire::messages::offset_fetch::{
 use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Response, Str, Uuid};
 
 use super::records::Event;
-use super::{Group, Groups, Outcome, Refusal, State, Step, Token};
+use super::{Group, Groups, Now, Outcome, Refusal, State, Step, Token};
 
 /// From this version on a commit to a group that is not there says so; before, that the generation is wrong.
 const GROUP_NOT_FOUND_SINCE: i16 = 9;
+
+/// What an offset's record takes besides its names and note: framing, versions, numbers.
+const OFFSET_RECORD_BYTES: usize = 64;
 
 /// What a group committed for one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,13 +92,15 @@ impl Groups {
         token: Token,
         api_version: i16,
         request: &OffsetCommitRequest,
-        now: Millis,
+        now: impl Into<Now>,
     ) -> Outcome {
+        let now = now.into();
         let mut outcome = Outcome::default();
         let allowed = self.check_commit(api_version, request);
         if allowed.is_ok() {
             self.commit_keeps_session(request, now);
         }
+        let allowed = allowed.and_then(|()| self.check_size(request));
         // Copies, made once: what is kept must not hold the request's frame.
         let group = Str::copy_from(&request.group_id);
         let mut topics = Vec::with_capacity(request.topics.len());
@@ -106,7 +111,7 @@ impl Groups {
                 let kept = allowed.and_then(|()| self.check_metadata(partition));
                 if kept.is_ok() {
                     let committed =
-                        committed_offset(request.retention_time_ms, partition, topic.topic_id, now);
+                        committed_offset(request.retention_time_ms, partition, topic.topic_id, now.wall);
                     let event = Event::OffsetCommitted {
                         group: group.clone(),
                         topic: name.clone(),
@@ -157,7 +162,20 @@ impl Groups {
         }
     }
 
-    fn commit_keeps_session(&mut self, request: &OffsetCommitRequest, now: Millis) {
+    /// Each offset is a record of its own, with the group's and the topic's names in it.
+    fn check_size(&self, request: &OffsetCommitRequest) -> Result<(), Refusal> {
+        let of_topic = |topic: &OffsetCommitRequestTopic| {
+            let names = request.group_id.len() + topic.name.len();
+            let metadata = |partition: &OffsetCommitRequestPartition| {
+                partition.committed_metadata.as_deref().map_or(0, str::len)
+            };
+            topic.partitions.iter().map(|part| OFFSET_RECORD_BYTES + names + metadata(part)).sum::<usize>()
+        };
+        let bytes: usize = request.topics.iter().map(of_topic).sum();
+        if bytes > self.config.record_bytes_max { Err(Refusal::CommitTooLarge) } else { Ok(()) }
+    }
+
+    fn commit_keeps_session(&mut self, request: &OffsetCommitRequest, now: Now) {
         let Groups { config, groups, timers } = self;
         if let Some(group) = groups.get(&request.group_id)
             && matches!(group.state, State::Stable | State::PreparingRebalance(_))
@@ -257,11 +275,19 @@ impl Groups {
     ///
     /// `require_stable` needs no handling here: replies wait for the log (see [`super`]), and offsets of open
     /// transactions are not kept yet.
-    pub fn fetch_offsets(&self, request: &OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
+    /// `id_of` tells the id of the topic that has a name now: what was committed to an earlier topic of that name is no
+    /// commit to this one.
+    pub fn fetch_offsets(
+        &self,
+        request: &OffsetFetchRequestGroup,
+        id_of: impl Fn(&str) -> Option<Uuid>,
+    ) -> OffsetFetchResponseGroup {
         let group = self.groups.get(&request.group_id);
         let topics = match &request.topics {
-            Some(topics) => topics.iter().map(|topic| fetch_topic(group, topic)).collect(),
-            None => group.map(fetch_all).unwrap_or_default(),
+            Some(topics) => {
+                topics.iter().map(|topic| fetch_topic(group, topic, id_of(&topic.name))).collect()
+            }
+            None => group.map(|group| fetch_all(group, id_of)).unwrap_or_default(),
         };
         OffsetFetchResponseGroup { group_id: request.group_id.clone(), topics, ..Default::default() }
     }
@@ -318,13 +344,21 @@ fn committed_offset(
     }
 }
 
-fn fetch_topic(group: Option<&Group>, topic: &OffsetFetchRequestTopics) -> OffsetFetchResponseTopics {
+impl CommittedOffset {
+    /// Whether it was committed to the topic that has this id now; it counts where either id is not known.
+    fn is_for(&self, current: Option<Uuid>) -> bool {
+        self.topic_id.is_zero() || current.is_none_or(|current| current == self.topic_id)
+    }
+}
+
+fn fetch_topic(
+    group: Option<&Group>,
+    topic: &OffsetFetchRequestTopics,
+    current: Option<Uuid>,
+) -> OffsetFetchResponseTopics {
     let partitions = topic.partition_indexes.iter().map(|&index| {
         let committed = group.and_then(|group| group.offsets.get(&topic.name, PartitionId(index)));
-        // A commit to a deleted topic of the same name is no commit to this one.
-        let committed = committed.filter(|committed| {
-            committed.topic_id.is_zero() || topic.topic_id.is_zero() || committed.topic_id == topic.topic_id
-        });
+        let committed = committed.filter(|committed| committed.is_for(current));
         match committed {
             Some(committed) => fetched(PartitionId(index), committed),
             None => OffsetFetchResponsePartitions {
@@ -343,13 +377,17 @@ fn fetch_topic(group: Option<&Group>, topic: &OffsetFetchRequestTopics) -> Offse
     }
 }
 
-fn fetch_all(group: &Group) -> Vec<OffsetFetchResponseTopics> {
-    let topics = group.offsets.by_topic.iter().map(|(name, partitions)| OffsetFetchResponseTopics {
-        name: name.clone(),
-        partitions: partitions.iter().map(|(partition, committed)| fetched(*partition, committed)).collect(),
-        ..Default::default()
+fn fetch_all(group: &Group, id_of: impl Fn(&str) -> Option<Uuid>) -> Vec<OffsetFetchResponseTopics> {
+    let topics = group.offsets.by_topic.iter().map(|(name, partitions)| {
+        let current = id_of(name);
+        let partitions = partitions.iter().filter(|(_, committed)| committed.is_for(current));
+        OffsetFetchResponseTopics {
+            name: name.clone(),
+            partitions: partitions.map(|(partition, committed)| fetched(*partition, committed)).collect(),
+            ..Default::default()
+        }
     });
-    topics.collect()
+    topics.filter(|topic| !topic.partitions.is_empty()).collect()
 }
 
 fn fetched(partition: PartitionId, committed: &CommittedOffset) -> OffsetFetchResponsePartitions {

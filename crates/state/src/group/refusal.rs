@@ -43,6 +43,12 @@ pub enum Refusal {
     /// The commit's metadata exceeds `offset.metadata.max.bytes`.
     #[error("the metadata is too large")]
     OffsetMetadataTooLarge,
+    /// The commit's records would exceed [`super::GroupConfig::record_bytes_max`].
+    #[error("the commit is too large")]
+    CommitTooLarge,
+    /// So would the group's, with what its members and its leader say.
+    #[error("the group's metadata is too large")]
+    GroupTooLarge,
     /// Members of the group read the topic.
     #[error("the group is subscribed to the topic")]
     SubscribedToTopic,
@@ -66,6 +72,9 @@ impl From<Refusal> for ErrorCode {
             Refusal::GroupNotFound => ErrorCode::GROUP_ID_NOT_FOUND,
             Refusal::NonEmptyGroup => ErrorCode::NON_EMPTY_GROUP,
             Refusal::OffsetMetadataTooLarge => ErrorCode::OFFSET_METADATA_TOO_LARGE,
+            Refusal::CommitTooLarge => ErrorCode::INVALID_COMMIT_OFFSET_SIZE,
+            // As Kafka answers when the group's record does not fit its topic: nothing that a client can mend.
+            Refusal::GroupTooLarge => ErrorCode::UNKNOWN_SERVER_ERROR,
             Refusal::SubscribedToTopic => ErrorCode::GROUP_SUBSCRIBED_TO_TOPIC,
             Refusal::NotCoordinator => ErrorCode::NOT_COORDINATOR,
         }

@@ -8,16 +8,16 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use wire::messages::heartbeat::{HeartbeatRequest, HeartbeatResponse};
 use wire::messages::sync_group::{SyncGroupRequest, SyncGroupResponse};
-use wire::{ErrorCode, Millis, Response, Str};
+use wire::{ErrorCode, Response, Str};
 
 use super::member::Member;
-use super::{Group, Groups, Outcome, Refusal, State, Step, Token, sync_refused};
+use super::{Group, Groups, Now, Outcome, Refusal, State, Step, Token, sync_refused};
 
 impl Groups {
     /// Handles a SyncGroup.
-    pub fn sync(&mut self, token: Token, request: &SyncGroupRequest, now: Millis) -> Outcome {
+    pub fn sync(&mut self, token: Token, request: &SyncGroupRequest, now: impl Into<Now>) -> Outcome {
         let Groups { config, groups, timers } = self;
-        let mut step = Step::new(config, timers, now);
+        let mut step = Step::new(config, timers, now.into());
         let group = match groups.get_mut(&request.group_id) {
             _ if request.group_id.is_empty() => Err(Refusal::InvalidGroupId),
             Some(group) if group.state != State::Empty => Ok(group),
@@ -30,9 +30,9 @@ impl Groups {
     }
 
     /// Handles a Heartbeat.
-    pub fn heartbeat(&mut self, token: Token, request: &HeartbeatRequest, now: Millis) -> Outcome {
+    pub fn heartbeat(&mut self, token: Token, request: &HeartbeatRequest, now: impl Into<Now>) -> Outcome {
         let Groups { config, groups, timers } = self;
-        let mut step = Step::new(config, timers, now);
+        let mut step = Step::new(config, timers, now.into());
         let alive = match groups.get_mut(&request.group_id) {
             _ if request.group_id.is_empty() => Err(Refusal::InvalidGroupId),
             Some(group) => group.heartbeat(request, &mut step),
@@ -60,6 +60,10 @@ impl Group {
             State::Empty => Err(Refusal::UnknownMember),
             State::PreparingRebalance(_) => Err(Refusal::RebalanceInProgress),
             State::CompletingRebalance => {
+                if self.is_leader(member_id) && self.stored_bytes(request) > step.config.record_bytes_max {
+                    // The leader still owes its assignment, and the group goes on without it when its time is over.
+                    return Err(Refusal::GroupTooLarge);
+                }
                 self.asked_for_assignment(member_id, step);
                 let member = self.members.get_mut(member_id).ok_or(Refusal::UnknownMember)?;
                 if let Some(superseded) = member.parked_sync.replace(token) {
@@ -77,6 +81,14 @@ impl Group {
                 Ok(())
             }
         }
+    }
+
+    /// About what the group's record takes with the leader's assignment.
+    fn stored_bytes(&self, request: &SyncGroupRequest) -> usize {
+        let protocol = self.protocol_name.as_deref();
+        let members = self.members.iter().map(|member| member.metadata(protocol).len() + 3 * member.id.len());
+        let assignments = request.assignments.iter().map(|entry| entry.assignment.len());
+        members.sum::<usize>() + assignments.sum::<usize>()
     }
 
     fn asked_for_assignment(&mut self, member_id: &Str, step: &mut Step<'_>) {

@@ -211,11 +211,13 @@ impl World {
             topic_id: args.topic_id(),
         });
         let topics: Vec<_> = topics.collect();
-        let fetched = self.groups.fetch_offsets(&OffsetFetchRequestGroup {
+        let request = OffsetFetchRequestGroup {
             group_id: Str::copy_from(args.group()),
             topics: (!topics.is_empty()).then_some(topics),
             ..Default::default()
-        });
+        };
+        let current = args.topic_id();
+        let fetched = self.groups.fetch_offsets(&request, |_| (!current.is_zero()).then_some(current));
         let mut told = Vec::new();
         for topic in fetched.topics {
             for partition in topic.partitions {
