@@ -412,7 +412,7 @@ mod tests {
 
         async fn answer(&mut self, correlation_id: i32, version: i16, response: Response) {
             let frame = Frame::response(correlation_id, response.api(), version, &response);
-            self.0.write_all(&frame.to_bytes()).await.unwrap();
+            self.0.write_all(&frame.unwrap().to_bytes()).await.unwrap();
         }
 
         async fn greet(&mut self) {

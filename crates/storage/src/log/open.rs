@@ -436,9 +436,11 @@ impl Recovery {
     /// Makes what was found durable. The tail is written once more: where a sync failed before, the kernel holds pages
     /// that it takes for clean and that the disk never got.
     fn sync(&self) -> io::Result<()> {
-        let tail = if self.touched { self.tail() } else { &[] };
-        for segment in tail {
-            segment.rewrite_from(self.recovery_point)?;
+        for segment in self.tail() {
+            if self.touched {
+                segment.rewrite_from(self.recovery_point)?;
+            }
+            // Also where nothing is left to write: a cut may not be durable yet.
             segment.file()?.sync_data()?;
         }
         self.dir.disk.sync_dir(&self.dir.path)
