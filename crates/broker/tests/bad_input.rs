@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use support::{TestBroker, TestClient, Xorshift, batch_of};
+use wire::compression::Compression;
 use wire::messages::api_versions::{ApiVersionsRequest, ApiVersionsResponse};
-use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
+use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic, PartitionData};
 use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use wire::{ApiKey, Decoder, ErrorCode, Frame, Request, RequestHeader, Response};
 
@@ -164,6 +165,13 @@ fn bad_batches_are_refused_by_name_and_leave_nothing_behind() {
             ErrorCode::INVALID_RECORD,
         ),
         ("a control batch", with_crc(&|b| b[22] |= 0x20), ErrorCode::INVALID_RECORD),
+        // No transaction could end it, as long as there is no coordinator.
+        ("a batch of a transaction", with_crc(&|b| b[22] |= 0x10), ErrorCode::INVALID_TXN_STATE),
+        (
+            "a header count without headers",
+            with_crc(&|b| *b.last_mut().unwrap() = 2),
+            ErrorCode::INVALID_RECORD,
+        ),
         ("too large", Some(batch(&[7; 20_000])), ErrorCode::MESSAGE_TOO_LARGE),
         ("no records", None, ErrorCode::INVALID_RECORD),
     ];
@@ -175,6 +183,110 @@ fn bad_batches_are_refused_by_name_and_leave_nothing_behind() {
         (ErrorCode::NONE, 0),
         "nothing was appended before"
     );
+}
+
+/// A compressed batch under a right checksum, with `change`d header and payload.
+fn compressed(codec: Compression, payload: &[u8], count: i32) -> Bytes {
+    let mut batch = batch(b"").to_vec();
+    batch.truncate(61);
+    batch.extend_from_slice(&codec.compress(payload, None));
+    let length = i32::try_from(batch.len()).unwrap() - 12;
+    batch[8..12].copy_from_slice(&length.to_be_bytes());
+    batch[22] |= codec.code() as u8;
+    batch[23..27].copy_from_slice(&(count - 1).to_be_bytes());
+    batch[57..61].copy_from_slice(&count.to_be_bytes());
+    let crc = crc32c::crc32c(&batch[21..]);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    batch.into()
+}
+
+#[test]
+fn a_compressed_batch_is_opened_before_it_is_stored() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    let one_record = &batch(b"value")[61..];
+    let bomb = vec![0; 100 * 1024 * 1024];
+    for codec in [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+        for (what, payload, count, expected) in [
+            ("what it says", one_record, 1, ErrorCode::NONE),
+            ("a lying count", one_record, 5, ErrorCode::INVALID_RECORD),
+            ("no records at all", &b"not a record"[..], 1, ErrorCode::INVALID_RECORD),
+        ] {
+            let (error, _) = client.produce(produce(Some(compressed(codec, payload, count))));
+            assert_eq!(error, expected, "{codec:?}: {what}");
+        }
+    }
+    for codec in [Compression::Gzip, Compression::Zstd] {
+        let (error, _) = client.produce(produce(Some(compressed(codec, &bomb, 1))));
+        assert_eq!(error, ErrorCode::MESSAGE_TOO_LARGE, "{codec:?}: a bomb");
+    }
+    let mut torn = compressed(Compression::Gzip, one_record, 1).to_vec();
+    torn[65..].fill(0x55);
+    let crc = crc32c::crc32c(&torn[21..]);
+    torn[17..21].copy_from_slice(&crc.to_be_bytes());
+    assert_eq!(client.produce(produce(Some(torn.into()))).0, ErrorCode::INVALID_RECORD, "not gzip inside");
+    // Only what could be opened is there, and readers get past it.
+    assert_eq!(client.append("t", 0, batch(b"next")), 4);
+    assert!(!client.fetch("t", 0, 0).unwrap().is_empty());
+}
+
+#[test]
+fn a_partition_that_refuses_its_records_leaves_the_others_alone() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 3);
+    let mut broken = batch(b"broken").to_vec();
+    broken[30] ^= 1;
+    let parts = [batch(b"first"), Bytes::from(broken), batch(b"third")];
+    let partition_data =
+        (0..).zip(parts).map(|(index, records)| PartitionProduceData { index, records: Some(records) });
+    let topic =
+        TopicProduceData { name: "t".into(), partition_data: partition_data.collect(), ..Default::default() };
+    let request =
+        ProduceRequest { acks: -1, timeout_ms: 10_000, topic_data: vec![topic], ..Default::default() };
+    let answers = client.ask_in(12, request).responses.remove(0).partition_responses;
+    let told: Vec<_> = answers.iter().map(|answer| (answer.error_code, answer.base_offset)).collect();
+    assert_eq!(told, [(ErrorCode::NONE, 0), (ErrorCode::CORRUPT_MESSAGE, -1), (ErrorCode::NONE, 0)]);
+    assert!(!client.fetch("t", 2, 0).unwrap().is_empty());
+    assert!(client.fetch("t", 1, 0).unwrap().is_empty());
+}
+
+#[test]
+fn a_partition_named_a_thousand_times_is_fetched_once() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 2);
+    client.append("t", 0, batch(&[7; 500_000]));
+    client.append("t", 1, batch(&[7; 500_000]));
+    let wanted = |partition| FetchPartition { partition, partition_max_bytes: 0, ..Default::default() };
+    let partitions = (0..5_000).map(|at| wanted(at % 2)).collect();
+    let topic = FetchTopic { topic: "t".into(), partitions, ..Default::default() };
+    let fetch = FetchRequest { min_bytes: 1, max_bytes: 1, topics: vec![topic], ..Default::default() };
+    let answer = client.ask_in(11, fetch).responses.remove(0).partitions;
+    let lengths: Vec<_> = answers_in_kb(&answer);
+    assert_eq!(lengths, [500, 0], "each once, and one batch in all, however little was allowed");
+}
+
+fn answers_in_kb(answer: &[PartitionData]) -> Vec<usize> {
+    answer.iter().map(|part| part.records.as_ref().map_or(0, |records| records.len() / 1_000)).collect()
+}
+
+#[test]
+fn what_was_asked_before_a_broken_frame_is_answered() {
+    let broker = TestBroker::start(&[]);
+    TestClient::connect(&broker).create_topic("t", 1);
+    let good = Frame::request(&header(ApiKey::Produce, 12), &Request::Produce(produce(Some(batch(b"x")))));
+    let mut socket = connect(&broker);
+    let broken = [&good.to_bytes()[..], &[0, 0, 0, 12, 0, 0, 0, 12, 0, 0, 0, 9, 0, 9, 9, 9]].concat();
+    socket.write_all(&broken).unwrap();
+    assert!(read_frame(&mut socket).is_some(), "the records are stored, and that is said");
+    assert_eq!(read_frame(&mut socket), None);
+
+    let mut socket = connect(&broker);
+    socket.write_all(&good.to_bytes()).unwrap();
+    socket.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(read_frame(&mut socket).is_some(), "a peer may send no more and still read");
 }
 
 #[test]

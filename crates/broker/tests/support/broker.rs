@@ -3,19 +3,24 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use broker::clock::SystemClock;
 use broker::settings::{Settings, Sources};
 use broker::{Node, NodeOptions};
-use storage::RealDisk;
+use storage::{Disk, RealDisk};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+/// How long tasks may take to be dropped.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(30);
+
 /// A running broker.
 pub struct TestBroker {
-    runtime: Runtime,
+    runtime: Option<Runtime>,
     node: Option<Node>,
     settings: Vec<String>,
+    disk: Arc<dyn Disk>,
     dir: TempDir,
 }
 
@@ -23,14 +28,14 @@ impl TestBroker {
     /// Starts a broker with `key=value` settings over the defaults of a test: a free port, a fresh directory, groups
     /// that wait for nobody.
     pub fn start(settings: &[&str]) -> TestBroker {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("a runtime can be started");
+        TestBroker::start_on(Arc::new(RealDisk), settings)
+    }
+
+    /// The same on a disk that the test has in its hands.
+    pub fn start_on(disk: Arc<dyn Disk>, settings: &[&str]) -> TestBroker {
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let dir = tempfile::tempdir().expect("a directory can be made");
-        let mut broker = TestBroker { runtime, node: None, settings, dir };
+        let mut broker = TestBroker { runtime: None, node: None, settings, disk, dir };
         broker.open();
         broker
     }
@@ -51,7 +56,23 @@ impl TestBroker {
         self.open();
     }
 
+    /// Ends it without a word, as SIGKILL does: nothing is flushed, nothing is answered. `meanwhile` is what happens to the
+    /// machine before the broker starts again.
+    pub fn kill(&mut self, meanwhile: impl FnOnce()) {
+        let runtime = self.runtime.take().expect("the broker runs");
+        self.node = None;
+        // Its tasks are dropped where they stand; with the last of them goes the lock on the directory.
+        runtime.shutdown_timeout(SHUTDOWN_MAX);
+        meanwhile();
+        self.open();
+    }
+
     fn open(&mut self) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime can be started");
         let dir = self.dir.path().to_str().expect("temporary directories have plain names");
         let mut sources = Sources::new()
             .preset("node.id", "1")
@@ -63,14 +84,14 @@ impl TestBroker {
             sources = sources.set(setting);
         }
         let settings = Settings::load(sources).expect("the test's settings are valid");
-        let options = NodeOptions { settings, disk: Arc::new(RealDisk), clock: Arc::new(SystemClock) };
-        let node = self.runtime.block_on(Node::start(options)).expect("the broker starts");
-        self.node = Some(node);
+        let options = NodeOptions { settings, disk: Arc::clone(&self.disk), clock: Arc::new(SystemClock) };
+        self.node = Some(runtime.block_on(Node::start(options)).expect("the broker starts"));
+        self.runtime = Some(runtime);
     }
 
     fn close(&mut self) {
-        if let Some(node) = self.node.take() {
-            self.runtime.block_on(node.shutdown()).expect("the broker stops in order");
+        if let (Some(node), Some(runtime)) = (self.node.take(), self.runtime.take()) {
+            runtime.block_on(node.shutdown()).expect("the broker stops in order");
         }
     }
 }

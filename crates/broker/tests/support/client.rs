@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use wire::messages::api_versions::{ApiVersionsRequest, ApiVersionsResponse};
-use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
+use wire::messages::create_topics::{CreatableTopic, CreatableTopicConfig, CreateTopicsRequest};
 use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use wire::records::{BatchBuilder, BatchOptions};
@@ -73,15 +73,23 @@ impl TestClient {
 
     /// Creates a topic that must not be there yet.
     pub fn create_topic(&mut self, name: &'static str, partitions: i32) {
-        let topic = CreatableTopic {
-            name: name.into(),
-            num_partitions: partitions,
-            replication_factor: 1,
-            ..Default::default()
-        };
-        let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
-        let answer = self.ask(request).topics.remove(0);
+        self.create_topic_with(name, partitions, &[]);
+    }
+
+    /// The same with settings of its own.
+    pub fn create_topic_with(
+        &mut self,
+        name: &'static str,
+        partitions: i32,
+        configs: &[(&'static str, &'static str)],
+    ) {
+        let answer = self.ask(create_topics(name, partitions, configs)).topics.remove(0);
         assert_eq!((answer.error_code, answer.error_message), (ErrorCode::NONE, None));
+    }
+
+    /// What a topic's creation comes to.
+    pub fn try_create_topic(&mut self, name: &'static str, partitions: i32) -> ErrorCode {
+        self.ask(create_topics(name, partitions, &[])).topics.remove(0).error_code
     }
 
     /// Produces to one partition and returns its error and base offset.
@@ -141,6 +149,24 @@ impl TestClient {
         assert_eq!(read[..8], offset.to_be_bytes());
         assert_eq!(read[16..], records[16..]);
     }
+}
+
+fn create_topics(
+    name: &'static str,
+    partitions: i32,
+    configs: &[(&'static str, &'static str)],
+) -> CreateTopicsRequest {
+    let configs = configs
+        .iter()
+        .map(|(name, value)| CreatableTopicConfig { name: (*name).into(), value: Some((*value).into()) });
+    let topic = CreatableTopic {
+        name: name.into(),
+        num_partitions: partitions,
+        replication_factor: 1,
+        configs: configs.collect(),
+        ..Default::default()
+    };
+    CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() }
 }
 
 /// A batch of values with their timestamps.
