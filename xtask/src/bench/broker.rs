@@ -147,6 +147,17 @@ impl Broker {
         self.end().map_err(|e| format!("{}: {e}", self.peer))
     }
 
+    /// SIGTERM, and how long it takes to stop in order.
+    pub(crate) fn stop(mut self) -> Result<Duration, String> {
+        let begin = shell::now();
+        shell::signal(self.pid(), "TERM")?;
+        let status = self.process.wait().map_err(|e| format!("{}: {e}", self.peer))?;
+        let stopped = begin.elapsed();
+        // A JVM that a signal ends says so by its exit code.
+        let is_in_order = status.success() || (self.peer == Peer::Kafka && status.code() == Some(143));
+        if is_in_order { Ok(stopped) } else { Err(format!("{}: SIGTERM ended in {status}", self.peer)) }
+    }
+
     fn end(&mut self) -> std::io::Result<()> {
         self.process.kill()?;
         self.process.wait().map(drop)

@@ -1,5 +1,5 @@
-//! A broker's life around its work: from process start to the first answer, what it then weighs, and how long after a
-//! kill -9 2,000 partitions are served again.
+//! A broker's life around its work: from process start to the first answer, what it then weighs, how long after a kill -9
+//! 2,000 partitions are served again, and how long they take to stop in order and to start after that.
 //! "Ready" is an answer to ApiVersions; "served" is a leader for every partition and end offsets that lost nothing. The
 //! records were acknowledged, on both sides with the flush that the side's default durability has.
 
@@ -9,6 +9,7 @@ use super::options::{Durability, Options, Peer};
 use super::process::Resident;
 use super::tools::{Target, Workshop, figure, figures, output};
 use crate::shell;
+use std::fmt;
 use std::thread;
 use std::time::Duration;
 
@@ -31,6 +32,9 @@ pub(crate) fn measure(workshop: &Workshop, options: &Options, findings: &mut Fin
     let mut restart_ready = figure(Kind::Time, "kill -9 to ready, 2,000 partitions", Goal::Shown);
     let mut restart_served = figure(Kind::Time, "kill -9 to served, 2,000 partitions", Goal::AtMost(5.0));
 
+    let mut stopped = figure(Kind::Time, "SIGTERM to gone, 2,000 partitions", Goal::AtMost(2.0));
+    let mut clean_served = figure(Kind::Time, "start to served after that", Goal::Shown);
+
     for _ in 0..options.pairs {
         for peer in &options.peers {
             let (started, weight) = start_once(workshop, *peer)?;
@@ -43,13 +47,15 @@ pub(crate) fn measure(workshop: &Workshop, options: &Options, findings: &mut Fin
     findings.figures.extend([ready, resident]);
     for _ in 0..options.restarts {
         for peer in &options.peers {
-            let (answered, served) = restart_once(workshop, *peer)?;
-            println!("restart {peer}: ready in {answered:.2} s, 2,000 partitions served in {served:.2} s");
-            restart_ready.side(*peer).0.push(answered);
-            restart_served.side(*peer).0.push(served);
+            let restart = restart_once(workshop, *peer)?;
+            println!("restart {peer}: {restart}");
+            restart_ready.side(*peer).0.push(restart.killed_ready);
+            restart_served.side(*peer).0.push(restart.killed_served);
+            stopped.side(*peer).0.push(restart.stopped);
+            clean_served.side(*peer).0.push(restart.clean_served);
         }
     }
-    findings.figures.extend([restart_ready, restart_served]);
+    findings.figures.extend([restart_ready, restart_served, stopped, clean_served]);
     Ok(())
 }
 
@@ -61,8 +67,27 @@ fn start_once(workshop: &Workshop, peer: Peer) -> Result<(f64, f64), String> {
     Ok((ready.as_secs_f64(), resident.total_mib))
 }
 
-fn restart_once(workshop: &Workshop, peer: Peer) -> Result<(f64, f64), String> {
-    // Kafka's default durability, for it would need minutes to fill 2,000 partitions with a flush each.
+/// Seconds of one broker's restarts.
+struct Restart {
+    killed_ready: f64,
+    killed_served: f64,
+    stopped: f64,
+    clean_served: f64,
+}
+
+impl fmt::Display for Restart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { killed_ready, killed_served, stopped, clean_served } = self;
+        write!(
+            f,
+            "after kill -9 ready in {killed_ready:.2} s, 2,000 partitions served in {killed_served:.2} s; \
+             stopped in {stopped:.2} s, served again in {clean_served:.2} s"
+        )
+    }
+}
+
+fn restart_once(workshop: &Workshop, peer: Peer) -> Result<Restart, String> {
+    // Kafka in its default durability: it would need minutes to fill 2,000 partitions with a flush each.
     let durability = if peer == Peer::Kafka { Durability::PageCache } else { Durability::Flush };
     let site = Site::prepare(workshop, peer, durability)?;
     let (broker, _) = site.start()?;
@@ -74,16 +99,22 @@ fn restart_once(workshop: &Workshop, peer: Peer) -> Result<(f64, f64), String> {
     output(workshop.on("fill", target).args(["--topics", &topics, "--size", "1024", "--records", &records]))?;
     broker.kill()?;
 
-    let begin = shell::now();
-    let (broker, ready) = site.start()?;
-    let printed = figures(workshop.on("await", target).args(["--topics", &topics]))?;
-    let served = begin.elapsed();
-    // One partition of each topic is looked at.
-    let expected = f64::from(TOPICS * RECORDS_PER_PARTITION);
-    let found = figure(&printed, "records")?;
-    if found != expected {
-        return Err(format!("{peer}: {found} of {expected} acknowledged records after kill -9"));
-    }
+    let serve = || {
+        let begin = shell::now();
+        let (broker, ready) = site.start()?;
+        let printed = figures(workshop.on("await", target).args(["--topics", &topics]))?;
+        let served = begin.elapsed();
+        // One partition of each topic is looked at.
+        let expected = f64::from(TOPICS * RECORDS_PER_PARTITION);
+        let found = figure(&printed, "records")?;
+        if found != expected {
+            return Err(format!("{peer}: {found} of {expected} acknowledged records after a restart"));
+        }
+        Ok((broker, ready.as_secs_f64(), served.as_secs_f64()))
+    };
+    let (broker, killed_ready, killed_served) = serve()?;
+    let stopped = broker.stop()?.as_secs_f64();
+    let (broker, _, clean_served) = serve()?;
     broker.kill()?;
-    Ok((ready.as_secs_f64(), served.as_secs_f64()))
+    Ok(Restart { killed_ready, killed_served, stopped, clean_served })
 }

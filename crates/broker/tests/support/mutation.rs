@@ -1,22 +1,46 @@
 //! Requests as clients send them, and what is left of them when bytes are flipped, cut, repeated or overwritten.
 
 use bytes::Bytes;
+use wire::compression::Compression;
+use wire::messages::alter_configs::{AlterConfigsRequest, AlterConfigsResource};
 use wire::messages::api_versions::ApiVersionsRequest;
+use wire::messages::create_partitions::{CreatePartitionsRequest, CreatePartitionsTopic};
 use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
+use wire::messages::delete_groups::DeleteGroupsRequest;
+use wire::messages::delete_records::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
+use wire::messages::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
+use wire::messages::describe_cluster::DescribeClusterRequest;
 use wire::messages::describe_configs::{DescribeConfigsRequest, DescribeConfigsResource};
 use wire::messages::describe_groups::DescribeGroupsRequest;
+use wire::messages::describe_log_dirs::DescribeLogDirsRequest;
+use wire::messages::describe_producers::{DescribeProducersRequest, TopicRequest as ProducersTopic};
+use wire::messages::describe_topic_partitions::{
+    DescribeTopicPartitionsRequest, TopicRequest as PartitionsTopic,
+};
 use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use wire::messages::find_coordinator::FindCoordinatorRequest;
 use wire::messages::heartbeat::HeartbeatRequest;
+use wire::messages::incremental_alter_configs::{
+    AlterConfigsResource as IncrementalResource, IncrementalAlterConfigsRequest,
+};
 use wire::messages::init_producer_id::InitProducerIdRequest;
 use wire::messages::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
+use wire::messages::leave_group::LeaveGroupRequest;
+use wire::messages::list_groups::ListGroupsRequest;
 use wire::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
 use wire::messages::metadata::{MetadataRequest, MetadataRequestTopic};
 use wire::messages::offset_commit::{
     OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
+use wire::messages::offset_delete::OffsetDeleteRequest;
+use wire::messages::offset_fetch::OffsetFetchRequest;
+use wire::messages::offset_for_leader_epoch::{
+    OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
+};
 use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
-use wire::{ApiKey, Decoder, Frame, Request, RequestHeader};
+use wire::messages::sync_group::SyncGroupRequest;
+use wire::records::{BatchBuilder, BatchOptions};
+use wire::{ApiKey, Decoder, Frame, Millis, Request, RequestHeader};
 
 use super::batch_of;
 
@@ -44,10 +68,14 @@ impl Xorshift {
     }
 }
 
-/// Requests of many APIs, each in every version that can carry it.
+/// Requests of every API, each in every version that can carry it.
 pub fn sample_frames() -> Vec<Bytes> {
+    let samples = samples();
+    let missing: Vec<_> =
+        ApiKey::ALL.iter().filter(|api| samples.iter().all(|(known, _)| known != *api)).collect();
+    assert!(missing.is_empty(), "no sample of {missing:?}");
     let mut frames = Vec::new();
-    for (api, request) in samples() {
+    for (api, request) in samples {
         for version in api.versions() {
             let header = RequestHeader {
                 api_key: api.code(),
@@ -151,7 +179,105 @@ fn samples() -> Vec<(ApiKey, Request)> {
         (ApiKey::FindCoordinator, FindCoordinatorRequest { key: "g".into(), ..Default::default() }.into()),
         (ApiKey::InitProducerId, InitProducerIdRequest::default().into()),
         (ApiKey::ApiVersions, ApiVersionsRequest::default().into()),
+        (ApiKey::Produce, compressed_produce().into()),
+        (ApiKey::SyncGroup, SyncGroupRequest { group_id: "g".into(), ..Default::default() }.into()),
+        (ApiKey::LeaveGroup, LeaveGroupRequest { group_id: "g".into(), ..Default::default() }.into()),
+        (ApiKey::OffsetFetch, OffsetFetchRequest { group_id: "g".into(), ..Default::default() }.into()),
+        (ApiKey::OffsetDelete, OffsetDeleteRequest { group_id: "g".into(), ..Default::default() }.into()),
+        (ApiKey::ListGroups, ListGroupsRequest::default().into()),
+        (ApiKey::DeleteGroups, DeleteGroupsRequest { groups_names: vec!["g".into()] }.into()),
+        (
+            ApiKey::DeleteTopics,
+            DeleteTopicsRequest {
+                topics: vec![DeleteTopicState { name: Some("none".into()), ..Default::default() }],
+                topic_names: vec!["none".into()],
+                timeout_ms: 100,
+            }
+            .into(),
+        ),
+        (
+            ApiKey::DeleteRecords,
+            DeleteRecordsRequest {
+                topics: vec![DeleteRecordsTopic {
+                    name: "t".into(),
+                    partitions: vec![DeleteRecordsPartition { partition_index: 0, offset: 0 }],
+                }],
+                timeout_ms: 100,
+            }
+            .into(),
+        ),
+        (
+            ApiKey::CreatePartitions,
+            CreatePartitionsRequest {
+                topics: vec![CreatePartitionsTopic { name: "none".into(), count: 2, ..Default::default() }],
+                timeout_ms: 100,
+                ..Default::default()
+            }
+            .into(),
+        ),
+        (
+            ApiKey::AlterConfigs,
+            AlterConfigsRequest {
+                resources: vec![AlterConfigsResource {
+                    resource_type: 2,
+                    resource_name: "t".into(),
+                    ..Default::default()
+                }],
+                validate_only: true,
+            }
+            .into(),
+        ),
+        (
+            ApiKey::IncrementalAlterConfigs,
+            IncrementalAlterConfigsRequest {
+                resources: vec![IncrementalResource {
+                    resource_type: 2,
+                    resource_name: "t".into(),
+                    ..Default::default()
+                }],
+                validate_only: true,
+            }
+            .into(),
+        ),
+        (ApiKey::DescribeLogDirs, DescribeLogDirsRequest::default().into()),
+        (ApiKey::DescribeCluster, DescribeClusterRequest::default().into()),
+        (
+            ApiKey::DescribeProducers,
+            DescribeProducersRequest {
+                topics: vec![ProducersTopic { name: "t".into(), partition_indexes: vec![0] }],
+            }
+            .into(),
+        ),
+        (
+            ApiKey::DescribeTopicPartitions,
+            DescribeTopicPartitionsRequest {
+                topics: vec![PartitionsTopic { name: "t".into() }],
+                ..Default::default()
+            }
+            .into(),
+        ),
+        (
+            ApiKey::OffsetForLeaderEpoch,
+            OffsetForLeaderEpochRequest {
+                replica_id: -1,
+                topics: vec![OffsetForLeaderTopic {
+                    topic: "t".into(),
+                    partitions: vec![OffsetForLeaderPartition::default()],
+                }],
+            }
+            .into(),
+        ),
     ]
+}
+
+/// A batch whose records have to be decompressed to be looked at.
+fn compressed_produce() -> ProduceRequest {
+    let options = BatchOptions { compression: Compression::Gzip, ..Default::default() };
+    let mut batch = BatchBuilder::new(options);
+    batch.append(Millis(1_700_000_000_000), Some(b"key"), Some(&[7; 300]), &[]);
+    let data = PartitionProduceData { index: 0, records: Some(batch.build()) };
+    let topic = TopicProduceData { name: "t".into(), partition_data: vec![data], ..Default::default() };
+    ProduceRequest { acks: -1, timeout_ms: 100, topic_data: vec![topic], ..Default::default() }
 }
 
 /// A frame with a few bytes changed. Its length field is right, except once in a while.
