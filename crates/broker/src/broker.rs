@@ -104,6 +104,15 @@ impl Broker {
         self.groups.take_over(partitions.collect());
     }
 
+    /// Notes what readers may see, for Kafka's tools and brokers that open the directory: a lone replica needs no such note.
+    pub(crate) fn checkpoint_high_watermarks(&self) {
+        let hosted = self.partitions.load_full();
+        let marks = hosted.partitions().map(|partition| (partition.id.clone(), partition.high_watermark()));
+        if let Err(error) = self.data_dir.checkpoint_high_watermarks(marks.collect()) {
+            tracing::error!(%error, "high watermarks could not be written");
+        }
+    }
+
     /// What the metrics page shows besides what is counted.
     pub(crate) fn state(&self) -> BrokerState {
         let hosted = self.partitions.load_full();

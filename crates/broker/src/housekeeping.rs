@@ -8,36 +8,38 @@ use std::time::Duration;
 use storage::Clean;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{MissedTickBehavior, interval_at};
+use tokio::time::sleep;
 
 use crate::broker::{Broker, stopped};
+use crate::partition::Partition;
+use crate::settings::BrokerSettings;
 
 /// Runs the jobs until `stop` turns true.
 pub(crate) async fn run(broker: Arc<Broker>, stop: watch::Receiver<bool>) {
-    let settings = broker.settings().broker().clone();
     let mut jobs = JoinSet::new();
-    let mut start = |interval, job| jobs.spawn(every(interval, stop.clone(), Arc::clone(&broker), job));
-    start(settings.log.recovery_checkpoint_interval, checkpoint as Job);
-    start(settings.log.retention_check_interval, retain);
-    start(settings.groups.offsets_retention_check_interval, expire_offsets);
-    if settings.log.cleaner_enabled {
-        start(settings.log.cleaner_backoff, compact);
+    let mut start =
+        |interval: Interval, job: Job| jobs.spawn(every(interval, stop.clone(), Arc::clone(&broker), job));
+    start(|settings| settings.log.recovery_checkpoint_interval, checkpoint);
+    start(|settings| settings.log.retention_check_interval, retain);
+    start(|settings| settings.groups.offsets_retention_check_interval, expire_offsets);
+    if broker.settings().broker().log.cleaner_enabled {
+        start(|settings| settings.log.cleaner_backoff, compact);
     }
     while jobs.join_next().await.is_some() {}
 }
 
 type Job = fn(&Arc<Broker>);
+/// Looked up anew each time, as some of them change while the broker runs.
+type Interval = fn(&BrokerSettings) -> Duration;
 
 /// Shorter than this no job is repeated, whatever the settings say.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
-async fn every(interval: Duration, mut stop: watch::Receiver<bool>, broker: Arc<Broker>, job: Job) {
-    let interval = interval.max(INTERVAL_MIN);
-    let mut ticks = interval_at(tokio::time::Instant::now() + interval, interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn every(interval: Interval, mut stop: watch::Receiver<bool>, broker: Arc<Broker>, job: Job) {
     loop {
+        let wait = interval(broker.settings().broker()).max(INTERVAL_MIN);
         tokio::select! {
-            _ = ticks.tick() => {}
+            () = sleep(wait) => {}
             () = stopped(&mut stop) => return,
         }
         let broker = Arc::clone(&broker);
@@ -51,6 +53,7 @@ fn checkpoint(broker: &Arc<Broker>) {
     if let Err(error) = broker.data_dir.checkpoint(broker.clock.now()) {
         tracing::error!(%error, "recovery points could not be written");
     }
+    broker.checkpoint_high_watermarks();
 }
 
 fn retain(broker: &Arc<Broker>) {
@@ -68,7 +71,16 @@ fn retain(broker: &Arc<Broker>) {
 
 fn compact(broker: &Arc<Broker>) {
     let map_bytes_max = broker.settings().broker().log.cleaner_map_bytes_max;
-    for partition in broker.partitions.load_full().partitions() {
+    let hosted = broker.partitions.load_full();
+    // The dirtiest first: it gains most, and its readers wait longest.
+    let now = broker.clock.now();
+    let dirty = |partition: &&Arc<Partition>| {
+        partition.log.dirty_ratio(now, partition.last_stable_offset()).unwrap_or(0.0)
+    };
+    let mut partitions: Vec<_> =
+        hosted.partitions().map(|partition| (dirty(&partition), partition)).collect();
+    partitions.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    for (_, partition) in partitions {
         if broker.is_stopping() {
             return;
         }

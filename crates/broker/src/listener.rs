@@ -34,13 +34,23 @@ pub(crate) struct ConnectionCounts {
     pub(crate) connections_per_ip_max: usize,
 }
 
+impl ConnectionCounts {
+    fn of(broker: &Broker) -> Self {
+        let settings = broker.settings();
+        let network = &settings.broker().network;
+        ConnectionCounts {
+            connections_max: network.connections_max,
+            connections_per_ip_max: network.connections_per_ip_max,
+        }
+    }
+}
+
 /// One bound socket.
 pub(crate) struct Listener {
     pub(crate) name: Str,
     pub(crate) socket: TcpListener,
     pub(crate) broker: Arc<Broker>,
     pub(crate) limits: ConnectionLimits,
-    pub(crate) counts: ConnectionCounts,
 }
 
 impl Listener {
@@ -77,10 +87,11 @@ impl Listener {
         connections: &mut JoinSet<()>,
         stop: &watch::Receiver<bool>,
     ) {
-        let Some(place) = census.enter(peer.ip(), self.counts) else {
+        // As of now: these settings change while the broker runs.
+        let limits = ConnectionCounts::of(&self.broker);
+        let Some(place) = census.enter(peer.ip(), limits) else {
             self.broker.metrics.connection_refused();
             if census.may_log(peer.ip()) {
-                let limits = self.counts;
                 tracing::warn!(%peer, ?limits, "a connection over the limit was closed (max.connections, max.connections.per.ip)");
             }
             return;

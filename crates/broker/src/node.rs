@@ -25,7 +25,7 @@ use crate::coordinator::GroupCoordinator;
 use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
 use crate::housekeeping;
-use crate::listener::{ConnectionCounts, Listener};
+use crate::listener::Listener;
 use crate::metadata::MetadataLoadError;
 use crate::metrics::Metrics;
 use crate::opening;
@@ -173,6 +173,7 @@ impl Node {
         let broker = Arc::clone(&self.broker);
         let closed = spawn_blocking(move || {
             broker.flusher.stop();
+            broker.checkpoint_high_watermarks();
             broker.data_dir.close(broker.clock.now())
         });
         let closed = closed.await.expect("closing logs does not panic");
@@ -210,10 +211,6 @@ async fn bind(broker: &Arc<Broker>) -> Result<Vec<Listener>, StartError> {
         frame_bytes_max: network.request_bytes_max,
         idle_max: network.connection_idle_max,
     };
-    let counts = ConnectionCounts {
-        connections_max: network.connections_max,
-        connections_per_ip_max: network.connections_per_ip_max,
-    };
     let mut listeners = Vec::new();
     for endpoint in settings.listeners() {
         listeners.push(Listener {
@@ -221,7 +218,6 @@ async fn bind(broker: &Arc<Broker>) -> Result<Vec<Listener>, StartError> {
             socket: listen(&endpoint.bind.to_string()).await?,
             broker: Arc::clone(broker),
             limits,
-            counts,
         });
     }
     Ok(listeners)

@@ -58,7 +58,6 @@ section! {
     "max.incremental.fetch.session.cache.slots" Int AtLeast(0) = "1000", ReadOnly Medium => fetch_sessions_max: usize;
     /// Most partitions that one DescribeTopicPartitions is answered with.
     "max.request.partition.size.limit" Int AtLeast(1) = "2000", ReadOnly Medium => describe_partitions_max: usize;
-    /// Time that one broker waits for an answer of another.
-    "request.timeout.ms" Int AtLeast(1) = "30000", ReadOnly High,
-        awaits "replication" => request_timeout: Duration;
+    /// Time that a change of topics may take where the request for it names none.
+    "request.timeout.ms" Int AtLeast(1) = "30000", ReadOnly High => request_timeout: Duration;
 }

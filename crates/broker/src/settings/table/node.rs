@@ -30,6 +30,7 @@ section! {
     "num.io.threads" Int AtLeast(1) = "8", ClusterWide High,
         inert "reads that must wait for the disk have a pool that grows as it needs"
         => io_threads: usize;
-    /// Logs of one data directory that are recovered at the same time at start, and flushed at the same time at stop.
+    /// Logs of one data directory that are recovered at the same time at start. Fewer than 32 count as 32: recovery waits
+    /// for the disk, not for a processor.
     "num.recovery.threads.per.data.dir" Int AtLeast(1) = "2", ClusterWide High => recovery_threads: usize;
 }
