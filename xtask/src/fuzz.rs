@@ -1,4 +1,5 @@
-//! `cargo xtask fuzz`: every fuzz target of the workspace for a while, on the stable toolchain.
+//! `cargo xtask fuzz`: every fuzz target of the workspace for a while, on the stable toolchain; or damaged frames in bulk,
+//! through the decoder and through a live broker.
 //! cargo-fuzz is installed into `.tools/` if it is missing; what a target finds is left where cargo-fuzz puts it.
 
 use crate::arguments::Arguments;
@@ -12,6 +13,8 @@ usage: cargo xtask fuzz [options]
 
   --target NAME    only this one (default: all)
   --seconds N      per target (default 60)
+  --frames N       instead: N damaged requests and N damaged responses through the decoder, and N / 100 damaged requests
+                   through a broker that serves a well-behaved client meanwhile
 ";
 
 /// What a decoder may hold at any time, in MB: the frames are small, so a target that needs more is believing a length.
@@ -21,7 +24,11 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let Some(mut arguments) = Arguments::new(args, USAGE) else { return Ok(()) };
     let only = arguments.value("--target")?;
     let seconds = arguments.number("--seconds", 60)?;
+    let frames = arguments.number("--frames", 0)?;
     arguments.finish()?;
+    if frames > 0 {
+        return damaged_frames(frames);
+    }
 
     let tool = cargo_fuzz()?;
     let mut count = 0;
@@ -41,6 +48,30 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         count += 1;
     }
     if count == 0 { Err("there is no such fuzz target".to_owned()) } else { Ok(()) }
+}
+
+fn damaged_frames(count: u64) -> Result<(), String> {
+    let mut decode = Command::new("cargo");
+    decode
+        .current_dir(shell::root())
+        .args(["run", "--release", "--quiet", "-p", "ottla-wire", "--example", "mutate", "--"])
+        // Half of the frames are responses.
+        .arg((2 * count).to_string());
+    shell::run(&mut decode)?;
+    let mut serve = Command::new("cargo");
+    serve
+        .current_dir(shell::root())
+        .args([
+            "test",
+            "--quiet",
+            "-p",
+            "ottla-broker",
+            "--test",
+            "bad_input",
+            "mutated_requests_harm_nobody",
+        ])
+        .env("OTTLA_MUTATIONS", (count / 100).max(1).to_string());
+    shell::run(&mut serve)
 }
 
 fn cargo_fuzz() -> Result<PathBuf, String> {
