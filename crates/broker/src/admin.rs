@@ -21,14 +21,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::metrics::Metrics;
 
 /// Connections at the same time; further ones wait to be accepted.
 const CONNECTIONS_MAX: usize = 32;
 /// A connection is cut when it is this old, whatever it does: readers connect again.
-const CONNECTION_LIFE_MAX: Duration = Duration::from_secs(60);
+const CONNECTION_LIFE_MAX: Duration = Duration::from_secs(10);
+/// How often it is said that nothing can be accepted.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// How long accepting pauses when the process is out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -66,7 +68,8 @@ pub fn serve(socket: TcpListener, readiness: Readiness, metrics: Metrics) -> Joi
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_page))
         .with_state(Endpoint { readiness, metrics });
-    let listener = BoundedListener { socket, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
+    let listener =
+        BoundedListener { socket, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), complained: None };
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the operations endpoint has ended");
@@ -104,6 +107,7 @@ async fn metrics_page(State(endpoint): State<Endpoint>) -> Response {
 struct BoundedListener {
     socket: TcpListener,
     places: Arc<Semaphore>,
+    complained: Option<Instant>,
 }
 
 impl Listener for BoundedListener {
@@ -119,7 +123,10 @@ impl Listener for BoundedListener {
                     return (MortalStream { socket, end, _place: place }, peer);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection to the operations endpoint could not be accepted");
+                    if self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+                        self.complained = Some(Instant::now());
+                        tracing::warn!(%error, "connections to the operations endpoint cannot be accepted");
+                    }
                     sleep(ACCEPT_RETRY).await;
                 }
             }

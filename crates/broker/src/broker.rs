@@ -13,6 +13,7 @@ use wire::{BrokerId, Str};
 use crate::clock::Clock;
 use crate::context::RequestContext;
 use crate::coordinator::{GroupCoordinator, OFFSETS_TOPIC};
+use crate::descriptors::Descriptors;
 use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
 use crate::metadata::Metadata;
@@ -34,6 +35,7 @@ pub(crate) struct Broker {
     pub(crate) partitions: Partitions,
     pub(crate) topics: Topics,
     pub(crate) unpacking: Unpacking,
+    pub(crate) descriptors: Descriptors,
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) fetch_sessions: FetchSessions,
     pub(crate) groups: Arc<GroupCoordinator>,

@@ -53,12 +53,14 @@ fn checkpoint(broker: &Arc<Broker>) {
     if let Err(error) = broker.data_dir.checkpoint(broker.clock.now()) {
         tracing::error!(%error, "recovery points could not be written");
     }
+    broker.metadata.check();
     broker.checkpoint_high_watermarks();
 }
 
 fn retain(broker: &Arc<Broker>) {
     let now = broker.clock.now();
-    for partition in broker.partitions.load_full().partitions() {
+    let hosted = broker.partitions.load_full();
+    for partition in hosted.partitions().filter(|partition| partition.log.is_open()) {
         match partition.log.apply_retention(now, partition.high_watermark()) {
             Ok(removed) if removed.segments > 0 => {
                 tracing::info!(partition = %partition.id, segments = removed.segments, bytes = removed.bytes, "retention removed segments");
@@ -77,8 +79,8 @@ fn compact(broker: &Arc<Broker>) {
     let dirty = |partition: &&Arc<Partition>| {
         partition.log.dirty_ratio(now, partition.last_stable_offset()).unwrap_or(0.0)
     };
-    let mut partitions: Vec<_> =
-        hosted.partitions().map(|partition| (dirty(&partition), partition)).collect();
+    let open = hosted.partitions().filter(|partition| partition.log.is_open());
+    let mut partitions: Vec<_> = open.map(|partition| (dirty(&partition), partition)).collect();
     partitions.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     for (_, partition) in partitions {
         if broker.is_stopping() {

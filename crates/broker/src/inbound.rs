@@ -18,10 +18,19 @@ const LENGTH_BYTES: usize = 4;
 
 /// A length field outside what the listener accepts.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("a frame of {claimed} bytes: allowed are 0 to {allowed_max} (socket.request.max.bytes)")]
+#[error("a frame of {claimed} bytes: allowed are 0 to {allowed_max} (socket.request.max.bytes){}", looks_like(*claimed))]
 pub(crate) struct FrameSizeError {
     pub(crate) claimed: i32,
     pub(crate) allowed_max: usize,
+}
+
+/// What other protocols begin with, read as a length.
+fn looks_like(claimed: i32) -> &'static str {
+    match &claimed.to_be_bytes() {
+        b"GET " | b"HEAD" | b"POST" | b"PUT " | b"PRI " => "; the peer seems to speak HTTP",
+        [0x16, 0x03, ..] => "; the peer seems to speak TLS",
+        _ => "",
+    }
 }
 
 /// The receive buffer of one connection.
@@ -117,6 +126,14 @@ mod tests {
         let refused = |claimed| Err(FrameSizeError { claimed, allowed_max: 10 });
         assert_eq!(check(10, &[&11_i32.to_be_bytes()]), refused(11));
         assert_eq!(check(10, &[&(-1_i32).to_be_bytes()]), refused(-1));
+    }
+
+    #[test]
+    fn other_protocols_are_called_by_their_names() {
+        let error = |bytes| check(10, &[bytes]).unwrap_err().to_string();
+        assert!(error(b"GET ").ends_with("; the peer seems to speak HTTP"));
+        assert!(error(b"\x16\x03\x01\x02").ends_with("; the peer seems to speak TLS"));
+        assert!(error(b"\x7f\0\0\0").ends_with("(socket.request.max.bytes)"));
     }
 
     #[test]

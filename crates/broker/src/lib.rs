@@ -28,6 +28,7 @@ mod producer_ids;
 mod coordinator;
 mod log_reader;
 // Around it.
+mod descriptors;
 mod broker;
 mod opening;
 mod node;

@@ -3,7 +3,7 @@
 //! minute, so that a broken client cannot flood the log either.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,7 +64,9 @@ impl Listener {
                 accepted = self.socket.accept() => match accepted {
                     Ok((socket, peer)) => self.admit(socket, peer, &census, &mut connections, &stop),
                     Err(error) => {
-                        tracing::warn!(listener = %self.name, %error, "a connection could not be accepted");
+                        if census.may_log(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) {
+                            tracing::warn!(listener = %self.name, %error, "connections cannot be accepted");
+                        }
                         sleep(ACCEPT_RETRY).await;
                     }
                 },
@@ -87,6 +89,15 @@ impl Listener {
         connections: &mut JoinSet<()>,
         stop: &watch::Receiver<bool>,
     ) {
+        // An IPv4 peer of a listener for both protocols is the same peer.
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        if !self.broker.descriptors.admits(&socket) {
+            self.broker.metrics.connection_refused();
+            if census.may_log(peer.ip()) {
+                tracing::warn!(%peer, "a connection was closed: the last file descriptors are for the disk (ulimit -n)");
+            }
+            return;
+        }
         // As of now: these settings change while the broker runs.
         let limits = ConnectionCounts::of(&self.broker);
         let Some(place) = census.enter(peer.ip(), limits) else {
@@ -112,21 +123,25 @@ impl Listener {
             let ended = connection::serve(socket, context, Arc::clone(&broker), limits, stop).await;
             broker.metrics.connection_closed();
             if let Err(error) = ended {
-                complain(&place, peer, &error);
+                complain(&broker, &place, peer, &error);
             }
         });
     }
 }
 
-fn complain(place: &Place, peer: SocketAddr, error: &ConnectionError) {
+fn complain(broker: &Broker, place: &Place, peer: SocketAddr, error: &ConnectionError) {
     match error {
         // Peers go away all the time; it is nobody's fault.
         ConnectionError::Socket(error) | ConnectionError::Write(WriteError::Socket(error)) => {
             tracing::debug!(%peer, %error, "a connection broke");
         }
         ConnectionError::Idle(_) => tracing::debug!(%peer, %error, "a connection was closed"),
-        _ if place.census.may_log(peer.ip()) => tracing::warn!(%peer, %error, "a connection was closed"),
-        _ => {}
+        _ => {
+            broker.metrics.connection_cut();
+            if place.census.may_log(peer.ip()) {
+                tracing::warn!(%peer, %error, "a connection was closed");
+            }
+        }
     }
 }
 

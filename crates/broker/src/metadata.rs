@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use state::metadata::{Decision, Image, MetadataRecord, RecordError};
 use storage::{Append, AppendError, Log, Origin, StorageError};
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use wire::records::{BatchBuilder, BatchOptions};
 use wire::{LeaderEpoch, Millis};
@@ -48,6 +49,8 @@ pub(crate) struct Metadata {
 
 struct Shared {
     log: Arc<Log>,
+    /// True once the log is offline.
+    failed: watch::Sender<bool>,
     image: ArcSwap<Image>,
 }
 
@@ -70,7 +73,8 @@ impl Metadata {
         match failed {
             Some(error) => Err(error.into()),
             None => {
-                let shared = Arc::new(Shared { log, image: ArcSwap::from_pointee(image) });
+                let (failed, _) = watch::channel(false);
+                let shared = Arc::new(Shared { log, failed, image: ArcSwap::from_pointee(image) });
                 Ok(Metadata { shared, commits: Arc::default() })
             }
         }
@@ -98,8 +102,24 @@ impl Metadata {
             let _one_at_a_time = one_at_a_time;
             shared.carry_out(&records, now)
         });
-        carried_out.await.expect("a commit does not panic")?;
+        let carried_out = carried_out.await.expect("a commit does not panic");
+        self.check();
+        carried_out?;
         Ok(reply)
+    }
+
+    /// Notices that the log has gone offline, whoever took it there.
+    pub(crate) fn check(&self) {
+        if self.shared.log.is_offline() {
+            self.shared.failed.send_replace(true);
+        }
+    }
+
+    /// Waits until the log is offline.
+    pub(crate) async fn failed(&self) {
+        let mut failed = self.shared.failed.subscribe();
+        // The sender lives as long as this does.
+        let _ = failed.wait_for(|failed| *failed).await;
     }
 
     /// As [`Metadata::commit`], for decisions that may be refused as a whole.

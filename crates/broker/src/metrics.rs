@@ -30,6 +30,7 @@ struct Shared {
     connections: Gauge,
     connections_opened: Counter,
     connections_refused: Counter,
+    connections_cut: Counter,
     requests: ByApi,
     requests_unsupported: Counter,
     flushes: Histogram,
@@ -121,6 +122,11 @@ impl Metrics {
         self.shared.connections_refused.add(1);
     }
 
+    /// A connection was closed for what its peer sent, or did not take.
+    pub fn connection_cut(&self) {
+        self.shared.connections_cut.add(1);
+    }
+
     /// A request was answered, this long after it was read.
     pub fn request_done(&self, api: ApiKey, took: Duration) {
         self.shared.requests.0[slot(api)].observe(took);
@@ -185,6 +191,11 @@ impl Metrics {
             "Connections of clients that were closed for being over a limit.",
         )
         .value(&[], shared.connections_refused.get());
+        page.counter(
+            "ottla_connections_cut_total",
+            "Connections of clients that were closed for what they sent, or did not take.",
+        )
+        .value(&[], shared.connections_cut.get());
 
         let mut requests = page.histogram(
             "ottla_request_seconds",
@@ -286,6 +297,7 @@ mod tests {
         metrics.connection_opened();
         metrics.connection_closed();
         metrics.connection_refused();
+        metrics.connection_cut();
         metrics.unsupported_request();
         metrics.request_done(ApiKey::Produce, Duration::from_millis(3));
         metrics.request_done(ApiKey::Produce, Duration::from_millis(4));
@@ -306,6 +318,7 @@ mod tests {
             ottla_connections 1
             ottla_connections_opened_total 2
             ottla_connections_refused_total 1
+            ottla_connections_cut_total 1
             ottla_request_seconds_sum{api="Produce"} 0.007
             ottla_request_seconds_count{api="Produce"} 2
             ottla_requests_unsupported_total 1

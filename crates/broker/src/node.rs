@@ -4,7 +4,9 @@
 //! nobody is answered before what was acknowledged is readable again. Stop: listeners, then the flush queue, then the
 //! logs, then the marker of a clean shutdown, which lets the next start skip recovery.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -22,6 +24,7 @@ use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::connection::ConnectionLimits;
 use crate::coordinator::GroupCoordinator;
+use crate::descriptors::Descriptors;
 use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
 use crate::housekeeping;
@@ -59,6 +62,17 @@ pub enum StartError {
         /// Why.
         error: StorageError,
     },
+    /// The data directory holds partitions, and no metadata that says whose they are.
+    #[error(
+        "data directory {path} holds {partitions} partitions and no __cluster_metadata-0: restore that directory from a \
+         copy, or move the partitions away to begin anew"
+    )]
+    NoMetadata {
+        /// The data directory.
+        path: PathBuf,
+        /// Partitions in it.
+        partitions: usize,
+    },
     /// The cluster's metadata cannot be rebuilt.
     #[error(transparent)]
     Metadata(#[from] MetadataLoadError),
@@ -93,7 +107,7 @@ impl Node {
     pub async fn start(options: NodeOptions) -> Result<Node, StartError> {
         let NodeOptions { settings, disk, clock } = options;
         let settings = Arc::new(settings);
-        raise_descriptor_limit();
+        let descriptors = Descriptors::raise();
         let metrics = Metrics::new();
         let readiness = Readiness::starting();
         let (admin_addr, admin) = match settings.admin_listener() {
@@ -118,6 +132,7 @@ impl Node {
             partitions: Partitions::default(),
             topics: Topics::default(),
             unpacking: Unpacking::new(),
+            descriptors,
             flusher,
             groups,
             producer_ids: ProducerIds::default(),
@@ -161,6 +176,13 @@ impl Node {
     /// The address of `/livez`, `/readyz` and `/metrics`, if they are served.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin_addr
+    }
+
+    /// Waits until the broker cannot go on: without its metadata log it can make and change nothing, and a supervisor had
+    /// better start it again. Never returns while all is well.
+    pub async fn failed(&self) {
+        self.broker.metadata.failed().await;
+        self.readiness.not_ready("the metadata log is offline");
     }
 
     /// Stops: answers what is in flight, flushes, closes every log, and marks the shutdown as clean.
@@ -263,22 +285,19 @@ impl Broker {
 }
 
 async fn listen(address: &str) -> Result<TcpListener, StartError> {
-    let everywhere = address.strip_prefix(':').map(|port| format!("0.0.0.0:{port}"));
-    TcpListener::bind(everywhere.as_deref().unwrap_or(address))
-        .await
-        .map_err(|error| listen_error(&address, error))
+    let bound = match address.strip_prefix(':') {
+        // Every interface: of both protocols, where the machine has both.
+        Some(port) => match TcpListener::bind(format!("[::]:{port}")).await {
+            Err(error) if error.kind() != ErrorKind::AddrInUse => {
+                TcpListener::bind(format!("0.0.0.0:{port}")).await
+            }
+            bound => bound,
+        },
+        None => TcpListener::bind(address).await,
+    };
+    bound.map_err(|error| listen_error(&address, error))
 }
 
 fn listen_error(address: &impl std::fmt::Display, error: std::io::Error) -> StartError {
     StartError::Listen { address: address.to_string(), error }
-}
-
-/// Each log keeps a file open: the soft limit that shells set is for interactive programs.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files could not be raised");
-    }
 }

@@ -43,12 +43,17 @@ pub(crate) async fn open(
         };
         let data_dir = Arc::new(DataDir::open(disk, settings.log_dir(), data_dir_options)?);
         let partition = TopicPartition { topic: Str::from(METADATA_TOPIC), partition: PartitionId(0) };
+        let found = data_dir.partitions()?;
+        if !found.is_empty() && found.iter().all(|log| log.topic_partition != partition) {
+            // Taken for a new cluster's, every partition would be set aside.
+            let path = data_dir.path().to_owned();
+            return Err(StartError::NoMetadata { path, partitions: found.len() });
+        }
         let config = settings.metadata_log_config();
         let metadata_log = data_dir
             .open_log(&partition, METADATA_TOPIC_ID, config, now)
             .map_err(|error| StartError::Log { partition: partition.clone(), error })?;
         let metadata = Metadata::load(metadata_log)?;
-        let found = data_dir.partitions()?;
         Ok(Opened { data_dir, metadata, found })
     })
     .await

@@ -19,6 +19,7 @@ use wire::{ErrorCode, PartitionId, Str, TopicPartition, Uuid};
 use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::coordinator::OFFSETS_TOPIC;
+use crate::descriptors::NoDescriptors;
 use crate::metadata::CommitError;
 use crate::partition::Partition;
 use crate::settings::Settings;
@@ -32,6 +33,8 @@ pub(crate) enum TopicError {
     Commit(Arc<CommitError>),
     #[error("the topic's logs cannot be opened: {0}")]
     Open(String),
+    #[error(transparent)]
+    NoDescriptors(#[from] NoDescriptors),
     #[error("{0} belongs to the broker: it is made and kept by the broker alone")]
     Internal(Str),
     #[error("topic deletion is disabled (delete.topic.enable=false)")]
@@ -46,6 +49,7 @@ impl TopicError {
         match self {
             TopicError::Refused(refusal) => ErrorCode::from(refusal),
             TopicError::Commit(_) | TopicError::Open(_) => ErrorCode::KAFKA_STORAGE_ERROR,
+            TopicError::NoDescriptors(_) => ErrorCode::POLICY_VIOLATION,
             TopicError::Internal(_) => ErrorCode::INVALID_REQUEST,
             TopicError::DeletionDisabled => ErrorCode::TOPIC_DELETION_DISABLED,
             TopicError::TimedOut(_) => ErrorCode::REQUEST_TIMED_OUT,
@@ -263,7 +267,10 @@ async fn create(broker: Arc<Broker>, topics: Vec<CreateTopic>, mode: Mode) -> Pe
 /// A topic that exists and cannot be written to helps nobody: its creator is told why, and may try again.
 async fn open_or_take_back(broker: &Arc<Broker>, name: &Str, id: Uuid) -> Result<(), TopicError> {
     let count = broker.metadata.image().topic_by_id(id).map_or(0, |topic| topic.partition_count());
-    let opened = open_partitions(broker, name, PartitionId(0)).await;
+    let opened = match broker.descriptors.check(count) {
+        Ok(()) => open_partitions(broker, name, PartitionId(0)).await,
+        Err(error) => Err(error.into()),
+    };
     if let Err(error) = &opened {
         tracing::error!(topic = %name, %error, "a new topic's logs cannot be opened; the topic is taken back");
         let commands = [DeleteTopic::Id(id)];
@@ -342,6 +349,11 @@ fn delete_logs(broker: &Broker, partitions: &[TopicPartition]) {
 
 async fn add_partitions(broker: Arc<Broker>, topics: Vec<CreatePartitions>, mode: Mode) -> PerItem<Str, ()> {
     let before = broker.metadata.image();
+    let added = topics.iter().map(|topic| {
+        let count = before.topic(&topic.name).map_or(0, |known| known.partition_count());
+        usize::try_from(topic.count).unwrap_or(0).saturating_sub(count)
+    });
+    broker.descriptors.check(added.fold(0, usize::saturating_add))?;
     let placement_start = rand::random::<u32>() as usize;
     let decide = |image: &Image| image.create_partitions(&topics, mode, placement_start);
     let decided = broker.metadata.commit(broker.clock.now(), decide).await?;

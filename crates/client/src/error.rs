@@ -110,7 +110,7 @@ pub enum Error {
     #[error("topic {0} does not exist ({name})", name = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.name())]
     UnknownTopic(String),
     /// The topic has no such partition.
-    #[error("{partition} does not exist: the topic has {partitions} partitions")]
+    #[error("{partition} does not exist: the topic's partitions are 0 to {last}", last = partitions.saturating_sub(1))]
     UnknownPartition {
         /// The partition that was named.
         partition: TopicPartition,

@@ -3,6 +3,7 @@
 //! An address that nobody answers at is reported at once; only then do operations try again.
 
 use std::future::Future;
+use std::io::IsTerminal;
 use std::sync::Arc;
 
 use clap::Args;
@@ -71,6 +72,7 @@ pub(crate) fn run(command: impl Future<Output = Result<(), Failure>>) -> Result<
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_target(false)
         .finish();

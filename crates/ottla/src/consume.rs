@@ -18,6 +18,7 @@ use crate::failure::Failure;
 use crate::format::{Format, Printed, Printer};
 use crate::produce::parse_format;
 use crate::range::Range;
+use crate::stop::Stop;
 use crate::topic::Filter;
 
 /// How long one poll waits; reaching an end is noticed between polls.
@@ -192,16 +193,14 @@ impl Reading {
     async fn run(mut self, mut consumer: Consumer) -> Result<(), Failure> {
         let mut out = Vec::with_capacity(64 * 1024);
         // One for the whole run, so that it is heard while printing, too.
-        let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
-        let outcome = loop {
+        let mut stopped = Stop::listen()?;
+        let outcome: Result<(), Failure> = loop {
             let records = tokio::select! {
                 polled = consumer.poll(POLL_WAIT) => match polled {
                     Ok(records) => records,
                     Err(error) => break Err(error.into()),
                 },
-                outcome = &mut interrupted => {
-                    break outcome.map_err(|error| Failure::failed(error.to_string()));
-                }
+                () = stopped.asked() => break Ok(()),
             };
             let printed = self.print(&records, &consumer, &mut out);
             if let Err(error) =

@@ -6,6 +6,7 @@
 mod cli;
 mod connect;
 mod failure;
+mod stop;
 mod output;
 mod format;
 mod range;

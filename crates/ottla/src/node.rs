@@ -4,6 +4,7 @@
 //! of which can be overridden; `start` takes what it is given. Settings that cannot be honoured end the command
 //! with exit code 2 before anything is opened.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,11 +15,11 @@ use broker::settings::{Settings, Sources};
 use broker::{Node, NodeOptions, StartError};
 use clap::Args;
 use storage::RealDisk;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::failure::Failure;
 use crate::output;
+use crate::stop::Stop;
 
 const DEV_LISTEN: &str = "127.0.0.1:9092";
 const DEV_ADMIN: &str = "127.0.0.1:9644";
@@ -116,7 +117,9 @@ pub(crate) fn dev(args: DevArgs) -> Result<(), Failure> {
 pub(crate) fn start(args: StartArgs) -> Result<(), Failure> {
     let settings = args.common.load(Sources::new().properties_file(&args.config))?;
     run(settings, args.common.log_format, "info", |ready| {
-        tracing::info!(kafka = %ready.kafka, admin = ?ready.admin, ready_ms = ready.after_ms, "ready");
+        let admin = ready.admin.map_or_else(|| "none".to_owned(), |admin| admin.to_string());
+        let ready_ms = u64::try_from(ready.after_ms).unwrap_or(u64::MAX);
+        tracing::info!(kafka = %ready.kafka, admin, ready_ms, "ready");
         Ok(())
     })
 }
@@ -148,9 +151,7 @@ fn run(
         }
         let data_dir = settings.log_dir().to_owned();
         // Before the node, so that no signal is missed from the first byte on disk on.
-        let failed = |error: std::io::Error| Failure::failed(format!("cannot listen to signals: {error}"));
-        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut stop = Stop::listen()?;
         let options = NodeOptions { settings, disk: Arc::new(RealDisk), clock: Arc::new(SystemClock) };
         let node = Node::start(options).await.map_err(refused)?;
         let ready = Ready {
@@ -160,16 +161,23 @@ fn run(
             after_ms: begun.elapsed().as_millis(),
         };
         let announced = announce(&ready);
+        let mut outcome = Ok(());
         if announced.is_ok() {
             tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+                () = stop.asked() => tracing::info!("stopping"),
+                () = node.failed() => {
+                    let message = "the metadata log is offline after a disk error, and a broker without it is of no use";
+                    tracing::error!("{message}: stopping");
+                    outcome = Err(Failure::failed(message.to_owned()));
+                }
             }
-            tracing::info!("stopping");
         }
         let stopped = node.shutdown().await;
         announced?;
-        stopped.map_err(|error| Failure::failed(format!("the broker did not stop cleanly: {error}")))
+        outcome?;
+        stopped.map_err(|error| Failure::failed(format!("the broker did not stop cleanly: {error}")))?;
+        tracing::info!("stopped in order");
+        Ok(())
     })
 }
 
@@ -177,11 +185,18 @@ fn run(
 fn refused(error: StartError) -> Failure {
     let message = error.to_string();
     match error {
-        StartError::DataDir(_) => Failure::usage(message),
-        StartError::Listen { .. } => Failure::Usage {
-            message,
-            advice: Some("another program has the address; --listen and --admin choose others".to_owned()),
-        },
+        StartError::DataDir(_) | StartError::NoMetadata { .. } => Failure::usage(message),
+        StartError::Listen { error, .. } => {
+            let advice = match error.kind() {
+                ErrorKind::AddrInUse => {
+                    "another program has the address; listeners and admin.listener choose others"
+                }
+                _ => {
+                    "listeners and admin.listener name addresses of this machine; advertised.listeners is for others"
+                }
+            };
+            Failure::Usage { message, advice: Some(advice.to_owned()) }
+        }
         _ => Failure::failed(message),
     }
 }

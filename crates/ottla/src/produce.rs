@@ -38,7 +38,7 @@ Examples:
   ottla produce greetings -K : < lines.txt                # key:value
   ottla produce greetings -f '%k %v\\n' -z zstd < pairs.txt
   ottla produce greetings -H source:import -p 0 < lines.txt
-  echo -n | ottla produce accounts -k account-7 -Z        # a tombstone
+  echo | ottla produce accounts -k account-7 -Z           # a tombstone
   ottla consume a -f json -o :end | ottla produce b -f json
   ottla produce greetings -o '%t-%p %o\\n' < lines.txt     # say where each went")]
 pub(crate) struct ProduceArgs {
@@ -53,8 +53,8 @@ pub(crate) struct ProduceArgs {
     /// Header of every record (repeatable)
     #[arg(short = 'H', long = "header", value_name = "KEY:VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
-    /// Partition of records for which the input has none [default: by key]
-    #[arg(short, long, value_parser = clap::value_parser!(i32).range(0..))]
+    /// Partition of records for which the input has none; -1, the default, is by key
+    #[arg(short, long, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1..))]
     partition: Option<i32>,
     /// How records stand in the input
     #[arg(short, long, default_value = "%v\\n", value_parser = parse_format)]
@@ -163,7 +163,7 @@ pub(crate) async fn run(args: ProduceArgs) -> Result<(), Failure> {
             .into_iter()
             .map(|(key, value)| Header { key: key.into(), value: Some(value.into()) })
             .collect(),
-        partition: args.partition.map(PartitionId),
+        partition: args.partition.filter(|partition| *partition >= 0).map(PartitionId),
         tombstone: args.tombstone,
     };
     let cluster = args

@@ -1,6 +1,7 @@
 //! `ottla topic`: create, list, describe, delete and change topics.
 
 use std::collections::HashMap;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -42,11 +43,11 @@ Examples:
         /// The topics; all get the same partitions, replicas and settings
         #[arg(required = true)]
         topics: Vec<String>,
-        /// Partitions of each topic [default: the broker's num.partitions]
-        #[arg(short, long, value_parser = clap::value_parser!(i32).range(1..))]
+        /// Partitions of each topic; -1, the default, is the broker's num.partitions
+        #[arg(short, long, allow_negative_numbers = true, value_parser = count::<i32>)]
         partitions: Option<i32>,
-        /// Replicas of each partition [default: the broker's default.replication.factor]
-        #[arg(short, long, value_parser = clap::value_parser!(i16).range(1..))]
+        /// Replicas of each partition; -1, the default, is the broker's default.replication.factor
+        #[arg(short, long, allow_negative_numbers = true, value_parser = count::<i16>)]
         replicas: Option<i16>,
         /// Setting of the topics (repeatable)
         #[arg(short = 'c', long = "topic-config", value_name = "KEY=VALUE", value_parser = key_value)]
@@ -206,6 +207,17 @@ pub(crate) async fn run(args: TopicArgs) -> Result<(), Failure> {
     }
 }
 
+/// A number of things, or -1 for as many as the broker has by default.
+fn count<Number>(text: &str) -> Result<Number, String>
+where
+    Number: FromStr + PartialOrd + From<i8>,
+{
+    match text.parse::<Number>() {
+        Ok(number) if number >= Number::from(1) || number == Number::from(-1) => Ok(number),
+        _ => Err("allowed: 1 and more, or -1 for the broker's default".to_owned()),
+    }
+}
+
 fn names(topics: Vec<String>) -> Vec<Str> {
     topics.into_iter().map(Str::from).collect()
 }
@@ -223,6 +235,10 @@ impl Filter {
         }
         let compiled: Result<Vec<_>, _> = names.iter().map(|name| Regex::new(name)).collect();
         compiled.map(Self::Expressions).map_err(|error| Failure::usage(error.to_string()))
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Names(names) if names.is_empty())
     }
 
     pub(crate) fn matches(&self, name: &str) -> bool {
@@ -288,7 +304,11 @@ async fn list(admin: &Admin, output: OutputArgs, filter: &Filter, internal: bool
         }
     }
     if report.is_empty() && output.style() == Style::Table {
-        eprintln!("no topics; `ottla topic create TOPIC` creates one");
+        let advice = match filter.is_empty() {
+            true => "no topics; `ottla topic create TOPIC` creates one",
+            false => "no topic has such a name; `ottla topic list` shows all",
+        };
+        eprintln!("{advice}");
         return Ok(());
     }
     output.print(&report)

@@ -23,6 +23,14 @@ pub enum StorageError {
         /// What the disk said.
         source: io::Error,
     },
+    /// There was no room for the append. Nothing of it is kept, and the log goes on when there is.
+    #[error("{path}: {source}")]
+    Full {
+        /// The partition's directory.
+        path: PathBuf,
+        /// What the disk said.
+        source: io::Error,
+    },
     /// What was flushed is no longer there or no longer right. It is never cut away; it wants a replica, or
     /// a person.
     #[error("{path}: damaged below the flushed end, at offset {at}: {reason}")]

@@ -136,16 +136,15 @@ impl Segment {
         IndexPlace { disk: &*self.dir.disk, path: self.path(kind) }
     }
 
-    /// Writes `bufs`, which are the whole batches of `headers`, at the end.
-    pub(crate) fn append(
-        &self,
-        headers: &[Header],
-        bufs: &mut [IoSlice<'_>],
-        config: &LogConfig,
-    ) -> io::Result<()> {
-        let start = self.size();
-        write_all_at(&*self.file()?, bufs, start)?;
-        let mut position = start;
+    /// Writes whole batches at the end. They belong to the segment once they are noted; before, they are as good as not
+    /// there, and the next ones take their place.
+    pub(crate) fn write(&self, bufs: &mut [IoSlice<'_>]) -> io::Result<()> {
+        write_all_at(&*self.file()?, bufs, self.size())
+    }
+
+    /// Takes the batches of `headers`, which were just written, into the segment.
+    pub(crate) fn note_written(&self, headers: &[Header], config: &LogConfig) -> io::Result<()> {
+        let mut position = self.size();
         for header in headers {
             self.note_batch(header, position, config)?;
             position += header.size;

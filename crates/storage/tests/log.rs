@@ -9,8 +9,8 @@ use common::{
     read_bytes, topic_id,
 };
 use storage::{
-    Append, AppendError, Clean, Cleanup, CompressionType, DataDir, DataDirError, DataDirOptions, Log,
-    LogConfig, Origin, ReadError, ReadLimits, StorageError, TimestampType,
+    Append, AppendError, Clean, Cleanup, CompressionType, DataDir, DataDirError, DataDirOptions, Disk, Log,
+    LogConfig, OpenMode, Origin, ReadError, ReadLimits, StorageError, TimestampType,
     fault::{Fault, FaultDisk},
 };
 use wire::{BrokerId, LeaderEpoch, Millis, Offset, compression::Compression, records::Batches};
@@ -527,4 +527,135 @@ fn a_deleted_partition_is_gone_and_its_name_starts_afresh() {
     let dir = open_dir(Arc::new(disk), "/data");
     let log = open_log(&dir, config());
     assert_eq!(put(&log, &["c"]), Offset(0));
+}
+
+#[test]
+fn what_is_younger_than_the_lag_is_not_compacted() {
+    let config = LogConfig {
+        cleanup: Cleanup { delete: false, compact: true },
+        min_cleanable_dirty_ratio: 0.0,
+        min_compaction_lag_ms: 500,
+        ..config()
+    };
+    let (_, _, log) = fresh(LogConfig { segment_ms: 100, ..config });
+    for at in [1000, 1200, 1400, 1600] {
+        log.append(make_keyed(&[("a", Some("x"))]).at(&[at]).bytes(), as_leader(at)).expect("the append");
+    }
+    let clean = |now| {
+        let high_watermark = log.flush().expect("the flush");
+        log.clean(Clean { now: Millis(now), high_watermark, map_bytes_max: 1 << 20 }).expect("the cleaning")
+    };
+    assert_eq!(clean(1499), None, "the oldest is not old enough");
+    clean(1900).expect("three segments are old enough");
+    assert_eq!(dump(&log), "2:a=x 3:a=x", "the last one is active, and not looked at");
+}
+
+#[test]
+fn what_is_older_than_the_lag_is_compacted_however_little_it_is() {
+    let config = LogConfig {
+        cleanup: Cleanup { delete: false, compact: true },
+        min_cleanable_dirty_ratio: 1.0,
+        max_compaction_lag_ms: 500,
+        ..config()
+    };
+    let (_, _, log) = fresh(config);
+    for value in ["first", "second"] {
+        log.append(make_keyed(&[("a", Some(value))]).at(&[1000]).bytes(), as_leader(1000))
+            .expect("the append");
+    }
+    let clean = |now| {
+        let high_watermark = log.flush().expect("the flush");
+        log.clean(Clean { now: Millis(now), high_watermark, map_bytes_max: 1 << 20 }).expect("the cleaning")
+    };
+    assert_eq!(clean(1500), None);
+    clean(1501).expect("the active segment is closed for it");
+    assert_eq!(dump(&log), "1:a=second");
+}
+
+#[test]
+fn a_full_disk_refuses_appends_and_the_log_goes_on_when_there_is_room() {
+    let (disk, _, log) = fresh(config());
+    put(&log, &["a"]);
+    disk.inject(Fault::NoSpace);
+    let refused = log.append(make(&["b"]).bytes(), as_leader(1000));
+    assert!(matches!(refused, Err(AppendError::Storage(StorageError::Full { .. }))), "{refused:?}");
+    assert!(log.is_open());
+    assert_eq!(put(&log, &["c"]), Offset(1));
+    log.flush().expect("the flush");
+    assert_eq!(dump(&log), "0:a 1:c");
+}
+
+#[test]
+fn a_batch_that_cannot_be_opened_stops_neither_a_lookup_nor_a_cleaning() {
+    // As another broker may have left it: what a producer sends is opened before it is stored.
+    let mut sealed = make(&["x"]).at(&[2000]).with(Compression::Gzip).bytes().to_vec();
+    sealed[..8].copy_from_slice(&1_i64.to_be_bytes());
+    sealed[70..].fill(0x55);
+    let crc = crc32c::crc32c(&sealed[21..]);
+    sealed[17..21].copy_from_slice(&crc.to_be_bytes());
+    let config = LogConfig {
+        cleanup: Cleanup { delete: false, compact: true },
+        min_cleanable_dirty_ratio: 0.0,
+        segment_ms: 100,
+        ..config()
+    };
+    let (_, _, log) = fresh(config);
+    log.append(make_keyed(&[("a", Some("1"))]).at(&[1000]).bytes(), as_leader(1000)).expect("the append");
+    log.append_as_follower(sealed.into(), Millis(2000)).expect("its checksum is right");
+    log.append(make_keyed(&[("a", Some("2"))]).at(&[3000]).bytes(), as_leader(3000)).expect("the append");
+    log.append(make_keyed(&[("b", Some("3"))]).at(&[4000]).bytes(), as_leader(4000)).expect("the append");
+    let found = log.offset_for_time(Millis(1500), Offset(4)).expect("the lookup").expect("a record");
+    assert_eq!(found.offset, Offset(2), "the first that can be read");
+    let high_watermark = log.flush().expect("the flush");
+    let clean = Clean { now: Millis(9000), high_watermark, map_bytes_max: 1 << 20 };
+    log.clean(clean).expect("the cleaning").expect("something to clean");
+    let kept: Vec<_> = read_batches(&log).iter().map(|batch| batch.base_offset().0).collect();
+    assert_eq!(kept, [1, 2, 3], "it stays as it is");
+}
+
+#[test]
+fn an_open_log_is_not_handed_out_for_another_topic() {
+    let (_, dir, log) = fresh(config());
+    let other = dir.open_log(&partition(), wire::Uuid([9; 16]), config(), Millis(0));
+    assert!(matches!(other, Err(StorageError::ForeignTopic { .. })), "{other:?}");
+    let same = dir.open_log(&partition(), topic_id(), config(), Millis(0)).expect("the same");
+    assert!(Arc::ptr_eq(&log, &same));
+}
+
+#[test]
+fn a_stop_does_not_vouch_for_a_log_that_could_not_be_opened() {
+    let (disk, dir, log) = fresh(config());
+    put(&log, &["a", "b"]);
+    put(&log, &["c"]);
+    log.flush().expect("the flush");
+    dir.checkpoint(Millis(2000)).expect("the checkpoint");
+    drop((log, dir));
+    disk.kill();
+    let path = Path::new("/data").join("orders-3/00000000000000000000.log");
+    disk.open(&path, OpenMode::Write).and_then(|file| file.truncate(50)).expect("the end is lost");
+    for _ in 0..2 {
+        let dir = open_dir(Arc::new(disk.clone()), "/data");
+        let refused = dir.open_log(&partition(), topic_id(), config(), Millis(2000));
+        assert!(matches!(refused, Err(StorageError::Damaged { .. })), "{refused:?}");
+        dir.close(Millis(2000)).expect("the others are closed");
+    }
+}
+
+#[test]
+fn a_segment_that_was_closed_before_a_crash_is_found_by_time_after_it() {
+    let (disk, dir, log) = fresh(LogConfig { index_interval_bytes: 1 << 20, segment_ms: 100, ..config() });
+    for at in [1000, 2000, 3000] {
+        log.append(make(&["x"]).at(&[at]).bytes(), as_leader(at)).expect("the append");
+    }
+    log.flush().expect("the flush");
+    drop((log, dir));
+    disk.kill();
+    for _ in 0..2 {
+        let dir = open_dir(Arc::new(disk.clone()), "/data");
+        let log = dir.open_log(&partition(), topic_id(), config(), Millis(4000)).expect("the log");
+        let found = log.offset_for_time(Millis(1000), Offset(3)).expect("the lookup").expect("a record");
+        assert_eq!(found.offset, Offset(0));
+        dir.close(Millis(4000)).expect("a clean stop");
+        drop(log);
+    }
 }

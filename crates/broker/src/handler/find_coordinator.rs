@@ -43,7 +43,8 @@ pub(crate) async fn handle(
 async fn find(broker: &Arc<Broker>, key_type: i8) -> Result<(), (ErrorCode, Str)> {
     if key_type != KEY_TYPE_GROUP {
         let message = "this broker coordinates groups only: transactions are not there yet";
-        return Err((ErrorCode::INVALID_REQUEST, Str::from(message)));
+        // librdkafka asks again after every other error, until its own time is up.
+        return Err((ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED, Str::from(message)));
     }
     broker
         .ensure_offsets_topic()

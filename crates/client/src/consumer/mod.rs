@@ -452,7 +452,12 @@ impl Consumer {
         if error.kind() != ErrorKind::Retriable {
             return Err(error);
         }
-        tracing::debug!(%partition, %error, "fetching again");
+        if code == ErrorCode::KAFKA_STORAGE_ERROR {
+            // Passing troubles pass without a word; a disk may not come back.
+            tracing::warn!(%partition, %error, "fetching again");
+        } else {
+            tracing::debug!(%partition, %error, "fetching again");
+        }
         self.cluster.forget(&partition.topic);
         self.pause(partition);
         Ok(())

@@ -413,7 +413,11 @@ impl Sender {
         if (error.kind() == ErrorKind::Retriable || is_forgotten) && !is_over {
             let (first, max) = (options.retry_backoff, options.retry_backoff_max);
             let random = self.cluster.environment().random();
-            tracing::debug!(%partition, %error, "sending a batch again");
+            if error.code() == Some(ErrorCode::KAFKA_STORAGE_ERROR) {
+                tracing::warn!(%partition, %error, "sending a batch again");
+            } else {
+                tracing::debug!(%partition, %error, "sending a batch again");
+            }
             self.cluster.forget(&partition.topic);
             let queue = self.queue(&partition);
             let pause = jittered(exponential(first, max, queue.failures()), random);

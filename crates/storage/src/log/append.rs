@@ -2,7 +2,10 @@
 //! never copied: what the log assigns and the rest of the request's frame go to the disk in one vectored
 //! write. Nothing becomes visible before it is written, and nothing is written that was not checked.
 
-use std::{io::IoSlice, sync::Arc};
+use std::{
+    io::{ErrorKind, IoSlice},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use wire::{LeaderEpoch, Millis, Offset};
@@ -12,7 +15,7 @@ use crate::{
     codec,
     config::{LogConfig, TimestampType},
     disk::{OpenMode, write_all_at},
-    error::AppendError,
+    error::{AppendError, StorageError},
     header::{HEADER_BYTES, Header, assign, crc_matches},
     layout::{FileKind, segment_file},
     producers::{BatchMark, Marker},
@@ -176,7 +179,14 @@ impl Log {
         } else {
             active
         };
-        active.append(writable.headers, bufs, config).map_err(|e| self.fail(e))?;
+        active.write(bufs).map_err(|e| match e.kind() {
+            // Nothing was synced and nothing noted: when there is room again, the log goes on where it was.
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                StorageError::Full { path: self.dir.path.clone(), source: e }
+            }
+            _ => self.fail(e),
+        })?;
+        active.note_written(writable.headers, config).map_err(|e| self.fail(e))?;
         if !appender.dirty.last().is_some_and(|dirty| Arc::ptr_eq(dirty, &active)) {
             appender.dirty.push(active.clone());
         }
