@@ -26,7 +26,7 @@ use crate::{
 
 const META_BYTES_MAX: u64 = 64 * 1024;
 /// Threads that checkpoint and close logs. They wait for fsync, and ext4 commits for all who wait at once
-/// (docs/decisions/003-flush-each-segment.md).
+/// (docs/decisions/003-flush-each-segment.md): the more wait, the fewer commits, each of which takes what the disk takes.
 const SYNC_THREADS: usize = 128;
 
 /// Who opens a data directory.

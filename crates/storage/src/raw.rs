@@ -88,18 +88,38 @@ fn varint(at: &mut &[u8]) -> Result<i32, Malformed> {
     i32::try_from(varlong(at)?).map_err(|_| Malformed)
 }
 
-/// A zigzag variable-length number of at most ten bytes.
+/// A zigzag variable-length number of at most ten bytes. Nearly all have one or two, and there are seven in a record.
+#[inline(always)]
 fn varlong(at: &mut &[u8]) -> Result<i64, Malformed> {
+    match **at {
+        [low @ 0..0x80, ref rest @ ..] => {
+            *at = rest;
+            Ok(unzigzag(u64::from(low)))
+        }
+        [low, high @ 0..0x80, ref rest @ ..] => {
+            *at = rest;
+            Ok(unzigzag(u64::from(low & 0x7f) | u64::from(high) << 7))
+        }
+        _ => long_varlong(at),
+    }
+}
+
+#[inline(never)]
+fn long_varlong(at: &mut &[u8]) -> Result<i64, Malformed> {
     let mut value = 0u64;
     for index in 0..10 {
         let byte = *at.get(index).ok_or(Malformed)?;
         value |= u64::from(byte & 0x7f) << (7 * index);
         if byte & 0x80 == 0 {
             *at = &at[index + 1..];
-            return Ok((value >> 1) as i64 ^ -((value & 1) as i64));
+            return Ok(unzigzag(value));
         }
     }
     Err(Malformed)
+}
+
+fn unzigzag(value: u64) -> i64 {
+    (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
 fn put_varlong(out: &mut Vec<u8>, value: i64) {

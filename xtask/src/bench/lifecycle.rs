@@ -45,9 +45,12 @@ pub(crate) fn measure(workshop: &Workshop, options: &Options, findings: &mut Fin
     }
     // Kept even if the restarts fail.
     findings.figures.extend([ready, resident]);
+    // Their data stays until the end: ext4 makes files slowly where many have just been removed.
+    let mut sites = Vec::new();
     for _ in 0..options.restarts {
         for peer in &options.peers {
-            let restart = restart_once(workshop, *peer)?;
+            let (restart, site) = restart_once(workshop, *peer)?;
+            sites.push(site);
             println!("restart {peer}: {restart}");
             restart_ready.side(*peer).0.push(restart.killed_ready);
             restart_served.side(*peer).0.push(restart.killed_served);
@@ -86,7 +89,7 @@ impl fmt::Display for Restart {
     }
 }
 
-fn restart_once(workshop: &Workshop, peer: Peer) -> Result<Restart, String> {
+fn restart_once(workshop: &Workshop, peer: Peer) -> Result<(Restart, Site<'_>), String> {
     // Kafka in its default durability: it would need minutes to fill 2,000 partitions with a flush each.
     let durability = if peer == Peer::Kafka { Durability::PageCache } else { Durability::Flush };
     let site = Site::prepare(workshop, peer, durability)?;
@@ -116,5 +119,5 @@ fn restart_once(workshop: &Workshop, peer: Peer) -> Result<Restart, String> {
     let stopped = broker.stop()?.as_secs_f64();
     let (broker, _, clean_served) = serve()?;
     broker.kill()?;
-    Ok(Restart { killed_ready, killed_served, stopped, clean_served })
+    Ok((Restart { killed_ready, killed_served, stopped, clean_served }, site))
 }
