@@ -115,8 +115,9 @@ func WaitFor(what string, condition func() (bool, error)) error {
 
 // Tally is what the members of a group have read together; members are goroutines.
 //
-// The play: A reads a quarter and waits for B. Both read until half is read and B had a share in it. A leaves, B waits until it has every partition and
-// reads to three quarters. Without the waiting a fast reader would be through before the group changes. C goes on.
+// The play: A reads a quarter and waits for B. Both read until half is read and B had a share in it. A leaves, B waits
+// until it has every partition and reads to three quarters. Without the waiting a fast reader would be through before the
+// group changes. C goes on.
 type Tally struct {
 	suite    *Suite
 	mutex    sync.Mutex

@@ -26,8 +26,9 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
  * The {@code group} step: two members (two threads) with the cooperative protocol, and a third that goes on from the
  * committed offsets.
  *
- * <p>The play: A reads a quarter and waits for B. Both read until half is read and B had a share in it. A leaves, B waits until it has every partition and
- * reads to three quarters. Without the waiting a fast reader would be through before the group changes.
+ * <p>The play: A reads a quarter and waits for B. Both read until half is read and B had a share in it. A leaves, B waits
+ * until it has every partition and reads to three quarters. Without the waiting a fast reader would be through before
+ * the group changes.
  */
 final class Group {
     private final Suite suite;
