@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
 use state::group::GroupConfig;
-use state::metadata::{Endpoint, RegisterBroker};
+use state::metadata::{Endpoint, Image, RegisterBroker};
 use storage::{DataDirError, Disk, StorageError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -248,6 +248,9 @@ async fn bind(broker: &Arc<Broker>) -> Result<Vec<Listener>, StartError> {
 /// Kafka's number of the protocol without encryption and authentication.
 const SECURITY_PROTOCOL_PLAINTEXT: i16 = 0;
 
+/// Whoever has the data directory's lock has outlived the process that had it before.
+const IS_ALIVE: bool = false;
+
 impl Broker {
     /// Tells the cluster that this broker is here, and where.
     async fn register(&self, listeners: &[Listener]) -> Result<(), StartError> {
@@ -272,14 +275,21 @@ impl Broker {
             rack: settings.broker().node.rack.as_deref().map(Str::copy_from),
             log_dirs: vec![self.data_dir.directory_id()],
             fenced: false,
+            previous_epoch: -1,
         };
-        drop(settings);
-        let registered =
-            self.metadata.try_commit(self.clock.now(), |image| image.register_broker(&command)).await;
-        let epoch = registered
+        let settings = Arc::clone(&settings);
+        let decide = |image: &Image| {
+            // Alone in its cluster, it is the one that knows of all epochs that were given.
+            let epoch = image.brokers().map(|broker| broker.epoch).max().unwrap_or(0) + 1;
+            image.register_broker(&command, epoch, IS_ALIVE, &*settings)
+        };
+        let registered = self
+            .metadata
+            .try_commit(self.clock.now(), decide)
+            .await
             .map_err(|error| StartError::Register(error.to_string()))?
             .map_err(|refusal| StartError::Register(refusal.to_string()))?;
-        self.epoch.store(epoch, Ordering::Release);
+        self.epoch.store(registered.epoch, Ordering::Release);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Deciding: pure state machines for consumer groups and for the cluster's metadata.
+//! Deciding: pure state machines for consumer groups, for the cluster's metadata and for a partition's replicas.
 //!
 //! Each machine turns a command into records and replies, and rebuilds itself from those records alone, so that what
 //! the log holds is what a restarted broker believes. Nothing here reads a clock, draws randomness, touches a disk or a
@@ -6,3 +6,4 @@
 
 pub mod group;
 pub mod metadata;
+pub mod partition;

@@ -5,12 +5,18 @@
 //! as they like. Decisions borrow an image and return records; only [`Image::apply`] changes one, and it cannot fail.
 
 mod brokers;
-mod configs;
-mod names;
-mod placement;
-mod record;
-mod refusal;
+mod fencing;
 mod topics;
+mod placement;
+mod names;
+mod partitions;
+mod elections;
+mod reassignments;
+mod change;
+mod configs;
+mod record;
+mod snapshot;
+mod refusal;
 
 #[cfg(test)]
 mod config_tests;
@@ -26,14 +32,23 @@ mod topic_tests;
 use std::sync::Arc;
 
 use rpds::RedBlackTreeMapSync;
+use wire::messages::broker_registration_change_record::BrokerRegistrationChangeRecord;
 use wire::messages::config_record::ConfigRecord;
+use wire::messages::partition_change_record::PartitionChangeRecord;
 use wire::messages::partition_record::PartitionRecord;
+use wire::messages::register_broker_record::RegisterBrokerRecord;
 use wire::messages::topic_record::TopicRecord;
 use wire::{BrokerId, LeaderEpoch, PartitionId, ProducerId, Str, Uuid};
 
-pub use self::brokers::{Broker, Endpoint, FeatureRange, ProducerIdBlock, RegisterBroker};
-pub use self::configs::{AlterConfigs, ConfigOp, ConfigResource, ConfigRules, ReplaceConfigs, ResourceKind};
+pub use self::brokers::{Broker, Endpoint, FeatureRange, ProducerIdBlock, RegisterBroker, Registered};
+pub use self::change::Changes;
+pub use self::configs::{
+    AlterConfigs, ConfigOp, ConfigResource, ConfigRules, ReplaceConfigs, ResourceKind, TopicRule, TopicRules,
+};
+pub use self::elections::Election;
 pub use self::names::check_topic_name;
+pub use self::partitions::AlterPartition;
+pub use self::reassignments::Reassignment;
 pub use self::record::{MetadataRecord, RecordError};
 pub use self::refusal::{NameError, Refusal};
 pub use self::topics::{
@@ -67,10 +82,19 @@ pub struct Partition {
     pub leader_epoch: LeaderEpoch,
     /// Rises with every change of the partition.
     pub partition_epoch: i32,
-    /// All replicas, the preferred leader first.
+    /// All replicas, the preferred leader first; while a reassignment is under way, those to be removed come last.
     pub replicas: Arc<[BrokerId]>,
-    /// Those in sync.
+    /// Those in sync. Nobody, when the last of them was fenced.
     pub isr: Arc<[BrokerId]>,
+    /// Replicas that a reassignment adds.
+    pub adding: Arc<[BrokerId]>,
+    /// Replicas that a reassignment takes away.
+    pub removing: Arc<[BrokerId]>,
+    /// Eligible leader replicas (KIP-966): out of sync, and yet sure to hold everything that was acknowledged, because
+    /// since they left there were never enough in sync to acknowledge more.
+    pub elr: Arc<[BrokerId]>,
+    /// While nobody is in sync or eligible: who was last, and lost its copy or was unregistered.
+    pub last_known_elr: Arc<[BrokerId]>,
 }
 
 /// One topic and its partitions.
@@ -99,9 +123,11 @@ impl Topic {
         self.partitions.size()
     }
 
-    /// Number of replicas of the first partition, which stands for all.
+    /// Number of replicas of the first partition, which stands for all. What a reassignment takes away does not count.
     pub fn replication_factor(&self) -> usize {
-        self.partitions.first().map_or(0, |(_, partition)| partition.replicas.len())
+        self.partitions
+            .first()
+            .map_or(0, |(_, partition)| partition.replicas.len() - partition.removing.len())
     }
 }
 
@@ -165,6 +191,16 @@ impl Image {
         self.topic(topic)?.partition(id)
     }
 
+    /// Partitions of which a broker has a replica, by topic name and partition id. Looks at every partition.
+    pub fn partitions_of(&self, broker: BrokerId) -> impl Iterator<Item = (&Topic, PartitionId, &Partition)> {
+        self.all_partitions().filter(move |(_, _, partition)| partition.replicas.contains(&broker))
+    }
+
+    /// All partitions, likewise.
+    pub(crate) fn all_partitions(&self) -> impl Iterator<Item = (&Topic, PartitionId, &Partition)> {
+        self.topics().flat_map(|topic| topic.partitions().map(move |(id, partition)| (topic, id, partition)))
+    }
+
     /// What was set for a resource, by key; defaults are not here.
     pub fn configs(&self, resource: &ConfigResource) -> impl Iterator<Item = (&Str, &Str)> {
         self.configs.get(resource).into_iter().flat_map(RedBlackTreeMapSync::iter)
@@ -216,10 +252,14 @@ impl Image {
             MetadataRecord::FeatureLevel(record) => {
                 self.features.insert_mut(Str::copy_from(&record.name), record.feature_level);
             }
-            MetadataRecord::RegisterBroker(record) => {
-                let broker = Broker::from(record);
-                self.brokers.insert_mut(broker.id, Arc::new(broker));
+            MetadataRecord::RegisterBroker(record) => self.apply_registration(record),
+            MetadataRecord::PartitionChange(record) => self.apply_partition_change(record),
+            MetadataRecord::BrokerRegistrationChange(record) => self.apply_registration_change(record),
+            MetadataRecord::UnregisterBroker(record) => {
+                let was_there = self.brokers.remove_mut(&BrokerId(record.broker_id));
+                assert!(was_there, "a broker is unregistered once");
             }
+            MetadataRecord::NoOp(_) => {}
         }
         assert!(self.topics.size() == self.names.size());
     }
@@ -239,16 +279,40 @@ impl Image {
     fn apply_partition(&mut self, record: &PartitionRecord) {
         let name = self.names.get(&record.topic_id).expect("a partition's topic comes before it");
         let topic = self.topics.get_mut(name).expect("every name has its topic");
-        let partition = Partition {
-            leader: (record.leader >= 0).then_some(BrokerId(record.leader)),
-            leader_epoch: LeaderEpoch(record.leader_epoch),
-            partition_epoch: record.partition_epoch,
-            replicas: record.replicas.iter().copied().map(BrokerId).collect(),
-            isr: record.isr.iter().copied().map(BrokerId).collect(),
-        };
         let id = PartitionId(record.partition_id);
-        self.partition_count += usize::from(!topic.partitions.contains_key(&id));
+        let partition = Partition::from(record);
+        partition.assert_sound();
+        match topic.partitions.get(&id) {
+            Some(before) => {
+                assert!(before.leader_epoch <= partition.leader_epoch, "leader epochs never fall")
+            }
+            None => self.partition_count += 1,
+        }
         topic.partitions.insert_mut(id, partition);
+    }
+
+    fn apply_partition_change(&mut self, record: &PartitionChangeRecord) {
+        let name = self.names.get(&record.topic_id).expect("a partition's topic comes before it");
+        let topic = self.topics.get_mut(name).expect("every name has its topic");
+        let id = PartitionId(record.partition_id);
+        let before = topic.partitions.get(&id).expect("a partition is made before it changes");
+        let partition = before.changed_by(record);
+        partition.assert_sound();
+        assert!(before.leader_epoch <= partition.leader_epoch, "leader epochs never fall");
+        topic.partitions.insert_mut(id, partition);
+    }
+
+    fn apply_registration(&mut self, record: &RegisterBrokerRecord) {
+        let broker = Broker::from(record);
+        let before = self.broker(broker.id).map_or(broker.epoch, |before| before.epoch);
+        assert!(before <= broker.epoch, "broker epochs never fall");
+        self.brokers.insert_mut(broker.id, Arc::new(broker));
+    }
+
+    fn apply_registration_change(&mut self, record: &BrokerRegistrationChangeRecord) {
+        let before = self.broker(BrokerId(record.broker_id)).expect("a broker registers before it changes");
+        let broker = before.changed_by(record);
+        self.brokers.insert_mut(broker.id, Arc::new(broker));
     }
 
     /// A topic takes its partitions and configs with it.

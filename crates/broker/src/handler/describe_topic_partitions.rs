@@ -110,8 +110,8 @@ impl Page<'_> {
                 leader_epoch: partition.leader_epoch.0,
                 replica_nodes: ids(&partition.replicas),
                 isr_nodes: ids(&partition.isr),
-                eligible_leader_replicas: Some(Vec::new()),
-                last_known_elr: Some(Vec::new()),
+                eligible_leader_replicas: Some(ids(&partition.elr)),
+                last_known_elr: Some(ids(&partition.last_known_elr)),
                 offline_replicas: offline(self.image, &partition.replicas),
             });
         }

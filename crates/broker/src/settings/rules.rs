@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use state::metadata::{ConfigResource, ConfigRules, ResourceKind};
+use state::metadata::{ConfigResource, ConfigRules, Image, ResourceKind, TopicRule, TopicRules};
 use wire::{BrokerId, Str};
 
 use super::layers::read_dynamic;
@@ -38,6 +38,17 @@ impl ConfigRules for Settings {
             _ => self.layers.effective(row),
         };
         inherited.map(|value| Str::from(value.text()))
+    }
+}
+
+impl TopicRules for Settings {
+    fn rule(&self, image: &Image, topic: &Str) -> TopicRule {
+        let settings = self.topic(image.configs(&ConfigResource::topic(topic.clone())));
+        TopicRule {
+            min_insync_replicas: usize::try_from(settings.min_insync_replicas).unwrap_or(1),
+            unclean_election: settings.unclean_leader_election,
+            flush_before_ack: settings.flush_before_ack,
+        }
     }
 }
 

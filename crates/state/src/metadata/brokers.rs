@@ -8,7 +8,8 @@ use wire::messages::producer_ids_record::ProducerIdsRecord;
 use wire::messages::register_broker_record::{BrokerEndpoint, BrokerFeature, RegisterBrokerRecord};
 use wire::{BrokerId, ProducerId, Str, Uuid};
 
-use super::{Decision, Image, MetadataRecord, Refusal};
+use super::change::{Changes, Draft, Incumbent, Wanted};
+use super::{Decision, Image, MetadataRecord, Refusal, TopicRules};
 
 /// Producer ids in one block.
 const PRODUCER_ID_BLOCK_SIZE: i64 = 1_000;
@@ -56,6 +57,8 @@ pub struct Broker {
     pub fenced: bool,
     /// About to leave.
     pub in_controlled_shutdown: bool,
+    /// Ids of its data directories.
+    pub log_dirs: Vec<Uuid>,
 }
 
 impl Broker {
@@ -87,6 +90,35 @@ impl From<&RegisterBrokerRecord> for Broker {
             rack: record.rack.as_deref().map(Str::copy_from),
             fenced: record.fenced,
             in_controlled_shutdown: record.in_controlled_shutdown,
+            log_dirs: record.log_dirs.clone(),
+        }
+    }
+}
+
+impl From<&Broker> for RegisterBrokerRecord {
+    fn from(broker: &Broker) -> Self {
+        let end_points = broker.endpoints.iter().map(|endpoint| BrokerEndpoint {
+            name: endpoint.listener.clone(),
+            host: endpoint.host.clone(),
+            port: endpoint.port,
+            security_protocol: endpoint.security_protocol,
+        });
+        let features = broker.features.iter().map(|feature| BrokerFeature {
+            name: feature.name.clone(),
+            min_supported_version: feature.min,
+            max_supported_version: feature.max,
+        });
+        RegisterBrokerRecord {
+            broker_id: broker.id.0,
+            incarnation_id: broker.incarnation_id,
+            broker_epoch: broker.epoch,
+            end_points: end_points.collect(),
+            features: features.collect(),
+            rack: broker.rack.clone(),
+            fenced: broker.fenced,
+            in_controlled_shutdown: broker.in_controlled_shutdown,
+            log_dirs: broker.log_dirs.clone(),
+            ..Default::default()
         }
     }
 }
@@ -108,6 +140,33 @@ pub struct RegisterBroker {
     pub log_dirs: Vec<Uuid>,
     /// Whether it has to prove itself before it may lead; a cluster of one has nobody to prove it to.
     pub fenced: bool,
+    /// The epoch that it had when it last stopped in order; -1 after a crash (KIP-966).
+    pub previous_epoch: i64,
+}
+
+impl RegisterBroker {
+    fn registered_with(&self, epoch: i64) -> Broker {
+        Broker {
+            id: self.id,
+            incarnation_id: self.incarnation_id,
+            epoch,
+            endpoints: self.endpoints.clone(),
+            features: self.features.clone(),
+            rack: self.rack.clone(),
+            fenced: self.fenced,
+            in_controlled_shutdown: false,
+            log_dirs: self.log_dirs.clone(),
+        }
+    }
+}
+
+/// A broker that will be registered once the records are committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// The epoch that it speaks with from then on.
+    pub epoch: i64,
+    /// What became of its partitions.
+    pub changes: Changes,
 }
 
 /// Producer ids for one broker to hand out.
@@ -120,8 +179,19 @@ pub struct ProducerIdBlock {
 }
 
 impl Image {
-    /// Registers a broker and gives it its epoch: a new one for a new incarnation, the same for a repeated request.
-    pub fn register_broker(&self, command: &RegisterBroker) -> Result<Decision<i64>, Refusal> {
+    /// Registers a broker and gives it its epoch: for a new incarnation `epoch`, which is larger than all before; for a
+    /// repeated request the same as before. `is_alive` says whether the incarnation that is registered was heard of lately.
+    ///
+    /// What its disks no longer hold it is not eligible for: everything after another disk took their place, and after an
+    /// unclean stop whatever was acknowledged before it was flushed. Where it was the last to hold that, it stays: there is
+    /// no better copy. Flushed topics lose nothing by a crash, as replicas vote with what they have flushed.
+    pub fn register_broker(
+        &self,
+        command: &RegisterBroker,
+        epoch: i64,
+        is_alive: bool,
+        rules: &dyn TopicRules,
+    ) -> Result<Decision<Registered>, Refusal> {
         for (feature, level) in self.features() {
             let range = command.features.iter().find(|range| range.name == *feature);
             if !range.is_some_and(|range| (range.min..=range.max).contains(&level)) {
@@ -130,34 +200,43 @@ impl Image {
                 )));
             }
         }
-        let existing = self.broker(command.id);
-        let epoch = match existing {
-            Some(broker) if broker.incarnation_id == command.incarnation_id => broker.epoch,
-            Some(_) | None => self.brokers().map(|broker| broker.epoch).max().unwrap_or(0) + 1,
-        };
-        let end_points = command.endpoints.iter().map(|endpoint| BrokerEndpoint {
-            name: endpoint.listener.clone(),
-            host: endpoint.host.clone(),
-            port: endpoint.port,
-            security_protocol: endpoint.security_protocol,
-        });
-        let features = command.features.iter().map(|feature| BrokerFeature {
-            name: feature.name.clone(),
-            min_supported_version: feature.min,
-            max_supported_version: feature.max,
-        });
-        let record = RegisterBrokerRecord {
-            broker_id: command.id.0,
-            incarnation_id: command.incarnation_id,
-            broker_epoch: epoch,
-            end_points: end_points.collect(),
-            features: features.collect(),
-            rack: command.rack.clone(),
-            fenced: command.fenced,
-            log_dirs: command.log_dirs.clone(),
-            ..Default::default()
-        };
-        Ok(Decision { records: vec![MetadataRecord::RegisterBroker(record)], reply: epoch })
+        let id = command.id;
+        let before = self.broker(id);
+        if let Some(before) = before {
+            if before.incarnation_id == command.incarnation_id {
+                let reply = Registered { epoch: before.epoch, changes: Changes::default() };
+                return Ok(Decision { records: Vec::new(), reply });
+            }
+            if is_alive {
+                return Err(Refusal::DuplicateBroker(id));
+            }
+            assert!(epoch > before.epoch, "the epochs of a broker rise");
+        }
+        let other_disk =
+            before.is_some_and(|before| !before.log_dirs.iter().any(|dir| command.log_dirs.contains(dir)));
+        let unclean = before.is_some_and(|before| before.epoch != command.previous_epoch);
+        let mut draft = Draft::new(self, rules);
+        draft.push(MetadataRecord::RegisterBroker((&command.registered_with(epoch)).into()));
+        draft.change_each(
+            |partition| partition.replicas.contains(&id),
+            |partition, rule| {
+                let wanted = Wanted::unchanged(partition);
+                let held_by_others = partition.isr.iter().chain(&*partition.elr).any(|other| *other != id);
+                if other_disk || (unclean && !rule.flush_before_ack && held_by_others) {
+                    return Some(wanted.losing(id));
+                }
+                if command.fenced {
+                    return Some(wanted.out_of_sync(id));
+                }
+                let incumbent = match partition.leader == Some(id) && partition.replicas.len() > 1 {
+                    true => Incumbent::StartsAnew,
+                    false => Incumbent::Stays,
+                };
+                Some(Wanted { incumbent, ..wanted })
+            },
+        );
+        let Decision { records, reply: changes } = draft.decided();
+        Ok(Decision { records, reply: Registered { epoch, changes } })
     }
 
     /// Gives a broker a block of producer ids.

@@ -3,7 +3,7 @@
 use expect_test::{Expect, expect};
 use wire::{BrokerId, ProducerId, Str, Uuid};
 
-use super::testing::{Rules, broker, cluster, commit, ids, tell, tell_refusal};
+use super::testing::{Rules, broker, cluster, commit, ids, register, tell, tell_refusal};
 use super::{
     AlterConfigs, ConfigOp, ConfigResource, CreateTopic, Image, Mode, Refusal, ReplaceConfigs, TopicDefaults,
 };
@@ -177,12 +177,11 @@ fn operations_come_as_numbers() {
 fn a_broker_that_starts_again_gets_a_new_epoch_and_its_former_self_is_refused() {
     let mut image = cluster(2);
     let first = image.broker(BrokerId(1)).unwrap().epoch;
-    let again = image.register_broker(&broker(1)).unwrap();
-    assert_eq!(again.reply, first, "the same incarnation repeats itself");
+    let again = image.register_broker(&broker(1), 3, true, &Rules).unwrap();
+    assert_eq!((again.reply.epoch, again.records.len()), (first, 0), "the same incarnation repeats itself");
     let mut restarted = broker(1);
     restarted.incarnation_id = Uuid::from_u128(99);
-    let decision = image.register_broker(&restarted).unwrap();
-    let second = commit(&mut image, decision);
+    let second = register(&mut image, &restarted);
     assert!(second > first);
 
     let stale = image.allocate_producer_ids(BrokerId(1), first).unwrap_err();
@@ -204,8 +203,8 @@ fn a_broker_must_know_the_finalized_features() {
     let decision = image.set_feature("metadata.version", 29);
     commit(&mut image, decision);
     assert_eq!(image.set_feature("metadata.version", 29).records, []);
-    assert!(image.register_broker(&broker(2)).is_ok());
+    assert!(image.register_broker(&broker(2), 2, false, &Rules).is_ok());
     let mut old = broker(2);
     old.features[0].max = 28;
-    expect!["INVALID_REQUEST: Unable to register because the broker does not support finalized version 29 of metadata.version."].assert_eq(&tell_refusal(&image.register_broker(&old).unwrap_err()));
+    expect!["INVALID_REQUEST: Unable to register because the broker does not support finalized version 29 of metadata.version."].assert_eq(&tell_refusal(&image.register_broker(&old, 2, false, &Rules).unwrap_err()));
 }

@@ -82,6 +82,30 @@ pub trait ConfigRules {
     fn list_default(&self, kind: ResourceKind, key: &str) -> Option<Str>;
 }
 
+/// What decisions about partitions have to know of a topic's settings.
+pub trait TopicRules {
+    /// The settings that hold for a topic now, those of the brokers included.
+    fn rule(&self, image: &Image, topic: &Str) -> TopicRule;
+}
+
+/// Some settings of one topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicRule {
+    /// `min.insync.replicas`
+    pub min_insync_replicas: usize,
+    /// `unclean.leader.election.enable`
+    pub unclean_election: bool,
+    /// `flush.before.ack`
+    pub flush_before_ack: bool,
+}
+
+impl TopicRule {
+    /// How many have to be in sync for anything to be acknowledged, in a partition with this many replicas.
+    pub fn isr_min(&self, replicas: usize) -> usize {
+        self.min_insync_replicas.min(replicas).max(1)
+    }
+}
+
 /// One change of one key (KIP-339).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConfigOp {

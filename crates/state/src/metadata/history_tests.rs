@@ -43,6 +43,7 @@ struct History {
     image: Image,
     log: Vec<MetadataRecord>,
     next_id: u128,
+    next_epoch: i64,
 }
 
 impl History {
@@ -89,7 +90,9 @@ impl History {
                 self.next_id += 1;
                 command.incarnation_id = Uuid::from_u128(self.next_id);
                 command.fenced = *fenced;
-                self.image.register_broker(&command).map(|decision| decision.records).unwrap_or_default()
+                self.next_epoch += 1;
+                let registered = self.image.register_broker(&command, self.next_epoch, false, &Rules);
+                registered.map(|decision| decision.records).unwrap_or_default()
             }
             Step::ProducerIds { id } => {
                 let epoch = self.image.broker(BrokerId(*id)).map_or(0, |broker| broker.epoch);
@@ -112,7 +115,9 @@ impl History {
             for (index, (id, partition)) in topic.partitions().enumerate() {
                 assert_eq!(id, PartitionId(index as i32), "ids have no gaps");
                 assert!(partition.isr.iter().all(|id| partition.replicas.contains(id)));
-                assert!(partition.leader.is_some_and(|leader| partition.isr.contains(&leader)));
+                assert!(partition.leader.is_none_or(|leader| partition.isr.contains(&leader)));
+                let is_held = !partition.isr.is_empty() || !partition.elr.is_empty();
+                assert!(is_held || !partition.last_known_elr.is_empty(), "somebody held it last");
                 assert_eq!(partition.replicas.len(), topic.replication_factor());
                 partitions += 1;
             }
@@ -128,6 +133,9 @@ impl History {
             replayed.apply(record);
         }
         assert_eq!(replayed, self.image, "the records say it all");
+        let mut restored = Image::default();
+        self.image.snapshot_records().iter().for_each(|record| restored.apply(record));
+        assert_eq!(restored, self.image, "a snapshot says it all");
     }
 }
 
@@ -136,7 +144,7 @@ proptest! {
 
     #[test]
     fn records_rebuild_the_image_after_any_history(steps in steps()) {
-        let mut history = History { image: cluster(3), log: Vec::new(), next_id: 1_000 };
+        let mut history = History { image: cluster(3), log: Vec::new(), next_id: 1_000, next_epoch: 1_000 };
         for step in &steps {
             history.run(step);
         }

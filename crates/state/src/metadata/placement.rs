@@ -1,13 +1,18 @@
 //! Which brokers get the replicas of a new partition.
 //!
-//! Round robin over the live brokers in the order of their ids, each partition one further than the one before, so that
-//! leaders spread evenly. Racks are not looked at yet. Where the first partition starts is the caller's choice: a random
-//! start keeps many small topics from piling up on the first broker.
+//! Leaders go round the live brokers, each partition one further than the one before, so that they spread evenly. Brokers
+//! stand in the order of their ids, or, where all of them name a rack, one of each rack in turn, so that the replicas of a
+//! partition stand in as many racks as there are. The replicas behind the leader begin one place further with each round:
+//! when a broker falls silent, not one other takes over all that it led. Brokers that are fenced are used where the live ones
+//! are too few, and never first. Where the first partition starts is the caller's choice: a random start keeps many small
+//! topics from piling up on the first broker.
 
-use wire::BrokerId;
+use std::collections::BTreeMap;
 
-use super::Image;
+use wire::{BrokerId, Str};
+
 use super::refusal::Refusal;
+use super::{Broker, Image};
 
 impl Image {
     /// Replicas for `count` partitions, the preferred leader of each first.
@@ -17,8 +22,8 @@ impl Image {
         factor: i16,
         start: usize,
     ) -> Result<Vec<Vec<BrokerId>>, Refusal> {
-        let live: Vec<BrokerId> =
-            self.brokers().filter(|broker| broker.is_active()).map(|broker| broker.id).collect();
+        let live = in_turn(self.brokers().filter(|broker| broker.is_active()));
+        let others = in_turn(self.brokers().filter(|broker| !broker.is_active()));
         let replicas = usize::try_from(factor).unwrap_or(0);
         let impossible = |why: String| {
             Refusal::InvalidReplicationFactor(format!(
@@ -28,15 +33,20 @@ impl Image {
         if live.is_empty() {
             return Err(impossible("All brokers are currently fenced or in controlled shutdown.".to_owned()));
         }
-        if replicas > live.len() {
+        if replicas > live.len() + others.len() {
             return Err(impossible(format!(
                 "The target replication factor of {factor} cannot be reached because only {} broker(s) are registered.",
-                live.len()
+                live.len() + others.len()
             )));
         }
-        let place_one = |index: usize| {
-            let first = start.wrapping_add(index) % live.len();
-            (0..replicas).map(|replica| live[(first + replica) % live.len()]).collect()
+        let place_one = |index: usize| -> Vec<BrokerId> {
+            let place = start.wrapping_add(index);
+            let (first, round) = (place % live.len(), place / live.len());
+            let behind = live.len() - 1;
+            let follower = |replica: usize| live[(first + 1 + (round + replica) % behind) % live.len()];
+            let followers = (0..behind).map(follower);
+            let fenced = (0..others.len()).map(|replica| others[(place + replica) % others.len()]);
+            std::iter::once(live[first]).chain(followers).chain(fenced).take(replicas).collect()
         };
         Ok((0..count).map(place_one).collect())
     }
@@ -69,4 +79,16 @@ impl Image {
             Some(_) | None => Ok(()),
         }
     }
+}
+
+/// Brokers by id, or one of each rack in turn where all name theirs.
+fn in_turn<'a>(brokers: impl Iterator<Item = &'a Broker>) -> Vec<BrokerId> {
+    let brokers: Vec<&Broker> = brokers.collect();
+    let mut racks: BTreeMap<&Str, Vec<BrokerId>> = BTreeMap::new();
+    for broker in &brokers {
+        let Some(rack) = &broker.rack else { return brokers.iter().map(|broker| broker.id).collect() };
+        racks.entry(rack).or_default().push(broker.id);
+    }
+    let rounds = racks.values().map(Vec::len).max().unwrap_or(0);
+    (0..rounds).flat_map(|round| racks.values().filter_map(move |rack| rack.get(round).copied())).collect()
 }

@@ -4,13 +4,17 @@
 //! body. What cannot be applied later is refused here: a decoded record is one that [`super::Image::apply`] understands.
 
 use bytes::Bytes;
+use wire::messages::broker_registration_change_record::BrokerRegistrationChangeRecord;
 use wire::messages::config_record::ConfigRecord;
 use wire::messages::feature_level_record::FeatureLevelRecord;
+use wire::messages::no_op_record::NoOpRecord;
+use wire::messages::partition_change_record::PartitionChangeRecord;
 use wire::messages::partition_record::PartitionRecord;
 use wire::messages::producer_ids_record::ProducerIdsRecord;
 use wire::messages::register_broker_record::RegisterBrokerRecord;
 use wire::messages::remove_topic_record::RemoveTopicRecord;
 use wire::messages::topic_record::TopicRecord;
+use wire::messages::unregister_broker_record::UnregisterBrokerRecord;
 use wire::{DecodeError, Decoder, Encoder, Message};
 
 use super::configs::{ConfigResource, resource_of};
@@ -34,6 +38,14 @@ pub enum MetadataRecord {
     FeatureLevel(FeatureLevelRecord),
     /// A broker as it is from now on.
     RegisterBroker(RegisterBrokerRecord),
+    /// What of a partition is different from now on.
+    PartitionChange(PartitionChangeRecord),
+    /// A broker is fenced, let in again, or about to stop.
+    BrokerRegistrationChange(BrokerRegistrationChangeRecord),
+    /// A broker is gone for good.
+    UnregisterBroker(UnregisterBrokerRecord),
+    /// Nothing: it shows that a controller can still commit.
+    NoOp(NoOpRecord),
 }
 
 /// Why bytes are not a metadata record.
@@ -58,27 +70,43 @@ pub enum RecordError {
 
 // Record types: the schemas' api keys.
 const REGISTER_BROKER: u32 = 0;
+const UNREGISTER_BROKER: u32 = 1;
 const TOPIC: u32 = 2;
 const PARTITION: u32 = 3;
 const CONFIG: u32 = 4;
+const PARTITION_CHANGE: u32 = 5;
 const REMOVE_TOPIC: u32 = 9;
 const FEATURE_LEVEL: u32 = 12;
 const PRODUCER_IDS: u32 = 15;
+const BROKER_REGISTRATION_CHANGE: u32 = 17;
+const NO_OP: u32 = 20;
 
 /// The version that knows data directories.
 const REGISTER_BROKER_VERSION: i16 = 3;
+
+/// The version that knows eligible leader replicas.
+const PARTITION_ELR_VERSION: i16 = 2;
+
+/// The version that knows data directories, and before it controlled shutdown.
+const BROKER_REGISTRATION_CHANGE_VERSION: i16 = 2;
 
 impl MetadataRecord {
     /// The record's value in the metadata log. It has no key.
     pub fn encode(&self) -> Bytes {
         match self {
             MetadataRecord::Topic(body) => framed(TOPIC, 0, body),
-            MetadataRecord::Partition(body) => framed(PARTITION, 0, body),
+            MetadataRecord::Partition(body) => framed(PARTITION, partition_version(body), body),
             MetadataRecord::RemoveTopic(body) => framed(REMOVE_TOPIC, 0, body),
             MetadataRecord::Config(_, body) => framed(CONFIG, 0, body),
             MetadataRecord::ProducerIds(body) => framed(PRODUCER_IDS, 0, body),
             MetadataRecord::FeatureLevel(body) => framed(FEATURE_LEVEL, 0, body),
             MetadataRecord::RegisterBroker(body) => framed(REGISTER_BROKER, REGISTER_BROKER_VERSION, body),
+            MetadataRecord::PartitionChange(body) => framed(PARTITION_CHANGE, PARTITION_ELR_VERSION, body),
+            MetadataRecord::BrokerRegistrationChange(body) => {
+                framed(BROKER_REGISTRATION_CHANGE, BROKER_REGISTRATION_CHANGE_VERSION, body)
+            }
+            MetadataRecord::UnregisterBroker(body) => framed(UNREGISTER_BROKER, 0, body),
+            MetadataRecord::NoOp(body) => framed(NO_OP, 0, body),
         }
     }
 
@@ -104,12 +132,31 @@ impl MetadataRecord {
             PRODUCER_IDS => MetadataRecord::ProducerIds(ProducerIdsRecord::decode(d, version)?),
             FEATURE_LEVEL => MetadataRecord::FeatureLevel(FeatureLevelRecord::decode(d, version)?),
             REGISTER_BROKER => MetadataRecord::RegisterBroker(RegisterBrokerRecord::decode(d, version)?),
+            PARTITION_CHANGE => MetadataRecord::PartitionChange(PartitionChangeRecord::decode(d, version)?),
+            BROKER_REGISTRATION_CHANGE => {
+                let body = BrokerRegistrationChangeRecord::decode(d, version)?;
+                MetadataRecord::BrokerRegistrationChange(body)
+            }
+            UNREGISTER_BROKER => {
+                MetadataRecord::UnregisterBroker(UnregisterBrokerRecord::decode(d, version)?)
+            }
+            NO_OP => MetadataRecord::NoOp(NoOpRecord::decode(d, version)?),
             unknown => return Err(RecordError::UnknownType(unknown)),
         };
         match decoder.remaining() {
             0 => Ok(record),
             trailing => Err(RecordError::TrailingBytes(trailing)),
         }
+    }
+}
+
+/// The oldest version that has room for everything in the record.
+fn partition_version(record: &PartitionRecord) -> i16 {
+    match record {
+        PartitionRecord { eligible_leader_replicas: None, last_known_elr: None, directories, .. } => {
+            i16::from(!directories.is_empty())
+        }
+        _ => PARTITION_ELR_VERSION,
     }
 }
 

@@ -10,7 +10,7 @@ use wire::messages::remove_topic_record::RemoveTopicRecord;
 use wire::messages::topic_record::TopicRecord;
 use wire::{Str, Uuid};
 
-use super::testing::broker;
+use super::testing::{Rules, broker};
 use super::{ConfigResource, Image, MetadataRecord, RecordError};
 
 /// The bytes that these hexadecimal digits stand for.
@@ -75,7 +75,7 @@ fn settings_have_kafkas_bytes_set_and_unset() {
 
 #[test]
 fn a_broker_has_kafkas_bytes() {
-    let decision = Image::default().register_broker(&broker(1)).unwrap();
+    let decision = Image::default().register_broker(&broker(1), 1, false, &Rules).unwrap();
     let [MetadataRecord::RegisterBroker(record)] = &decision.records[..] else { panic!("one record") };
     let record: RegisterBrokerRecord = record.clone();
     check(

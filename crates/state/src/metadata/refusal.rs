@@ -2,7 +2,7 @@
 //!
 //! A refusal leaves the image as it is. The texts reach users through their tools; the mapping to codes is this one match.
 
-use wire::{BrokerId, ErrorCode, PartitionId, Str};
+use wire::{BrokerId, ErrorCode, LeaderEpoch, PartitionId, Str};
 
 /// A name that no topic may have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,6 +95,60 @@ pub enum Refusal {
         /// What came.
         actual: i64,
     },
+    /// Two processes with one id.
+    #[error(
+        "Another broker is registered with that broker id: a process with node.id {0} is running. If it is this one's \
+         predecessor, wait until its session ends; otherwise give one of the two another node.id."
+    )]
+    DuplicateBroker(BrokerId),
+    /// The leader knows a newer state than this image: it has followed another controller.
+    #[error(
+        "This is not the correct controller for this cluster: {what} {actual} of the request is newer than {known}."
+    )]
+    NotController {
+        /// Which epoch.
+        what: &'static str,
+        /// What is known here.
+        known: i32,
+        /// What came.
+        actual: i32,
+    },
+    /// Somebody has led since.
+    #[error("The leader epoch {actual} in the request is older than the epoch {current} of the partition.")]
+    FencedLeaderEpoch {
+        /// The partition's.
+        current: LeaderEpoch,
+        /// What came.
+        actual: LeaderEpoch,
+    },
+    /// The partition changed since.
+    #[error("The given update version was invalid: the partition epoch is {expected}, not {actual}.")]
+    InvalidUpdateVersion {
+        /// The partition's epoch.
+        expected: i32,
+        /// What came.
+        actual: i32,
+    },
+    /// Brokers that must not be in sync; who and why (KIP-841, KIP-903).
+    #[error("The new ISR contains at least one ineligible replica: {0}.")]
+    IneligibleReplica(String),
+    /// What was asked for is done, and with it the leader who asked no longer leads.
+    #[error(
+        "The AlterPartition request successfully updated the partition state but the leader has changed."
+    )]
+    NewLeaderElected,
+    /// The first of the replicas is not in sync, or not there.
+    #[error("The preferred leader was not available.")]
+    PreferredLeaderNotAvailable,
+    /// None of the replicas is there.
+    #[error("Eligible topic partition leaders are not available.")]
+    EligibleLeadersNotAvailable,
+    /// The leader is already who it should be.
+    #[error("Leader election not needed for topic partition.")]
+    ElectionNotNeeded,
+    /// There is nothing to cancel.
+    #[error("No partition reassignment is in progress.")]
+    NoReassignmentInProgress,
     /// There are no producer ids left.
     #[error("Exhausted all producerIds as the next block's end producerId has exceeded the int64 type limit")]
     ProducerIdsExhausted,
@@ -117,6 +171,16 @@ impl From<&Refusal> for ErrorCode {
             Refusal::InvalidConfig(_) => ErrorCode::INVALID_CONFIG,
             Refusal::UnknownBroker(_) => ErrorCode::BROKER_ID_NOT_REGISTERED,
             Refusal::StaleBrokerEpoch { .. } => ErrorCode::STALE_BROKER_EPOCH,
+            Refusal::DuplicateBroker(_) => ErrorCode::DUPLICATE_BROKER_REGISTRATION,
+            Refusal::NotController { .. } => ErrorCode::NOT_CONTROLLER,
+            Refusal::FencedLeaderEpoch { .. } => ErrorCode::FENCED_LEADER_EPOCH,
+            Refusal::InvalidUpdateVersion { .. } => ErrorCode::INVALID_UPDATE_VERSION,
+            Refusal::IneligibleReplica(_) => ErrorCode::INELIGIBLE_REPLICA,
+            Refusal::NewLeaderElected => ErrorCode::NEW_LEADER_ELECTED,
+            Refusal::PreferredLeaderNotAvailable => ErrorCode::PREFERRED_LEADER_NOT_AVAILABLE,
+            Refusal::EligibleLeadersNotAvailable => ErrorCode::ELIGIBLE_LEADERS_NOT_AVAILABLE,
+            Refusal::ElectionNotNeeded => ErrorCode::ELECTION_NOT_NEEDED,
+            Refusal::NoReassignmentInProgress => ErrorCode::NO_REASSIGNMENT_IN_PROGRESS,
             Refusal::ProducerIdsExhausted => ErrorCode::UNKNOWN_SERVER_ERROR,
         }
     }

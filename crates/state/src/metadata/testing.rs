@@ -7,7 +7,7 @@ use wire::{BrokerId, ErrorCode, Str, Uuid};
 
 use super::{
     ConfigResource, ConfigRules, Decision, Endpoint, FeatureRange, Image, MetadataRecord, Refusal,
-    RegisterBroker, ResourceKind,
+    RegisterBroker, ResourceKind, TopicRule, TopicRules,
 };
 
 /// Two keys: a number and a list.
@@ -17,7 +17,7 @@ impl ConfigRules for Rules {
     fn check(&self, _: &ConfigResource, values: &BTreeMap<Str, Str>) -> Result<(), String> {
         for (key, value) in values {
             match &**key {
-                "cleanup.policy" => {}
+                "cleanup.policy" | "unclean.leader.election.enable" | "flush.before.ack" => {}
                 "retention.ms" if value.parse::<i64>().is_ok() => {}
                 "retention.ms" => {
                     return Err(format!("Invalid value {value} for configuration {key}: not a number"));
@@ -37,14 +37,32 @@ impl ConfigRules for Rules {
     }
 }
 
+impl TopicRules for Rules {
+    fn rule(&self, image: &Image, topic: &Str) -> TopicRule {
+        let resource = ConfigResource::topic(topic.clone());
+        let is_set = |key: &str| image.config(&resource, key).is_some();
+        TopicRule {
+            min_insync_replicas: 2,
+            unclean_election: is_set("unclean.leader.election.enable"),
+            flush_before_ack: !is_set("flush.before.ack"),
+        }
+    }
+}
+
 /// A cluster of brokers 1 up to `count`.
 pub(super) fn cluster(count: i32) -> Image {
     let mut image = Image::default();
     for id in 1..=count {
-        let decision = image.register_broker(&broker(id)).unwrap();
-        commit(&mut image, decision);
+        register(&mut image, &broker(id));
     }
     image
+}
+
+/// Registers a broker in the next epoch, and gives that.
+pub(super) fn register(image: &mut Image, command: &RegisterBroker) -> i64 {
+    let epoch = image.brokers().map(|broker| broker.epoch).max().unwrap_or(0) + 1;
+    let decision = image.register_broker(command, epoch, false, &Rules).unwrap();
+    commit(image, decision).epoch
 }
 
 pub(super) fn broker(id: i32) -> RegisterBroker {
@@ -61,6 +79,7 @@ pub(super) fn broker(id: i32) -> RegisterBroker {
         rack: None,
         log_dirs: vec![Uuid::from_u128(1_000 + id as u128)],
         fenced: false,
+        previous_epoch: -1,
     }
 }
 

@@ -3,7 +3,7 @@
 use expect_test::{Expect, expect};
 use wire::{BrokerId, PartitionId, Str, Uuid};
 
-use super::testing::{Rules, broker, cluster, commit, ids, tell, tell_refusal};
+use super::testing::{Rules, broker, cluster, commit, ids, register, tell, tell_refusal};
 use super::{CreatePartitions, CreateTopic, DeleteTopic, Image, Mode, TopicDefaults};
 
 const DEFAULTS: TopicDefaults = TopicDefaults { num_partitions: 2, replication_factor: 1 };
@@ -56,14 +56,14 @@ fn partitions_and_replicas_go_round_the_brokers() {
         3,
         &[topic("defaults"), sized("a", 4, 2), sized("b", 1, 3)],
         expect![[r#"
-        defaults: 2 x 1
-        a: 4 x 2
-        b: 1 x 3
-        --
-        a 0:1,2@1 1:2,3@2 2:3,1@3 3:1,2@1
-        b 0:1,2,3@1
-        defaults 0:1@1 1:2@2
-    "#]],
+            defaults: 2 x 1
+            a: 4 x 2
+            b: 1 x 3
+            --
+            a 0:1,2@1 1:2,3@2 2:3,1@3 3:1,3@1
+            b 0:1,2,3@1
+            defaults 0:1@1 1:2@2
+        "#]],
     );
 }
 
@@ -199,8 +199,7 @@ fn a_fenced_broker_gets_no_replicas_and_leads_nothing() {
     let mut image = cluster(2);
     let mut fenced = broker(3);
     fenced.fenced = true;
-    let decision = image.register_broker(&fenced).unwrap();
-    commit(&mut image, decision);
+    register(&mut image, &fenced);
     let mut told =
         create(&mut image, &[sized("placed", 3, 2), assigned("chosen", &[(0, &[3, 1])])], Mode::Apply);
     told += &create(&mut image, &[assigned("lost", &[(0, &[3])])], Mode::Apply);
