@@ -108,6 +108,7 @@ fn records_read_and_write_the_same_bytes() {
         )*};
     }
     check!(
+        broker_registration_change_record::BrokerRegistrationChangeRecord,
         config_record::ConfigRecord,
         consumer_protocol_assignment::ConsumerProtocolAssignment,
         consumer_protocol_subscription::ConsumerProtocolSubscription,
@@ -115,6 +116,7 @@ fn records_read_and_write_the_same_bytes() {
         feature_level_record::FeatureLevelRecord,
         group_metadata_key::GroupMetadataKey,
         group_metadata_value::GroupMetadataValue,
+        no_op_record::NoOpRecord,
         offset_commit_key::OffsetCommitKey,
         offset_commit_value::OffsetCommitValue,
         partition_change_record::PartitionChangeRecord,
@@ -123,6 +125,7 @@ fn records_read_and_write_the_same_bytes() {
         register_broker_record::RegisterBrokerRecord,
         remove_topic_record::RemoveTopicRecord,
         topic_record::TopicRecord,
+        unregister_broker_record::UnregisterBrokerRecord,
     );
     let records = schemas.iter().filter(|schema| matches!(schema.kind, Kind::Record { .. }));
     assert_eq!(checked, records.count(), "a record is missing in this list");
