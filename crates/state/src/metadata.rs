@@ -23,6 +23,8 @@ mod config_tests;
 #[cfg(test)]
 mod history_tests;
 #[cfg(test)]
+mod partition_tests;
+#[cfg(test)]
 mod record_tests;
 #[cfg(test)]
 mod testing;

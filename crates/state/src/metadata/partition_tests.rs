@@ -1,0 +1,148 @@
+//! What becomes of partitions when brokers come and go, and when their leaders and operators ask.
+
+use wire::{BrokerId, ErrorCode, LeaderEpoch, PartitionId, Str, Uuid};
+
+use super::testing::{Rules, broker, cluster, commit, ids, register};
+use super::{AlterPartition, CreateTopic, Image, Mode, Partition, Reassignment, Refusal, TopicDefaults};
+
+/// Three brokers, and topic `t` whose one partition is on all of them, led by 1.
+fn replicated() -> Image {
+    let mut image = cluster(3);
+    let topic = CreateTopic {
+        name: Str::from("t"),
+        num_partitions: -1,
+        replication_factor: -1,
+        assignments: vec![(PartitionId(0), [1, 2, 3].map(BrokerId).to_vec())],
+        ..CreateTopic::default()
+    };
+    let defaults = TopicDefaults { num_partitions: 1, replication_factor: 1 };
+    let decision = image.create_topics(&[topic], Mode::Apply, defaults, &Rules, 0, &mut ids());
+    commit(&mut image, decision);
+    image
+}
+
+fn partition(image: &Image) -> &Partition {
+    image.partition("t", PartitionId(0)).unwrap()
+}
+
+/// Leader, leader epoch, in sync, eligible.
+fn tell(image: &Image) -> String {
+    let partition = partition(image);
+    let numbers = |ids: &[BrokerId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let leader = partition.leader.map_or("none".to_owned(), |leader| leader.to_string());
+    format!(
+        "{leader}@{} isr={} elr={}",
+        partition.leader_epoch,
+        numbers(&partition.isr),
+        numbers(&partition.elr)
+    )
+}
+
+fn fence(image: &mut Image, id: i32) {
+    let decision = image.fence_broker(BrokerId(id), &Rules).unwrap();
+    commit(image, decision);
+}
+
+fn unfence(image: &mut Image, id: i32) {
+    let epoch = image.broker(BrokerId(id)).unwrap().epoch;
+    let decision = image.unfence_broker(BrokerId(id), epoch, &Rules).unwrap();
+    commit(image, decision);
+}
+
+/// Asks for a set in sync, with the epochs as they are.
+fn alter(image: &mut Image, isr: &[i32], change: impl FnOnce(&mut AlterPartition)) -> Result<(), Refusal> {
+    let before = partition(image).clone();
+    let leader = before.leader.unwrap();
+    let epoch_of = |id: i32| (BrokerId(id), image.broker(BrokerId(id)).map_or(0, |broker| broker.epoch));
+    let mut wanted = AlterPartition {
+        topic_id: image.topic("t").map_or(Uuid::ZERO, |topic| topic.id),
+        partition: PartitionId(0),
+        leader_epoch: before.leader_epoch,
+        partition_epoch: before.partition_epoch,
+        isr: isr.iter().copied().map(epoch_of).collect(),
+    };
+    change(&mut wanted);
+    let epoch = image.broker(leader).unwrap().epoch;
+    let decision = image.alter_partitions(leader, epoch, &[wanted], &Rules)?;
+    commit(image, decision).remove(0).map(|_| ())
+}
+
+#[test]
+fn a_fenced_leaders_partitions_are_led_by_another_in_sync() {
+    let mut image = replicated();
+    fence(&mut image, 1);
+    assert_eq!(tell(&image), "2@1 isr=2,3 elr=");
+    unfence(&mut image, 1);
+    assert_eq!(tell(&image), "2@1 isr=2,3 elr=", "it has to catch up first");
+}
+
+#[test]
+fn who_leaves_below_the_minimum_stays_eligible_and_leads_when_it_comes_back() {
+    let mut image = replicated();
+    for id in [1, 2, 3] {
+        fence(&mut image, id);
+    }
+    assert_eq!(tell(&image), "none@3 isr= elr=2,3");
+    unfence(&mut image, 1);
+    assert_eq!(tell(&image), "none@3 isr= elr=2,3", "it left while the others went on");
+    unfence(&mut image, 2);
+    assert_eq!(tell(&image), "2@4 isr=2 elr=3");
+}
+
+#[test]
+fn a_replaced_disk_is_eligible_nowhere() {
+    let mut image = replicated();
+    let mut wiped = broker(2);
+    wiped.incarnation_id = Uuid::from_u128(77);
+    wiped.log_dirs = vec![Uuid::from_u128(78)];
+    wiped.fenced = true;
+    fence(&mut image, 1);
+    fence(&mut image, 3);
+    assert_eq!(tell(&image), "2@1 isr=2 elr=3");
+    register(&mut image, &wiped);
+    unfence(&mut image, 2);
+    assert_eq!(tell(&image), "none@2 isr= elr=3");
+    unfence(&mut image, 3);
+    assert_eq!(tell(&image), "3@3 isr=3 elr=");
+}
+
+#[test]
+fn old_epochs_and_fenced_members_are_refused() {
+    let mut image = replicated();
+    let code = |outcome: Result<(), Refusal>| outcome.map_err(|refusal| ErrorCode::from(&refusal));
+    let older = |wanted: &mut AlterPartition| wanted.isr[1].1 -= 1;
+    assert_eq!(code(alter(&mut image, &[1, 2], older)), Err(ErrorCode::INELIGIBLE_REPLICA));
+    let older = |wanted: &mut AlterPartition| wanted.leader_epoch = LeaderEpoch(-1);
+    assert_eq!(code(alter(&mut image, &[1, 2], older)), Err(ErrorCode::FENCED_LEADER_EPOCH));
+    let older = |wanted: &mut AlterPartition| wanted.partition_epoch -= 1;
+    assert_eq!(code(alter(&mut image, &[1, 2], older)), Err(ErrorCode::INVALID_UPDATE_VERSION));
+    fence(&mut image, 3);
+    assert_eq!(code(alter(&mut image, &[1, 2, 3], |_| {})), Err(ErrorCode::INELIGIBLE_REPLICA));
+    assert_eq!(alter(&mut image, &[1], |_| {}), Ok(()));
+    assert_eq!(tell(&image), "1@0 isr=1 elr=2");
+    unfence(&mut image, 3);
+    assert_eq!(alter(&mut image, &[1, 2, 3], |_| {}), Ok(()));
+    assert_eq!(tell(&image), "1@0 isr=1,2,3 elr=");
+}
+
+#[test]
+fn a_reassignment_is_done_when_those_who_come_are_in_sync() {
+    let mut image = replicated();
+    register(&mut image, &broker(4));
+    let move_to = |replicas: Option<&[i32]>| Reassignment {
+        topic: Str::from("t"),
+        partition: PartitionId(0),
+        replicas: replicas.map(|ids| ids.iter().copied().map(BrokerId).collect()),
+    };
+    let decision = image.alter_reassignments(&[move_to(Some(&[4, 2, 3]))], true, &Rules);
+    assert_eq!(commit(&mut image, decision), [Ok(())]);
+    assert_eq!(partition(&image).adding[..], [BrokerId(4)]);
+    assert_eq!(partition(&image).removing[..], [BrokerId(1)]);
+    // As Kafka tells a leader that its own request has taken the leadership from it.
+    assert_eq!(alter(&mut image, &[1, 2, 3, 4], |_| {}), Err(Refusal::NewLeaderElected));
+    assert_eq!(partition(&image).replicas[..], [4, 2, 3].map(BrokerId));
+    assert!(partition(&image).leader.is_some_and(|leader| leader != BrokerId(1)));
+    let decision = image.alter_reassignments(&[move_to(None)], true, &Rules);
+    let refused = commit(&mut image, decision).remove(0).map_err(|refusal| ErrorCode::from(&refusal));
+    assert_eq!(refused, Err(ErrorCode::NO_REASSIGNMENT_IN_PROGRESS));
+}
