@@ -1,11 +1,10 @@
 //! Which brokers get the replicas of a new partition.
 //!
-//! Leaders go round the live brokers, each partition one further than the one before, so that they spread evenly. Brokers
-//! stand in the order of their ids, or, where all of them name a rack, one of each rack in turn, so that the replicas of a
-//! partition stand in as many racks as there are. The replicas behind the leader begin one place further with each round:
-//! when a broker falls silent, not one other takes over all that it led. Brokers that are fenced are used where the live ones
-//! are too few, and never first. Where the first partition starts is the caller's choice: a random start keeps many small
-//! topics from piling up on the first broker.
+//! Leaders go round the live brokers, from rack to rack where every live broker has one. The other replicas follow on the
+//! same round, first in racks that have none of the partition's yet; where they begin shifts with every round, so that the
+//! partitions of a broker that fails are taken over by several. Fenced brokers get replicas only when there are not enough
+//! live ones, and never the first. Where the first partition starts is the caller's choice: a random start keeps many
+//! small topics from piling up on the first broker.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +12,56 @@ use wire::{BrokerId, Str};
 
 use super::refusal::Refusal;
 use super::{Broker, Image};
+
+/// Brokers in the order in which they get replicas.
+struct Round<'a> {
+    brokers: Vec<&'a Broker>,
+    racks: Racks,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Racks {
+    Spread,
+    Ignored,
+}
+
+impl<'a> Round<'a> {
+    /// The first of every rack, then the second of every rack, and so on.
+    fn new(brokers: Vec<&'a Broker>, racks: Racks) -> Self {
+        let mut by_rack: BTreeMap<Option<&Str>, Vec<&Broker>> = BTreeMap::new();
+        for broker in brokers {
+            by_rack.entry(racks.of(broker)).or_default().push(broker);
+        }
+        let rows = by_rack.values().map(Vec::len).max().unwrap_or(0);
+        let brokers =
+            (0..rows).flat_map(|row| by_rack.values().filter_map(move |rack| rack.get(row).copied()));
+        Round { brokers: brokers.collect(), racks }
+    }
+
+    /// The brokers from this one on, once round.
+    fn from(&self, first: usize) -> impl Iterator<Item = &'a Broker> {
+        let count = self.brokers.len();
+        (0..count).map(move |index| self.brokers[(first % count + index) % count])
+    }
+}
+
+impl Racks {
+    fn of(self, broker: &Broker) -> Option<&Str> {
+        broker.rack.as_ref().filter(|_| self == Racks::Spread)
+    }
+
+    /// Takes as many as are missing, one after the other from the racks that have the fewest.
+    fn fill<'a>(self, chosen: &mut Vec<&'a Broker>, candidates: &[&'a Broker], count: usize) {
+        while chosen.len() < count {
+            let in_its_rack =
+                |broker: &Broker| chosen.iter().filter(|other| self.of(other) == self.of(broker)).count();
+            let free = candidates.iter().filter(|broker| chosen.iter().all(|other| other.id != broker.id));
+            // Of equals, the first.
+            let Some(next) = free.min_by_key(|broker| in_its_rack(broker)).copied() else { return };
+            chosen.push(next);
+        }
+    }
+}
 
 impl Image {
     /// Replicas for `count` partitions, the preferred leader of each first.
@@ -22,8 +71,9 @@ impl Image {
         factor: i16,
         start: usize,
     ) -> Result<Vec<Vec<BrokerId>>, Refusal> {
-        let live = in_turn(self.brokers().filter(|broker| broker.is_active()));
-        let others = in_turn(self.brokers().filter(|broker| !broker.is_active()));
+        let live: Vec<&Broker> = self.brokers().filter(|broker| broker.is_active()).collect();
+        let fenced = |broker: &&Broker| broker.fenced && !broker.in_controlled_shutdown;
+        let fenced: Vec<&Broker> = self.brokers().filter(fenced).collect();
         let replicas = usize::try_from(factor).unwrap_or(0);
         let impossible = |why: String| {
             Refusal::InvalidReplicationFactor(format!(
@@ -33,20 +83,26 @@ impl Image {
         if live.is_empty() {
             return Err(impossible("All brokers are currently fenced or in controlled shutdown.".to_owned()));
         }
-        if replicas > live.len() + others.len() {
+        let usable = live.len() + fenced.len();
+        if replicas > usable {
             return Err(impossible(format!(
-                "The target replication factor of {factor} cannot be reached because only {} broker(s) are registered.",
-                live.len() + others.len()
+                "The target replication factor of {factor} cannot be reached because only {usable} broker(s) are \
+                 registered."
             )));
         }
-        let place_one = |index: usize| -> Vec<BrokerId> {
-            let place = start.wrapping_add(index);
-            let (first, round) = (place % live.len(), place / live.len());
-            let behind = live.len() - 1;
-            let follower = |replica: usize| live[(first + 1 + (round + replica) % behind) % live.len()];
-            let followers = (0..behind).map(follower);
-            let fenced = (0..others.len()).map(|replica| others[(place + replica) % others.len()]);
-            std::iter::once(live[first]).chain(followers).chain(fenced).take(replicas).collect()
+        let racks =
+            if live.iter().all(|broker| broker.rack.is_some()) { Racks::Spread } else { Racks::Ignored };
+        let (live, fenced) = (Round::new(live, racks), Round::new(fenced, racks));
+        let place_one = |index: usize| {
+            let turn = start.wrapping_add(index);
+            let followers = live.brokers.len() - 1;
+            let shift = (turn / live.brokers.len()).checked_rem(followers).unwrap_or(0);
+            let mut others: Vec<&Broker> = live.from(turn).collect();
+            let mut chosen = vec![others.remove(0)];
+            others.rotate_left(shift);
+            live.racks.fill(&mut chosen, &others, replicas);
+            fenced.racks.fill(&mut chosen, &fenced.from(turn).collect::<Vec<_>>(), replicas);
+            chosen.into_iter().map(|broker| broker.id).collect()
         };
         Ok((0..count).map(place_one).collect())
     }
@@ -79,16 +135,4 @@ impl Image {
             Some(_) | None => Ok(()),
         }
     }
-}
-
-/// Brokers by id, or one of each rack in turn where all name theirs.
-fn in_turn<'a>(brokers: impl Iterator<Item = &'a Broker>) -> Vec<BrokerId> {
-    let brokers: Vec<&Broker> = brokers.collect();
-    let mut racks: BTreeMap<&Str, Vec<BrokerId>> = BTreeMap::new();
-    for broker in &brokers {
-        let Some(rack) = &broker.rack else { return brokers.iter().map(|broker| broker.id).collect() };
-        racks.entry(rack).or_default().push(broker.id);
-    }
-    let rounds = racks.values().map(Vec::len).max().unwrap_or(0);
-    (0..rounds).flat_map(|round| racks.values().filter_map(move |rack| rack.get(round).copied())).collect()
 }
