@@ -19,6 +19,8 @@ mod snapshot;
 mod refusal;
 
 #[cfg(test)]
+mod broker_tests;
+#[cfg(test)]
 mod config_tests;
 #[cfg(test)]
 mod history_tests;
@@ -26,6 +28,8 @@ mod history_tests;
 mod partition_tests;
 #[cfg(test)]
 mod record_tests;
+#[cfg(test)]
+mod safety_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -50,7 +54,7 @@ pub use self::configs::{
 pub use self::elections::Election;
 pub use self::names::check_topic_name;
 pub use self::partitions::AlterPartition;
-pub use self::reassignments::Reassignment;
+pub use self::reassignments::{Reassigned, Reassignment};
 pub use self::record::{MetadataRecord, RecordError};
 pub use self::refusal::{NameError, Refusal};
 pub use self::topics::{

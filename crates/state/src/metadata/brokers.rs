@@ -182,9 +182,10 @@ impl Image {
     /// Registers a broker and gives it its epoch: for a new incarnation `epoch`, which is larger than all before; for a
     /// repeated request the same as before. `is_alive` says whether the incarnation that is registered was heard of lately.
     ///
-    /// What its disks no longer hold it is not eligible for: everything after another disk took their place, and after an
-    /// unclean stop whatever was acknowledged before it was flushed. Where it was the last to hold that, it stays: there is
-    /// no better copy. Flushed topics lose nothing by a crash, as replicas vote with what they have flushed.
+    /// What its disks no longer hold it is not eligible for: everything after one of them is missing, since nobody here
+    /// knows what was on which, and after an unclean stop whatever was acknowledged before it was flushed. Where it was the
+    /// last to hold that, it stays: there is no better copy. Flushed topics lose nothing by a crash, as replicas vote with
+    /// what they have flushed.
     pub fn register_broker(
         &self,
         command: &RegisterBroker,
@@ -212,8 +213,8 @@ impl Image {
             }
             assert!(epoch > before.epoch, "the epochs of a broker rise");
         }
-        let other_disk =
-            before.is_some_and(|before| !before.log_dirs.iter().any(|dir| command.log_dirs.contains(dir)));
+        let missing = |before: &Broker| before.log_dirs.iter().any(|dir| !command.log_dirs.contains(dir));
+        let other_disk = before.is_some_and(missing);
         let unclean = before.is_some_and(|before| before.epoch != command.previous_epoch);
         let mut draft = Draft::new(self, rules);
         draft.push(MetadataRecord::RegisterBroker((&command.registered_with(epoch)).into()));

@@ -145,12 +145,13 @@ impl Image {
         // A removed replica may be added again before the leader looks: only a new epoch makes it forget what it knew.
         let removed = before.replicas.iter().any(|id| !wanted.replicas.contains(id));
         let anew = wanted.incumbent == Incumbent::StartsAnew && leader.is_some();
-        let new_epoch = leader != before.leader || removed || anew;
+        // A leader that lost its log and leads again is another one to its followers.
+        let unclean = matches!(elected, Elected::Unclean(_));
+        let new_epoch = leader != before.leader || removed || anew || unclean;
 
         let changed = |before: &[BrokerId], after: &[BrokerId]| {
             (before != after).then(|| after.iter().map(|id| id.0).collect::<Vec<i32>>())
         };
-        let unclean = matches!(elected, Elected::Unclean(_));
         let record = PartitionChangeRecord {
             partition_id: id.0,
             topic_id: topic.id,

@@ -1,15 +1,20 @@
 //! Settings kept in the metadata: of topics, of single brokers, of all brokers, of groups.
 //!
 //! Which keys exist and which values they take is not known here but in the settings table, which comes as
-//! [`ConfigRules`]. A resource changes as a whole or not at all.
+//! [`ConfigRules`]. A resource changes as a whole or not at all. One key has a meaning for partitions: whoever became eligible
+//! under another `min.insync.replicas` may lack what is acknowledged under the new one, and is eligible no more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use wire::messages::config_record::ConfigRecord;
+use wire::messages::partition_change_record::PartitionChangeRecord;
 use wire::{BrokerId, Str};
 
 use super::topics::config_record;
-use super::{Decision, Image, MetadataRecord, Mode, Refusal};
+use super::{Decision, Image, MetadataRecord, Mode, Refusal, Topic};
+
+/// The key that decides how many must be in sync.
+const MIN_ISR_KEY: &str = "min.insync.replicas";
 
 /// What settings can belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -209,6 +214,7 @@ impl Image {
             };
             reply.push(decided.map(|decided| records.extend(decided)));
         }
+        records.extend(self.no_longer_eligible(&records));
         match mode {
             Mode::Apply => Decision { records, reply },
             Mode::ValidateOnly => Decision { records: Vec::new(), reply },
@@ -234,6 +240,31 @@ impl Image {
         let differs = |key: &Str, value: &Option<Str>| self.config(resource, key) != value.as_ref();
         let changed = changed.into_iter().filter(|(key, value)| differs(key, value));
         Ok(changed.map(|(key, value)| config_record(resource, key, value)).collect())
+    }
+
+    /// Takes eligibility away where `min.insync.replicas` changes (KIP-966). Where nobody is in sync, nothing was
+    /// acknowledged since under either value, and those who are eligible stay so.
+    fn no_longer_eligible(&self, changes: &[MetadataRecord]) -> Vec<MetadataRecord> {
+        let changed = changes.iter().filter_map(|change| match change {
+            MetadataRecord::Config(resource, record) if &*record.name == MIN_ISR_KEY => Some(resource),
+            _ => None,
+        });
+        let changed: BTreeSet<&ConfigResource> = changed.collect();
+        if changed.is_empty() {
+            return Vec::new();
+        }
+        let everywhere = changed.iter().any(|resource| resource.kind == ResourceKind::Broker);
+        let is_changed = |topic: &&Topic| changed.contains(&ConfigResource::topic(topic.name.clone()));
+        let topics = self.topics().filter(|topic| everywhere || is_changed(topic));
+        let partitions = topics.flat_map(|topic| topic.partitions().map(|(id, of)| (topic.id, id, of)));
+        let stale = partitions.filter(|(_, _, of)| !of.isr.is_empty() && !of.elr.is_empty());
+        let records = stale.map(|(topic_id, id, _)| PartitionChangeRecord {
+            partition_id: id.0,
+            topic_id,
+            eligible_leader_replicas: Some(Vec::new()),
+            ..Default::default()
+        });
+        records.map(MetadataRecord::PartitionChange).collect()
     }
 
     fn check_resource(&self, resource: &ConfigResource) -> Result<(), Refusal> {

@@ -5,22 +5,76 @@ use wire::{BrokerId, PartitionId, Str, Uuid};
 
 use super::testing::{Rules, broker, cluster, commit};
 use super::{
-    AlterConfigs, ConfigOp, ConfigResource, CreatePartitions, CreateTopic, DeleteTopic, Image,
-    MetadataRecord, Mode, TopicDefaults,
+    AlterConfigs, AlterPartition, ConfigOp, ConfigResource, CreatePartitions, CreateTopic, DeleteTopic,
+    Election, Image, MetadataRecord, Mode, Partition, Reassignment, TopicDefaults,
 };
+
+const BROKERS: i32 = 4;
+
+/// Settings, two of which decide who may lead.
+const KEYS: [&str; 3] = ["retention.ms", "unclean.leader.election.enable", "flush.before.ack"];
 
 /// Names that collide in some pairs.
 const NAMES: [&str; 5] = ["a", "b.c", "b_c", "d", "."];
 
 #[derive(Clone, Debug)]
 enum Step {
-    Create { names: Vec<usize>, partitions: i32, replicas: i16, configs: bool },
-    Grow { name: usize, count: i32 },
-    Delete { names: Vec<usize> },
-    Alter { name: usize, value: Option<i64> },
-    Restart { id: i32, fenced: bool },
-    ProducerIds { id: i32 },
-    Feature { level: i16 },
+    Create {
+        names: Vec<usize>,
+        partitions: i32,
+        replicas: i16,
+        configs: bool,
+    },
+    Grow {
+        name: usize,
+        count: i32,
+    },
+    Delete {
+        names: Vec<usize>,
+    },
+    Alter {
+        name: usize,
+        key: usize,
+        value: Option<i64>,
+    },
+    Restart {
+        id: i32,
+        fenced: bool,
+        wiped: bool,
+        clean: bool,
+    },
+    Fence {
+        id: i32,
+    },
+    Unfence {
+        id: i32,
+    },
+    Stop {
+        id: i32,
+    },
+    /// The leader finds those replicas in sync whose bit is set.
+    InSync {
+        name: usize,
+        partition: i32,
+        mask: u8,
+    },
+    /// Of one partition, or of all.
+    Elect {
+        of: Option<(usize, i32)>,
+        unclean: bool,
+    },
+    Reassign {
+        name: usize,
+        partition: i32,
+        replicas: Option<Vec<i32>>,
+        factor_change: bool,
+    },
+    ProducerIds {
+        id: i32,
+    },
+    Feature {
+        level: i16,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -31,12 +85,32 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         }),
         2 => (0..NAMES.len(), 0..6i32).prop_map(|(name, count)| Step::Grow { name, count }),
         2 => names().prop_map(|names| Step::Delete { names }),
-        2 => (0..NAMES.len(), prop::option::of(0..9i64)).prop_map(|(name, value)| Step::Alter { name, value }),
-        1 => (1..4i32, any::<bool>()).prop_map(|(id, fenced)| Step::Restart { id, fenced }),
-        1 => (1..5i32).prop_map(|id| Step::ProducerIds { id }),
+        2 => (0..NAMES.len(), 0..KEYS.len(), prop::option::of(0..9i64))
+            .prop_map(|(name, key, value)| Step::Alter { name, key, value }),
+        2 => (1..=BROKERS, any::<bool>(), any::<bool>(), any::<bool>())
+            .prop_map(|(id, fenced, wiped, clean)| Step::Restart { id, fenced, wiped, clean }),
+        3 => (1..=BROKERS).prop_map(|id| Step::Fence { id }),
+        3 => (1..=BROKERS).prop_map(|id| Step::Unfence { id }),
+        1 => (1..=BROKERS).prop_map(|id| Step::Stop { id }),
+        5 => (0..NAMES.len(), 0..4i32, any::<u8>())
+            .prop_map(|(name, partition, mask)| Step::InSync { name, partition, mask }),
+        2 => (prop::option::of((0..NAMES.len(), 0..4i32)), any::<bool>())
+            .prop_map(|(of, unclean)| Step::Elect { of, unclean }),
+        4 => (0..NAMES.len(), 0..4i32, prop::option::weighted(0.7, targets()), any::<bool>()).prop_map(
+            |(name, partition, replicas, factor_change)| {
+                Step::Reassign { name, partition, replicas, factor_change }
+            }
+        ),
+        1 => (1..=BROKERS + 1).prop_map(|id| Step::ProducerIds { id }),
         1 => (6..9i16).prop_map(|level| Step::Feature { level }),
     ];
-    prop::collection::vec(step, 1..40)
+    prop::collection::vec(step, 1..80)
+}
+
+/// Some of the brokers, in any order.
+fn targets() -> impl Strategy<Value = Vec<i32>> {
+    let brokers: Vec<i32> = (1..=BROKERS).collect();
+    prop::sample::subsequence(brokers, 1..=BROKERS as usize).prop_shuffle()
 }
 
 struct History {
@@ -79,20 +153,48 @@ impl History {
                     names.iter().map(|index| DeleteTopic::Name(name(index))).collect();
                 self.image.delete_topics(&topics).records
             }
-            Step::Alter { name: index, value } => {
+            Step::Alter { name: index, key, value } => {
                 let op = value.map_or(ConfigOp::Delete, |value| ConfigOp::Set(Str::from(value.to_string())));
-                let ops = vec![(Str::from("retention.ms"), op)];
+                let ops = vec![(Str::from(KEYS[*key]), op)];
                 let change = AlterConfigs { resource: ConfigResource::topic(name(index)), ops };
                 self.image.alter_configs(&[change], Mode::Apply, &Rules).records
             }
-            Step::Restart { id, fenced } => {
+            Step::Restart { id, fenced, wiped, clean } => {
                 let mut command = broker(*id);
                 self.next_id += 1;
                 command.incarnation_id = Uuid::from_u128(self.next_id);
                 command.fenced = *fenced;
+                let before = self.image.broker(BrokerId(*id)).unwrap();
+                command.log_dirs =
+                    if *wiped { vec![Uuid::from_u128(self.next_id)] } else { before.log_dirs.clone() };
+                command.previous_epoch = if *clean { before.epoch } else { -1 };
                 self.next_epoch += 1;
                 let registered = self.image.register_broker(&command, self.next_epoch, false, &Rules);
                 registered.map(|decision| decision.records).unwrap_or_default()
+            }
+            Step::Fence { id } => self.image.fence_broker(BrokerId(*id), &Rules).unwrap().records,
+            Step::Unfence { id } => {
+                self.image.unfence_broker(BrokerId(*id), self.epoch(BrokerId(*id)), &Rules).unwrap().records
+            }
+            Step::Stop { id } => {
+                let epoch = self.epoch(BrokerId(*id));
+                self.image.begin_controlled_shutdown(BrokerId(*id), epoch, &Rules).unwrap().records
+            }
+            Step::InSync { name: index, partition, mask } => {
+                self.in_sync(&name(index), PartitionId(*partition), *mask)
+            }
+            Step::Elect { of, unclean } => {
+                let election = if *unclean { Election::Unclean } else { Election::Preferred };
+                let named = of.map(|(index, partition)| [(name(&index), PartitionId(partition))]);
+                self.image.elect_leaders(election, named.as_ref().map(|named| &named[..]), &Rules).records
+            }
+            Step::Reassign { name: index, partition, replicas, factor_change } => {
+                let change = Reassignment {
+                    topic: name(index),
+                    partition: PartitionId(*partition),
+                    replicas: replicas.as_ref().map(|ids| ids.iter().copied().map(BrokerId).collect()),
+                };
+                self.image.alter_reassignments(&[change], *factor_change, &Rules).records
             }
             Step::ProducerIds { id } => {
                 let epoch = self.image.broker(BrokerId(*id)).map_or(0, |broker| broker.epoch);
@@ -107,6 +209,47 @@ impl History {
         self.assert_invariants();
     }
 
+    fn epoch(&self, id: BrokerId) -> i64 {
+        self.image.broker(id).map_or(-1, |broker| broker.epoch)
+    }
+
+    fn in_sync(&self, name: &str, id: PartitionId, mask: u8) -> Vec<MetadataRecord> {
+        let Some((topic, partition)) = self.image.topic(name).zip(self.image.partition(name, id)) else {
+            return Vec::new();
+        };
+        let Some(leader) = partition.leader else { return Vec::new() };
+        let in_sync = |(index, id): (usize, &BrokerId)| {
+            (*id == leader || mask & (1 << index) != 0).then(|| (*id, self.epoch(*id)))
+        };
+        let change = AlterPartition {
+            topic_id: topic.id,
+            partition: id,
+            leader_epoch: partition.leader_epoch,
+            partition_epoch: partition.partition_epoch,
+            isr: partition.replicas.iter().enumerate().filter_map(in_sync).collect(),
+        };
+        self.image.alter_partitions(leader, self.epoch(leader), &[change], &Rules).unwrap().records
+    }
+
+    fn assert_partition(&self, partition: &Partition) {
+        let live = |id: &BrokerId| self.image.broker(*id).is_some_and(|broker| broker.is_active());
+        let fenced = |id: &BrokerId| self.image.broker(*id).is_none_or(|broker| broker.fenced);
+        assert!(partition.isr.iter().all(|id| partition.replicas.contains(id)));
+        assert!(partition.leader.is_none_or(|leader| partition.isr.contains(&leader)));
+        assert!(!partition.isr.iter().any(fenced), "who is fenced is in sync nowhere");
+        assert!(partition.elr.is_empty() || partition.isr.len() < 2, "enough in sync leave nobody eligible");
+        let mut held = partition.isr.iter().chain(&*partition.elr);
+        assert!(partition.leader.is_some() || !held.any(live), "who may lead does");
+        let is_known =
+            !partition.isr.is_empty() || !partition.elr.is_empty() || !partition.last_known_elr.is_empty();
+        assert!(is_known, "somebody held it last");
+        let mut replicas = partition.replicas.to_vec();
+        replicas.sort_unstable();
+        assert!(replicas.windows(2).all(|pair| pair[0] != pair[1]), "nobody is a replica twice");
+        assert!(partition.removing.len() < partition.replicas.len(), "some replicas stay");
+        assert!(!partition.adding.iter().any(|id| partition.removing.contains(id)), "who comes stays");
+    }
+
     fn assert_invariants(&self) {
         let mut partitions = 0;
         for topic in self.image.topics() {
@@ -114,11 +257,7 @@ impl History {
             assert!(topic.partition_count() > 0);
             for (index, (id, partition)) in topic.partitions().enumerate() {
                 assert_eq!(id, PartitionId(index as i32), "ids have no gaps");
-                assert!(partition.isr.iter().all(|id| partition.replicas.contains(id)));
-                assert!(partition.leader.is_none_or(|leader| partition.isr.contains(&leader)));
-                let is_held = !partition.isr.is_empty() || !partition.elr.is_empty();
-                assert!(is_held || !partition.last_known_elr.is_empty(), "somebody held it last");
-                assert_eq!(partition.replicas.len(), topic.replication_factor());
+                self.assert_partition(partition);
                 partitions += 1;
             }
         }
@@ -128,7 +267,7 @@ impl History {
         for resource in self.image.configs.keys() {
             assert!(self.image.topic(&resource.name).is_some(), "settings go with their topic");
         }
-        let mut replayed = cluster(3);
+        let mut replayed = cluster(BROKERS);
         for record in &self.log {
             replayed.apply(record);
         }
@@ -144,7 +283,7 @@ proptest! {
 
     #[test]
     fn records_rebuild_the_image_after_any_history(steps in steps()) {
-        let mut history = History { image: cluster(3), log: Vec::new(), next_id: 1_000, next_epoch: 1_000 };
+        let mut history = History { image: cluster(BROKERS), log: Vec::new(), next_id: 1_000, next_epoch: 1_000 };
         for step in &steps {
             history.run(step);
         }

@@ -2,24 +2,11 @@
 
 use wire::{BrokerId, ErrorCode, LeaderEpoch, PartitionId, Str, Uuid};
 
-use super::testing::{Rules, broker, cluster, commit, ids, register};
-use super::{AlterPartition, CreateTopic, Image, Mode, Partition, Reassignment, Refusal, TopicDefaults};
-
-/// Three brokers, and topic `t` whose one partition is on all of them, led by 1.
-fn replicated() -> Image {
-    let mut image = cluster(3);
-    let topic = CreateTopic {
-        name: Str::from("t"),
-        num_partitions: -1,
-        replication_factor: -1,
-        assignments: vec![(PartitionId(0), [1, 2, 3].map(BrokerId).to_vec())],
-        ..CreateTopic::default()
-    };
-    let defaults = TopicDefaults { num_partitions: 1, replication_factor: 1 };
-    let decision = image.create_topics(&[topic], Mode::Apply, defaults, &Rules, 0, &mut ids());
-    commit(&mut image, decision);
-    image
-}
+use super::testing::{Rules, broker, commit, register, replicated};
+use super::{
+    AlterConfigs, AlterPartition, ConfigOp, ConfigResource, CreateTopic, Image, Mode, Partition,
+    Reassignment, Refusal, RegisterBroker, TopicDefaults,
+};
 
 fn partition(image: &Image) -> &Partition {
     image.partition("t", PartitionId(0)).unwrap()
@@ -69,7 +56,7 @@ fn alter(image: &mut Image, isr: &[i32], change: impl FnOnce(&mut AlterPartition
 
 #[test]
 fn a_fenced_leaders_partitions_are_led_by_another_in_sync() {
-    let mut image = replicated();
+    let mut image = replicated(3);
     fence(&mut image, 1);
     assert_eq!(tell(&image), "2@1 isr=2,3 elr=");
     unfence(&mut image, 1);
@@ -78,7 +65,7 @@ fn a_fenced_leaders_partitions_are_led_by_another_in_sync() {
 
 #[test]
 fn who_leaves_below_the_minimum_stays_eligible_and_leads_when_it_comes_back() {
-    let mut image = replicated();
+    let mut image = replicated(3);
     for id in [1, 2, 3] {
         fence(&mut image, id);
     }
@@ -91,7 +78,7 @@ fn who_leaves_below_the_minimum_stays_eligible_and_leads_when_it_comes_back() {
 
 #[test]
 fn a_replaced_disk_is_eligible_nowhere() {
-    let mut image = replicated();
+    let mut image = replicated(3);
     let mut wiped = broker(2);
     wiped.incarnation_id = Uuid::from_u128(77);
     wiped.log_dirs = vec![Uuid::from_u128(78)];
@@ -108,7 +95,7 @@ fn a_replaced_disk_is_eligible_nowhere() {
 
 #[test]
 fn old_epochs_and_fenced_members_are_refused() {
-    let mut image = replicated();
+    let mut image = replicated(3);
     let code = |outcome: Result<(), Refusal>| outcome.map_err(|refusal| ErrorCode::from(&refusal));
     let older = |wanted: &mut AlterPartition| wanted.isr[1].1 -= 1;
     assert_eq!(code(alter(&mut image, &[1, 2], older)), Err(ErrorCode::INELIGIBLE_REPLICA));
@@ -127,7 +114,7 @@ fn old_epochs_and_fenced_members_are_refused() {
 
 #[test]
 fn a_reassignment_is_done_when_those_who_come_are_in_sync() {
-    let mut image = replicated();
+    let mut image = replicated(3);
     register(&mut image, &broker(4));
     let move_to = |replicas: Option<&[i32]>| Reassignment {
         topic: Str::from("t"),
@@ -135,7 +122,7 @@ fn a_reassignment_is_done_when_those_who_come_are_in_sync() {
         replicas: replicas.map(|ids| ids.iter().copied().map(BrokerId).collect()),
     };
     let decision = image.alter_reassignments(&[move_to(Some(&[4, 2, 3]))], true, &Rules);
-    assert_eq!(commit(&mut image, decision), [Ok(())]);
+    assert_eq!(commit(&mut image, decision).answers, [Ok(())]);
     assert_eq!(partition(&image).adding[..], [BrokerId(4)]);
     assert_eq!(partition(&image).removing[..], [BrokerId(1)]);
     // As Kafka tells a leader that its own request has taken the leadership from it.
@@ -143,6 +130,87 @@ fn a_reassignment_is_done_when_those_who_come_are_in_sync() {
     assert_eq!(partition(&image).replicas[..], [4, 2, 3].map(BrokerId));
     assert!(partition(&image).leader.is_some_and(|leader| leader != BrokerId(1)));
     let decision = image.alter_reassignments(&[move_to(None)], true, &Rules);
-    let refused = commit(&mut image, decision).remove(0).map_err(|refusal| ErrorCode::from(&refusal));
+    let refused = commit(&mut image, decision).answers.remove(0).map_err(|refusal| ErrorCode::from(&refusal));
     assert_eq!(refused, Err(ErrorCode::NO_REASSIGNMENT_IN_PROGRESS));
+}
+
+/// Sets `min.insync.replicas` of topic `t`.
+fn require(image: &mut Image, isr_min: &str) {
+    let ops = vec![(Str::from("min.insync.replicas"), ConfigOp::Set(Str::copy_from(isr_min)))];
+    let change = AlterConfigs { resource: ConfigResource::topic(Str::from("t")), ops };
+    let decision = image.alter_configs(&[change], Mode::Apply, &Rules);
+    commit(image, decision).remove(0).unwrap();
+}
+
+#[test]
+fn nobody_stays_eligible_when_fewer_are_to_be_enough() {
+    let mut image = replicated(3);
+    alter(&mut image, &[1], |_| {}).unwrap();
+    assert_eq!(tell(&image), "1@0 isr=1 elr=2,3");
+    // From now on 1 acknowledges alone.
+    require(&mut image, "1");
+    assert_eq!(tell(&image), "1@0 isr=1 elr=");
+    fence(&mut image, 1);
+    assert_eq!(tell(&image), "none@1 isr= elr=1");
+}
+
+#[test]
+fn who_was_eligible_while_nobody_was_in_sync_stays_so_whatever_is_enough() {
+    let mut image = replicated(3);
+    for id in [1, 2, 3] {
+        fence(&mut image, id);
+    }
+    assert_eq!(tell(&image), "none@3 isr= elr=2,3");
+    require(&mut image, "1");
+    unfence(&mut image, 2);
+    assert_eq!(tell(&image), "2@4 isr=2 elr=");
+}
+
+#[test]
+fn a_broker_without_one_of_its_disks_is_eligible_nowhere() {
+    let mut image = replicated(3);
+    let start = |image: &mut Image, incarnation: u128, log_dirs: &[u128]| {
+        let command = RegisterBroker {
+            incarnation_id: Uuid::from_u128(incarnation),
+            log_dirs: log_dirs.iter().copied().map(Uuid::from_u128).collect(),
+            fenced: true,
+            previous_epoch: image.broker(BrokerId(3)).unwrap().epoch,
+            ..broker(3)
+        };
+        register(image, &command);
+    };
+    fence(&mut image, 2);
+    fence(&mut image, 3);
+    assert_eq!(tell(&image), "1@0 isr=1 elr=3");
+    start(&mut image, 100, &[1_003, 2_003]);
+    assert_eq!(tell(&image), "1@0 isr=1 elr=3", "one more disk takes nothing away");
+    start(&mut image, 101, &[2_003]);
+    assert_eq!(tell(&image), "1@0 isr=1 elr=", "and who knows what was on which");
+}
+
+#[test]
+fn replicas_are_in_as_many_racks_as_there_are_on_every_round() {
+    let mut image = Image::default();
+    let racks = ["a", "a", "a", "b", "c"];
+    for (id, rack) in (1..).zip(racks) {
+        register(&mut image, &RegisterBroker { rack: Some(Str::from(rack)), ..broker(id) });
+    }
+    for replication_factor in 1..=5i16 {
+        let topic = CreateTopic {
+            name: Str::from(format!("of-{replication_factor}")),
+            num_partitions: 40,
+            replication_factor,
+            ..CreateTopic::default()
+        };
+        let defaults = TopicDefaults { num_partitions: 1, replication_factor: 1 };
+        let id = Uuid::from_u128(replication_factor as u128);
+        let decision = image.create_topics(&[topic], Mode::Apply, defaults, &Rules, 0, &mut || id);
+        commit(&mut image, decision).remove(0).1.unwrap();
+        for (_, partition) in image.topic_by_id(id).unwrap().partitions() {
+            let mut used: Vec<&str> = partition.replicas.iter().map(|id| racks[id.0 as usize - 1]).collect();
+            used.sort_unstable();
+            used.dedup();
+            assert_eq!(used.len(), partition.replicas.len().min(3), "{:?}", partition.replicas);
+        }
+    }
 }

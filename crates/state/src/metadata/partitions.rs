@@ -64,7 +64,9 @@ impl Draft<'_> {
         partition: &Partition,
     ) -> Result<(), Refusal> {
         let isr: Vec<BrokerId> = change.isr.iter().map(|(id, _)| *id).collect();
-        let invalid = |why: String| Err(Refusal::InvalidRequest(format!("The new ISR {isr:?} {why}.")));
+        let numbers = || isr.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let invalid =
+            |why: String| Err(Refusal::InvalidRequest(format!("The new ISR [{}] {why}.", numbers())));
         for (index, id) in isr.iter().enumerate() {
             if !partition.replicas.contains(id) {
                 return invalid(format!("includes broker {id}, which is not one of the replicas"));

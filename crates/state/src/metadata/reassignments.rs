@@ -2,13 +2,14 @@
 //!
 //! While a reassignment is under way, the partition has its old replicas and the new ones. It is complete when the leader
 //! reports those that are to stay in sync; then the others go. Neither beginning nor cancelling one gives up the last
-//! replica that holds everything, unless the topic allows that.
+//! replica that holds everything, unless the topic allows that and another leads at once; and whoever was known to hold the
+//! records last is not forgotten for somebody who never did.
 
 use std::collections::BTreeSet;
 
 use wire::{BrokerId, PartitionId, Str};
 
-use super::change::{Draft, Wanted};
+use super::change::{Changes, Draft, Wanted};
 use super::{Decision, Image, Partition, Refusal, Topic, TopicRule, TopicRules};
 
 /// A partition's replicas as they are to be.
@@ -22,17 +23,27 @@ pub struct Reassignment {
     pub replicas: Option<Vec<BrokerId>>,
 }
 
+/// What a request for reassignments comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reassigned {
+    /// One answer per partition, in the order of the request.
+    pub answers: Vec<Result<(), Refusal>>,
+    /// What became of the partitions' leaders.
+    pub changes: Changes,
+}
+
 impl Image {
-    /// Decides an AlterPartitionReassignments request. One answer per partition, in the order of the request.
+    /// Decides an AlterPartitionReassignments request.
     pub fn alter_reassignments(
         &self,
         changes: &[Reassignment],
         allow_factor_change: bool,
         rules: &dyn TopicRules,
-    ) -> Decision<Vec<Result<(), Refusal>>> {
+    ) -> Decision<Reassigned> {
         let mut draft = Draft::new(self, rules);
-        let reply = changes.iter().map(|change| draft.reassign(change, allow_factor_change)).collect();
-        Decision { records: draft.records, reply }
+        let answers = changes.iter().map(|change| draft.reassign(change, allow_factor_change)).collect();
+        let Decision { records, reply: changes } = draft.decided();
+        Decision { records, reply: Reassigned { answers, changes } }
     }
 
     /// Partitions whose reassignment is under way.
@@ -63,27 +74,33 @@ impl Draft<'_> {
             }
         };
         let rule = self.rule(&topic.name);
-        let clean = TopicRule { unclean_election: false, ..rule };
-        let mut changed = self.image.change_partition((&topic, id, &partition), wanted.clone(), clean);
-        if gives_up(&partition, &changed.partition) {
-            if !rule.unclean_election {
-                return Err(Refusal::InvalidAssignment(format!(
-                    "Unable to revert partition assignment for {}:{id} because it would require an unclean leader \
-                     election.",
-                    topic.name
-                )));
-            }
-            changed = self.image.change_partition((&topic, id, &partition), wanted, rule);
-        }
+        // A clean change first: an unclean leader is the last resort also where it is allowed.
+        let attempts =
+            [false, rule.unclean_election].map(|unclean| TopicRule { unclean_election: unclean, ..rule });
+        let changed = attempts
+            .into_iter()
+            .map(|rule| self.image.change_partition((&topic, id, &partition), wanted.clone(), rule))
+            .find(|changed| !gives_up(&partition, &changed.partition));
+        let Some(changed) = changed else {
+            return Err(Refusal::InvalidAssignment(format!(
+                "Unable to revert partition assignment for {}:{id} because it would require an unclean leader \
+                 election: wait until one of the replicas that stay is in sync, or have one elected first.",
+                topic.name
+            )));
+        };
         self.take(&topic, id, partition.leader, &changed);
         Ok(())
     }
 }
 
-/// Whether a change leaves a partition without the last replicas that may lead it.
+/// Whether a change leaves a partition without a leader that it had, without the last replicas that may lead it, or with
+/// nobody who is known to have held its records last.
 fn gives_up(before: &Partition, after: &Partition) -> bool {
     let held = |partition: &Partition| !partition.isr.is_empty() || !partition.elr.is_empty();
-    (held(before) && !held(after)) || (before.leader.is_some() && after.leader.is_none())
+    let known = |partition: &Partition| held(partition) || !partition.last_known_elr.is_empty();
+    (held(before) && !held(after))
+        || (known(before) && !known(after))
+        || (before.leader.is_some() && after.leader.is_none())
 }
 
 /// The replicas before the reassignment that is under way.

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use wire::{BrokerId, ErrorCode, Str, Uuid};
+use wire::{BrokerId, ErrorCode, PartitionId, Str, Uuid};
 
 use super::{
-    ConfigResource, ConfigRules, Decision, Endpoint, FeatureRange, Image, MetadataRecord, Refusal,
-    RegisterBroker, ResourceKind, TopicRule, TopicRules,
+    ConfigResource, ConfigRules, CreateTopic, Decision, Endpoint, FeatureRange, Image, MetadataRecord, Mode,
+    Refusal, RegisterBroker, ResourceKind, TopicDefaults, TopicRule, TopicRules,
 };
 
 /// Two keys: a number and a list.
@@ -17,7 +17,10 @@ impl ConfigRules for Rules {
     fn check(&self, _: &ConfigResource, values: &BTreeMap<Str, Str>) -> Result<(), String> {
         for (key, value) in values {
             match &**key {
-                "cleanup.policy" | "unclean.leader.election.enable" | "flush.before.ack" => {}
+                "cleanup.policy"
+                | "unclean.leader.election.enable"
+                | "flush.before.ack"
+                | "min.insync.replicas" => {}
                 "retention.ms" if value.parse::<i64>().is_ok() => {}
                 "retention.ms" => {
                     return Err(format!("Invalid value {value} for configuration {key}: not a number"));
@@ -42,7 +45,10 @@ impl TopicRules for Rules {
         let resource = ConfigResource::topic(topic.clone());
         let is_set = |key: &str| image.config(&resource, key).is_some();
         TopicRule {
-            min_insync_replicas: 2,
+            min_insync_replicas: image
+                .config(&resource, "min.insync.replicas")
+                .and_then(|value| value.parse().ok())
+                .unwrap_or(2),
             unclean_election: is_set("unclean.leader.election.enable"),
             flush_before_ack: !is_set("flush.before.ack"),
         }
@@ -55,6 +61,22 @@ pub(super) fn cluster(count: i32) -> Image {
     for id in 1..=count {
         register(&mut image, &broker(id));
     }
+    image
+}
+
+/// A cluster of so many brokers with topic `t`, whose one partition is on brokers 1, 2 and 3 and led by 1.
+pub(super) fn replicated(brokers: i32) -> Image {
+    let mut image = cluster(brokers);
+    let topic = CreateTopic {
+        name: Str::from("t"),
+        num_partitions: -1,
+        replication_factor: -1,
+        assignments: vec![(PartitionId(0), [1, 2, 3].map(BrokerId).to_vec())],
+        ..CreateTopic::default()
+    };
+    let defaults = TopicDefaults { num_partitions: 1, replication_factor: 1 };
+    let decision = image.create_topics(&[topic], Mode::Apply, defaults, &Rules, 0, &mut ids());
+    commit(&mut image, decision);
     image
 }
 
