@@ -19,6 +19,8 @@ pub(crate) enum Operation {
     DescribeConfigs,
     AlterConfigs,
     IdempotentWrite,
+    /// What brokers do among themselves.
+    ClusterAction,
 }
 
 /// Kafka's resource types.
@@ -48,6 +50,19 @@ pub(crate) fn required(api: ApiKey) -> (Operation, ResourceKind) {
         ApiKey::DescribeConfigs => (Op::DescribeConfigs, On::Topic),
         ApiKey::AlterConfigs | ApiKey::IncrementalAlterConfigs => (Op::AlterConfigs, On::Topic),
         ApiKey::DescribeLogDirs | ApiKey::DescribeCluster => (Op::Describe, On::Cluster),
+        ApiKey::DescribeQuorum | ApiKey::ListPartitionReassignments => (Op::Describe, On::Cluster),
+        ApiKey::ElectLeaders | ApiKey::AlterPartitionReassignments | ApiKey::UpdateFeatures => {
+            (Op::Alter, On::Cluster)
+        }
+        ApiKey::UnregisterBroker | ApiKey::AddRaftVoter | ApiKey::RemoveRaftVoter => (Op::Alter, On::Cluster),
+        ApiKey::QuorumMessages
+        | ApiKey::RegisterBroker
+        | ApiKey::BrokerHeartbeat
+        | ApiKey::AlterPartition
+        | ApiKey::Forward
+        | ApiKey::AllocateProducerIds
+        | ApiKey::AcknowledgeFlushed
+        | ApiKey::AutoCreateTopics => (Op::ClusterAction, On::Cluster),
         ApiKey::InitProducerId => (Op::IdempotentWrite, On::Cluster),
         ApiKey::FindCoordinator | ApiKey::DescribeGroups | ApiKey::ListGroups => (Op::Describe, On::Group),
         ApiKey::OffsetFetch => (Op::Describe, On::Group),

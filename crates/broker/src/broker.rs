@@ -2,25 +2,33 @@
 //! It is made once by `node.rs` and never replaced; what changes in it changes behind its own lock or pointer.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
+use client::Address;
 use state::metadata::{ConfigResource, Image};
 use storage::{DataDir, LogConfig};
-use tokio::sync::watch;
-use wire::{BrokerId, Str};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use wire::{BrokerId, Millis, Offset, Str};
 
 use crate::clock::Clock;
 use crate::context::RequestContext;
+use crate::controller::Controller;
+use crate::controller_link::ControllerLink;
 use crate::coordinator::{GroupCoordinator, OFFSETS_TOPIC};
 use crate::descriptors::Descriptors;
 use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
+use crate::isr::InSync;
 use crate::metadata::Metadata;
 use crate::metrics::{BrokerState, Metrics};
+use crate::partition::Partition;
 use crate::partitions::Partitions;
 use crate::producer_ids::ProducerIds;
-use crate::settings::Settings;
+use crate::replicas::Replicas;
+use crate::replication::{Followers, Replication};
+use crate::settings::{RACK_AWARE, Settings};
 use crate::topics::{TopicError, Topics};
 use crate::unpacking::Unpacking;
 
@@ -32,7 +40,15 @@ pub(crate) struct Broker {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) data_dir: Arc<DataDir>,
     pub(crate) metadata: Metadata,
+    pub(crate) controller: Controller,
+    pub(crate) controller_link: ControllerLink,
+    /// Whom a broker that is no voter asks for the cluster.
+    pub(crate) bootstrap: Vec<Address>,
     pub(crate) partitions: Partitions,
+    pub(crate) replicas: Replicas,
+    pub(crate) replication: Replication,
+    pub(crate) followers: Followers,
+    pub(crate) isr: InSync,
     pub(crate) topics: Topics,
     pub(crate) unpacking: Unpacking,
     pub(crate) descriptors: Descriptors,
@@ -43,8 +59,21 @@ pub(crate) struct Broker {
     pub(crate) metrics: Metrics,
     /// The epoch that this start of the broker was registered with.
     pub(crate) epoch: AtomicI64,
+    /// Whether the controller counts this broker as absent: clients are not sent here.
+    pub(crate) fenced: watch::Sender<bool>,
+    /// Until when, in ticks, the controller surely counts this broker as present.
+    pub(crate) lease: AtomicI64,
+    /// Told when the broker has carried out more of the metadata.
+    pub(crate) metadata_caught_up: Notify,
+    /// Where the ticks are counted from.
+    pub(crate) began: Instant,
+    /// Whether clients are answered.
+    pub(crate) ready: watch::Sender<bool>,
     pub(crate) stop: watch::Sender<bool>,
 }
+
+/// A lease that does not run out: a broker that is alone has nobody who could replace it.
+const FOREVER: i64 = i64::MAX;
 
 impl Broker {
     /// The settings as of now; dynamic ones change.
@@ -89,24 +118,72 @@ impl Broker {
 
     /// Makes the offsets topic if it is not there yet.
     pub(crate) async fn ensure_offsets_topic(self: &Arc<Self>) -> Result<(), TopicError> {
-        if self.groups.is_ready() {
+        if self.metadata.image().topic(OFFSETS_TOPIC).is_some() {
             return Ok(());
         }
-        self.topics.ensure_internal(self, OFFSETS_TOPIC).await?;
-        self.take_over_groups();
-        Ok(())
+        self.topics.ensure_internal(self, OFFSETS_TOPIC).await
     }
 
-    /// Hands the offsets topic to the coordinator, if there is one.
-    pub(crate) fn take_over_groups(&self) {
+    /// A clock that never goes back.
+    pub(crate) fn ticks(&self) -> Millis {
+        self.ticks_at(Instant::now())
+    }
+
+    fn ticks_at(&self, moment: Instant) -> Millis {
+        let since = moment.saturating_duration_since(self.began);
+        Millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// The controller has heard of this broker, and gives it up at `moment` at the earliest.
+    pub(crate) fn lease_until(&self, moment: Instant) {
+        let is_alone = self.metadata.quorum().status().voters == [self.node_id];
+        let until = if is_alone { FOREVER } else { self.ticks_at(moment).0 };
+        self.lease.store(until, Ordering::Release);
+    }
+
+    /// Whether the controller may have given this broker up: others may lead what it believes to lead.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        let until = self.lease.load(Ordering::Acquire);
+        until != FOREVER && self.ticks().0 >= until
+    }
+
+    /// Whom clients take for the controller: administration is forwarded, so any broker will do.
+    pub(crate) fn controller_id(&self) -> i32 {
+        let leader = self.metadata.quorum().status().leader;
         let image = self.metadata.image();
-        let Some(topic) = image.topic(OFFSETS_TOPIC) else { return };
-        let hosted = self.partitions.load_full();
-        let partitions = topic.partitions().map(|(id, _)| hosted.partition(OFFSETS_TOPIC, id).cloned());
-        self.groups.take_over(partitions.collect());
+        let is_known = |id: &BrokerId| image.broker(*id).is_some_and(|broker| !broker.fenced);
+        leader.filter(is_known).map_or(-1, |leader| leader.0)
     }
 
-    /// Notes what readers may see, for Kafka's tools and brokers that open the directory: a lone replica needs no such note.
+    /// A replica in the reader's own rack that has what the reader asks for next, where that is not this broker (KIP-392).
+    pub(crate) fn closer_replica(&self, partition: &Partition, rack: &Str, from: Offset) -> Option<BrokerId> {
+        if rack.is_empty() || !self.selects_by_rack() || !partition.is_leader() {
+            return None;
+        }
+        let image = self.metadata.image();
+        let is_near = |id: &BrokerId| {
+            image
+                .broker(*id)
+                .is_some_and(|broker| broker.is_active() && broker.rack.as_deref() == Some(&**rack))
+        };
+        if is_near(&self.node_id) {
+            return None;
+        }
+        partition.holders_of(from).into_iter().find(|id| is_near(id))
+    }
+
+    fn selects_by_rack(&self) -> bool {
+        self.settings().broker().replication.replica_selector.as_deref() == Some(RACK_AWARE)
+    }
+
+    /// Waits until clients are answered.
+    pub(crate) async fn until_ready(&self) {
+        let mut ready = self.ready.subscribe();
+        // The sender lives as long as this does.
+        let _ = ready.wait_for(|ready| *ready).await;
+    }
+
+    /// Notes what readers may see: where a follower that starts again may go on from, and what Kafka's tools read.
     pub(crate) fn checkpoint_high_watermarks(&self) {
         let hosted = self.partitions.load_full();
         let marks = hosted.partitions().map(|partition| (partition.id.clone(), partition.high_watermark()));
@@ -122,10 +199,28 @@ impl Broker {
             groups: self.groups.states(),
             flushes_queued: self.flusher.queued(),
             fetch_sessions: self.fetch_sessions.len(),
+            is_controller: self.metadata.quorum().is_active_controller(),
+            is_fenced: *self.fenced.borrow(),
+            metadata_applied: self.metadata.quorum().applied(),
             ..BrokerState::default()
         };
+        let image = self.metadata.image();
+        for broker in image.brokers() {
+            let count = if broker.fenced { &mut state.brokers_fenced } else { &mut state.brokers_active };
+            *count += 1;
+        }
+        state.partitions_leaderless = image
+            .topics()
+            .flat_map(|topic| topic.partitions())
+            .filter(|(_, partition)| partition.leader.is_none())
+            .count();
         for partition in hosted.partitions() {
             state.partitions += 1;
+            if let Some(counts) = partition.in_sync() {
+                state.partitions_led += 1;
+                state.partitions_under_replicated += usize::from(counts.in_sync < counts.replicas);
+                state.partitions_under_min_isr += usize::from(counts.in_sync < counts.in_sync_min);
+            }
             state.partitions_offline += usize::from(partition.log.is_offline());
             state.fetches_parked += partition.waiting.fetches_parked();
             *state.log_bytes.entry(partition.id.topic.clone()).or_default() += partition.log.size_bytes();

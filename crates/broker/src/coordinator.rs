@@ -17,7 +17,7 @@ use storage::Origin;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep};
 use wire::records::{BatchBuilder, BatchOptions};
-use wire::{ErrorCode, Millis, Offset, PartitionId, Response};
+use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Response};
 
 use crate::broker::stopped;
 use crate::clock::Clock;
@@ -33,22 +33,38 @@ const BATCH_BYTES: usize = 1024 * 1024;
 /// How long the clock task sleeps when no group has a deadline.
 const TICK_MAX: Duration = Duration::from_secs(60);
 
-/// All shards that this broker coordinates.
+/// All shards that this broker coordinates: those of the partitions that it leads.
 pub(crate) struct GroupCoordinator {
     config: GroupConfig,
     clock: Arc<dyn Clock>,
     /// Where the ticks are counted from, so that deadlines do not move when the clock is set.
     began: Instant,
-    /// By partition of `__consumer_offsets`; `None` where the partition cannot be served. Empty until the topic exists.
+    /// By partition of `__consumer_offsets`; `None` where another broker leads. Empty until the topic exists.
     shards: ArcSwap<Vec<Option<Arc<Shard>>>>,
     /// Told when a shard has a deadline that may be earlier than the one slept for.
     earlier_deadline: Notify,
 }
 
-/// One partition of `__consumer_offsets` and the groups in it.
+/// One partition of `__consumer_offsets` and the groups in it, for as long as this broker leads it in one epoch.
 struct Shard {
     partition: Arc<Partition>,
+    leader_epoch: LeaderEpoch,
     state: Mutex<ShardState>,
+}
+
+impl Shard {
+    /// Whether everything below `required` is safe.
+    fn is_safe(&self, required: Offset) -> bool {
+        self.partition.is_safe(required, self.leader_epoch)
+    }
+
+    /// Waits for that; false if the log failed, or another broker leads it.
+    async fn safe(&self, required: Offset) -> bool {
+        let parked = ParkedProduce::new(1);
+        self.partition.park_produce(required, self.leader_epoch, &parked, 0);
+        parked.finished().await;
+        parked.outcome(0) == Some(ErrorCode::NONE)
+    }
 }
 
 enum ShardState {
@@ -86,29 +102,46 @@ impl GroupCoordinator {
         })
     }
 
-    /// Takes over the partitions of `__consumer_offsets`, all of them, in order; loads them in the background. A group
-    /// stays with its partition: where that cannot be served, the group has no coordinator.
-    pub(crate) fn take_over(self: &Arc<Self>, partitions: Vec<Option<Arc<Partition>>>) {
-        let shard = |partition| Arc::new(Shard { partition, state: Mutex::new(ShardState::Loading) });
-        let shards: Vec<_> = partitions.into_iter().map(|partition| partition.map(shard)).collect();
-        let before = self
-            .shards
-            .rcu(|current| if current.is_empty() { Arc::new(shards.clone()) } else { Arc::clone(current) });
-        if !before.is_empty() {
-            // Somebody else was first, and the groups are theirs.
-            return;
+    /// Says how many partitions `__consumer_offsets` has.
+    pub(crate) fn set_partition_count(&self, count: usize) {
+        if self.shards.load().len() < count {
+            self.shards.rcu(|current| {
+                let mut shards = Vec::clone(current);
+                shards.resize(count.max(shards.len()), None);
+                shards
+            });
         }
-        let coordinator = Arc::clone(self);
-        tokio::task::spawn_blocking(move || {
-            for shard in shards.into_iter().flatten() {
-                coordinator.load(&shard);
-            }
-        });
     }
 
-    /// True once the offsets topic was handed over.
-    pub(crate) fn is_ready(&self) -> bool {
-        !self.shards.load().is_empty()
+    /// Looks after the groups of a partition from now on, in the epoch in which this broker leads it; loads them in the
+    /// background.
+    pub(crate) fn lead(self: &Arc<Self>, partition: Arc<Partition>) {
+        let leader_epoch = partition.leader_epoch();
+        let index = partition.id.partition;
+        let shard = Arc::new(Shard { partition, leader_epoch, state: Mutex::new(ShardState::Loading) });
+        self.replace(index, Some(Arc::clone(&shard)));
+        let coordinator = Arc::clone(self);
+        tokio::task::spawn_blocking(move || coordinator.load(&shard));
+    }
+
+    /// Another broker looks after the groups of a partition. When this returns nothing more is written for them here.
+    pub(crate) fn resign(&self, index: PartitionId) {
+        self.replace(index, None);
+    }
+
+    fn replace(&self, index: PartitionId, shard: Option<Arc<Shard>>) {
+        let slot = usize::try_from(index.0).expect("partition ids are not negative");
+        let mut before = None;
+        self.shards.rcu(|current| {
+            let mut shards = Vec::clone(current);
+            shards.resize(shards.len().max(slot + 1), None);
+            before = std::mem::replace(&mut shards[slot], shard.clone());
+            shards
+        });
+        if let Some(before) = before {
+            // Dropping the parked senders answers everybody with NOT_COORDINATOR.
+            *before.state.lock() = ShardState::Failed;
+        }
     }
 
     /// The partition of `__consumer_offsets` that a group belongs to, once the topic exists.
@@ -258,7 +291,7 @@ impl GroupCoordinator {
             self.write(shard, &mut state, &records, self.clock.now())?;
             (answer, state.active()?.written_end)
         };
-        if shard.partition.high_watermark() >= required || safe(&shard.partition, required).await {
+        if shard.is_safe(required) || shard.safe(required).await {
             return Ok(answer);
         }
         self.reload(shard, &mut shard.state.lock());
@@ -283,13 +316,13 @@ impl GroupCoordinator {
         if replies.is_empty() {
             return Ok(());
         }
-        if shard.partition.high_watermark() >= active.written_end {
+        if shard.is_safe(active.written_end) {
             deliver(replies);
             return Ok(());
         }
         let (coordinator, shard, required) = (Arc::clone(self), Arc::clone(shard), active.written_end);
         tokio::spawn(async move {
-            if safe(&shard.partition, required).await {
+            if shard.safe(required).await {
                 deliver(replies);
             } else {
                 coordinator.reload(&shard, &mut shard.state.lock());
@@ -322,7 +355,7 @@ impl GroupCoordinator {
                 batch.append(now, Some(&record.key), record.value.as_deref(), &[]);
             }
             match shard.partition.append(batch.build(), now, Origin::Coordinator) {
-                Ok(appended) => state.active()?.written_end = appended.last_offset.plus(1),
+                Ok(led) => state.active()?.written_end = led.appended.last_offset.plus(1),
                 Err(error) => {
                     tracing::error!(partition = %shard.partition.id, %error, "group records were refused");
                     self.reload(shard, state);
@@ -336,6 +369,11 @@ impl GroupCoordinator {
     /// Forgets what the shard believes: part of it is not in the log.
     fn reload(self: &Arc<Self>, shard: &Arc<Shard>, state: &mut ShardState) {
         if !matches!(state, ShardState::Active(_)) {
+            return;
+        }
+        if shard.partition.check_leader(shard.leader_epoch).is_err() {
+            // Another broker loads them.
+            *state = ShardState::Failed;
             return;
         }
         // Dropping the parked senders answers everybody with NOT_COORDINATOR.
@@ -360,6 +398,10 @@ impl GroupCoordinator {
             }
         });
         let mut state = shard.state.lock();
+        if matches!(*state, ShardState::Failed) {
+            // Resigned meanwhile.
+            return;
+        }
         *state = match read {
             Ok(()) => {
                 groups.loaded(self.now());
@@ -387,21 +429,13 @@ fn deliver(replies: Vec<(oneshot::Sender<Response>, Response)>) {
     }
 }
 
-/// Waits until everything below `required` is safe; false if the log failed first.
-async fn safe(partition: &Partition, required: Offset) -> bool {
-    let parked = ParkedProduce::new(1);
-    partition.park_produce(required, &parked, 0);
-    parked.finished().await;
-    parked.outcome(0) == Some(ErrorCode::NONE)
-}
-
 fn millis_until(deadline: Millis, now: Millis) -> Duration {
     Duration::from_millis(u64::try_from(deadline.0 - now.0).unwrap_or(0))
 }
 
 /// Java's `String.hashCode` over UTF-16 units, made positive, modulo the partitions: where every Kafka broker and
 /// tool looks for the group.
-fn partition_for(group_id: &str, partitions: usize) -> PartitionId {
+pub(crate) fn partition_for(group_id: &str, partitions: usize) -> PartitionId {
     let hash =
         group_id.encode_utf16().fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
     PartitionId((hash & i32::MAX) % i32::try_from(partitions).expect("a topic's partitions fit an i32"))

@@ -5,12 +5,15 @@
 //! with what is known (KIP-511).
 
 use std::convert::identity;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use wire::messages::fetch::FetchRequest;
+use wire::messages::forward::{ForwardRequest, ForwardResponse};
 use wire::messages::produce::ProduceRequest;
 use wire::{
     ApiKey, Chunk, DecodeError, Decoder, ErrorCode, Frame, FrameTooLong, Request, RequestHeader, Response,
@@ -20,8 +23,8 @@ use wire::{
 use crate::authorize;
 use crate::broker::Broker;
 use crate::context::{ConnectionContext, RequestContext};
-use crate::handler;
 use crate::outbound::Reply;
+use crate::{controller, handler, topics};
 
 /// A reply that is still to come.
 pub(crate) type PendingReply = Pin<Box<dyn Future<Output = Result<Reply, DispatchError>> + Send>>;
@@ -51,7 +54,16 @@ pub(crate) enum DispatchError {
     RefusedWithoutReply,
     #[error("the answer to {api:?} is too long: {error}")]
     AnswerTooLong { api: ApiKey, error: FrameTooLong },
+    #[error("{0:?} came before this broker was ready")]
+    NotReady(i16),
+    #[error("{api:?} was not answered by the controller: {reason}")]
+    NoController { api: ApiKey, reason: String },
 }
+
+/// How long a client waits for a broker that is about to be ready, before it is told to try another.
+const READY_MAX: Duration = Duration::from_secs(2);
+/// Wait before the controller is asked again that was not there.
+const CONTROLLER_RETRY: Duration = Duration::from_millis(50);
 
 /// Starts a request. Runs on the connection's task and must not block.
 pub(crate) fn dispatch(
@@ -59,8 +71,11 @@ pub(crate) fn dispatch(
     connection: &Arc<ConnectionContext>,
     frame: Bytes,
 ) -> Result<Answer, DispatchError> {
-    let mut decoder = Decoder::new(frame);
+    let mut decoder = Decoder::new(frame.clone());
     let header = RequestHeader::decode(&mut decoder).map_err(DispatchError::Header)?;
+    if !*broker.ready.borrow() && !is_answered_early(header.api_key) {
+        return Ok(once_ready(broker, connection, header.api_key, frame));
+    }
     let known = ApiKey::from_code(header.api_key).filter(|api| api.versions().contains(&header.api_version));
     let Some(api) = known else {
         return Ok(unsupported(broker, &header));
@@ -83,7 +98,148 @@ pub(crate) fn dispatch(
     if !authorize::is_allowed(&pending.context) {
         return Err(DispatchError::NotAllowed { api });
     }
-    start(pending, request)
+    if is_for_controller(api) { Ok(at_controller(pending, request, frame)) } else { start(pending, request) }
+}
+
+/// Brokers are answered as soon as they can be, and whoever asks what this is.
+fn is_answered_early(api_key: i16) -> bool {
+    ApiKey::from_code(api_key).is_some_and(|api| api.is_private() || api == ApiKey::ApiVersions)
+}
+
+/// Begins again when the broker is ready, or gives up so that the client tries another.
+fn once_ready(
+    broker: &Arc<Broker>,
+    connection: &Arc<ConnectionContext>,
+    api_key: i16,
+    frame: Bytes,
+) -> Answer {
+    let (broker, connection) = (Arc::clone(broker), Arc::clone(connection));
+    Answer::Alone(Box::pin(async move {
+        timeout(READY_MAX, broker.until_ready()).await.map_err(|_late| DispatchError::NotReady(api_key))?;
+        match dispatch(&broker, &connection, frame)? {
+            Answer::Now(reply) => Ok(reply),
+            Answer::Produce(reply) | Answer::Alone(reply) => reply.await,
+            Answer::None => Err(DispatchError::NotReady(api_key)),
+        }
+    }))
+}
+
+/// Changes of the metadata, and what only the controller knows.
+fn is_for_controller(api: ApiKey) -> bool {
+    matches!(
+        api,
+        ApiKey::CreateTopics
+            | ApiKey::DeleteTopics
+            | ApiKey::CreatePartitions
+            | ApiKey::AlterConfigs
+            | ApiKey::IncrementalAlterConfigs
+            | ApiKey::ElectLeaders
+            | ApiKey::AlterPartitionReassignments
+            | ApiKey::DescribeQuorum
+            | ApiKey::UnregisterBroker
+            | ApiKey::AddRaftVoter
+            | ApiKey::RemoveRaftVoter
+    )
+}
+
+/// Has a request answered by the active controller, here or elsewhere.
+fn at_controller(pending: Pending, request: Request, frame: Bytes) -> Answer {
+    Answer::Alone(Box::pin(async move {
+        let broker = Arc::clone(&pending.broker);
+        let api = pending.context.api;
+        let wait = broker.settings().broker().network.request_timeout;
+        let deadline = pending.context.received + wait;
+        loop {
+            let steps_aside = matches!(&request, Request::RemoveRaftVoter(request)
+                if handler::quorum_members::is_about(&broker, request));
+            let reason = if !broker.metadata.quorum().is_active_controller() {
+                match broker.forward(forwarded(&pending.context, &frame), wait).await {
+                    Ok(answer) if answer.error_code.is_ok() => {
+                        let index = u64::try_from(answer.metadata_index).unwrap_or(0);
+                        // What the client asks this broker next, it expects to see.
+                        let _ = timeout_at(deadline, broker.replicas.wait_reconciled(index)).await;
+                        return Ok(Frame { chunks: vec![Chunk::Bytes(answer.frame)] }.into());
+                    }
+                    Ok(answer) if answer.error_code == ErrorCode::NOT_CONTROLLER => {
+                        "it is another now".to_owned()
+                    }
+                    Ok(answer) => {
+                        let reason = format!("{:?}", answer.error_code);
+                        return Err(DispatchError::NoController { api, reason });
+                    }
+                    Err(error) if error.is_before_sending() => error.to_string(),
+                    // Perhaps it was done: the client is to look, and not to hear that it was not.
+                    Err(error) => return Err(DispatchError::NoController { api, reason: error.to_string() }),
+                }
+            } else if steps_aside {
+                broker.metadata.quorum().hand_over().await;
+                "another has to lead first".to_owned()
+            } else {
+                return match start(pending, request)? {
+                    Answer::Now(reply) => Ok(reply),
+                    Answer::Alone(reply) | Answer::Produce(reply) => reply.await,
+                    Answer::None => unreachable!("only acks=0 wants no reply"),
+                };
+            };
+            if Instant::now() + CONTROLLER_RETRY >= deadline {
+                return Err(DispatchError::NoController { api, reason });
+            }
+            sleep(CONTROLLER_RETRY).await;
+        }
+    }))
+}
+
+fn forwarded(context: &RequestContext, frame: &Bytes) -> ForwardRequest {
+    let connection = &context.connection;
+    ForwardRequest {
+        frame: frame.clone(),
+        client_host: Str::from(connection.peer.ip().to_string()),
+        client_port: connection.peer.port(),
+        principal: connection.principal.clone(),
+        listener: connection.listener.clone(),
+    }
+}
+
+/// Answers what another broker was asked by its client.
+async fn answer_forwarded(
+    broker: Arc<Broker>,
+    context: RequestContext,
+    request: ForwardRequest,
+) -> ForwardResponse {
+    let refused = |error_code| ForwardResponse { error_code, ..ForwardResponse::default() };
+    let mut header = Decoder::new(request.frame.clone());
+    let api = RequestHeader::decode(&mut header).ok().and_then(|header| ApiKey::from_code(header.api_key));
+    if !api.is_some_and(is_for_controller) {
+        return refused(ErrorCode::INVALID_REQUEST);
+    }
+    if !broker.metadata.quorum().is_active_controller() {
+        return refused(ErrorCode::NOT_CONTROLLER);
+    }
+    let Ok(host) = request.client_host.parse() else { return refused(ErrorCode::INVALID_REQUEST) };
+    let connection = ConnectionContext {
+        listener: Str::copy_from(&request.listener),
+        principal: Str::copy_from(&request.principal),
+        peer: SocketAddr::new(host, request.client_port),
+        local: context.connection.local,
+    };
+    let reply = match dispatch(&broker, &Arc::new(connection), request.frame) {
+        Ok(Answer::Now(reply)) => Ok(reply),
+        Ok(Answer::Alone(reply) | Answer::Produce(reply)) => reply.await,
+        Ok(Answer::None) => return refused(ErrorCode::INVALID_REQUEST),
+        Err(error) => Err(error),
+    };
+    match reply.map(Reply::into_bytes) {
+        Ok(frame) => ForwardResponse {
+            frame,
+            metadata_index: i64::try_from(broker.metadata.quorum().applied()).unwrap_or(i64::MAX),
+            controller_id: broker.node_id.0,
+            ..ForwardResponse::default()
+        },
+        Err(error) => {
+            tracing::debug!(%error, "a forwarded request was not answered");
+            refused(ErrorCode::INVALID_REQUEST)
+        }
+    }
 }
 
 /// A request between its decoding and its reply.
@@ -180,6 +336,55 @@ fn start(pending: Pending, request: Request) -> Result<Answer, DispatchError> {
         Request::FindCoordinator(request) => {
             pending.alone(|b, c| h::find_coordinator::handle(b, c, request), Response::FindCoordinator)
         }
+        Request::ElectLeaders(request) => {
+            pending.alone(|b, c| h::elect_leaders::handle(b, c, request), Response::ElectLeaders)
+        }
+        Request::AlterPartitionReassignments(request) => pending.alone(
+            |b, c| h::alter_partition_reassignments::handle(b, c, request),
+            Response::AlterPartitionReassignments,
+        ),
+        Request::ListPartitionReassignments(request) => pending.alone(
+            |b, c| h::list_partition_reassignments::handle(b, c, request),
+            Response::ListPartitionReassignments,
+        ),
+        Request::DescribeQuorum(request) => {
+            pending.alone(|b, c| h::describe_quorum::handle(b, c, request), Response::DescribeQuorum)
+        }
+        Request::UpdateFeatures(request) => {
+            pending.alone(|b, c| h::update_features::handle(b, c, request), Response::UpdateFeatures)
+        }
+        Request::UnregisterBroker(request) => {
+            pending.alone(|b, c| h::unregister_broker::handle(b, c, request), Response::UnregisterBroker)
+        }
+        Request::AddRaftVoter(request) => {
+            pending.alone(|b, c| h::quorum_members::handle_add(b, c, request), Response::AddRaftVoter)
+        }
+        Request::RemoveRaftVoter(request) => {
+            pending.alone(|b, c| h::quorum_members::handle_remove(b, c, request), Response::RemoveRaftVoter)
+        }
+        Request::QuorumMessages(request) => pending.alone(
+            |b, _| async move { b.metadata.quorum().receive(request).await },
+            Response::QuorumMessages,
+        ),
+        Request::RegisterBroker(request) => {
+            pending.alone(|b, _| controller::register(b, request), Response::RegisterBroker)
+        }
+        Request::BrokerHeartbeat(request) => {
+            pending.alone(|b, _| controller::heartbeat(b, request), Response::BrokerHeartbeat)
+        }
+        Request::AlterPartition(request) => {
+            pending.alone(|b, _| controller::alter_partition(b, request), Response::AlterPartition)
+        }
+        Request::AllocateProducerIds(request) => {
+            pending.alone(|b, _| controller::allocate_producer_ids(b, request), Response::AllocateProducerIds)
+        }
+        Request::AutoCreateTopics(request) => {
+            pending.alone(|b, _| topics::auto_create(b, request), Response::AutoCreateTopics)
+        }
+        Request::AcknowledgeFlushed(request) => {
+            pending.alone(|b, c| h::acknowledge_flushed::handle(b, c, request), Response::AcknowledgeFlushed)
+        }
+        Request::Forward(request) => pending.alone(|b, c| answer_forwarded(b, c, request), Response::Forward),
         Request::JoinGroup(request) => pending.alone(|b, c| h::group::join(b, c, request), identity),
         Request::SyncGroup(request) => pending.alone(|b, c| h::group::sync(b, c, request), identity),
         Request::Heartbeat(request) => pending.alone(|b, c| h::group::heartbeat(b, c, request), identity),
@@ -227,11 +432,12 @@ fn start_produce(pending: Pending, request: ProduceRequest) -> Result<Answer, Di
     }
     if produced.is_safe() {
         return Ok(Answer::Produce(Box::pin(async move {
-            pending.reply(&Response::Produce(produced.into_response()))
+            let response = produced.into_response(&pending.broker);
+            pending.reply(&Response::Produce(response))
         })));
     }
     Ok(Answer::Produce(Box::pin(async move {
-        let response = produced.acknowledged().await;
+        let response = produced.acknowledged(&pending.broker).await;
         pending.reply(&Response::Produce(response))
     })))
 }

@@ -13,7 +13,7 @@ use rand::RngExt;
 use storage::StoredBatches;
 use tokio::time::Instant;
 use wire::messages::fetch::{FetchRequest, PartitionData};
-use wire::{ErrorCode, LeaderEpoch, Offset, PartitionId, Str, Uuid};
+use wire::{BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionId, Str, Uuid};
 
 /// Requests name topics by id from this version on (KIP-516).
 pub(crate) const TOPIC_ID_VERSION_MIN: i16 = 13;
@@ -47,6 +47,13 @@ pub(crate) struct FetchKey {
     pub(crate) partition: PartitionId,
 }
 
+/// Whose session it is: followers have theirs however many readers there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SessionOwner {
+    Reader,
+    Follower(BrokerId),
+}
+
 /// What a reader wants from one partition.
 #[derive(Debug, Clone)]
 pub(crate) struct FetchTarget {
@@ -55,6 +62,8 @@ pub(crate) struct FetchTarget {
     pub(crate) bytes_max: usize,
     pub(crate) leader_epoch: LeaderEpoch,
     pub(crate) last_fetched_epoch: LeaderEpoch,
+    /// Up to where a follower has made its log durable; -1 for others.
+    pub(crate) flushed_end: Offset,
 }
 
 /// One partition's part of an answer, and the batches that its deferred records stand for.
@@ -79,6 +88,7 @@ pub(crate) struct FetchPlan {
 #[derive(Debug)]
 struct Session {
     id: i32,
+    owner: SessionOwner,
     naming: Naming,
     epoch_next: i32,
     used: Instant,
@@ -112,7 +122,12 @@ impl FetchSessions {
     }
 
     /// Finds what a request asks for. The error is the whole answer.
-    pub(crate) fn plan(&self, request: FetchRequest, version: i16) -> Result<FetchPlan, ErrorCode> {
+    pub(crate) fn plan(
+        &self,
+        request: FetchRequest,
+        version: i16,
+        owner: SessionOwner,
+    ) -> Result<FetchPlan, ErrorCode> {
         let (id, epoch) = (request.session_id, request.session_epoch);
         let naming = Naming::of(version);
         if epoch != EPOCH_INITIAL && epoch != EPOCH_FINAL {
@@ -124,7 +139,7 @@ impl FetchSessions {
         // A partition that is named twice is answered once.
         let mut seen = HashSet::new();
         let targets: Vec<_> = targets(request).filter(|target| seen.insert(target.key.clone())).collect();
-        let session = if epoch == EPOCH_INITIAL { self.open(&targets, naming) } else { None };
+        let session = if epoch == EPOCH_INITIAL { self.open(&targets, naming, owner) } else { None };
         let session_id = session.as_ref().map_or(NO_SESSION, |session| session.lock().id);
         Ok(FetchPlan { targets, session, session_id, is_incremental: false })
     }
@@ -163,13 +178,25 @@ impl FetchSessions {
         Ok(FetchPlan { targets, session: Some(session), session_id: id, is_incremental: true })
     }
 
-    fn open(&self, targets: &[FetchTarget], naming: Naming) -> Option<Arc<Mutex<Session>>> {
+    fn open(
+        &self,
+        targets: &[FetchTarget],
+        naming: Naming,
+        owner: SessionOwner,
+    ) -> Option<Arc<Mutex<Session>>> {
         if targets.is_empty() {
             return None;
         }
         let mut sessions = self.sessions.lock();
-        if sessions.len() >= self.slots_max {
-            let oldest = sessions.iter().map(|(id, session)| (session.lock().used, *id)).min()?;
+        if owner != SessionOwner::Reader {
+            // A follower that begins anew has lost the one before.
+            sessions.retain(|_, session| session.lock().owner != owner);
+        } else if sessions.len() >= self.slots_max {
+            let readers = sessions.iter().filter_map(|(id, session)| {
+                let session = session.lock();
+                (session.owner == SessionOwner::Reader).then_some((session.used, *id))
+            });
+            let oldest = readers.min()?;
             if oldest.0.elapsed() < EVICTABLE_AFTER {
                 return None;
             }
@@ -181,6 +208,7 @@ impl FetchSessions {
         }
         let mut session = Session {
             id,
+            owner,
             naming,
             epoch_next: epoch_after(EPOCH_INITIAL),
             used: Instant::now(),
@@ -272,6 +300,7 @@ fn targets(request: FetchRequest) -> impl Iterator<Item = FetchTarget> {
             bytes_max: usize::try_from(partition.partition_max_bytes).unwrap_or(0),
             leader_epoch: LeaderEpoch(partition.current_leader_epoch),
             last_fetched_epoch: LeaderEpoch(partition.last_fetched_epoch),
+            flushed_end: Offset(partition.flushed_end),
         })
     })
 }
@@ -322,16 +351,16 @@ mod tests {
     #[test]
     fn a_session_remembers_partitions_and_answers_news_only() {
         let sessions = FetchSessions::new(10);
-        let plan = sessions.plan(request((0, 0), &[(0, 5), (1, 6)]), 12).unwrap();
+        let plan = sessions.plan(request((0, 0), &[(0, 5), (1, 6)]), 12, SessionOwner::Reader).unwrap();
         let id = plan.session_id();
         assert_ne!(id, NO_SESSION);
         assert_eq!(answer(&plan, &[(5, b""), (6, b"")]), [0, 1], "a full answer names every partition");
 
-        let plan = sessions.plan(request((id, 1), &[]), 12).unwrap();
+        let plan = sessions.plan(request((id, 1), &[]), 12, SessionOwner::Reader).unwrap();
         assert_eq!(partitions(&plan), [(0, 5), (1, 6)]);
         assert_eq!(answer(&plan, &[(7, b"xx"), (6, b"")]), [0]);
 
-        let plan = sessions.plan(request((id, 2), &[(0, 7)]), 12).unwrap();
+        let plan = sessions.plan(request((id, 2), &[(0, 7)]), 12, SessionOwner::Reader).unwrap();
         assert_eq!(partitions(&plan), [(1, 6), (0, 7)], "who had records is served last");
         assert_eq!(answer(&plan, &[(6, b""), (7, b"")]), [0; 0]);
     }
@@ -339,14 +368,17 @@ mod tests {
     #[test]
     fn a_request_out_of_turn_changes_nothing() {
         let sessions = FetchSessions::new(10);
-        let id = sessions.plan(request((0, 0), &[(0, 5)]), 12).unwrap().session_id();
+        let id = sessions.plan(request((0, 0), &[(0, 5)]), 12, SessionOwner::Reader).unwrap().session_id();
         assert_eq!(
-            sessions.plan(request((id, 3), &[(0, 9)]), 12).unwrap_err(),
+            sessions.plan(request((id, 3), &[(0, 9)]), 12, SessionOwner::Reader).unwrap_err(),
             ErrorCode::INVALID_FETCH_SESSION_EPOCH
         );
-        assert_eq!(partitions(&sessions.plan(request((id, 1), &[]), 12).unwrap()), [(0, 5)]);
         assert_eq!(
-            sessions.plan(request((id + 1, 1), &[]), 12).unwrap_err(),
+            partitions(&sessions.plan(request((id, 1), &[]), 12, SessionOwner::Reader).unwrap()),
+            [(0, 5)]
+        );
+        assert_eq!(
+            sessions.plan(request((id + 1, 1), &[]), 12, SessionOwner::Reader).unwrap_err(),
             ErrorCode::FETCH_SESSION_ID_NOT_FOUND
         );
     }
@@ -354,28 +386,35 @@ mod tests {
     #[test]
     fn a_final_epoch_closes_the_session() {
         let sessions = FetchSessions::new(10);
-        let id = sessions.plan(request((0, 0), &[(0, 5)]), 12).unwrap().session_id();
-        let plan = sessions.plan(request((id, -1), &[(0, 5)]), 12).unwrap();
+        let id = sessions.plan(request((0, 0), &[(0, 5)]), 12, SessionOwner::Reader).unwrap().session_id();
+        let plan = sessions.plan(request((id, -1), &[(0, 5)]), 12, SessionOwner::Reader).unwrap();
         assert_eq!((plan.session_id(), sessions.len()), (NO_SESSION, 0));
     }
 
     #[test]
     fn forgotten_partitions_are_no_longer_served() {
         let sessions = FetchSessions::new(10);
-        let id = sessions.plan(request((0, 0), &[(0, 5), (1, 6)]), 12).unwrap().session_id();
+        let id =
+            sessions.plan(request((0, 0), &[(0, 5), (1, 6)]), 12, SessionOwner::Reader).unwrap().session_id();
         let mut next = request((id, 1), &[]);
         next.forgotten_topics_data =
             vec![ForgottenTopic { topic: "t".into(), partitions: vec![0], ..Default::default() }];
-        assert_eq!(partitions(&sessions.plan(next, 12).unwrap()), [(1, 6)]);
+        assert_eq!(partitions(&sessions.plan(next, 12, SessionOwner::Reader).unwrap()), [(1, 6)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_full_cache_gives_up_only_sessions_that_fell_silent() {
         let sessions = FetchSessions::new(1);
-        sessions.plan(request((0, 0), &[(0, 5)]), 12).unwrap();
-        assert_eq!(sessions.plan(request((0, 0), &[(0, 5)]), 12).unwrap().session_id(), NO_SESSION);
+        sessions.plan(request((0, 0), &[(0, 5)]), 12, SessionOwner::Reader).unwrap();
+        assert_eq!(
+            sessions.plan(request((0, 0), &[(0, 5)]), 12, SessionOwner::Reader).unwrap().session_id(),
+            NO_SESSION
+        );
         tokio::time::advance(EVICTABLE_AFTER).await;
-        assert_ne!(sessions.plan(request((0, 0), &[(0, 5)]), 12).unwrap().session_id(), NO_SESSION);
+        assert_ne!(
+            sessions.plan(request((0, 0), &[(0, 5)]), 12, SessionOwner::Reader).unwrap().session_id(),
+            NO_SESSION
+        );
         assert_eq!(sessions.len(), 1);
     }
 }

@@ -53,7 +53,6 @@ fn checkpoint(broker: &Arc<Broker>) {
     if let Err(error) = broker.data_dir.checkpoint(broker.clock.now()) {
         tracing::error!(%error, "recovery points could not be written");
     }
-    broker.metadata.check();
     broker.checkpoint_high_watermarks();
 }
 

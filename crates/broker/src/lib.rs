@@ -21,8 +21,19 @@ mod partition;
 mod flush;
 mod waiting;
 mod fetch_session;
-// What the broker knows of topics and groups.
+// How others come to have it too.
+mod peer;
+mod replication;
+mod isr;
+mod leader_hints;
+// What the cluster has decided, and what the broker makes of it.
+mod quorum;
 mod metadata;
+mod controller;
+mod controller_link;
+mod lifecycle;
+mod replicas;
+// What the broker knows of topics and groups.
 mod topics;
 mod producer_ids;
 mod coordinator;
@@ -38,5 +49,5 @@ pub mod admin;
 pub mod metrics;
 pub mod logging;
 
-pub use metadata::MetadataLoadError;
 pub use node::{Node, NodeOptions, StartError};
+pub use quorum::QuorumLogError;

@@ -3,7 +3,7 @@
 
 use storage::{Log, ReadError, ReadLimits};
 use wire::Offset;
-use wire::records::{BatchError, Batches, Record};
+use wire::records::{Batch, BatchError, Batches, Record};
 
 const SLICE_BYTES_MAX: usize = 1024 * 1024;
 /// A batch of the broker's own may not decompress to more.
@@ -34,7 +34,22 @@ impl<'a> LogReader<'a> {
 
     /// Calls `visit` with every record that is not part of a control batch, in order.
     pub(crate) fn for_each(&mut self, mut visit: impl FnMut(&Record)) -> Result<(), LogReaderError> {
-        let mut from = self.log.log_start();
+        self.for_each_batch(self.log.log_start(), |batch| {
+            if !batch.header().attributes().is_control() {
+                for record in batch.records(BATCH_BYTES_MAX) {
+                    visit(&record?);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Calls `visit` with every batch from the one that holds `from` on, in order.
+    pub(crate) fn for_each_batch(
+        &mut self,
+        mut from: Offset,
+        mut visit: impl FnMut(&Batch) -> Result<(), BatchError>,
+    ) -> Result<(), LogReaderError> {
         while from < self.upper {
             let limits = ReadLimits { bytes_max: SLICE_BYTES_MAX, upper: self.upper, minimum_one: true };
             let slice = self.log.read(from, limits)?;
@@ -46,13 +61,8 @@ impl<'a> LogReader<'a> {
                 let batch = batch?;
                 // What is decided from these records must not be decided from others.
                 batch.verify_crc()?;
-                from = batch.last_offset().plus(1);
-                if batch.attributes().is_control() {
-                    continue;
-                }
-                for record in batch.records(BATCH_BYTES_MAX) {
-                    visit(&record?);
-                }
+                from = batch.header().last_offset().plus(1);
+                visit(&batch)?;
             }
         }
         Ok(())

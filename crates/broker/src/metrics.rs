@@ -35,6 +35,9 @@ struct Shared {
     requests_unsupported: Counter,
     flushes: Histogram,
     flush_failures: Counter,
+    bytes_replicated: Counter,
+    leaders_elected: Counter,
+    unclean_elections: Counter,
     topics: Mutex<BTreeMap<Str, Weak<TopicMetrics>>>,
     other_topics: Arc<TopicMetrics>,
     look_up: OnceLock<Box<dyn Fn() -> BrokerState + Send + Sync>>,
@@ -45,13 +48,17 @@ struct ByApi(Vec<Histogram>);
 
 impl Default for ByApi {
     fn default() -> ByApi {
-        let codes = ApiKey::ALL.iter().map(|api| slot(*api) + 1).max().unwrap_or(0);
-        ByApi(std::iter::repeat_with(Histogram::default).take(codes).collect())
+        let slots = ApiKey::ALL.iter().map(|api| slot(*api) + 1).max().unwrap_or(0);
+        ByApi(std::iter::repeat_with(Histogram::default).take(slots).collect())
     }
 }
 
+/// What brokers ask each other stands behind what clients may ask.
+const PRIVATE_SLOTS: usize = 128;
+
 fn slot(api: ApiKey) -> usize {
-    usize::try_from(api.code()).expect("codes of APIs are not negative")
+    let code = usize::try_from(api.code()).expect("codes of APIs are not negative");
+    if api.is_private() { PRIVATE_SLOTS + code % 100 } else { code }
 }
 
 /// Counters of one topic, held by its partitions; the topic leaves the page when the last of them is closed.
@@ -78,8 +85,26 @@ impl TopicMetrics {
 /// What is looked up when the page is read.
 #[derive(Debug, Clone, Default)]
 pub struct BrokerState {
-    /// Partitions that this broker leads.
+    /// Partitions of which this broker has a replica.
     pub partitions: usize,
+    /// Partitions that this broker leads.
+    pub partitions_led: usize,
+    /// Of those, the ones with fewer replicas in sync than they have.
+    pub partitions_under_replicated: usize,
+    /// Of those, the ones with too few in sync for `acks=all`.
+    pub partitions_under_min_isr: usize,
+    /// Partitions of the cluster that nobody leads.
+    pub partitions_leaderless: usize,
+    /// Brokers that are registered and not counted in.
+    pub brokers_fenced: usize,
+    /// Brokers that are counted in.
+    pub brokers_active: usize,
+    /// Whether this broker is the active controller.
+    pub is_controller: bool,
+    /// Whether the cluster does not count this broker in.
+    pub is_fenced: bool,
+    /// Index of the last entry of the metadata that this broker has applied.
+    pub metadata_applied: u64,
     /// Partitions whose log is offline after a failure of the disk.
     pub partitions_offline: usize,
     /// Size of the logs in bytes, by topic.
@@ -145,6 +170,21 @@ impl Metrics {
     /// A log could not be flushed and went offline.
     pub fn flush_failed(&self) {
         self.shared.flush_failures.add(1);
+    }
+
+    /// Records came from a leader.
+    pub fn replicated(&self, bytes: usize) {
+        self.shared.bytes_replicated.add(bytes as u64);
+    }
+
+    /// As the controller, gave so many partitions another leader.
+    pub fn leaders_elected(&self, partitions: usize) {
+        self.shared.leaders_elected.add(partitions as u64);
+    }
+
+    /// As the controller, had a replica lead that may lack what was acknowledged.
+    pub fn unclean_election(&self) {
+        self.shared.unclean_elections.add(1);
     }
 
     /// The counters of a topic, to be kept by each of its partitions.
@@ -218,6 +258,19 @@ impl Metrics {
         page.counter("ottla_flush_failures_total", "Flushes that failed; the log is offline since.")
             .value(&[], shared.flush_failures.get());
 
+        page.counter("ottla_replicated_bytes_total", "Bytes appended from leaders, as compressed.")
+            .value(&[], shared.bytes_replicated.get());
+        page.counter(
+            "ottla_leaders_elected_total",
+            "Partitions that this broker, as the controller, gave another leader.",
+        )
+        .value(&[], shared.leaders_elected.get());
+        page.counter(
+            "ottla_unclean_elections_total",
+            "Partitions that this broker, as the controller, had led by a replica that may lack acknowledged records.",
+        )
+        .value(&[], shared.unclean_elections.get());
+
         let topics = self.topics();
         let mut by_topic = |name, help, counted: fn(&TopicMetrics) -> &Counter| {
             let mut samples = page.counter(name, help);
@@ -249,7 +302,34 @@ impl Metrics {
 }
 
 fn write_state(page: &mut Page, state: &BrokerState) {
-    page.gauge("ottla_partitions", "Partitions that this broker leads.").value(&[], state.partitions);
+    page.gauge("ottla_partitions", "Partitions of which this broker has a replica.")
+        .value(&[], state.partitions);
+    page.gauge("ottla_partitions_led", "Partitions that this broker leads.").value(&[], state.partitions_led);
+    page.gauge(
+        "ottla_partitions_under_replicated",
+        "Partitions led by this broker with replicas that are not in sync.",
+    )
+    .value(&[], state.partitions_under_replicated);
+    page.gauge(
+        "ottla_partitions_under_min_isr",
+        "Partitions led by this broker with fewer replicas in sync than min.insync.replicas.",
+    )
+    .value(&[], state.partitions_under_min_isr);
+    page.gauge("ottla_partitions_leaderless", "Partitions of the cluster that nobody leads.")
+        .value(&[], state.partitions_leaderless);
+    page.gauge("ottla_brokers_active", "Brokers that the cluster counts in.")
+        .value(&[], state.brokers_active);
+    page.gauge("ottla_brokers_fenced", "Brokers that are registered and not counted in.")
+        .value(&[], state.brokers_fenced);
+    page.gauge("ottla_controller_active", "1 where this broker is the active controller.")
+        .value(&[], u8::from(state.is_controller));
+    page.gauge("ottla_broker_fenced", "1 where the cluster does not count this broker in.")
+        .value(&[], u8::from(state.is_fenced));
+    page.gauge(
+        "ottla_metadata_applied_index",
+        "Index of the last entry of the metadata that was applied here.",
+    )
+    .value(&[], state.metadata_applied);
     page.gauge("ottla_partitions_offline", "Partitions whose log is offline after a failure of the disk.")
         .value(&[], state.partitions_offline);
 
@@ -308,6 +388,7 @@ mod tests {
         metrics.topic(&Str::from("orders")).fetched(50);
         metrics.look_up_with(|| BrokerState {
             partitions: 2,
+            partitions_led: 2,
             log_bytes: [(Str::from("orders"), 100)].into(),
             groups: [("Stable", 1)].into(),
             ..BrokerState::default()
@@ -315,27 +396,39 @@ mod tests {
         check(
             &metrics,
             expect_test::expect![[r#"
-            ottla_connections 1
-            ottla_connections_opened_total 2
-            ottla_connections_refused_total 1
-            ottla_connections_cut_total 1
-            ottla_request_seconds_sum{api="Produce"} 0.007
-            ottla_request_seconds_count{api="Produce"} 2
-            ottla_requests_unsupported_total 1
-            ottla_flush_seconds_sum 0.0005
-            ottla_flush_seconds_count 1
-            ottla_flush_failures_total 1
-            ottla_topic_records_in_total{topic="orders"} 3
-            ottla_topic_bytes_in_total{topic="orders"} 100
-            ottla_topic_bytes_out_total{topic="orders"} 50
-            ottla_partitions 2
-            ottla_partitions_offline 0
-            ottla_log_bytes{topic="orders"} 100
-            ottla_groups{state="Stable"} 1
-            ottla_fetches_parked 0
-            ottla_flushes_queued 0
-            ottla_fetch_sessions 0
-        "#]],
+                ottla_connections 1
+                ottla_connections_opened_total 2
+                ottla_connections_refused_total 1
+                ottla_connections_cut_total 1
+                ottla_request_seconds_sum{api="Produce"} 0.007
+                ottla_request_seconds_count{api="Produce"} 2
+                ottla_requests_unsupported_total 1
+                ottla_flush_seconds_sum 0.0005
+                ottla_flush_seconds_count 1
+                ottla_flush_failures_total 1
+                ottla_replicated_bytes_total 0
+                ottla_leaders_elected_total 0
+                ottla_unclean_elections_total 0
+                ottla_topic_records_in_total{topic="orders"} 3
+                ottla_topic_bytes_in_total{topic="orders"} 100
+                ottla_topic_bytes_out_total{topic="orders"} 50
+                ottla_partitions 2
+                ottla_partitions_led 2
+                ottla_partitions_under_replicated 0
+                ottla_partitions_under_min_isr 0
+                ottla_partitions_leaderless 0
+                ottla_brokers_active 0
+                ottla_brokers_fenced 0
+                ottla_controller_active 0
+                ottla_broker_fenced 0
+                ottla_metadata_applied_index 0
+                ottla_partitions_offline 0
+                ottla_log_bytes{topic="orders"} 100
+                ottla_groups{state="Stable"} 1
+                ottla_fetches_parked 0
+                ottla_flushes_queued 0
+                ottla_fetch_sessions 0
+            "#]],
         );
     }
 

@@ -1,8 +1,9 @@
 //! A broker's life: what is opened in which order, and closed in the reverse.
 //!
-//! Start: data directory (locked), metadata log, every partition log in parallel, coordinators, then the listeners:
-//! nobody is answered before what was acknowledged is readable again. Stop: listeners, then the flush queue, then the
-//! logs, then the marker of a clean shutdown, which lets the next start skip recovery.
+//! Start: data directory (locked), metadata log, listeners (brokers are answered from here on), the quorum, registration, every
+//! partition log in parallel, heartbeats. Clients are answered once the cluster counts this broker in: before that, what was
+//! acknowledged may not be readable yet. Stop: leadership goes to others, then listeners, the flush queue, the logs, and the
+//! mark of a clean stop, which lets the next start skip recovery.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -11,32 +12,41 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
+use client::Environment;
 use state::group::GroupConfig;
-use state::metadata::{Endpoint, Image, RegisterBroker};
 use storage::{DataDirError, Disk, StorageError};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use tokio::time::Instant;
+use wire::messages::register_broker::Listener as RegisteredListener;
 use wire::{Millis, Str, TopicPartition, Uuid};
 
 use crate::admin::{self, Readiness};
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::connection::ConnectionLimits;
+use crate::controller::{self, Controller};
+use crate::controller_link::ControllerLink;
 use crate::coordinator::GroupCoordinator;
 use crate::descriptors::Descriptors;
 use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
-use crate::housekeeping;
+use crate::isr::{self, InSync};
+use crate::lifecycle::{self, Registration};
 use crate::listener::Listener;
-use crate::metadata::MetadataLoadError;
+use crate::metadata::Metadata;
 use crate::metrics::Metrics;
-use crate::opening;
 use crate::partitions::Partitions;
+use crate::peer::Reach;
 use crate::producer_ids::ProducerIds;
+use crate::quorum::{Driver, Peers, Quorum, QuorumLogError, QuorumOptions};
+use crate::replicas::{self, Replicas};
+use crate::replication::{Followers, Replication};
 use crate::settings::{GroupSettings, Settings};
 use crate::topics::Topics;
 use crate::unpacking::Unpacking;
+use crate::{housekeeping, opening};
 
 /// What a node is started with.
 pub struct NodeOptions {
@@ -46,6 +56,8 @@ pub struct NodeOptions {
     pub disk: Arc<dyn Disk>,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
+    /// How other brokers are reached.
+    pub environment: Arc<dyn Environment>,
 }
 
 /// Why a node did not start.
@@ -75,10 +87,16 @@ pub enum StartError {
     },
     /// The cluster's metadata cannot be rebuilt.
     #[error(transparent)]
-    Metadata(#[from] MetadataLoadError),
-    /// The cluster does not take the broker, or its metadata log cannot be written.
+    Metadata(#[from] QuorumLogError),
+    /// The cluster does not take the broker.
     #[error("the broker cannot be registered: {0}")]
     Register(String),
+    /// Logs of no topic cannot be put out of the way.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The metadata log went offline before the broker was ready.
+    #[error("the metadata log went offline")]
+    Offline,
     /// An address cannot be listened on.
     #[error("cannot listen on {address}: {error}")]
     Listen {
@@ -99,13 +117,16 @@ pub struct Node {
     kafka_addr: SocketAddr,
     admin_addr: Option<SocketAddr>,
     tasks: JoinSet<()>,
-    admin: Option<tokio::task::JoinHandle<()>>,
+    /// What goes on until all else has ended.
+    quorum: JoinHandle<()>,
+    stop_quorum: watch::Sender<bool>,
+    admin: Option<JoinHandle<()>>,
 }
 
 impl Node {
     /// Opens everything and begins to serve. When this returns the node answers.
     pub async fn start(options: NodeOptions) -> Result<Node, StartError> {
-        let NodeOptions { settings, disk, clock } = options;
+        let NodeOptions { settings, disk, clock, environment } = options;
         let settings = Arc::new(settings);
         let descriptors = Descriptors::raise();
         let metrics = Metrics::new();
@@ -119,17 +140,30 @@ impl Node {
             None => (None, None),
         };
         let opened = opening::open(&settings, &disk, clock.now()).await?;
+        let sockets = bind(&settings).await?;
+        let registration = Arc::new(registration(&settings, &sockets, opened.data_dir.last_broker_epoch())?);
+        let cluster_id = opened.data_dir.cluster_id().clone();
+        let reach = Reach::new(environment, &format!("ottla-broker-{}", settings.node_id()));
+        let (quorum, driver) =
+            open_quorum(&settings, &reach, &cluster_id, opened.metadata_log, disk, &clock).await?;
         let (stop, stopping) = watch::channel(false);
         let flusher = Flusher::start(metrics.clone()).map_err(StartError::Thread)?;
         let groups = GroupCoordinator::new(group_config(&settings.broker().groups), Arc::clone(&clock));
         let broker = Arc::new(Broker {
             node_id: settings.node_id(),
-            cluster_id: opened.data_dir.cluster_id().clone(),
+            cluster_id,
             fetch_sessions: FetchSessions::new(settings.broker().network.fetch_sessions_max),
             clock,
             data_dir: opened.data_dir,
-            metadata: opened.metadata,
+            metadata: Metadata::new(quorum),
+            controller: Controller::default(),
+            controller_link: ControllerLink::new(&reach),
+            bootstrap: settings.bootstrap_servers().to_vec(),
             partitions: Partitions::default(),
+            replicas: Replicas::default(),
+            replication: Replication::default(),
+            followers: Followers::default(),
+            isr: InSync::default(),
             topics: Topics::default(),
             unpacking: Unpacking::new(),
             descriptors,
@@ -138,25 +172,41 @@ impl Node {
             producer_ids: ProducerIds::default(),
             metrics,
             epoch: AtomicI64::new(-1),
+            fenced: watch::Sender::new(true),
+            lease: AtomicI64::new(0),
+            metadata_caught_up: Notify::new(),
+            began: Instant::now(),
+            ready: watch::Sender::new(false),
             stop,
             settings: ArcSwap::from(settings),
         });
-        broker.apply_dynamic_settings();
-        broker.open_partitions(opened.found).await?;
-
-        let listeners = bind(&broker).await?;
-        let kafka_addr = listeners.first().and_then(|listener| listener.socket.local_addr().ok());
-        broker.register(&listeners).await?;
+        let kafka_addr = sockets.first().and_then(|(_, socket)| socket.local_addr().ok());
         let mut tasks = JoinSet::new();
-        for listener in listeners {
+        for (name, socket) in sockets {
+            let limits = connection_limits(&broker.settings());
+            let listener = Listener { name, socket, broker: Arc::clone(&broker), limits };
             tasks.spawn(listener.run(stopping.clone()));
         }
-        tasks.spawn(housekeeping::run(Arc::clone(&broker), stopping.clone()));
-        tasks.spawn(Arc::clone(&broker.groups).run_clock(stopping));
+        let (stop_quorum, quorum_stopping) = watch::channel(false);
+        let quorum = driver.start(quorum_stopping).await?;
         let looked_at = Arc::downgrade(&broker);
         broker
             .metrics
             .look_up_with(move || looked_at.upgrade().map(|broker| broker.state()).unwrap_or_default());
+        tokio::select! {
+            joined = join(&broker, &registration, opened.found) => joined?,
+            () = broker.metadata.quorum().failed() => return Err(StartError::Offline),
+        }
+        tasks.spawn(replicas::run(Arc::clone(&broker), stopping.clone()));
+        tasks.spawn(isr::run(Arc::clone(&broker), stopping.clone()));
+        tasks.spawn(lifecycle::beat(Arc::clone(&broker), registration, stopping.clone()));
+        tasks.spawn(lifecycle::ask_for_vote(Arc::clone(&broker), stopping.clone()));
+        tasks.spawn(housekeeping::run(Arc::clone(&broker), stopping.clone()));
+        tasks.spawn(Arc::clone(&broker.groups).run_clock(stopping));
+        let mut fenced = broker.fenced.subscribe();
+        // The sender lives as long as the broker does.
+        let _ = fenced.wait_for(|fenced| !*fenced).await;
+        broker.ready.send_replace(true);
         readiness.ready();
         Ok(Node {
             broker,
@@ -164,6 +214,8 @@ impl Node {
             kafka_addr: kafka_addr.expect("the settings hold at least one listener"),
             admin_addr,
             tasks,
+            quorum,
+            stop_quorum,
             admin,
         })
     }
@@ -181,22 +233,26 @@ impl Node {
     /// Waits until the broker cannot go on: without its metadata log it can make and change nothing, and a supervisor had
     /// better start it again. Never returns while all is well.
     pub async fn failed(&self) {
-        self.broker.metadata.failed().await;
+        self.broker.metadata.quorum().failed().await;
         self.readiness.not_ready("the metadata log is offline");
     }
 
-    /// Stops: answers what is in flight, flushes, closes every log, and marks the shutdown as clean.
+    /// Stops: has others lead, answers what is in flight, flushes, closes every log, and marks the shutdown as clean.
     pub async fn shutdown(mut self) -> Result<(), StorageError> {
         self.readiness.not_ready("the broker is stopping");
-        self.broker.stop.send_replace(true);
         // A compaction may have minutes before it.
         self.broker.data_dir.stop_cleaning();
+        lifecycle::hand_over(&self.broker).await;
+        self.broker.stop.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
+        self.stop_quorum.send_replace(true);
+        // A panic of the task was reported where it happened.
+        let _ = (&mut self.quorum).await;
         let broker = Arc::clone(&self.broker);
         let closed = spawn_blocking(move || {
             broker.flusher.stop();
             broker.checkpoint_high_watermarks();
-            broker.data_dir.close(broker.clock.now())
+            broker.data_dir.close(broker.clock.now(), broker.epoch.load(Ordering::Acquire))
         });
         let closed = closed.await.expect("closing logs does not panic");
         if let Some(admin) = self.admin {
@@ -225,73 +281,91 @@ fn int_millis(millis: Millis) -> i32 {
     i32::try_from(millis.0).unwrap_or(i32::MAX)
 }
 
-/// Binds every listener. Connections wait in the backlog until they run.
-async fn bind(broker: &Arc<Broker>) -> Result<Vec<Listener>, StartError> {
-    let settings = broker.settings();
-    let network = &settings.broker().network;
-    let limits = ConnectionLimits {
-        frame_bytes_max: network.request_bytes_max,
-        idle_max: network.connection_idle_max,
+/// Has the cluster know the broker, and opens what the cluster says that the broker has.
+async fn join(
+    broker: &Arc<Broker>,
+    registration: &Registration,
+    found: Vec<storage::FoundLog>,
+) -> Result<(), StartError> {
+    // The only voter needs the task that decides to be registered at all.
+    let stop = broker.stop.subscribe();
+    tokio::spawn(controller::run(Arc::clone(broker), stop));
+    lifecycle::join(broker, registration).await?;
+    broker.apply_dynamic_settings();
+    let cleaner = Arc::clone(broker);
+    let cleaned = spawn_blocking(move || replicas::set_aside_strays(&cleaner, &found));
+    cleaned.await.expect("setting logs aside does not panic")?;
+    replicas::reconcile(broker).await;
+    Ok(())
+}
+
+/// Reads the metadata log, and says who the others are.
+async fn open_quorum(
+    settings: &Settings,
+    reach: &Reach,
+    cluster_id: &Str,
+    log: Arc<storage::Log>,
+    disk: Arc<dyn Disk>,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Arc<Quorum>, Driver), StartError> {
+    let node = settings.node_id();
+    let voters = settings.quorum_voters();
+    let first_voters = match (voters.is_empty(), settings.bootstrap_servers().is_empty()) {
+        (true, true) => vec![node],
+        _ if voters.contains_key(&node) => voters.keys().copied().collect(),
+        _ => Vec::new(),
     };
-    let mut listeners = Vec::new();
+    let peers = Peers::new(node, cluster_id.clone(), voters.clone(), reach.clone());
+    let options = QuorumOptions {
+        node,
+        log,
+        disk,
+        peers,
+        clock: Arc::clone(clock),
+        election_timeout: settings.broker().replication.election_timeout,
+        first_voters,
+    };
+    Ok(Quorum::open(options).await?)
+}
+
+/// Binds every listener. Connections wait in the backlog until they run.
+async fn bind(settings: &Settings) -> Result<Vec<(Str, TcpListener)>, StartError> {
+    let mut sockets = Vec::new();
     for endpoint in settings.listeners() {
-        listeners.push(Listener {
-            name: Str::copy_from(&endpoint.name),
-            socket: listen(&endpoint.bind.to_string()).await?,
-            broker: Arc::clone(broker),
-            limits,
-        });
+        sockets.push((Str::copy_from(&endpoint.name), listen(&endpoint.bind.to_string()).await?));
     }
-    Ok(listeners)
+    Ok(sockets)
+}
+
+fn connection_limits(settings: &Settings) -> ConnectionLimits {
+    let network = &settings.broker().network;
+    ConnectionLimits { frame_bytes_max: network.request_bytes_max, idle_max: network.connection_idle_max }
 }
 
 /// Kafka's number of the protocol without encryption and authentication.
 const SECURITY_PROTOCOL_PLAINTEXT: i16 = 0;
 
-/// Whoever has the data directory's lock has outlived the process that had it before.
-const IS_ALIVE: bool = false;
-
-impl Broker {
-    /// Tells the cluster that this broker is here, and where.
-    async fn register(&self, listeners: &[Listener]) -> Result<(), StartError> {
-        let settings = self.settings();
-        let endpoints = listeners.iter().filter_map(|listener| {
-            let configured =
-                settings.listeners().iter().find(|configured| *configured.name == *listener.name)?;
-            let address = configured.advertised.as_ref().unwrap_or(&configured.bind);
-            let bound = listener.socket.local_addr().ok()?;
-            Some(Endpoint {
-                listener: listener.name.clone(),
-                host: Str::copy_from(&address.host),
-                port: if address.port == 0 { bound.port() } else { address.port },
-                security_protocol: SECURITY_PROTOCOL_PLAINTEXT,
-            })
+/// What the broker says of itself to the cluster: the listener for brokers first.
+fn registration(
+    settings: &Settings,
+    sockets: &[(Str, TcpListener)],
+    previous_epoch: i64,
+) -> Result<Registration, StartError> {
+    let mut listeners = Vec::new();
+    for ((name, socket), configured) in sockets.iter().zip(settings.listeners()) {
+        let address = settings.registered_address(configured);
+        let bound = socket.local_addr().map_err(|error| listen_error(&configured.bind, error))?;
+        listeners.push(RegisteredListener {
+            name: name.clone(),
+            host: Str::copy_from(&address.host),
+            port: if address.port == 0 { bound.port() } else { address.port },
+            security_protocol: SECURITY_PROTOCOL_PLAINTEXT,
         });
-        let command = RegisterBroker {
-            id: self.node_id,
-            incarnation_id: Uuid(rand::random()),
-            endpoints: endpoints.collect(),
-            features: Vec::new(),
-            rack: settings.broker().node.rack.as_deref().map(Str::copy_from),
-            log_dirs: vec![self.data_dir.directory_id()],
-            fenced: false,
-            previous_epoch: -1,
-        };
-        let settings = Arc::clone(&settings);
-        let decide = |image: &Image| {
-            // Alone in its cluster, it is the one that knows of all epochs that were given.
-            let epoch = image.brokers().map(|broker| broker.epoch).max().unwrap_or(0) + 1;
-            image.register_broker(&command, epoch, IS_ALIVE, &*settings)
-        };
-        let registered = self
-            .metadata
-            .try_commit(self.clock.now(), decide)
-            .await
-            .map_err(|error| StartError::Register(error.to_string()))?
-            .map_err(|refusal| StartError::Register(refusal.to_string()))?;
-        self.epoch.store(registered.epoch, Ordering::Release);
-        Ok(())
     }
+    if let Some(name) = settings.broker().network.inter_broker_listener.as_deref() {
+        listeners.sort_by_key(|listener| !listener.name.eq_ignore_ascii_case(name));
+    }
+    Ok(Registration { incarnation_id: Uuid(rand::random()), listeners, previous_epoch })
 }
 
 async fn listen(address: &str) -> Result<TcpListener, StartError> {

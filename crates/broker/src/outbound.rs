@@ -40,6 +40,14 @@ impl Reply {
     }
 }
 
+impl Reply {
+    /// A reply without batches as bytes.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        assert!(self.batches.is_empty(), "only fetches are answered with batches");
+        self.frame.to_bytes()
+    }
+}
+
 impl From<Frame> for Reply {
     fn from(frame: Frame) -> Self {
         Reply::new(frame, Vec::new())

@@ -101,16 +101,27 @@ impl Partitions {
         });
     }
 
-    /// Takes a topic out; returns it if it was there.
-    pub(crate) fn remove_topic(&self, name: &str) -> Option<Arc<HostedTopic>> {
-        let mut removed = None;
+    /// Takes partitions out, and topics of which nothing is left.
+    pub(crate) fn remove(&self, partitions: &[Arc<Partition>]) {
         self.change(|hosted| {
-            removed = hosted.by_name.remove(name);
-            if let Some(topic) = &removed {
-                hosted.names.remove(&topic.id);
+            for partition in partitions {
+                let name = &partition.id.topic;
+                let Some(topic) = hosted.by_name.get_mut(name).filter(|topic| topic.id == partition.topic_id)
+                else {
+                    continue;
+                };
+                let slots = &mut Arc::make_mut(topic).partitions;
+                let index =
+                    usize::try_from(partition.id.partition.0).expect("partition ids are not negative");
+                if let Some(slot) = slots.get_mut(index) {
+                    *slot = None;
+                }
+                if slots.iter().all(Option::is_none) {
+                    hosted.by_name.remove(name);
+                    hosted.names.remove(&partition.topic_id);
+                }
             }
         });
-        removed
     }
 
     fn change(&self, change: impl FnOnce(&mut Hosted)) {

@@ -3,12 +3,15 @@
 //! what is left of it when the broker stops is never used.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use state::metadata::Refusal;
 use tokio::sync::Mutex;
-use wire::{BrokerId, Millis, ProducerId};
+use wire::messages::allocate_producer_ids::AllocateProducerIdsRequest;
+use wire::{ErrorCode, ProducerId};
 
-use crate::metadata::{CommitError, Metadata};
+use crate::broker::Broker;
+use crate::controller_link::Unanswered;
 
 /// The block that is being used up.
 #[derive(Debug, Default)]
@@ -20,26 +23,27 @@ pub(crate) struct ProducerIds {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProducerIdError {
     #[error(transparent)]
-    Commit(#[from] CommitError),
-    #[error(transparent)]
-    Refused(#[from] Refusal),
+    Unanswered(#[from] Unanswered),
+    #[error("the controller refuses with {0:?}")]
+    Refused(ErrorCode),
 }
 
 impl ProducerIds {
     /// An id that no producer had before.
-    pub(crate) async fn next(
-        &self,
-        metadata: &Metadata,
-        broker: BrokerId,
-        broker_epoch: i64,
-        now: Millis,
-    ) -> Result<ProducerId, ProducerIdError> {
+    pub(crate) async fn next(&self, broker: &Arc<Broker>) -> Result<ProducerId, ProducerIdError> {
         let mut block = self.block.lock().await;
         if block.is_empty() {
-            let reserved =
-                metadata.try_commit(now, |image| image.allocate_producer_ids(broker, broker_epoch)).await??;
-            *block = reserved.first.0..reserved.first.0 + i64::from(reserved.count);
+            let request = AllocateProducerIdsRequest {
+                broker_id: broker.node_id.0,
+                broker_epoch: broker.epoch.load(Ordering::Acquire),
+            };
+            let answer = broker.ask_controller(request).await?;
+            if !answer.error_code.is_ok() {
+                return Err(ProducerIdError::Refused(answer.error_code));
+            }
+            let start = answer.producer_id_start;
+            *block = start..start.saturating_add(i64::from(answer.producer_id_len));
         }
-        Ok(ProducerId(block.next().expect("a fresh block is not empty")))
+        block.next().map(ProducerId).ok_or(ProducerIdError::Refused(ErrorCode::UNKNOWN_SERVER_ERROR))
     }
 }

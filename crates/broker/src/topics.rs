@@ -1,27 +1,27 @@
-//! Changes of topics and of settings: decided by the metadata, then carried out on the disk and in the table.
+//! Changes of topics and of settings: decided by the active controller, and carried out by every broker that they concern
+//! (see `replicas.rs`).
 //!
-//! Invariant: changes run one at a time and to their end, also when the client that asked is gone, so that metadata,
-//! logs and table agree whenever nobody holds the lock. What the metadata says is durable before a log is touched; a
-//! topic whose logs cannot be opened is taken back. Requests about existing topics never wait here.
+//! Invariant: changes run one at a time and to their end, also when the client that asked is gone. They are answered once they
+//! are committed and this broker has carried out its part; a topic whose logs it cannot open is taken back. Requests about
+//! existing topics never wait here.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use state::metadata::{
-    AlterConfigs, ConfigResource, CreatePartitions, CreateTopic, CreatedTopic, DeleteTopic, DeletedTopic,
-    Image, Mode, Refusal, ReplaceConfigs, ResourceKind, TopicDefaults,
+    AlterConfigs, CreatePartitions, CreateTopic, CreatedTopic, DeleteTopic, DeletedTopic, Image, Mode,
+    Refusal, ReplaceConfigs, TopicDefaults,
 };
 use tokio::sync::Mutex;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
-use wire::{ErrorCode, PartitionId, Str, TopicPartition, Uuid};
+use wire::messages::auto_create_topics::{AutoCreateTopicsRequest, AutoCreateTopicsResponse, TopicAnswer};
+use wire::{ErrorCode, Str, Uuid};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::coordinator::OFFSETS_TOPIC;
 use crate::descriptors::NoDescriptors;
-use crate::metadata::CommitError;
-use crate::partition::Partition;
+use crate::quorum::NotCommitted;
 use crate::settings::Settings;
 
 /// Why a change did not happen.
@@ -29,8 +29,8 @@ use crate::settings::Settings;
 pub(crate) enum TopicError {
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("the metadata log cannot be written: {0}")]
-    Commit(Arc<CommitError>),
+    #[error(transparent)]
+    NotCommitted(#[from] NotCommitted),
     #[error("the topic's logs cannot be opened: {0}")]
     Open(String),
     #[error(transparent)]
@@ -41,6 +41,9 @@ pub(crate) enum TopicError {
     DeletionDisabled,
     #[error("the change takes longer than the {} ms that the request allows; it goes on", .0.as_millis())]
     TimedOut(Duration),
+    /// The controller, which is another broker, says so.
+    #[error("{message}")]
+    Elsewhere { error_code: ErrorCode, message: Str },
 }
 
 impl TopicError {
@@ -48,23 +51,19 @@ impl TopicError {
     pub(crate) fn error_code(&self) -> ErrorCode {
         match self {
             TopicError::Refused(refusal) => ErrorCode::from(refusal),
-            TopicError::Commit(_) | TopicError::Open(_) => ErrorCode::KAFKA_STORAGE_ERROR,
+            TopicError::NotCommitted(error) => ErrorCode::from(*error),
+            TopicError::Open(_) => ErrorCode::KAFKA_STORAGE_ERROR,
             TopicError::NoDescriptors(_) => ErrorCode::POLICY_VIOLATION,
             TopicError::Internal(_) => ErrorCode::INVALID_REQUEST,
             TopicError::DeletionDisabled => ErrorCode::TOPIC_DELETION_DISABLED,
             TopicError::TimedOut(_) => ErrorCode::REQUEST_TIMED_OUT,
+            TopicError::Elsewhere { error_code, .. } => *error_code,
         }
     }
 
     /// What a client is told in words.
     pub(crate) fn message(&self) -> Option<Str> {
         Some(Str::from(self.to_string()))
-    }
-}
-
-impl From<CommitError> for TopicError {
-    fn from(error: CommitError) -> Self {
-        TopicError::Commit(Arc::new(error))
     }
 }
 
@@ -95,20 +94,29 @@ impl Topics {
         Ok(answers)
     }
 
-    /// Creates topics because a client named them, with the broker's defaults. One that came to exist meanwhile is
-    /// fine.
-    pub(crate) async fn create_auto(
-        &self,
-        broker: &Arc<Broker>,
-        names: Vec<Str>,
-    ) -> PerItem<Str, CreatedTopic> {
-        let topics = names.into_iter().map(|name| CreateTopic {
-            name,
-            num_partitions: -1,
-            replication_factor: -1,
-            ..CreateTopic::default()
+    /// Has topics created because a client named them, with the controller's defaults, and waits until they are known here.
+    /// Returns what was refused; a topic that came to exist meanwhile is fine.
+    pub(crate) async fn create_auto(&self, broker: &Arc<Broker>, names: Vec<Str>) -> Vec<(Str, TopicError)> {
+        let elsewhere = |error_code, message| TopicError::Elsewhere { error_code, message };
+        let response = match broker.ask_controller(AutoCreateTopicsRequest { names: names.clone() }).await {
+            Ok(response) => response,
+            Err(error) => {
+                let error = elsewhere(ErrorCode::LEADER_NOT_AVAILABLE, Str::from(error.to_string()));
+                return names.into_iter().map(|name| (name, error.clone())).collect();
+            }
+        };
+        if !response.error_code.is_ok() {
+            let message = Str::from("the controller is changing");
+            let error = elsewhere(response.error_code, message);
+            return names.into_iter().map(|name| (name, error.clone())).collect();
+        }
+        broker.replicas.wait_reconciled(u64::try_from(response.metadata_index).unwrap_or(0)).await;
+        let refused = response.topics.into_iter().filter(|topic| !topic.error_code.is_ok());
+        let refused = refused.map(|topic| {
+            let message = topic.error_message.unwrap_or_default();
+            (topic.name, elsewhere(topic.error_code, message))
         });
-        self.create(broker, topics.collect(), Mode::Apply).await
+        refused.collect()
     }
 
     /// Makes one of the broker's own topics if it is not there.
@@ -117,16 +125,9 @@ impl Topics {
         broker: &Arc<Broker>,
         name: &'static str,
     ) -> Result<(), TopicError> {
-        assert!(name == OFFSETS_TOPIC, "the only topic that the broker writes");
-        if broker.partitions.load().topic(name).is_some() {
-            return Ok(());
-        }
-        let topic = offsets_topic(&broker.settings());
-        let answers = to_the_end(broker, move |broker| create(broker, vec![topic], Mode::Apply)).await?;
-        match answers.into_iter().next() {
-            Some((_, Err(TopicError::Refused(Refusal::TopicExists(_))))) | None => Ok(()),
-            Some((_, answer)) => answer.map(|_created| ()),
-        }
+        assert!(name == OFFSETS_TOPIC, "the only topic that brokers write by themselves");
+        let refused = self.create_auto(broker, vec![Str::from(name)]).await;
+        refused.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
     }
 
     /// Deletes topics, their logs, and the offsets that groups committed for them.
@@ -177,12 +178,12 @@ impl Topics {
         changes: Vec<AlterConfigs>,
         mode: Mode,
     ) -> Result<Vec<Result<(), Refusal>>, TopicError> {
-        let resources = changes.iter().map(|change| change.resource.clone()).collect();
         to_the_end(broker, move |broker| async move {
             let settings = Arc::clone(&broker.settings());
             let decide = |image: &Image| image.alter_configs(&changes, mode, &*settings);
             let answers = broker.metadata.commit(broker.clock.now(), decide).await?;
-            apply_configs(&broker, resources).await;
+            broker.carried_out().await;
+            crate::controller::elect_where_nobody_leads(&broker).await;
             Ok(answers)
         })
         .await
@@ -195,15 +196,61 @@ impl Topics {
         changes: Vec<ReplaceConfigs>,
         mode: Mode,
     ) -> Result<Vec<Result<(), Refusal>>, TopicError> {
-        let resources = changes.iter().map(|change| change.resource.clone()).collect();
         to_the_end(broker, move |broker| async move {
             let settings = Arc::clone(&broker.settings());
             let decide = |image: &Image| image.replace_configs(&changes, mode, &*settings);
             let answers = broker.metadata.commit(broker.clock.now(), decide).await?;
-            apply_configs(&broker, resources).await;
+            broker.carried_out().await;
+            crate::controller::elect_where_nobody_leads(&broker).await;
             Ok(answers)
         })
         .await
+    }
+}
+
+impl Broker {
+    /// Waits until this broker has carried out what is committed so far.
+    async fn carried_out(&self) {
+        self.replicas.wait_reconciled(self.metadata.quorum().applied()).await;
+    }
+}
+
+/// On the controller: creates topics for a broker whose client named them.
+pub(crate) async fn auto_create(
+    broker: Arc<Broker>,
+    request: AutoCreateTopicsRequest,
+) -> AutoCreateTopicsResponse {
+    let image = broker.metadata.image();
+    let missing = request.names.into_iter().filter(|name| image.topic(name).is_none());
+    let topics: Vec<CreateTopic> = missing
+        .map(|name| match broker.is_internal_topic(&name) {
+            true => offsets_topic(&broker, &image),
+            false => CreateTopic {
+                name: Str::copy_from(&name),
+                num_partitions: -1,
+                replication_factor: -1,
+                ..CreateTopic::default()
+            },
+        })
+        .collect();
+    let created = to_the_end(&broker, move |broker| create(broker, topics, Mode::Apply)).await;
+    let answers = match created {
+        Ok(answers) => answers,
+        Err(error) => {
+            return AutoCreateTopicsResponse { error_code: error.error_code(), ..Default::default() };
+        }
+    };
+    let topics = answers.into_iter().map(|(name, answer)| match answer {
+        // Another client was first.
+        Ok(_) | Err(TopicError::Refused(Refusal::TopicExists(_))) => {
+            TopicAnswer { name, ..TopicAnswer::default() }
+        }
+        Err(error) => TopicAnswer { name, error_code: error.error_code(), error_message: error.message() },
+    });
+    AutoCreateTopicsResponse {
+        topics: topics.collect(),
+        metadata_index: i64::try_from(broker.metadata.quorum().applied()).unwrap_or(i64::MAX),
+        ..AutoCreateTopicsResponse::default()
     }
 }
 
@@ -249,168 +296,98 @@ async fn create(broker: Arc<Broker>, topics: Vec<CreateTopic>, mode: Mode) -> Pe
     let decide = |image: &Image| {
         image.create_topics(&topics, mode, defaults, &*settings, placement_start, &mut fresh_topic_id)
     };
+    if mode == Mode::Apply {
+        let replicas = decide(&broker.metadata.image()).reply.into_iter().filter_map(|(_, created)| {
+            let CreatedTopic { num_partitions, replication_factor, .. } = created.ok()?;
+            Some(
+                usize::try_from(num_partitions)
+                    .ok()?
+                    .saturating_mul(usize::try_from(replication_factor).ok()?),
+            )
+        });
+        broker.descriptors.check(share_of(&broker, replicas.fold(0, usize::saturating_add)))?;
+    }
     let decided = broker.metadata.commit(broker.clock.now(), decide).await?;
+    broker.carried_out().await;
     let mut answers = Vec::with_capacity(decided.len());
     for (name, created) in decided {
-        let answer = match (created, mode) {
-            (Ok(created), Mode::Apply) => {
-                open_or_take_back(&broker, &name, created.id).await.map(|()| created)
-            }
-            (Ok(created), Mode::ValidateOnly) => Ok(created),
-            (Err(refusal), _) => Err(TopicError::from(refusal)),
+        let answer = match created {
+            Ok(created) => match broker.replicas.take_failure(created.id) {
+                None => Ok(created),
+                Some(why) => {
+                    take_back(&broker, &name, created.id, &why).await;
+                    Err(TopicError::Open(why))
+                }
+            },
+            Err(refusal) => Err(TopicError::from(refusal)),
         };
         answers.push((name, answer));
     }
     Ok(answers)
 }
 
+/// How many of so many new replicas one broker has to expect.
+fn share_of(broker: &Broker, replicas: usize) -> usize {
+    let brokers = broker.metadata.image().brokers().filter(|other| other.is_active()).count();
+    replicas.div_ceil(brokers.max(1))
+}
+
 /// A topic that exists and cannot be written to helps nobody: its creator is told why, and may try again.
-async fn open_or_take_back(broker: &Arc<Broker>, name: &Str, id: Uuid) -> Result<(), TopicError> {
-    let count = broker.metadata.image().topic_by_id(id).map_or(0, |topic| topic.partition_count());
-    let opened = match broker.descriptors.check(count) {
-        Ok(()) => open_partitions(broker, name, PartitionId(0)).await,
-        Err(error) => Err(error.into()),
-    };
-    if let Err(error) = &opened {
-        tracing::error!(topic = %name, %error, "a new topic's logs cannot be opened; the topic is taken back");
-        let commands = [DeleteTopic::Id(id)];
-        let taken_back =
-            broker.metadata.commit(broker.clock.now(), |image| image.delete_topics(&commands)).await;
-        if let Err(error) = taken_back {
-            tracing::error!(topic = %name, %error, "a topic without logs could not be taken back");
-        }
-        // Logs of it that could be opened belong to no topic now, and must not become the next one's.
-        let logs: Vec<_> = partition_names(name, count).collect();
-        let deleter = Arc::clone(broker);
-        spawn_blocking(move || delete_logs(&deleter, &logs)).await.expect("deleting logs does not panic");
+async fn take_back(broker: &Arc<Broker>, name: &Str, id: Uuid, why: &str) {
+    tracing::error!(topic = %name, %why, "a new topic's logs cannot be opened; the topic is taken back");
+    let commands = [DeleteTopic::Id(id)];
+    let taken_back = broker.metadata.commit(broker.clock.now(), |image| image.delete_topics(&commands)).await;
+    if let Err(error) = taken_back {
+        tracing::error!(topic = %name, %error, "a topic without logs could not be taken back");
     }
-    opened
-}
-
-/// The names of a topic's first `count` partitions.
-fn partition_names(topic: &Str, count: usize) -> impl Iterator<Item = TopicPartition> {
-    let topic = topic.clone();
-    let count = i32::try_from(count).expect("a topic's partitions fit an i32");
-    (0..count).map(move |id| TopicPartition { topic: topic.clone(), partition: PartitionId(id) })
-}
-
-/// Opens a topic's logs from partition `first` on and puts them into the table.
-async fn open_partitions(broker: &Arc<Broker>, topic: &Str, first: PartitionId) -> Result<(), TopicError> {
-    let (opener, topic) = (Arc::clone(broker), topic.clone());
-    let opened = spawn_blocking(move || {
-        let image = opener.metadata.image();
-        let topic = image.topic(&topic).expect("changes of topics run one at a time");
-        let here = topic
-            .partitions()
-            .filter(|(id, partition)| *id >= first && partition.replicas.contains(&opener.node_id));
-        let opened = here.map(|(id, partition)| {
-            let name = TopicPartition { topic: topic.name.clone(), partition: id };
-            opener.open_partition(&image, name, topic.id, partition.leader_epoch)
-        });
-        opened.collect::<Result<Vec<_>, _>>().map_err(|error| TopicError::Open(error.to_string()))
-    });
-    let opened = opened.await.expect("opening logs does not panic")?;
-    broker.partitions.insert(opened);
-    Ok(())
+    broker.carried_out().await;
 }
 
 async fn delete(broker: Arc<Broker>, topics: Vec<DeleteTopic>) -> PerItem<DeleteTopic, DeletedTopic> {
     let decide = |image: &Image| image.delete_topics(&topics);
-    let before = broker.metadata.image();
     let decided = broker.metadata.commit(broker.clock.now(), decide).await?;
-    let deleted: Vec<Str> =
-        decided.iter().filter_map(|(_, answer)| Some(answer.as_ref().ok()?.name.clone())).collect();
-    let gone = deleted.iter().filter_map(|name| broker.partitions.remove_topic(name));
-    let served: Vec<Arc<Partition>> =
-        gone.flat_map(|topic| topic.partitions().cloned().collect::<Vec<_>>()).collect();
-    // Partitions that could not be opened are not served, and have files all the same.
-    let counts = deleted.iter().filter_map(|name| Some((name, before.topic(name)?.partition_count())));
-    let logs: Vec<_> = counts.flat_map(|(name, count)| partition_names(name, count)).collect();
-    let deleter = Arc::clone(&broker);
-    spawn_blocking(move || delete_logs(&deleter, &logs)).await.expect("deleting logs does not panic");
-    for partition in served {
-        partition.waiting.fail(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
-    }
-    if !deleted.is_empty() {
-        broker.groups.topics_deleted(&deleted);
-    }
+    broker.carried_out().await;
     Ok(decided.into_iter().map(|(topic, answer)| (topic, answer.map_err(TopicError::from))).collect())
-}
-
-/// Closes and removes logs that the table no longer has. Blocks.
-fn delete_logs(broker: &Broker, partitions: &[TopicPartition]) {
-    for partition in partitions {
-        if let Err(error) = broker.data_dir.delete_log(partition) {
-            // The topic is gone all the same: the next start finds a log of no topic and sets it aside.
-            tracing::error!(%partition, %error, "a deleted topic's files could not be removed");
-        }
-    }
 }
 
 async fn add_partitions(broker: Arc<Broker>, topics: Vec<CreatePartitions>, mode: Mode) -> PerItem<Str, ()> {
     let before = broker.metadata.image();
     let added = topics.iter().map(|topic| {
-        let count = before.topic(&topic.name).map_or(0, |known| known.partition_count());
-        usize::try_from(topic.count).unwrap_or(0).saturating_sub(count)
+        let known = before.topic(&topic.name);
+        let count = known.map_or(0, |known| known.partition_count());
+        let factor = known.map_or(1, |known| known.replication_factor());
+        usize::try_from(topic.count).unwrap_or(0).saturating_sub(count).saturating_mul(factor)
     });
-    broker.descriptors.check(added.fold(0, usize::saturating_add))?;
+    broker.descriptors.check(share_of(&broker, added.fold(0, usize::saturating_add)))?;
     let placement_start = rand::random::<u32>() as usize;
     let decide = |image: &Image| image.create_partitions(&topics, mode, placement_start);
     let decided = broker.metadata.commit(broker.clock.now(), decide).await?;
-    let mut answers = Vec::with_capacity(decided.len());
-    for (name, added) in decided {
-        let answer = match (added, mode) {
-            (Ok(()), Mode::Apply) => {
-                let count = before.topic(&name).map_or(0, |topic| topic.partition_count());
-                let first = i32::try_from(count).expect("a topic's partitions fit an i32");
-                open_partitions(&broker, &name, PartitionId(first)).await
-            }
-            (Ok(()), Mode::ValidateOnly) => Ok(()),
+    broker.carried_out().await;
+    let answers = decided.into_iter().map(|(name, added)| {
+        let id = before.topic(&name).map(|topic| topic.id);
+        let failure = id.and_then(|id| broker.replicas.take_failure(id));
+        let answer = match (added, failure) {
+            (Ok(()), None) => Ok(()),
+            (Ok(()), Some(why)) => Err(TopicError::Open(why)),
             (Err(refusal), _) => Err(TopicError::from(refusal)),
         };
-        answers.push((name, answer));
-    }
-    Ok(answers)
-}
-
-/// Makes the running broker follow settings that may have changed. Setting a log's settings to what they are does
-/// nothing.
-async fn apply_configs(broker: &Arc<Broker>, resources: Vec<ConfigResource>) {
-    let broker = Arc::clone(broker);
-    let applied = spawn_blocking(move || {
-        let image = broker.metadata.image();
-        let hosted = broker.partitions.load_full();
-        if resources.iter().any(|resource| resource.kind == ResourceKind::Broker) {
-            broker.apply_dynamic_settings();
-            // Every topic inherits from the broker's settings.
-            for topic in hosted.topics() {
-                update_logs(&broker, &image, topic);
-            }
-            return;
-        }
-        let changed = resources.iter().filter(|resource| resource.kind == ResourceKind::Topic);
-        for topic in changed.filter_map(|resource| hosted.topic(&resource.name)) {
-            update_logs(&broker, &image, topic);
-        }
+        (name, answer)
     });
-    applied.await.expect("changing settings does not panic");
+    Ok(answers.collect())
 }
 
-fn update_logs(broker: &Broker, image: &Image, topic: &crate::partitions::HostedTopic) {
-    let config = broker.log_config(image, &topic.name);
-    for partition in topic.partitions() {
-        partition.log.update_config(config.clone());
-    }
-}
-
-fn offsets_topic(settings: &Settings) -> CreateTopic {
+/// The offsets topic as it is made: replicated as the settings say, as far as there are, or are to be, brokers for it.
+fn offsets_topic(broker: &Broker, image: &Image) -> CreateTopic {
+    let settings: &Settings = &broker.settings();
     let groups = &settings.broker().groups;
     let configs = settings.offsets_topic_configs();
+    let registered = image.brokers().count();
+    let expected = settings.quorum_voters().len().max(registered).max(1);
+    let factor = usize::try_from(groups.offsets_topic_replication_factor).unwrap_or(1).min(expected);
     CreateTopic {
         name: Str::from(OFFSETS_TOPIC),
         num_partitions: groups.offsets_topic_partitions,
-        // Kafka asks for three replicas and so for three brokers; a lone broker's groups cannot wait for them.
-        replication_factor: -1,
+        replication_factor: i16::try_from(factor).expect("the setting is an i16"),
         configs: configs.into_iter().map(|(key, value)| (key, Some(value))).collect(),
         ..CreateTopic::default()
     }

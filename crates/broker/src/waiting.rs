@@ -18,6 +18,7 @@ use wire::{ErrorCode, Offset};
 pub(crate) struct ParkedFetch {
     wake: Notify,
     woken: AtomicBool,
+    recalled: AtomicBool,
 }
 
 impl ParkedFetch {
@@ -28,6 +29,17 @@ impl ParkedFetch {
     /// Waits until one of the partitions it was parked at has moved since.
     pub(crate) async fn woken(&self) {
         self.wake.notified().await;
+    }
+
+    /// Has the fetch answered with what there is: its sender has something else to ask for.
+    pub(crate) fn recall(&self) {
+        self.recalled.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether the fetch was woken to be answered at once.
+    pub(crate) fn is_recalled(&self) -> bool {
+        self.recalled.load(Ordering::Acquire)
     }
 
     fn wake(&self) {
@@ -75,7 +87,8 @@ impl ParkedProduce {
         }
     }
 
-    fn decide(&self, index: usize, error: ErrorCode) {
+    /// Answers for the partition at `index`, which has not answered yet.
+    pub(crate) fn decide(&self, index: usize, error: ErrorCode) {
         let before = self.outcomes[index].swap(i32::from(error.0), Ordering::AcqRel);
         assert!(before == UNDECIDED, "a partition answered a produce twice");
         if self.remaining.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -96,6 +109,9 @@ struct ProduceWaiter {
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     fetches: Mutex<Vec<Arc<ParkedFetch>>>,
+    /// Followers read up to the log's end and wait for that to move.
+    followers: Mutex<Vec<Arc<ParkedFetch>>>,
+    has_followers: AtomicBool,
     produces: Mutex<Vec<ProduceWaiter>>,
 }
 
@@ -109,6 +125,32 @@ impl Waiting {
             fetches.retain(|parked| Arc::strong_count(parked) > 1);
         }
         fetches.push(Arc::clone(fetch));
+    }
+
+    /// Parks a follower's fetch until the log grows.
+    pub(crate) fn park_follower(&self, fetch: &Arc<ParkedFetch>) {
+        let mut followers = self.followers.lock();
+        if followers.len() == followers.capacity() {
+            followers.retain(|parked| Arc::strong_count(parked) > 1);
+        }
+        followers.push(Arc::clone(fetch));
+        self.has_followers.store(true, Ordering::Release);
+    }
+
+    /// Wakes the followers: there is more to fetch.
+    pub(crate) fn log_grew(&self) {
+        // A follower that parks meanwhile looks at the log once more.
+        if self.has_followers.load(Ordering::Acquire) {
+            self.wake_followers();
+        }
+    }
+
+    fn wake_followers(&self) {
+        let mut followers = self.followers.lock();
+        self.has_followers.store(false, Ordering::Release);
+        for fetch in followers.drain(..) {
+            fetch.wake();
+        }
     }
 
     /// How many fetches are parked here.
@@ -131,6 +173,12 @@ impl Waiting {
     /// Wakes everything: the partition can no longer serve, for the reason in `error`.
     pub(crate) fn fail(&self, error: ErrorCode) {
         self.wake_fetches();
+        self.wake_followers();
+        self.finish_produces(error, |_| true);
+    }
+
+    /// Answers the produces that wait, for the reason in `error`; readers go on waiting.
+    pub(crate) fn fail_produces(&self, error: ErrorCode) {
         self.finish_produces(error, |_| true);
     }
 

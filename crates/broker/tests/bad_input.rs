@@ -109,7 +109,7 @@ fn an_unknown_version_of_api_versions_is_answered_with_the_list() {
         panic!("not an answer in version 0")
     };
     assert_eq!(error_code, ErrorCode::UNSUPPORTED_VERSION);
-    assert_eq!(api_keys.len(), ApiKey::ALL.len());
+    assert_eq!(api_keys.len(), ApiKey::ALL.iter().filter(|api| !api.is_private()).count());
 }
 
 #[test]

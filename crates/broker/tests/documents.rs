@@ -24,7 +24,8 @@ fn the_protocol_page_is_what_the_table_of_apis_says() {
 #[test]
 fn every_api_of_kafka_is_implemented_or_planned_and_none_is_both() {
     let planned: BTreeSet<i16> = protocol::PLANNED.iter().map(|planned| planned.code).collect();
-    let implemented: BTreeSet<i16> = ApiKey::ALL.iter().map(|api| api.code()).collect();
+    let public = ApiKey::ALL.iter().filter(|api| !api.is_private());
+    let implemented: BTreeSet<i16> = public.map(|api| api.code()).collect();
     assert_eq!(planned.intersection(&implemented).collect::<Vec<_>>(), Vec::<&i16>::new());
     let all: BTreeSet<i16> = planned.union(&implemented).copied().collect();
     let missing: Vec<i16> = (0..=protocol::LAST_CODE).filter(|code| !all.contains(code)).collect();

@@ -16,7 +16,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use wire::messages::api_versions::ApiVersionsRequest;
-use wire::{ApiKey, DecodeError, Decoder, ErrorCode, Frame, Message, RequestHeader, ResponseHeader, Str};
+use wire::{
+    ApiKey, ApiRequest, DecodeError, Decoder, ErrorCode, Frame, Message, RequestHeader, ResponseHeader, Str,
+};
 
 use crate::api::Call;
 use crate::environment::{Address, Environment, Socket};
@@ -170,7 +172,9 @@ impl Connection {
         timeout_at(deadline, send).await.unwrap_or_else(|_| Err(self.timed_out(C::API, begun)))
     }
 
-    async fn call_version<C: Call>(
+    /// Sends a request in a version that the caller knows the other side to speak, and waits for its answer until the
+    /// deadline: what brokers say among themselves is not advertised.
+    pub async fn call_version<C: ApiRequest>(
         &self,
         request: C,
         version: i16,
@@ -200,7 +204,7 @@ impl Connection {
         }
     }
 
-    fn frame<C: Call>(&self, request: C, version: i16) -> (i32, Frame) {
+    fn frame<C: ApiRequest>(&self, request: C, version: i16) -> (i32, Frame) {
         let correlation_id = self.inner.correlation_id.fetch_add(1, Ordering::Relaxed);
         let header = RequestHeader {
             api_key: C::API.code(),
@@ -349,7 +353,7 @@ async fn read_frame(reader: &mut (impl AsyncRead + Unpin), length: usize) -> io:
     Ok(frame.freeze())
 }
 
-fn decode<C: Call>(version: i16, frame: Bytes) -> Result<C::Response, DecodeError> {
+fn decode<C: ApiRequest>(version: i16, frame: Bytes) -> Result<C::Response, DecodeError> {
     let mut decoder = Decoder::new(frame);
     ResponseHeader::decode(&mut decoder, C::API, version)?;
     // A broker that does not know the version of an ApiVersions request answers in version 0 (KIP-511).

@@ -152,8 +152,12 @@ fn run(
         let data_dir = settings.log_dir().to_owned();
         // Before the node, so that no signal is missed from the first byte on disk on.
         let mut stop = Stop::listen()?;
-        let options = NodeOptions { settings, disk: Arc::new(RealDisk), clock: Arc::new(SystemClock) };
-        let node = Node::start(options).await.map_err(refused)?;
+        let options = NodeOptions { settings, disk: Arc::new(RealDisk), clock: Arc::new(SystemClock), environment: Arc::new(client::TokioEnvironment) };
+        let node = tokio::select! {
+            started = Node::start(options) => started.map_err(refused)?,
+            // It may wait for others, for as long as they are not there.
+            () = stop.asked() => return Err(Failure::failed("stopped before it was ready".to_owned())),
+        };
         let ready = Ready {
             kafka: node.kafka_addr(),
             admin: node.admin_addr(),

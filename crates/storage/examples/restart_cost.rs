@@ -40,7 +40,7 @@ fn main() {
         open_all(&data, count)
     });
     assert!(logs.iter().all(|log| log.flushed_end().0 == 20));
-    timed("clean stop", || data.close(Millis(0)).expect("a clean stop"));
+    timed("clean stop", || data.close(Millis(0), -1).expect("a clean stop"));
     drop((logs, data));
 
     let data = open(&dir);

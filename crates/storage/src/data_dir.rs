@@ -57,6 +57,8 @@ pub struct DataDir {
     path: PathBuf,
     meta: Meta,
     clean: bool,
+    /// The epoch of the broker that stopped in order, as its mark says; -1 where it says nothing.
+    last_broker_epoch: i64,
     checkpoints: Arc<Checkpoints>,
     logs: Mutex<BTreeMap<TopicPartition, Arc<Log>>>,
     /// Partitions whose logs could not be opened. While there is one, no stop is clean: the mark would have the next
@@ -95,9 +97,9 @@ impl DataDir {
         let checkpoints =
             Checkpoints::load(disk.clone(), path.to_owned()).map_err(DataDirError::disk(path))?;
         let clean_path = path.join(layout::CLEAN_SHUTDOWN);
-        let clean = read_small_if_exists(&*disk, &clean_path, META_BYTES_MAX)
-            .map_err(DataDirError::disk(&clean_path))?
-            .is_some();
+        let mark = read_small_if_exists(&*disk, &clean_path, META_BYTES_MAX)
+            .map_err(DataDirError::disk(&clean_path))?;
+        let last_broker_epoch = mark.as_deref().map_or(-1, broker_epoch_of);
         remove_if_exists(&*disk, &clean_path).map_err(DataDirError::disk(&clean_path))?;
         remove_deleted(&*disk, path).map_err(DataDirError::disk(path))?;
         disk.sync_dir(path).map_err(DataDirError::disk(path))?;
@@ -106,7 +108,8 @@ impl DataDir {
             disk,
             path: path.to_owned(),
             meta,
-            clean,
+            clean: mark.is_some(),
+            last_broker_epoch,
             checkpoints,
             logs: Mutex::new(BTreeMap::new()),
             refused: Mutex::new(BTreeSet::new()),
@@ -132,6 +135,11 @@ impl DataDir {
     /// Whether the last process that had it stopped in order.
     pub fn was_clean(&self) -> bool {
         self.clean
+    }
+
+    /// The epoch of the broker that had it last, if that stopped in order and said so, else -1.
+    pub fn last_broker_epoch(&self) -> i64 {
+        self.last_broker_epoch
     }
 
     /// The partitions on disk, opened or not.
@@ -309,8 +317,8 @@ impl DataDir {
     }
 
     /// Closes every log and leaves the mark of a clean stop, unless one could not be closed, or opened before. The
-    /// directory takes no more; the lock goes with the value.
-    pub fn close(&self, now: Millis) -> Result<(), StorageError> {
+    /// directory takes no more; the lock goes with the value. `broker_epoch` is what the broker was registered with, or -1.
+    pub fn close(&self, now: Millis, broker_epoch: i64) -> Result<(), StorageError> {
         let mut noted = Vec::new();
         let mut failed = None;
         for (log, result) in self.for_each_log(&|log| log.finish(now)) {
@@ -327,11 +335,22 @@ impl DataDir {
             return Ok(());
         }
         let path = self.path.join(layout::CLEAN_SHUTDOWN);
-        // Kafka's own content; the epoch that it would compare at the next registration is not known here.
-        replace_file(&*self.disk, &path, br#"{"version":0,"brokerEpoch":-1}"#)
+        let mark = format!("{{\"version\":0,{BROKER_EPOCH}{broker_epoch}}}");
+        replace_file(&*self.disk, &path, mark.as_bytes())
             .and_then(|()| self.disk.sync_dir(&self.path))
             .map_err(StorageError::disk(path))
     }
+}
+
+/// How the mark of a clean stop names the epoch, as Kafka's does.
+const BROKER_EPOCH: &str = "\"brokerEpoch\":";
+
+/// The epoch in a mark of a clean stop; -1 where there is none.
+fn broker_epoch_of(mark: &[u8]) -> i64 {
+    let text = String::from_utf8_lossy(mark);
+    let rest = text.split_once(BROKER_EPOCH).map(|(_, rest)| rest.trim_start());
+    let digits = rest.and_then(|rest| rest.split([',', '}']).next());
+    digits.and_then(|digits| digits.trim().parse().ok()).unwrap_or(-1)
 }
 
 /// Makes the directory and those above it, and their names durable: without them nothing in it would be.

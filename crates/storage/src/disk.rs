@@ -109,11 +109,7 @@ pub(crate) fn read_small(disk: &dyn Disk, path: &Path, len_max: u64) -> io::Resu
 }
 
 /// As [`read_small`], `None` when the file does not exist.
-pub(crate) fn read_small_if_exists(
-    disk: &dyn Disk,
-    path: &Path,
-    len_max: u64,
-) -> io::Result<Option<Vec<u8>>> {
+pub fn read_small_if_exists(disk: &dyn Disk, path: &Path, len_max: u64) -> io::Result<Option<Vec<u8>>> {
     match read_small(disk, path, len_max) {
         Ok(content) => Ok(Some(content)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -123,7 +119,7 @@ pub(crate) fn read_small_if_exists(
 
 /// Replaces a file's content so that a crash leaves the old or the new content: `.tmp`, fsync, rename. The
 /// rename is durable after `sync_dir`, which is the caller's, so that several files share one.
-pub(crate) fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<()> {
+pub fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<()> {
     let tmp = with_suffix(path, ".tmp");
     let file = disk.open(&tmp, OpenMode::Truncate)?;
     write_all_at(&*file, &mut [IoSlice::new(content)], 0)?;
@@ -132,7 +128,7 @@ pub(crate) fn replace_file(disk: &dyn Disk, path: &Path, content: &[u8]) -> io::
 }
 
 /// Removes a file; one that is already gone is fine.
-pub(crate) fn remove_if_exists(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+pub fn remove_if_exists(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     match disk.remove(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,

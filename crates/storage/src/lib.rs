@@ -34,7 +34,9 @@ mod data_dir;
 
 pub use config::{Cleanup, CompressionType, LogConfig, TimestampType};
 pub use data_dir::{DataDir, DataDirOptions, FoundLog};
-pub use disk::{DirEntry, Disk, DiskFile, DiskLock, OpenMode};
+pub use disk::{
+    DirEntry, Disk, DiskFile, DiskLock, OpenMode, read_small_if_exists, remove_if_exists, replace_file,
+};
 pub use epochs::EpochStart;
 pub use error::{AppendError, DataDirError, ReadError, StorageError};
 pub use log::{Append, Appended, Clean, CleanStats, Log, Retained, TimestampOffset};

@@ -118,7 +118,7 @@ impl History {
             }
             if self.rng.one_in(40) {
                 closed = true;
-                if dir.close(Millis(self.model.now)).is_ok() {
+                if dir.close(Millis(self.model.now), -1).is_ok() {
                     self.model.flushed = log.log_end().0;
                 }
                 break;

@@ -96,7 +96,7 @@ fn kafkas_dump_tool_reads_every_file() {
     records += 2;
     let dir = log.path().to_owned();
     assert!(log.segment_count() > 2, "several segments: {}", log.segment_count());
-    data.close(Millis(20_000)).expect("a clean stop");
+    data.close(Millis(20_000), -1).expect("a clean stop");
     check_directory(&lib, &dir, records);
 
     // The same after compaction has been through the directory.
@@ -122,7 +122,7 @@ fn kafkas_dump_tool_reads_every_file() {
     assert!(stats.records_kept < stats.records_read, "{stats:?}");
     let kept = common::dump(&log).split(' ').filter(|record| record.contains(':')).count();
     assert!(kept > 0);
-    data.close(Millis(40_000)).expect("a clean stop");
+    data.close(Millis(40_000), -1).expect("a clean stop");
     let logs = dump(&lib, &files_of(&dir, &[".log"]), &["--deep-iteration"]);
     // Holes are what compaction makes; they are all that the tool may mention.
     assert!(logs.err.lines().all(|line| line.contains("is followed by")), "{}", logs.err);

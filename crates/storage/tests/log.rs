@@ -192,7 +192,7 @@ fn producers_survive_a_restart_with_all_five_batches() {
         }
         log.flush().expect("the flush");
         if clean {
-            dir.close(Millis(2000)).expect("a clean stop");
+            dir.close(Millis(2000), -1).expect("a clean stop");
         }
         drop((log, dir));
         disk.kill();
@@ -637,7 +637,7 @@ fn a_stop_does_not_vouch_for_a_log_that_could_not_be_opened() {
         let dir = open_dir(Arc::new(disk.clone()), "/data");
         let refused = dir.open_log(&partition(), topic_id(), config(), Millis(2000));
         assert!(matches!(refused, Err(StorageError::Damaged { .. })), "{refused:?}");
-        dir.close(Millis(2000)).expect("the others are closed");
+        dir.close(Millis(2000), -1).expect("the others are closed");
     }
 }
 
@@ -655,7 +655,7 @@ fn a_segment_that_was_closed_before_a_crash_is_found_by_time_after_it() {
         let log = dir.open_log(&partition(), topic_id(), config(), Millis(4000)).expect("the log");
         let found = log.offset_for_time(Millis(1000), Offset(3)).expect("the lookup").expect("a record");
         assert_eq!(found.offset, Offset(0));
-        dir.close(Millis(4000)).expect("a clean stop");
+        dir.close(Millis(4000), -1).expect("a clean stop");
         drop(log);
     }
 }

@@ -27,6 +27,11 @@ impl ApiKey {
         self as i16
     }
 
+    /// Whether the API is for brokers among themselves: never told to clients, and Kafka knows nothing of it.
+    pub const fn is_private(self) -> bool {
+        self.code() > 10_000
+    }
+
     /// The version of the request header: 2 where it has tagged fields.
     pub fn request_header_version(self, version: i16) -> i16 {
         if self.is_flexible(version) { 2 } else { 1 }

@@ -1,4 +1,4 @@
-//! ApiVersions: which APIs this broker speaks, in which versions (KIP-35, KIP-511).
+//! ApiVersions: which APIs this broker speaks with clients, in which versions (KIP-35, KIP-511).
 //! The one request that must be answered whatever its version is. Features are not reported: an empty list is not sent
 //! at all, which the oldest clients need, because they misread tagged fields.
 
@@ -40,7 +40,8 @@ pub(crate) fn unsupported_version() -> ApiVersionsResponse {
 }
 
 fn table(error_code: ErrorCode) -> ApiVersionsResponse {
-    let api_keys = ApiKey::ALL.iter().map(|api| ApiVersion {
+    let public = ApiKey::ALL.iter().filter(|api| !api.is_private());
+    let api_keys = public.map(|api| ApiVersion {
         api_key: api.code(),
         min_version: match api {
             // Versions 0 to 2 are refused, and told of all the same: librdkafka before 2.4 takes a broker that lacks

@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use wire::messages::delete_records::{
     DeleteRecordsPartitionResult, DeleteRecordsRequest, DeleteRecordsResponse, DeleteRecordsTopicResult,
 };
-use wire::{ErrorCode, Offset, PartitionId};
+use wire::{ErrorCode, LeaderEpoch, Offset, PartitionId};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
@@ -58,6 +58,7 @@ fn delete(broker: &Broker, request: DeleteRecordsRequest) -> DeleteRecordsRespon
 }
 
 fn delete_in(partition: &Partition, before: i64) -> Result<Offset, ErrorCode> {
+    partition.check_leader(LeaderEpoch::NONE)?;
     if !partition.log.config().cleanup.delete {
         return Err(ErrorCode::POLICY_VIOLATION);
     }

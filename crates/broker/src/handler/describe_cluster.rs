@@ -53,7 +53,7 @@ fn describe(
     });
     DescribeClusterResponse {
         cluster_id: broker.cluster_id.clone(),
-        controller_id: broker.node_id.0,
+        controller_id: broker.controller_id(),
         brokers: brokers.collect(),
         cluster_authorized_operations: operations(
             request.include_cluster_authorized_operations,

@@ -26,6 +26,12 @@ pub(crate) async fn handle(
         topic.partition_indexes.retain(|index| seen.insert((topic.name.clone(), *index)));
         let partitions = topic.partition_indexes.into_iter().map(|partition_index| {
             match here.and_then(|topic| topic.partition(PartitionId(partition_index))) {
+                Some(partition) if !partition.is_leader() => PartitionResponse {
+                    partition_index,
+                    error_code: ErrorCode::NOT_LEADER_OR_FOLLOWER,
+                    error_message: Some(Str::from("Another broker leads this partition.")),
+                    ..Default::default()
+                },
                 Some(partition) => PartitionResponse {
                     partition_index,
                     active_producers: producers(partition),

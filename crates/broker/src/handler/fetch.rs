@@ -3,24 +3,30 @@
 //! A round locates each partition's batches by what is in memory; the fetch is parked between rounds (see `waiting.rs`)
 //! until one of its partitions moves or `max.wait.ms` has passed. The batches are read when the socket takes them (see
 //! `outbound.rs`). Invariant: no reader gets a byte past the high watermark, or past the last stable offset if it reads
-//! committed records only.
+//! committed records only. A follower reads up to the log's end, tells by where it reads on what it has, and its word counts
+//! only after its history was compared with the leader's.
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use state::partition::Fetched;
 use storage::{Located, ReadError, ReadLimits, ReadMode, Slice, StorageError, StoredBatches};
 use tokio::time::{Instant, timeout_at};
 use wire::compression::Compression;
 use wire::messages::fetch::{
-    EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse, PartitionData,
+    EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint,
+    PartitionData,
 };
-use wire::{ErrorCode, LeaderEpoch, Payload};
+use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Offset, Payload, Str};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
-use crate::fetch_session::{FetchAnswer, FetchKey, FetchPlan, FetchTarget, TOPIC_ID_VERSION_MIN};
+use crate::fetch_session::{
+    FetchAnswer, FetchKey, FetchPlan, FetchTarget, SessionOwner, TOPIC_ID_VERSION_MIN,
+};
+use crate::leader_hints::LeaderHints;
 use crate::metrics::TopicMetrics;
 use crate::partition::Partition;
 use crate::partitions::Hosted;
@@ -29,6 +35,10 @@ use crate::waiting::ParkedFetch;
 /// Clients that ask in an older version cannot read zstd (KIP-110).
 const ZSTD_VERSION_MIN: i16 = 10;
 const READ_COMMITTED: i8 = 1;
+/// Consumers may read from followers from this version on (KIP-392).
+const FOLLOWER_VERSION_MIN: i16 = 11;
+/// Answers tell who leads instead from this version on (KIP-951).
+const NODE_ENDPOINTS_VERSION_MIN: i16 = 16;
 
 /// Answers a fetch, after waiting for `min_bytes` at most `max_wait_ms`: the response, and the batches for its
 /// deferred places.
@@ -40,29 +50,57 @@ pub(crate) async fn handle(
     let bytes_max = usize::try_from(request.max_bytes)
         .unwrap_or(0)
         .min(broker.settings().broker().network.fetch_bytes_max);
+    let replica = replica_of(&request);
+    let session_of = replica.map_or(SessionOwner::Reader, |replica| SessionOwner::Follower(replica.id));
     let wants = Wants {
+        replica,
+        now: broker.ticks(),
         // Who wants more than it takes gets what it takes.
         bytes_min: usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max),
         bytes_max,
         version: context.version,
         committed_only: request.isolation_level == READ_COMMITTED,
+        rack: request.rack_id.clone(),
     };
     let deadline = context.received + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
-    let plan = match broker.fetch_sessions.plan(request, context.version) {
+    let plan = match broker.fetch_sessions.plan(request, context.version, session_of) {
         Ok(plan) => plan,
         Err(error_code) => return (FetchResponse { error_code, ..Default::default() }, Vec::new()),
     };
     let found = find_enough(&broker, &wants, &plan.targets, deadline).await;
     let answers = locate_rest(found).await;
-    respond(&plan, answers)
+    respond(&broker, &context, &plan, answers)
+}
+
+/// Who fetches, where it is another broker.
+fn replica_of(request: &FetchRequest) -> Option<Replica> {
+    let state = &request.replica_state;
+    let (id, broker_epoch) = if state.replica_id >= 0 {
+        (state.replica_id, state.replica_epoch)
+    } else {
+        (request.replica_id, -1)
+    };
+    (id >= 0).then_some(Replica { id: BrokerId(id), broker_epoch })
+}
+
+/// A broker that follows.
+#[derive(Clone, Copy)]
+struct Replica {
+    id: BrokerId,
+    broker_epoch: i64,
 }
 
 /// What the request as a whole asks for.
 struct Wants {
+    replica: Option<Replica>,
+    /// When the request came, on a clock that never goes back.
+    now: Millis,
     bytes_min: usize,
     bytes_max: usize,
     version: i16,
     committed_only: bool,
+    /// Where the reader stands, if it says so (KIP-392).
+    rack: Str,
 }
 
 /// One partition's answer, and what is still to be located for it.
@@ -101,28 +139,36 @@ impl Found {
 
 /// Looks at every partition, and again whenever one of them moves, until there is enough or the time is up.
 async fn find_enough(
-    broker: &Broker,
+    broker: &Arc<Broker>,
     wants: &Wants,
     targets: &[FetchTarget],
     deadline: Instant,
 ) -> Vec<Found> {
-    let round = find(&broker.partitions.load(), wants, targets);
+    let round = find(broker, &broker.partitions.load(), wants, targets);
     if round.is_enough(wants) || Instant::now() >= deadline {
         return round.found;
     }
     loop {
         let parked = ParkedFetch::new();
+        if let Some(replica) = wants.replica {
+            broker.followers.park(replica.id, &parked);
+        }
         // Parked first, looked at after: a partition that moves in between wakes it.
         let round = {
             let hosted = broker.partitions.load();
             for target in targets {
-                if let Ok(partition) = locate(&hosted, wants, &target.key) {
-                    partition.waiting.park_fetch(&parked);
+                let Ok(partition) = locate(&hosted, wants, &target.key) else { continue };
+                match wants.replica {
+                    Some(_) => partition.waiting.park_follower(&parked),
+                    None => partition.waiting.park_fetch(&parked),
                 }
             }
-            find(&hosted, wants, targets)
+            find(broker, &hosted, wants, targets)
         };
         if round.is_enough(wants) || timeout_at(deadline, parked.woken()).await.is_err() {
+            return round.found;
+        }
+        if parked.is_recalled() {
             return round.found;
         }
     }
@@ -141,20 +187,21 @@ impl Round {
     }
 }
 
-fn find(hosted: &Hosted, wants: &Wants, targets: &[FetchTarget]) -> Round {
+fn find(broker: &Arc<Broker>, hosted: &Hosted, wants: &Wants, targets: &[FetchTarget]) -> Round {
     let mut round = Round { found: Vec::with_capacity(targets.len()), bytes: 0, has_error: false };
     // The first batch of an answer is delivered however large it is, so that a reader always gets on.
     let mut minimum_one = true;
     for target in targets {
         let left = wants.bytes_max.saturating_sub(round.bytes);
         let found = match locate(hosted, wants, &target.key) {
-            Ok(partition) => find_in(partition, wants, target, left, minimum_one),
+            Ok(partition) => find_in(broker, partition, wants, target, left, minimum_one),
             Err(error) => refused(target, error),
         };
         round.bytes += found.bytes();
         minimum_one &= found.answer.batches.is_none() && found.unlocated.is_none();
         let data = &found.answer.data;
-        round.has_error |= !data.error_code.is_ok() || data.diverging_epoch.epoch >= 0;
+        round.has_error |=
+            !data.error_code.is_ok() || data.diverging_epoch.epoch >= 0 || data.preferred_read_replica >= 0;
         round.found.push(found);
     }
     round
@@ -170,13 +217,20 @@ fn locate<'a>(hosted: &'a Hosted, wants: &Wants, key: &FetchKey) -> Result<&'a A
 }
 
 fn find_in(
-    partition: &Partition,
+    broker: &Arc<Broker>,
+    partition: &Arc<Partition>,
     wants: &Wants,
     target: &FetchTarget,
     bytes_left: usize,
     minimum_one: bool,
 ) -> Found {
-    if let Err(error) = partition.check_epoch(target.leader_epoch) {
+    let allowed = match wants.replica {
+        // A follower has to know whom it follows.
+        Some(_) if target.leader_epoch == LeaderEpoch::NONE => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
+        None if wants.version >= FOLLOWER_VERSION_MIN => partition.check_epoch(target.leader_epoch),
+        Some(_) | None => partition.check_leader(target.leader_epoch),
+    };
+    if let Err(error) = allowed {
         return refused(target, error);
     }
     if wants.version < ZSTD_VERSION_MIN && partition.log.config().compression_type.is(Compression::Zstd) {
@@ -201,6 +255,28 @@ fn find_in(
             return Found::new(target, PartitionData { diverging_epoch: diverging, ..data });
         }
         Err(error_code) => return Found::new(target, PartitionData { error_code, ..data }),
+    }
+    let mut data = data;
+    let mut upper = upper;
+    if let Some(replica) = wants.replica {
+        // Its history is this log's up to here, so what it says that it has counts.
+        let fetched = Fetched {
+            replica: replica.id,
+            broker_epoch: replica.broker_epoch,
+            offset: target.offset,
+            durable_end: target.flushed_end.max(Offset::ZERO),
+            now: wants.now,
+        };
+        match partition.follower_fetched(fetched) {
+            Ok(may_join) if may_join => broker.isr.consider(partition),
+            Ok(_) => {}
+            Err(error) => return refused(target, error),
+        }
+        data.high_watermark = partition.high_watermark().0;
+        upper = partition.log.log_end();
+    } else if let Some(closer) = broker.closer_replica(partition, &wants.rack, target.offset) {
+        data.preferred_read_replica = closer.0;
+        return Found::new(target, data);
     }
     let limits = ReadLimits { bytes_max: bytes_left.min(target.bytes_max), upper, minimum_one };
     match partition.read(target.offset, limits) {
@@ -283,11 +359,21 @@ fn storage_failed(answer: &mut FetchAnswer, error: &io::Error) {
 
 /// Puts the partitions that are to be answered under their topics, in the order in which they were served, and their
 /// batches into the order in which the response defers them.
-fn respond(plan: &FetchPlan, answers: Vec<FetchAnswer>) -> (FetchResponse, Vec<StoredBatches>) {
+fn respond(
+    broker: &Broker,
+    context: &RequestContext,
+    plan: &FetchPlan,
+    answers: Vec<FetchAnswer>,
+) -> (FetchResponse, Vec<StoredBatches>) {
+    let mut leaders = LeaderHints::new(broker);
     let mut responses: Vec<FetchableTopicResponse> = Vec::new();
     let mut batches: Vec<Vec<StoredBatches>> = Vec::new();
     let mut places = HashMap::new();
-    for FetchAnswer { key, data, batches: stored } in plan.answer(answers) {
+    for FetchAnswer { key, mut data, batches: stored } in plan.answer(answers) {
+        if let Some((leader, epoch)) = leaders.hint(data.error_code, &key.topic, key.topic_id, key.partition)
+        {
+            data.current_leader = LeaderIdAndEpoch { leader_id: leader.0, leader_epoch: epoch.0 };
+        }
         let place = *places.entry((key.topic.clone(), key.topic_id)).or_insert(responses.len());
         if place == responses.len() {
             let topic =
@@ -298,6 +384,13 @@ fn respond(plan: &FetchPlan, answers: Vec<FetchAnswer>) -> (FetchResponse, Vec<S
         responses[place].partitions.push(data);
         batches[place].extend(stored);
     }
-    let response = FetchResponse { session_id: plan.session_id(), responses, ..Default::default() };
+    let node_endpoints = if context.version >= NODE_ENDPOINTS_VERSION_MIN {
+        let endpoint = |(node_id, host, port, rack)| NodeEndpoint { node_id, host, port, rack };
+        leaders.endpoints(context).map(endpoint).collect()
+    } else {
+        Vec::new()
+    };
+    let response =
+        FetchResponse { session_id: plan.session_id(), responses, node_endpoints, ..Default::default() };
     (response, batches.into_iter().flatten().collect())
 }

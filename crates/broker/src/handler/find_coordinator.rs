@@ -9,13 +9,15 @@ use wire::{ErrorCode, Str};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
+use crate::coordinator::{OFFSETS_TOPIC, partition_for};
+use crate::handler::metadata::address_of;
 
 /// Requests ask for several keys from this version on (KIP-699).
 const BATCH_VERSION_MIN: i16 = 4;
 
 const KEY_TYPE_GROUP: i8 = 0;
 
-/// Answers with this broker, the coordinator of every group.
+/// Answers with the broker that looks after each group.
 pub(crate) async fn handle(
     broker: Arc<Broker>,
     context: RequestContext,
@@ -52,32 +54,40 @@ async fn find(broker: &Arc<Broker>, key_type: i8) -> Result<(), (ErrorCode, Str)
         .map_err(|error| (ErrorCode::COORDINATOR_NOT_AVAILABLE, Str::from(error.to_string())))
 }
 
+/// Whoever leads the group's partition of the offsets topic looks after the group.
 fn answer(
     broker: &Broker,
     context: &RequestContext,
     key: Str,
     found: Result<(), (ErrorCode, Str)>,
 ) -> Coordinator {
-    match found {
-        Ok(()) if !broker.groups.serves(&key) => Coordinator {
-            key,
-            node_id: -1,
-            port: -1,
-            error_code: ErrorCode::COORDINATOR_NOT_AVAILABLE,
-            error_message: Some(Str::from("the group's partition of __consumer_offsets cannot be served")),
-            ..Default::default()
-        },
-        Ok(()) => {
-            let (host, port) = broker.advertised(context);
-            Coordinator { key, node_id: broker.node_id.0, host, port, ..Default::default() }
+    let unavailable = |key, error_code, message| Coordinator {
+        key,
+        node_id: -1,
+        port: -1,
+        error_code,
+        error_message: Some(message),
+        ..Default::default()
+    };
+    if let Err((error_code, message)) = found {
+        return unavailable(key, error_code, message);
+    }
+    let image = broker.metadata.image();
+    let leader = image.topic(OFFSETS_TOPIC).and_then(|topic| {
+        let partition = partition_for(&key, topic.partition_count());
+        image.broker(topic.partition(partition)?.leader?)
+    });
+    match leader.and_then(|leader| Some((leader.id, address_of(broker, context, leader)?))) {
+        Some((leader, _)) if leader == broker.node_id && !broker.groups.serves(&key) => {
+            let message = Str::from("the group's partition of __consumer_offsets cannot be served");
+            unavailable(key, ErrorCode::COORDINATOR_NOT_AVAILABLE, message)
         }
-        Err((error_code, message)) => Coordinator {
-            key,
-            node_id: -1,
-            port: -1,
-            error_code,
-            error_message: Some(message),
-            ..Default::default()
-        },
+        Some((leader, (host, port))) => {
+            Coordinator { key, node_id: leader.0, host, port, ..Default::default() }
+        }
+        None => {
+            let message = Str::from("nobody leads the group's partition of __consumer_offsets");
+            unavailable(key, ErrorCode::COORDINATOR_NOT_AVAILABLE, message)
+        }
     }
 }

@@ -2,7 +2,6 @@
 //! Transactional producers are refused in a way that no client retries: there is no coordinator for them yet.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use wire::messages::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
 use wire::{ErrorCode, ProducerEpoch, ProducerId};
@@ -41,15 +40,15 @@ pub(crate) async fn handle(
 
 async fn next(broker: Arc<Broker>) -> Result<ProducerId, ErrorCode> {
     // On a task of its own: a client that hangs up must not leave half a reservation behind.
-    let reserved = tokio::spawn(async move {
-        let (now, epoch) = (broker.clock.now(), broker.epoch.load(Ordering::Acquire));
-        broker.producer_ids.next(&broker.metadata, broker.node_id, epoch, now).await
-    });
+    let reserved = tokio::spawn(async move { broker.producer_ids.next(&broker).await });
     reserved.await.expect("reserving ids does not panic").map_err(|error| {
-        tracing::error!(%error, "no producer id could be reserved");
+        tracing::warn!(%error, "no producer id could be reserved");
         match error {
-            ProducerIdError::Commit(_) => ErrorCode::KAFKA_STORAGE_ERROR,
-            ProducerIdError::Refused(refusal) => ErrorCode::from(&refusal),
+            ProducerIdError::Refused(refused @ ErrorCode::KAFKA_STORAGE_ERROR) => refused,
+            // Clients ask again: the controller is changing.
+            ProducerIdError::Refused(_) | ProducerIdError::Unanswered(_) => {
+                ErrorCode::COORDINATOR_LOAD_IN_PROGRESS
+            }
         }
     })
 }

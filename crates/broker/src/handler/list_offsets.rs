@@ -37,6 +37,9 @@ pub(crate) async fn handle(
     list(&broker, request, version)
 }
 
+/// Clients know that an offset may not be available from this version on.
+const OFFSET_NOT_AVAILABLE_VERSION_MIN: i16 = 5;
+
 /// What the request's timestamp stands for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Wanted {
@@ -151,9 +154,14 @@ const UNKNOWN_TIME: Millis = Millis(-1);
 const NOTHING: Found = Found { timestamp: UNKNOWN_TIME, offset: Offset(-1), leader_epoch: LeaderEpoch::NONE };
 
 fn find(partition: &Partition, view: View, asked: &ListOffsetsPartition) -> Result<Found, ErrorCode> {
-    partition.check_epoch(LeaderEpoch(asked.current_leader_epoch))?;
+    partition.check_leader(LeaderEpoch(asked.current_leader_epoch))?;
     let upper = view.upper(partition);
     match Wanted::read(asked.timestamp, view.version).ok_or(ErrorCode::UNSUPPORTED_VERSION)? {
+        // An earlier leader may have told readers more (KIP-207).
+        Wanted::Latest if view.is_consumer && !partition.is_watermark_sure() => Err(match view.version {
+            ..OFFSET_NOT_AVAILABLE_VERSION_MIN => ErrorCode::LEADER_NOT_AVAILABLE,
+            _ => ErrorCode::OFFSET_NOT_AVAILABLE,
+        }),
         Wanted::Latest => {
             Ok(Found { timestamp: UNKNOWN_TIME, offset: upper, leader_epoch: partition.leader_epoch() })
         }

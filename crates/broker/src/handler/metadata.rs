@@ -15,7 +15,6 @@ use wire::{BrokerId, ErrorCode, Str, Uuid};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
-use crate::coordinator::OFFSETS_TOPIC;
 use crate::topics::TopicError;
 
 /// An empty list asks for all topics below this version, for none from it on.
@@ -57,7 +56,7 @@ pub(crate) async fn handle(
     MetadataResponse {
         brokers: live_brokers(&broker, &context, &image),
         cluster_id: Some(broker.cluster_id.clone()),
-        controller_id: broker.node_id.0,
+        controller_id: broker.controller_id(),
         topics,
         cluster_authorized_operations: operations(
             request.include_cluster_authorized_operations,
@@ -125,20 +124,7 @@ async fn create_missing(broker: &Arc<Broker>, topics: &[Named], is_allowed: bool
     if names.is_empty() || !is_allowed || !broker.settings().broker().topics.auto_create {
         return Vec::new();
     }
-    let mut refused = Vec::new();
-    if let Some(name) = names.iter().find(|name| &***name == OFFSETS_TOPIC) {
-        refused.extend(broker.ensure_offsets_topic().await.err().map(|error| (name.clone(), error)));
-    }
-    let names: Vec<Str> = names.into_iter().filter(|name| !broker.is_internal_topic(name)).collect();
-    if names.is_empty() {
-        return refused;
-    }
-    match broker.topics.create_auto(broker, names.clone()).await {
-        Ok(answers) => {
-            refused.extend(answers.into_iter().filter_map(|(name, answer)| Some((name, answer.err()?))));
-        }
-        Err(error) => refused.extend(names.into_iter().map(|name| (name, error.clone()))),
-    }
+    let refused = broker.topics.create_auto(broker, names).await;
     for (name, error) in &refused {
         tracing::warn!(topic = %name, %error, "a topic could not be created for a client that named it");
     }

@@ -49,7 +49,7 @@ fn epoch_end(
     partition: &Partition,
     asked: &OffsetForLeaderPartition,
 ) -> Result<Option<(LeaderEpoch, Offset)>, ErrorCode> {
-    partition.check_epoch(LeaderEpoch(asked.current_leader_epoch))?;
+    partition.check_leader(LeaderEpoch(asked.current_leader_epoch))?;
     let epoch = LeaderEpoch(asked.leader_epoch);
     // The current epoch has not ended, also when nothing has been written in it yet.
     if epoch == partition.leader_epoch() {

@@ -8,19 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use storage::{AppendError, Appended, Origin, StorageError};
+use storage::{AppendError, Origin, StorageError};
 use tokio::time::timeout_at;
 use wire::compression::Compression;
 use wire::messages::produce::{
-    BatchIndexAndErrorMessage, PartitionProduceData, PartitionProduceResponse, ProduceRequest,
-    ProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceData,
+    PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceResponse,
 };
 use wire::records::BatchHeader;
-use wire::{ErrorCode, Millis, Offset, PartitionId, Str};
+use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
-use crate::partition::Partition;
+use crate::leader_hints::LeaderHints;
+use crate::partition::{Led, NotAppended, Partition};
 use crate::partitions::HostedTopic;
 use crate::waiting::ParkedProduce;
 
@@ -36,11 +37,14 @@ const ACKS_LEADER: i16 = 1;
 
 /// Requests name topics by id from this version on (KIP-516).
 const TOPIC_ID_VERSION_MIN: i16 = 13;
+/// Answers tell who leads instead from this version on (KIP-951).
+const LEADER_HINT_VERSION_MIN: i16 = 10;
 
 /// A produce whose records are appended.
 pub(crate) struct Produced {
     /// Whether the client wants an answer at all.
     pub(crate) wants_reply: bool,
+    context: RequestContext,
     response: ProduceResponse,
     unsafe_yet: Vec<Unsafe>,
     timeout: Duration,
@@ -53,6 +57,7 @@ struct Unsafe {
     partition: usize,
     log: Arc<Partition>,
     required: Offset,
+    leader_epoch: LeaderEpoch,
 }
 
 /// Appends the request's records, in its order. Waits for no disk and no peer; large compressed batches take their time
@@ -72,18 +77,19 @@ pub(crate) fn append(broker: &Broker, context: &RequestContext, request: Produce
             let index = data.index;
             let appended = match acks {
                 ACKS_ALL | ACKS_NONE | ACKS_LEADER => {
-                    append_partition(broker, context, found, unknown, data, now)
+                    append_partition(broker, context, found, unknown, data, acks, now)
                 }
                 _ => Err(Refusal::new(ErrorCode::INVALID_REQUIRED_ACKS, "acks must be -1 (all), 0 or 1")),
             };
             partition_responses.push(match appended {
                 Ok(part) => {
-                    if acks == ACKS_ALL && part.log.high_watermark() < part.required {
+                    if acks == ACKS_ALL && !part.log.is_safe(part.required, part.leader_epoch) {
                         unsafe_yet.push(Unsafe {
                             topic: responses.len(),
                             partition: partition_responses.len(),
                             log: part.log,
                             required: part.required,
+                            leader_epoch: part.leader_epoch,
                         });
                     }
                     PartitionProduceResponse { index, ..part.response }
@@ -97,6 +103,7 @@ pub(crate) fn append(broker: &Broker, context: &RequestContext, request: Produce
     }
     Produced {
         wants_reply: acks != ACKS_NONE,
+        context: context.clone(),
         response: ProduceResponse { responses, ..Default::default() },
         unsafe_yet,
         timeout: Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)),
@@ -117,19 +124,40 @@ impl Produced {
     }
 
     /// The reply of a produce that waits for nothing.
-    pub(crate) fn into_response(self) -> ProduceResponse {
+    pub(crate) fn into_response(self, broker: &Broker) -> ProduceResponse {
         assert!(self.is_safe());
+        self.with_leaders(broker)
+    }
+
+    /// Names the leader where this broker is none (KIP-951).
+    fn with_leaders(mut self, broker: &Broker) -> ProduceResponse {
+        if self.context.version < LEADER_HINT_VERSION_MIN {
+            return self.response;
+        }
+        let mut leaders = LeaderHints::new(broker);
+        for topic in &mut self.response.responses {
+            for partition in &mut topic.partition_responses {
+                let index = PartitionId(partition.index);
+                let hint = leaders.hint(partition.error_code, &topic.name, topic.topic_id, index);
+                if let Some((leader, epoch)) = hint {
+                    partition.current_leader =
+                        LeaderIdAndEpoch { leader_id: leader.0, leader_epoch: epoch.0 };
+                }
+            }
+        }
+        let endpoint = |(node_id, host, port, rack)| NodeEndpoint { node_id, host, port, rack };
+        self.response.node_endpoints = leaders.endpoints(&self.context).map(endpoint).collect();
         self.response
     }
 
     /// Waits until every partition is safe, has failed, or the request's own timeout has passed.
-    pub(crate) async fn acknowledged(mut self) -> ProduceResponse {
+    pub(crate) async fn acknowledged(mut self, broker: &Broker) -> ProduceResponse {
         if self.is_safe() {
-            return self.response;
+            return self.with_leaders(broker);
         }
         let parked = ParkedProduce::new(self.unsafe_yet.len());
         for (index, part) in self.unsafe_yet.iter().enumerate() {
-            part.log.park_produce(part.required, &parked, index);
+            part.log.park_produce(part.required, part.leader_epoch, &parked, index);
         }
         // The outcome is read from `parked` part by part: after a timeout some may be safe.
         let _ = timeout_at(self.received + self.timeout, parked.finished()).await;
@@ -140,13 +168,14 @@ impl Produced {
                 *response = Refusal::from(error).into_response(response.index);
             }
         }
-        self.response
+        self.with_leaders(broker)
     }
 }
 
 struct AppendedPart {
     log: Arc<Partition>,
     required: Offset,
+    leader_epoch: LeaderEpoch,
     response: PartitionProduceResponse,
 }
 
@@ -156,6 +185,7 @@ fn append_partition(
     topic: Option<&Arc<HostedTopic>>,
     unknown: ErrorCode,
     data: PartitionProduceData,
+    acks: i16,
     now: Millis,
 ) -> Result<AppendedPart, Refusal> {
     let topic = topic.ok_or(unknown)?;
@@ -170,8 +200,16 @@ fn append_partition(
         .records
         .filter(|records| !records.is_empty())
         .ok_or_else(|| Refusal::new(ErrorCode::INVALID_RECORD, "a produce without records"))?;
+    partition.check_leader(LeaderEpoch::NONE)?;
+    if acks == ACKS_ALL && !partition.has_enough_in_sync() {
+        return Err(ErrorCode::NOT_ENOUGH_REPLICAS.into());
+    }
+    if broker.is_cut_off() {
+        // Another broker may lead by now; nobody can say that it does not.
+        return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into());
+    }
     let bytes = records.len();
-    let appended = append_records(broker, context, partition, records, now)?;
+    let Led { appended, leader_epoch } = append_records(broker, context, partition, records, now)?;
     if !appended.duplicate {
         let records = appended.last_offset.plus(1).since(appended.base_offset);
         partition.metrics.produced(bytes, u64::try_from(records).unwrap_or(0));
@@ -179,6 +217,7 @@ fn append_partition(
     Ok(AppendedPart {
         log: Arc::clone(partition),
         required: appended.last_offset.plus(1),
+        leader_epoch,
         response: PartitionProduceResponse {
             base_offset: appended.base_offset.0,
             log_append_time_ms: appended.log_append_time.map_or(-1, |time| time.0),
@@ -194,7 +233,7 @@ fn append_records(
     partition: &Arc<Partition>,
     records: Bytes,
     now: Millis,
-) -> Result<Appended, Refusal> {
+) -> Result<Led, Refusal> {
     // A header that does not parse is the log's to refuse.
     let Ok(header) = BatchHeader::parse(&records) else {
         return Ok(partition.append(records, now, Origin::Client)?);
@@ -260,6 +299,15 @@ impl Refusal {
 impl From<ErrorCode> for Refusal {
     fn from(error: ErrorCode) -> Self {
         Refusal { error, message: None, record: None }
+    }
+}
+
+impl From<NotAppended> for Refusal {
+    fn from(error: NotAppended) -> Self {
+        match error {
+            NotAppended::NotLeader => ErrorCode::NOT_LEADER_OR_FOLLOWER.into(),
+            NotAppended::Log(error) => error.into(),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod suggest;
 mod problem;
 mod layers;
 mod endpoint;
+mod cluster;
 mod describe;
 mod rules;
 mod log_config;
@@ -20,6 +21,7 @@ mod reference;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use client::Address;
 use wire::{BrokerId, Str};
 
 pub use describe::DescribeOptions;
@@ -30,8 +32,8 @@ pub use reference::{listing, reference_page};
 pub use row::{Allowed, Effect, Importance, Kind, Scope, Setting, Synonym};
 pub use sources::{Origin, Sources};
 pub use table::{
-    BROKER, GroupSettings, LogSettings, NetworkSettings, NodeSettings, ReplicationSettings, Section, TOPIC,
-    TopicDefaults, TopicSettings, broker_row, broker_rows, topic_row,
+    BROKER, GroupSettings, LogSettings, NetworkSettings, NodeSettings, RACK_AWARE, ReplicationSettings,
+    Section, TOPIC, TopicDefaults, TopicSettings, broker_row, broker_rows, topic_row,
 };
 pub use value::{Value, Violation};
 
@@ -63,6 +65,8 @@ pub struct Settings {
     log_dir: PathBuf,
     listeners: Vec<Listener>,
     admin_listener: Option<HostPort>,
+    quorum_voters: BTreeMap<BrokerId, Address>,
+    bootstrap_servers: Vec<Address>,
     notices: Vec<Notice>,
 }
 
@@ -85,12 +89,25 @@ impl Settings {
         let listeners = endpoint::listeners(&broker.network, controllers, problems, &mut notices);
         let admin = broker.node.admin_listener.as_deref();
         let admin_listener = admin.and_then(|text| endpoint::admin_listener(text, &listeners, problems));
+        let quorum_voters = cluster::voters(&broker.replication, problems);
+        let bootstrap_servers = cluster::bootstrap_servers(&broker.replication, &broker.network, problems);
+        cluster::check(&broker, node_id, &quorum_voters, &bootstrap_servers, &listeners, problems);
         check_together(&broker, problems);
         if !error.problems.is_empty() {
             return Err(error);
         }
         assert!(!listeners.is_empty());
-        Ok(Settings { layers, broker, node_id, log_dir, listeners, admin_listener, notices })
+        Ok(Settings {
+            layers,
+            broker,
+            node_id,
+            log_dir,
+            listeners,
+            admin_listener,
+            quorum_voters,
+            bootstrap_servers,
+            notices,
+        })
     }
 
     /// The same settings under other dynamic values, each a key and a value as the metadata stores them.
@@ -142,6 +159,24 @@ impl Settings {
     #[must_use]
     pub fn admin_listener(&self) -> Option<&HostPort> {
         self.admin_listener.as_ref()
+    }
+
+    /// The nodes that begin the cluster; nobody where this node is told of it by others, or is a cluster of its own.
+    #[must_use]
+    pub fn quorum_voters(&self) -> &BTreeMap<BrokerId, Address> {
+        &self.quorum_voters
+    }
+
+    /// Whom a node asks for the cluster that is no voter.
+    #[must_use]
+    pub fn bootstrap_servers(&self) -> &[Address] {
+        &self.bootstrap_servers
+    }
+
+    /// Where others are told to find a listener.
+    #[must_use]
+    pub fn registered_address(&self, listener: &Listener) -> HostPort {
+        cluster::registered_address(listener, self.quorum_voters.get(&self.node_id))
     }
 
     /// What was given and does not do what its writer may expect, for the log.

@@ -171,7 +171,6 @@ fn a_file_written_for_kafka_loads_and_says_what_has_no_effect() {
             server.properties:13: metric.reporters has no effect here: metrics are read from /metrics on admin.listener
             environment KAFKA_NUM_PARTITION names no setting; did you mean num.partitions?
             environment KAFKA_PORT names no setting
-            server.properties:7: controller.quorum.bootstrap.servers has no effect yet: replication is not available in this version
             listener CONTROLLER is not opened: the controller uses the broker listener
         "#]],
     );
@@ -217,7 +216,10 @@ fn rows_differ_from_kafka_only_where_meant() {
         }
     }
     expect![[r#"
+        broker.heartbeat.interval.ms: 500, in Kafka 2000
+        broker.session.timeout.ms: 2000, in Kafka 9000
         controller.listener.names: , in Kafka null
+        controller.quorum.election.timeout.ms: 600, in Kafka 1000
         group.coordinator.rebalance.protocols: classic, in Kafka classic,consumer,streams
         listener.security.protocol.map: read-only, in Kafka dynamic
         listeners: read-only, in Kafka dynamic

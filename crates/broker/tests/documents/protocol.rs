@@ -15,7 +15,6 @@ pub(crate) struct Planned {
 
 #[derive(Clone, Copy)]
 enum Step {
-    Cluster,
     Delivery,
     Security,
     Streams,
@@ -24,7 +23,6 @@ enum Step {
 impl Step {
     fn sentence(self) -> &'static str {
         match self {
-            Step::Cluster => "with replication",
             Step::Delivery => "with transactions, the new consumer groups and share groups",
             Step::Security => "with authentication and authorization",
             Step::Streams => "later (streams groups, KIP-1071)",
@@ -52,16 +50,10 @@ pub(crate) const PLANNED: &[Planned] = &[
     planned(39, "RenewDelegationToken", "1-2", Step::Security),
     planned(40, "ExpireDelegationToken", "1-2", Step::Security),
     planned(41, "DescribeDelegationToken", "1-3", Step::Security),
-    planned(43, "ElectLeaders", "0-2", Step::Cluster),
-    planned(45, "AlterPartitionReassignments", "0-1", Step::Cluster),
-    planned(46, "ListPartitionReassignments", "0", Step::Cluster),
     planned(48, "DescribeClientQuotas", "0-1", Step::Delivery),
     planned(49, "AlterClientQuotas", "0-1", Step::Delivery),
     planned(50, "DescribeUserScramCredentials", "0", Step::Security),
     planned(51, "AlterUserScramCredentials", "0", Step::Security),
-    planned(55, "DescribeQuorum", "0-2", Step::Cluster),
-    planned(57, "UpdateFeatures", "0-2", Step::Cluster),
-    planned(64, "UnregisterBroker", "0", Step::Cluster),
     planned(65, "DescribeTransactions", "0", Step::Delivery),
     planned(66, "ListTransactions", "0-2", Step::Delivery),
     planned(68, "ConsumerGroupHeartbeat", "0-1", Step::Delivery),
@@ -73,8 +65,6 @@ pub(crate) const PLANNED: &[Planned] = &[
     planned(77, "ShareGroupDescribe", "1", Step::Delivery),
     planned(78, "ShareFetch", "1-2", Step::Delivery),
     planned(79, "ShareAcknowledge", "1-2", Step::Delivery),
-    planned(80, "AddRaftVoter", "0-1", Step::Cluster),
-    planned(81, "RemoveRaftVoter", "0", Step::Cluster),
     planned(83, "InitializeShareGroupState", "0", Step::Delivery),
     planned(84, "ReadShareGroupState", "0", Step::Delivery),
     planned(85, "WriteShareGroupState", "0-1", Step::Delivery),
@@ -95,7 +85,7 @@ pub(crate) const NOT_FOR_CLIENTS: [i16; 16] = [4, 5, 6, 7, 52, 53, 54, 56, 58, 5
 
 pub(crate) fn page() -> String {
     let mut page = String::from(INTRODUCTION);
-    for api in ApiKey::ALL {
+    for api in ApiKey::ALL.iter().filter(|api| !api.is_private()) {
         let versions = api.versions();
         let (first, last) = (versions.start(), versions.end());
         let range = if first == last { first.to_string() } else { format!("{first}-{last}") };

@@ -84,7 +84,12 @@ impl TestBroker {
             sources = sources.set(setting);
         }
         let settings = Settings::load(sources).expect("the test's settings are valid");
-        let options = NodeOptions { settings, disk: Arc::clone(&self.disk), clock: Arc::new(SystemClock) };
+        let options = NodeOptions {
+            settings,
+            disk: Arc::clone(&self.disk),
+            clock: Arc::new(SystemClock),
+            environment: Arc::new(client::TokioEnvironment),
+        };
         self.node = Some(runtime.block_on(Node::start(options)).expect("the broker starts"));
         self.runtime = Some(runtime);
     }

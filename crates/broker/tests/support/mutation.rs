@@ -2,8 +2,21 @@
 
 use bytes::Bytes;
 use wire::compression::Compression;
+use wire::messages::acknowledge_flushed::{
+    AcknowledgeFlushedRequest, PartitionData as FlushedPartition, TopicData as FlushedTopic,
+};
+use wire::messages::add_raft_voter::AddRaftVoterRequest;
+use wire::messages::allocate_producer_ids::AllocateProducerIdsRequest;
 use wire::messages::alter_configs::{AlterConfigsRequest, AlterConfigsResource};
+use wire::messages::alter_partition::{
+    AlterPartitionRequest, BrokerState, PartitionData as AlteredPartition, TopicData as AlteredTopic,
+};
+use wire::messages::alter_partition_reassignments::{
+    AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
+};
 use wire::messages::api_versions::ApiVersionsRequest;
+use wire::messages::auto_create_topics::AutoCreateTopicsRequest;
+use wire::messages::broker_heartbeat::BrokerHeartbeatRequest;
 use wire::messages::create_partitions::{CreatePartitionsRequest, CreatePartitionsTopic};
 use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
 use wire::messages::delete_groups::DeleteGroupsRequest;
@@ -14,11 +27,16 @@ use wire::messages::describe_configs::{DescribeConfigsRequest, DescribeConfigsRe
 use wire::messages::describe_groups::DescribeGroupsRequest;
 use wire::messages::describe_log_dirs::DescribeLogDirsRequest;
 use wire::messages::describe_producers::{DescribeProducersRequest, TopicRequest as ProducersTopic};
+use wire::messages::describe_quorum::{
+    DescribeQuorumRequest, PartitionData as QuorumPartition, TopicData as QuorumTopic,
+};
 use wire::messages::describe_topic_partitions::{
     DescribeTopicPartitionsRequest, TopicRequest as PartitionsTopic,
 };
+use wire::messages::elect_leaders::ElectLeadersRequest;
 use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use wire::messages::find_coordinator::FindCoordinatorRequest;
+use wire::messages::forward::ForwardRequest;
 use wire::messages::heartbeat::HeartbeatRequest;
 use wire::messages::incremental_alter_configs::{
     AlterConfigsResource as IncrementalResource, IncrementalAlterConfigsRequest,
@@ -28,6 +46,7 @@ use wire::messages::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
 use wire::messages::leave_group::LeaveGroupRequest;
 use wire::messages::list_groups::ListGroupsRequest;
 use wire::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
+use wire::messages::list_partition_reassignments::ListPartitionReassignmentsRequest;
 use wire::messages::metadata::{MetadataRequest, MetadataRequestTopic};
 use wire::messages::offset_commit::{
     OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
@@ -38,7 +57,12 @@ use wire::messages::offset_for_leader_epoch::{
     OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use wire::messages::quorum_messages::{QuorumEntry, QuorumMessage, QuorumMessagesRequest};
+use wire::messages::register_broker::RegisterBrokerRequest;
+use wire::messages::remove_raft_voter::RemoveRaftVoterRequest;
 use wire::messages::sync_group::SyncGroupRequest;
+use wire::messages::unregister_broker::UnregisterBrokerRequest;
+use wire::messages::update_features::{FeatureUpdateKey, UpdateFeaturesRequest};
 use wire::records::{BatchBuilder, BatchOptions};
 use wire::{ApiKey, Decoder, Frame, Millis, Request, RequestHeader};
 
@@ -267,8 +291,116 @@ fn samples() -> Vec<(ApiKey, Request)> {
             }
             .into(),
         ),
+        (
+            ApiKey::ElectLeaders,
+            ElectLeadersRequest { topic_partitions: Some(vec![]), ..Default::default() }.into(),
+        ),
+        (
+            ApiKey::AlterPartitionReassignments,
+            AlterPartitionReassignmentsRequest {
+                topics: vec![ReassignableTopic {
+                    name: "none".into(),
+                    partitions: vec![ReassignablePartition {
+                        partition_index: 0,
+                        replicas: Some(vec![2, 3]),
+                    }],
+                }],
+                ..Default::default()
+            }
+            .into(),
+        ),
+        (ApiKey::ListPartitionReassignments, ListPartitionReassignmentsRequest::default().into()),
+        (
+            ApiKey::DescribeQuorum,
+            DescribeQuorumRequest {
+                topics: vec![QuorumTopic {
+                    topic_name: "__cluster_metadata".into(),
+                    partitions: vec![QuorumPartition { partition_index: 0 }],
+                }],
+            }
+            .into(),
+        ),
+        (
+            ApiKey::UpdateFeatures,
+            UpdateFeaturesRequest {
+                feature_updates: vec![FeatureUpdateKey { feature: "f".into(), ..Default::default() }],
+                ..Default::default()
+            }
+            .into(),
+        ),
+        (ApiKey::UnregisterBroker, UnregisterBrokerRequest { broker_id: 77 }.into()),
+        (ApiKey::AddRaftVoter, AddRaftVoterRequest { voter_id: 77, ..Default::default() }.into()),
+        (ApiKey::RemoveRaftVoter, RemoveRaftVoterRequest { voter_id: 77, ..Default::default() }.into()),
+        (
+            ApiKey::QuorumMessages,
+            QuorumMessagesRequest {
+                cluster_id: "another".into(),
+                from: 2,
+                to: 1,
+                messages: vec![QuorumMessage {
+                    entries: vec![QuorumEntry { data: Bytes::from_static(b"x"), ..Default::default() }],
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }
+            .into(),
+        ),
+        (
+            ApiKey::RegisterBroker,
+            RegisterBrokerRequest { broker_id: 2, cluster_id: "another".into(), ..Default::default() }.into(),
+        ),
+        (
+            ApiKey::BrokerHeartbeat,
+            BrokerHeartbeatRequest { broker_id: 1, broker_epoch: FAR_EPOCH, ..Default::default() }.into(),
+        ),
+        (
+            ApiKey::AlterPartition,
+            AlterPartitionRequest {
+                broker_id: 1,
+                broker_epoch: FAR_EPOCH,
+                topics: vec![AlteredTopic {
+                    partitions: vec![AlteredPartition {
+                        isr: vec![BrokerState { broker_id: 1, broker_epoch: FAR_EPOCH }],
+                        ..Default::default()
+                    }],
+                    ..Default::default()
+                }],
+            }
+            .into(),
+        ),
+        (
+            ApiKey::Forward,
+            ForwardRequest {
+                frame: Bytes::from_static(&[0, 19, 0, 7, 0, 0, 0, 7, 0xff, 0xff, 0, 1, 0]),
+                client_host: "::1".into(),
+                ..Default::default()
+            }
+            .into(),
+        ),
+        (
+            ApiKey::AllocateProducerIds,
+            AllocateProducerIdsRequest { broker_id: 1, broker_epoch: FAR_EPOCH }.into(),
+        ),
+        (
+            ApiKey::AcknowledgeFlushed,
+            AcknowledgeFlushedRequest {
+                broker_id: 2,
+                topics: vec![FlushedTopic {
+                    partitions: vec![FlushedPartition::default()],
+                    ..Default::default()
+                }],
+                wake: true,
+                ..Default::default()
+            }
+            .into(),
+        ),
+        // A name that is not allowed: nothing is made of it.
+        (ApiKey::AutoCreateTopics, AutoCreateTopicsRequest { names: vec!["..".into()] }.into()),
     ]
 }
+
+/// An epoch that no broker is given.
+const FAR_EPOCH: i64 = 0x4142_4344_4546_4748;
 
 /// A batch whose records have to be decompressed to be looked at.
 fn compressed_produce() -> ProduceRequest {

@@ -148,8 +148,9 @@ impl Leader {
             follower.vote = Offset::ZERO;
             follower.mark = (fetched.now, log_end);
         }
-        // Where it reads on is the end of its log; a vote beyond would be for what it does not have.
-        follower.vote = fetched.durable_end.min(fetched.offset);
+        // Where it reads on is the end of its log; a vote beyond would be for what it does not have. In one start of a broker
+        // and one epoch of a leader a log that was compared with the leader's only grows: what says less is older.
+        follower.vote = follower.vote.max(fetched.durable_end.min(fetched.offset));
         if follower.vote >= log_end {
             follower.caught_up = fetched.now;
             follower.mark = (fetched.now, log_end);
@@ -158,6 +159,16 @@ impl Leader {
             follower.mark = (fetched.now, log_end);
         }
         self.advance()
+    }
+
+    /// A follower tells, between two fetches, what it has made durable. It counts only from one whose log was compared with
+    /// this leader's, which its fetches are for.
+    pub fn acknowledged(&mut self, acknowledged: Fetched) -> Option<Offset> {
+        let follower = self.followers.get(&acknowledged.replica)?;
+        if follower.broker_epoch != acknowledged.broker_epoch {
+            return None;
+        }
+        self.fetched(acknowledged)
     }
 
     /// The set in sync that should be asked for now, if it differs and no question is open: without those that have not

@@ -13,11 +13,9 @@ section! {
     /// Replicas of a partition of a topic whose creator names no number.
     "default.replication.factor" Int AtLeast(1) = "1", ReadOnly Medium => replication_factor: i16;
     /// In-sync replicas that must have a record before a producer with acks=all is answered.
-    "min.insync.replicas" Int AtLeast(1) = "1", ClusterWide High,
-        awaits "replication"
-        => min_insync_replicas: i32;
+    "min.insync.replicas" Int AtLeast(1) = "1", ClusterWide High => min_insync_replicas: i32;
     /// Let a replica that may lack acknowledged records become leader. Off: rather no leader than lost records.
-    "unclean.leader.election.enable" Boolean Any = "false", ClusterWide High, awaits "replication"
+    "unclean.leader.election.enable" Boolean Any = "false", ClusterWide High
         => unclean_leader_election: bool;
     /// Largest record batch in bytes, as compressed by the producer.
     "message.max.bytes" Int AtLeast(0) = "1048588", ClusterWide High => message_bytes_max: usize;

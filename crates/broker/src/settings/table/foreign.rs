@@ -77,7 +77,6 @@ const KEYS: &[(&str, Foreign)] = &[
     ("principal.builder.class", NoEffect(JVM)),
     ("producer.purgatory.purge.interval.requests", NoEffect(PURGATORY)),
     ("replica.alter.log.dirs.io.max.bytes.per.second", NoEffect(QUOTAS)),
-    ("replica.selector.class", NoEffect(JVM)),
     ("reserved.broker.max.id", NoEffect(OLD)),
     (
         "security.inter.broker.protocol",

@@ -33,10 +33,8 @@ section! {
         => offsets_retention_check_interval: Duration;
     /// Partitions of `__consumer_offsets`. It cannot be changed once the topic exists.
     "offsets.topic.num.partitions" Int AtLeast(1) = "50", ReadOnly High => offsets_topic_partitions: i32;
-    /// Replicas of each partition of `__consumer_offsets`.
-    "offsets.topic.replication.factor" Short AtLeast(1) = "3", ReadOnly High,
-        awaits "replication"
-        => offsets_topic_replication_factor: i16;
+    /// Replicas of each partition of `__consumer_offsets`; as many as there are brokers where those are fewer.
+    "offsets.topic.replication.factor" Short AtLeast(1) = "3", ReadOnly High => offsets_topic_replication_factor: i16;
     /// Segment size of `__consumer_offsets` in bytes. Small segments are compacted sooner and loaded faster.
     "offsets.topic.segment.bytes" Int AtLeast(1) = "104857600", ReadOnly High => offsets_topic_segment_bytes: u32;
     /// Bytes read at a time when a partition of `__consumer_offsets` is loaded.

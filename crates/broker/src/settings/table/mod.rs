@@ -77,7 +77,7 @@ pub use groups::GroupSettings;
 pub use log::LogSettings;
 pub use network::NetworkSettings;
 pub use node::NodeSettings;
-pub use replication::ReplicationSettings;
+pub use replication::{RACK_AWARE, ReplicationSettings};
 pub use topic::TopicSettings;
 
 /// A titled group of rows.

@@ -28,7 +28,6 @@ section! {
     "max.message.bytes" Int AtLeast(0) = "1048588", Topic Medium, from ["message.max.bytes"] => message_bytes_max: usize;
     /// In-sync replicas that must have a record before a producer with acks=all is answered.
     "min.insync.replicas" Int AtLeast(1) = "1", Topic Medium,
-        awaits "replication",
         from ["min.insync.replicas"] => min_insync_replicas: i32;
     /// Answer producers with acks=all only after their records are flushed to the disk. Off: answer from the page cache, as
     /// Kafka does.
@@ -103,13 +102,13 @@ section! {
         => zstd_level: i32;
 
     /// Let a replica that may lack acknowledged records become leader. Off: rather no leader than lost records.
-    "unclean.leader.election.enable" Boolean Any = "false", Topic Medium, awaits "replication",
+    "unclean.leader.election.enable" Boolean Any = "false", Topic Medium,
         from ["unclean.leader.election.enable"] => unclean_leader_election: bool;
     /// Replicas whose leaders are throttled, as `partition:broker`, or `*`.
-    "leader.replication.throttled.replicas" List ThrottledReplicas = "", Topic Medium, awaits "replication"
+    "leader.replication.throttled.replicas" List ThrottledReplicas = "", Topic Medium, awaits "throttled replication"
         => leader_throttled_replicas: Vec<String>;
     /// Replicas that are throttled as followers, as `partition:broker`, or `*`.
-    "follower.replication.throttled.replicas" List ThrottledReplicas = "", Topic Medium, awaits "replication"
+    "follower.replication.throttled.replicas" List ThrottledReplicas = "", Topic Medium, awaits "throttled replication"
         => follower_throttled_replicas: Vec<String>;
     /// Keep closed segments in the object store.
     "remote.storage.enable" Boolean Any = "false", Topic Medium, awaits "tiered storage" => remote_storage: bool;

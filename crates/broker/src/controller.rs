@@ -1,0 +1,436 @@
+//! The active controller: who is alive, and what the brokers ask of it.
+//!
+//! Liveness is soft state: sessions in memory, begun anew by every controller. Only what follows from it (fenced, unfenced,
+//! about to stop) becomes records. Invariant: everything that is answered stands on a committed record, and a node that is not
+//! the active controller answers nothing but that, with the name of the one that is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use state::metadata::{AlterPartition, Changes, Endpoint, FeatureRange, Image, Refusal, RegisterBroker};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use wire::messages::allocate_producer_ids::{AllocateProducerIdsRequest, AllocateProducerIdsResponse};
+use wire::messages::alter_partition::{
+    AlterPartitionRequest, AlterPartitionResponse, PartitionAnswer, TopicAnswer,
+};
+use wire::messages::broker_heartbeat::{BrokerHeartbeatRequest, BrokerHeartbeatResponse};
+use wire::messages::register_broker::{RegisterBrokerRequest, RegisterBrokerResponse};
+use wire::{BrokerId, ErrorCode, LeaderEpoch, PartitionId, Str};
+
+use crate::broker::{Broker, stopped};
+use crate::quorum::{MembersChange, NotCommitted};
+
+/// How often sessions are looked at.
+const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+/// Leaders that one round of balancing moves.
+const BALANCED_MAX: usize = 1_000;
+
+/// The soft state.
+#[derive(Debug, Default)]
+pub(crate) struct Controller {
+    sessions: Mutex<Sessions>,
+}
+
+#[derive(Debug, Default)]
+struct Sessions {
+    /// The term in which these sessions were begun.
+    term: u64,
+    heard: BTreeMap<BrokerId, Instant>,
+}
+
+impl From<NotCommitted> for ErrorCode {
+    fn from(error: NotCommitted) -> ErrorCode {
+        match error {
+            NotCommitted::NotController => ErrorCode::NOT_CONTROLLER,
+            // Retriable, and it does not claim that nothing was done.
+            NotCommitted::Unknown => ErrorCode::REQUEST_TIMED_OUT,
+            NotCommitted::Offline => ErrorCode::KAFKA_STORAGE_ERROR,
+        }
+    }
+}
+
+impl Controller {
+    fn heard(&self, broker: BrokerId) {
+        self.sessions.lock().heard.insert(broker, Instant::now());
+    }
+
+    fn forget(&self, broker: BrokerId) {
+        self.sessions.lock().heard.remove(&broker);
+    }
+
+    fn is_alive(&self, broker: BrokerId, timeout: Duration) -> bool {
+        self.sessions.lock().heard.get(&broker).is_some_and(|heard| heard.elapsed() < timeout)
+    }
+
+    /// Unfenced brokers that have been silent for too long. A controller that has just begun gives everybody the whole time.
+    fn silent(&self, image: &Image, term: u64, timeout: Duration) -> Vec<BrokerId> {
+        let mut sessions = self.sessions.lock();
+        let unfenced = image.brokers().filter(|broker| !broker.fenced).map(|broker| broker.id);
+        if sessions.term != term {
+            sessions.term = term;
+            sessions.heard = unfenced.map(|id| (id, Instant::now())).collect();
+            return Vec::new();
+        }
+        let now = Instant::now();
+        let is_silent =
+            |id: &BrokerId| sessions.heard.get(id).is_none_or(|heard| now.duration_since(*heard) >= timeout);
+        unfenced.filter(is_silent).collect()
+    }
+}
+
+impl Broker {
+    /// Tells the controller's doings that people should know of.
+    pub(crate) fn report(&self, why: &str, id: BrokerId, changes: &Changes) {
+        for (topic, partition) in &changes.unclean {
+            self.metrics.unclean_election();
+            tracing::error!(
+                %topic, %partition,
+                "an unclean leader was elected (unclean.leader.election.enable): acknowledged records may be lost"
+            );
+        }
+        self.metrics.leaders_elected(changes.leaders_moved);
+        tracing::info!(broker = %id, leaders_moved = changes.leaders_moved, leaderless = changes.leaderless, "{why}");
+    }
+
+    fn controller_hint(&self) -> (i32, Str, u16) {
+        let Some(leader) = self.metadata.quorum().status().leader else { return (-1, Str::default(), 0) };
+        let address = self.metadata.quorum().peers().address_of(leader);
+        let (host, port) = address.map_or((String::new(), 0), |address| (address.host, address.port));
+        (leader.0, Str::from(host), port)
+    }
+
+    fn session_timeout(&self) -> Duration {
+        self.settings().broker().replication.session_timeout
+    }
+}
+
+/// Registers a broker that has just started.
+pub(crate) async fn register(broker: Arc<Broker>, request: RegisterBrokerRequest) -> RegisterBrokerResponse {
+    match try_register(&broker, request).await {
+        Ok(response) => response,
+        Err((error_code, message)) => {
+            let (controller_id, controller_host, controller_port) = broker.controller_hint();
+            RegisterBrokerResponse {
+                error_code,
+                error_message: Some(Str::from(message)),
+                controller_id,
+                controller_host,
+                controller_port,
+                ..RegisterBrokerResponse::default()
+            }
+        }
+    }
+}
+
+async fn try_register(
+    broker: &Arc<Broker>,
+    request: RegisterBrokerRequest,
+) -> Result<RegisterBrokerResponse, (ErrorCode, String)> {
+    let quorum = Arc::clone(broker.metadata.quorum());
+    if !quorum.is_active_controller() {
+        return Err((ErrorCode::NOT_CONTROLLER, NotCommitted::NotController.to_string()));
+    }
+    let not_committed = |error: NotCommitted| (ErrorCode::from(error), error.to_string());
+    if request.cluster_id != broker.cluster_id {
+        return Err((
+            ErrorCode::INCONSISTENT_CLUSTER_ID,
+            format!(
+                "this is cluster {}, not {}: check cluster.id and controller.quorum.voters",
+                broker.cluster_id, request.cluster_id
+            ),
+        ));
+    }
+    let id = BrokerId(request.broker_id);
+    if id.0 < 0 {
+        return Err((ErrorCode::INVALID_REQUEST, "node.id must not be negative".to_owned()));
+    }
+    let status = quorum.status();
+    let mut is_member = status.voters.contains(&id) || status.learners.contains(&id);
+    if request.is_voter_without_memory && status.voters.contains(&id) {
+        tracing::warn!(node = %id, "a voter has lost its memory: it leaves the quorum, and joins it anew");
+        quorum.change_members(MembersChange::Remove(id)).await.map_err(not_committed)?;
+        is_member = false;
+    }
+    let command = command(&request, id);
+    let image = broker.metadata.image();
+    // Whoever has the lock of the same data directory has outlived the process that had it before.
+    let is_other_disk = image
+        .broker(id)
+        .is_some_and(|known| known.log_dirs.iter().all(|dir| !command.log_dirs.contains(dir)));
+    let is_alive =
+        is_other_disk && id != broker.node_id && broker.controller.is_alive(id, broker.session_timeout());
+    let settings = Arc::clone(&broker.settings());
+    let decide = |image: &Image| {
+        let epoch = i64::try_from(quorum.applied() + 1).unwrap_or(i64::MAX);
+        image.register_broker(&command, epoch, is_alive, &*settings)
+    };
+    let registered = broker.metadata.try_commit(broker.clock.now(), decide).await.map_err(not_committed)?;
+    let registered = registered.map_err(|refusal| (ErrorCode::from(&refusal), refusal.to_string()))?;
+    broker.report("a broker was registered", id, &registered.changes);
+    broker.controller.forget(id);
+    let metadata_index = if is_member {
+        quorum.applied()
+    } else {
+        quorum.change_members(MembersChange::AddLearner(id)).await.map_err(not_committed)?
+    };
+    Ok(RegisterBrokerResponse {
+        broker_epoch: registered.epoch,
+        metadata_index: i64::try_from(metadata_index).unwrap_or(i64::MAX),
+        controller_id: broker.node_id.0,
+        ..RegisterBrokerResponse::default()
+    })
+}
+
+fn command(request: &RegisterBrokerRequest, id: BrokerId) -> RegisterBroker {
+    let endpoints = request.listeners.iter().map(|listener| Endpoint {
+        listener: Str::copy_from(&listener.name),
+        host: Str::copy_from(&listener.host),
+        port: listener.port,
+        security_protocol: listener.security_protocol,
+    });
+    let features = request.features.iter().map(|feature| FeatureRange {
+        name: Str::copy_from(&feature.name),
+        min: feature.min_supported_version,
+        max: feature.max_supported_version,
+    });
+    RegisterBroker {
+        id,
+        incarnation_id: request.incarnation_id,
+        endpoints: endpoints.collect(),
+        features: features.collect(),
+        rack: request.rack.as_deref().map(Str::copy_from),
+        log_dirs: request.log_dirs.clone(),
+        fenced: true,
+        previous_epoch: request.previous_broker_epoch,
+    }
+}
+
+/// Takes a broker's heartbeat, and tells it where it stands.
+pub(crate) async fn heartbeat(
+    broker: Arc<Broker>,
+    request: BrokerHeartbeatRequest,
+) -> BrokerHeartbeatResponse {
+    match try_heartbeat(&broker, &request).await {
+        Ok(response) => response,
+        Err(error_code) => BrokerHeartbeatResponse {
+            error_code,
+            controller_id: broker.controller_hint().0,
+            ..BrokerHeartbeatResponse::default()
+        },
+    }
+}
+
+async fn try_heartbeat(
+    broker: &Arc<Broker>,
+    request: &BrokerHeartbeatRequest,
+) -> Result<BrokerHeartbeatResponse, ErrorCode> {
+    if !broker.metadata.quorum().is_active_controller() {
+        return Err(ErrorCode::NOT_CONTROLLER);
+    }
+    let (id, epoch) = (BrokerId(request.broker_id), request.broker_epoch);
+    let image = broker.metadata.image();
+    let known = image.broker(id).ok_or(ErrorCode::BROKER_ID_NOT_REGISTERED)?;
+    if known.epoch != epoch {
+        return Err(ErrorCode::STALE_BROKER_EPOCH);
+    }
+    broker.controller.heard(id);
+    let settings = Arc::clone(&broker.settings());
+    let now = broker.clock.now();
+    if request.want_shut_down && !known.fenced {
+        let decide = |image: &Image| image.begin_controlled_shutdown(id, epoch, &*settings);
+        let changes =
+            broker.metadata.try_commit(now, decide).await?.map_err(|refusal| ErrorCode::from(&refusal))?;
+        if changes.leaders_moved > 0 {
+            broker.report("a broker prepares to stop", id, &changes);
+        }
+        let image = broker.metadata.image();
+        let others =
+            |leader: &BrokerId| *leader != id && image.broker(*leader).is_some_and(|other| other.is_active());
+        let still_needed = image
+            .partitions_of(id)
+            .any(|(_, _, partition)| partition.leader == Some(id) && partition.isr.iter().any(others));
+        if still_needed {
+            return Ok(BrokerHeartbeatResponse { is_fenced: false, ..answered(broker) });
+        }
+        let fenced = broker.metadata.try_commit(now, |image| image.fence_broker(id, &*settings)).await?;
+        let changes = fenced.map_err(|refusal| ErrorCode::from(&refusal))?;
+        broker.report("a broker stops", id, &changes);
+        return Ok(BrokerHeartbeatResponse { should_shut_down: true, ..answered(broker) });
+    }
+    if request.want_shut_down {
+        return Ok(BrokerHeartbeatResponse { should_shut_down: true, ..answered(broker) });
+    }
+    if known.fenced && !request.want_fence && request.metadata_index >= epoch {
+        let decide = |image: &Image| image.unfence_broker(id, epoch, &*settings);
+        let changes =
+            broker.metadata.try_commit(now, decide).await?.map_err(|refusal| ErrorCode::from(&refusal))?;
+        broker.report("a broker is back", id, &changes);
+    }
+    let is_fenced = broker.metadata.image().broker(id).is_none_or(|known| known.fenced);
+    Ok(BrokerHeartbeatResponse { is_fenced, ..answered(broker) })
+}
+
+fn answered(broker: &Broker) -> BrokerHeartbeatResponse {
+    BrokerHeartbeatResponse { controller_id: broker.node_id.0, ..BrokerHeartbeatResponse::default() }
+}
+
+/// Changes in-sync sets as the partitions' leaders ask for.
+pub(crate) async fn alter_partition(
+    broker: Arc<Broker>,
+    request: AlterPartitionRequest,
+) -> AlterPartitionResponse {
+    let leader = BrokerId(request.broker_id);
+    let wanted: Vec<AlterPartition> = request
+        .topics
+        .iter()
+        .flat_map(|topic| {
+            topic.partitions.iter().map(|partition| AlterPartition {
+                topic_id: topic.topic_id,
+                partition: PartitionId(partition.partition_index),
+                leader_epoch: LeaderEpoch(partition.leader_epoch),
+                partition_epoch: partition.partition_epoch,
+                isr: partition
+                    .isr
+                    .iter()
+                    .map(|state| (BrokerId(state.broker_id), state.broker_epoch))
+                    .collect(),
+            })
+        })
+        .collect();
+    let settings = Arc::clone(&broker.settings());
+    let decide = |image: &Image| image.alter_partitions(leader, request.broker_epoch, &wanted, &*settings);
+    let refused = |error_code| AlterPartitionResponse {
+        error_code,
+        controller_id: broker.controller_hint().0,
+        ..AlterPartitionResponse::default()
+    };
+    let decided = match broker.metadata.try_commit(broker.clock.now(), decide).await {
+        Ok(Ok(decided)) => decided,
+        Ok(Err(refusal)) => return refused(ErrorCode::from(&refusal)),
+        Err(error) => return refused(error.into()),
+    };
+    let mut topics: Vec<TopicAnswer> = Vec::new();
+    for (wanted, decided) in wanted.iter().zip(decided) {
+        let partition_index = wanted.partition.0;
+        let answer = match decided {
+            Ok(partition) => PartitionAnswer {
+                partition_index,
+                error_code: ErrorCode::NONE,
+                leader_id: partition.leader.map_or(-1, |leader| leader.0),
+                leader_epoch: partition.leader_epoch.0,
+                partition_epoch: partition.partition_epoch,
+                isr: partition.isr.iter().map(|id| id.0).collect(),
+            },
+            Err(refusal) => {
+                tracing::debug!(topic = %wanted.topic_id, partition = %wanted.partition, %refusal, "a change of an in-sync set was refused");
+                PartitionAnswer {
+                    partition_index,
+                    error_code: ErrorCode::from(&refusal),
+                    ..PartitionAnswer::default()
+                }
+            }
+        };
+        match topics.last_mut().filter(|topic| topic.topic_id == wanted.topic_id) {
+            Some(topic) => topic.partitions.push(answer),
+            None => topics.push(TopicAnswer { topic_id: wanted.topic_id, partitions: vec![answer] }),
+        }
+    }
+    AlterPartitionResponse { topics, controller_id: broker.node_id.0, ..AlterPartitionResponse::default() }
+}
+
+/// Gives a broker a block of producer ids.
+pub(crate) async fn allocate_producer_ids(
+    broker: Arc<Broker>,
+    request: AllocateProducerIdsRequest,
+) -> AllocateProducerIdsResponse {
+    let decide =
+        |image: &Image| image.allocate_producer_ids(BrokerId(request.broker_id), request.broker_epoch);
+    let error_code = match broker.metadata.try_commit(broker.clock.now(), decide).await {
+        Ok(Ok(block)) => {
+            return AllocateProducerIdsResponse {
+                producer_id_start: block.first.0,
+                producer_id_len: block.count,
+                controller_id: broker.node_id.0,
+                ..AllocateProducerIdsResponse::default()
+            };
+        }
+        Ok(Err(refusal)) => ErrorCode::from(&refusal),
+        Err(error) => error.into(),
+    };
+    let controller_id = broker.controller_hint().0;
+    AllocateProducerIdsResponse { error_code, controller_id, ..AllocateProducerIdsResponse::default() }
+}
+
+/// Fences brokers that fall silent and balances leaders, for as long as this node is the active controller.
+pub(crate) async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
+    let mut balanced = Instant::now();
+    loop {
+        tokio::select! {
+            biased;
+            () = stopped(&mut stop) => return,
+            () = sleep(WATCH_INTERVAL) => {}
+        }
+        let status = broker.metadata.quorum().status();
+        if !status.is_active {
+            balanced = Instant::now();
+            continue;
+        }
+        let image = broker.metadata.image();
+        for id in broker.controller.silent(&image, status.term, broker.session_timeout()) {
+            fence(&broker, id).await;
+        }
+        let interval = balance_interval(&broker);
+        if interval.is_some_and(|interval| balanced.elapsed() >= interval) {
+            balanced = Instant::now();
+            balance(&broker).await;
+        }
+    }
+}
+
+async fn fence(broker: &Broker, id: BrokerId) {
+    let settings = Arc::clone(&broker.settings());
+    let fenced: Result<Result<Changes, Refusal>, NotCommitted> =
+        broker.metadata.try_commit(broker.clock.now(), |image| image.fence_broker(id, &*settings)).await;
+    match fenced {
+        Ok(Ok(changes)) => broker.report("a broker fell silent and is fenced", id, &changes),
+        Ok(Err(refusal)) => tracing::warn!(broker = %id, %refusal, "a silent broker could not be fenced"),
+        // Another controller will see to it.
+        Err(error) => tracing::debug!(broker = %id, %error, "a silent broker could not be fenced"),
+    }
+}
+
+fn balance_interval(broker: &Broker) -> Option<Duration> {
+    let settings = broker.settings();
+    let replication = &settings.broker().replication;
+    replication.auto_leader_rebalance.then(|| Duration::from_secs(replication.leader_imbalance_check_seconds))
+}
+
+async fn balance(broker: &Broker) {
+    let settings = Arc::clone(&broker.settings());
+    let percent = settings.broker().replication.leader_imbalance_percent;
+    let decide = |image: &Image| image.balance_leaders(percent, BALANCED_MAX, &*settings);
+    match broker.metadata.commit(broker.clock.now(), decide).await {
+        Ok(0) => {}
+        Ok(moved) => {
+            broker.metrics.leaders_elected(moved);
+            tracing::info!(moved, "leaders went back to their preferred replicas");
+        }
+        Err(error) => tracing::debug!(%error, "leaders could not be balanced"),
+    }
+}
+
+/// Has partitions without a leader led by whoever may: a change of settings may allow what was not allowed before.
+pub(crate) async fn elect_where_nobody_leads(broker: &Broker) {
+    let settings = Arc::clone(&broker.settings());
+    let decide = |image: &Image| image.elect_where_nobody_leads(BALANCED_MAX, &*settings);
+    match broker.metadata.commit(broker.clock.now(), decide).await {
+        Ok(changes) if changes.leaders_moved > 0 => {
+            broker.report("partitions without a leader have one", broker.node_id, &changes);
+        }
+        Ok(_) => {}
+        Err(error) => tracing::debug!(%error, "leaders could not be elected"),
+    }
+}

@@ -1,0 +1,238 @@
+//! This broker as the cluster sees it: registered, fenced or not, alive, about to stop.
+//!
+//! Invariant: a broker that the controller may have given up serves no writes: once it has heard nothing for as long as the
+//! controller waits for it, it counts itself as cut off ([`Broker::is_cut_off`]), whatever it believes to lead.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use wire::messages::add_raft_voter::AddRaftVoterRequest;
+use wire::messages::broker_heartbeat::BrokerHeartbeatRequest;
+use wire::messages::register_broker::{
+    Listener as RegisteredListener, RegisterBrokerRequest, RegisterBrokerResponse,
+};
+use wire::{ErrorCode, Str, Uuid};
+
+use crate::broker::{Broker, stopped};
+use crate::controller_link::{ControllerRequest, Lane, Unanswered};
+use crate::handler::quorum_members;
+use crate::node::StartError;
+
+/// Wait between attempts to register.
+const RETRY: Duration = Duration::from_millis(100);
+/// How long leaders may take to move away before a broker stops all the same.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+/// How often a broker that wants to stop asks whether it may.
+const SHUTDOWN_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What a broker says of itself when it registers, the same as long as it runs.
+pub(crate) struct Registration {
+    pub(crate) incarnation_id: Uuid,
+    pub(crate) listeners: Vec<RegisteredListener>,
+    /// The epoch of its last orderly stop, or -1.
+    pub(crate) previous_epoch: i64,
+}
+
+impl Registration {
+    fn request(&self, broker: &Broker) -> RegisterBrokerRequest {
+        let quorum = broker.metadata.quorum();
+        RegisterBrokerRequest {
+            broker_id: broker.node_id.0,
+            cluster_id: broker.cluster_id.clone(),
+            incarnation_id: self.incarnation_id,
+            listeners: self.listeners.clone(),
+            features: Vec::new(),
+            rack: broker.settings().broker().node.rack.as_deref().map(Str::copy_from),
+            log_dirs: vec![broker.data_dir.directory_id()],
+            previous_broker_epoch: self.previous_epoch,
+            voters_configured: quorum.peers().voters_configured().clone(),
+            is_voter_without_memory: quorum.is_voiceless(),
+        }
+    }
+}
+
+/// Registers, and waits until the metadata has come as far as the registration.
+pub(crate) async fn join(broker: &Arc<Broker>, registration: &Registration) -> Result<(), StartError> {
+    let begun = Instant::now();
+    let mut told = begun;
+    let response = loop {
+        let problem = match ask_to_register(broker, registration).await {
+            Ok(response) if response.error_code.is_ok() => break response,
+            Ok(response) => {
+                let message = response.error_message.unwrap_or_default().to_string();
+                let is_final = match response.error_code {
+                    ErrorCode::NOT_CONTROLLER | ErrorCode::REQUEST_TIMED_OUT => false,
+                    // The session of a process that is gone runs out.
+                    ErrorCode::DUPLICATE_BROKER_REGISTRATION => {
+                        begun.elapsed() > 3 * broker.settings().broker().replication.session_timeout
+                    }
+                    _ => true,
+                };
+                if is_final {
+                    return Err(StartError::Register(message));
+                }
+                message
+            }
+            Err(error) => error.to_string(),
+        };
+        if told.elapsed() > Duration::from_secs(5) {
+            told = Instant::now();
+            tracing::warn!(node = %broker.node_id, %problem, "this broker waits to be registered");
+        }
+        sleep(RETRY).await;
+    };
+    broker.epoch.store(response.broker_epoch, Ordering::Release);
+    let quorum = broker.metadata.quorum();
+    quorum.wait_applied(u64::try_from(response.metadata_index).unwrap_or(0)).await;
+    if quorum.is_voiceless() {
+        quorum.regain_voice().await;
+    }
+    Ok(())
+}
+
+/// Asks the controller, if this node knows it, else whomever the settings name.
+async fn ask_to_register(
+    broker: &Arc<Broker>,
+    registration: &Registration,
+) -> Result<RegisterBrokerResponse, Unanswered> {
+    let wait = RegisterBrokerRequest::WAIT;
+    let mut last = match broker.ask_controller(registration.request(broker)).await {
+        Err(Unanswered::NoController) => Unanswered::NoController,
+        answered => return answered,
+    };
+    let quorum = broker.metadata.quorum();
+    let configured = quorum.peers().configured();
+    let others =
+        configured.iter().filter(|(id, _)| **id != broker.node_id).map(|(_, address)| address.clone());
+    let bootstrap = broker.bootstrap.iter().cloned();
+    for address in others.chain(bootstrap) {
+        let asked =
+            broker.controller_link.ask_at(Lane::Changes, &address, registration.request(broker), wait).await;
+        match asked {
+            Ok(response)
+                if response.error_code == ErrorCode::NOT_CONTROLLER && response.controller_port > 0 =>
+            {
+                let host = response.controller_host.to_string();
+                let controller = client::Address { host, port: response.controller_port };
+                let request = registration.request(broker);
+                match broker.controller_link.ask_at(Lane::Changes, &controller, request, wait).await {
+                    Ok(response) => return Ok(response),
+                    Err(error) => last = error.into(),
+                }
+            }
+            Ok(response) if response.error_code == ErrorCode::NOT_CONTROLLER => {}
+            Ok(response) => return Ok(response),
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
+}
+
+/// Sends heartbeats until the broker stops, and registers anew where the controller does not know it.
+pub(crate) async fn beat(
+    broker: Arc<Broker>,
+    registration: Arc<Registration>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let settings = Arc::clone(&broker.settings());
+        let replication = &settings.broker().replication;
+        let sent = Instant::now();
+        let next = sent + replication.heartbeat_interval;
+        let deadline = sent + replication.session_timeout;
+        let answer = tokio::select! {
+            biased;
+            () = stopped(&mut stop) => return,
+            answer = timeout_at(deadline, broker.ask_controller(heartbeat(&broker, false))) => answer,
+        };
+        let mut wait = next;
+        match answer {
+            Ok(Ok(response)) if response.error_code.is_ok() => {
+                broker.lease_until(sent + replication.session_timeout);
+                if response.is_fenced {
+                    // The next one may be what lets it in.
+                    wait = wait.min(Instant::now() + RETRY);
+                }
+            }
+            Ok(Ok(response)) => match response.error_code {
+                ErrorCode::STALE_BROKER_EPOCH | ErrorCode::BROKER_ID_NOT_REGISTERED => {
+                    tracing::warn!(node = %broker.node_id, error = ?response.error_code, "the controller does not know this broker: it registers anew");
+                    if let Err(error) = join(&broker, &registration).await {
+                        tracing::error!(%error, "this broker is not taken back");
+                    }
+                }
+                error => {
+                    tracing::debug!(?error, "a heartbeat was refused");
+                    wait = wait.min(Instant::now() + RETRY);
+                }
+            },
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a heartbeat was not answered");
+                wait = wait.min(Instant::now() + RETRY);
+            }
+            Err(_late) => tracing::debug!("a heartbeat was not answered in time"),
+        }
+        tokio::select! {
+            biased;
+            () = stopped(&mut stop) => return,
+            () = sleep_until(wait) => {}
+            () = broker.metadata_caught_up.notified() => {}
+        }
+    }
+}
+
+fn heartbeat(broker: &Broker, want_shut_down: bool) -> BrokerHeartbeatRequest {
+    BrokerHeartbeatRequest {
+        broker_id: broker.node_id.0,
+        broker_epoch: broker.epoch.load(Ordering::Acquire),
+        metadata_index: i64::try_from(broker.replicas.reconciled()).unwrap_or(i64::MAX),
+        want_fence: false,
+        want_shut_down,
+    }
+}
+
+/// Has others lead what this broker leads, where there are others, and has another node lead the quorum.
+pub(crate) async fn hand_over(broker: &Arc<Broker>) {
+    let image = broker.metadata.image();
+    let is_alone = !image.brokers().any(|other| other.id != broker.node_id && !other.fenced);
+    if is_alone || !broker.settings().broker().replication.controlled_shutdown {
+        return;
+    }
+    let deadline = Instant::now() + SHUTDOWN_MAX;
+    while Instant::now() < deadline {
+        match timeout_at(deadline, broker.ask_controller(heartbeat(broker, true))).await {
+            Ok(Ok(response)) if response.should_shut_down => break,
+            Ok(Ok(response)) if response.error_code == ErrorCode::BROKER_ID_NOT_REGISTERED => break,
+            _ => sleep(SHUTDOWN_INTERVAL).await,
+        }
+    }
+    broker.metadata.quorum().hand_over().await;
+}
+
+/// A node that is configured as a voter and was let in as a learner asks for its vote.
+pub(crate) async fn ask_for_vote(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
+    let quorum = Arc::clone(broker.metadata.quorum());
+    if !quorum.peers().configured().contains_key(&broker.node_id) {
+        return;
+    }
+    let mut status = quorum.watch_status();
+    loop {
+        let is_learner = status.borrow_and_update().learners.contains(&broker.node_id);
+        if is_learner {
+            let request =
+                AddRaftVoterRequest { voter_id: broker.node_id.0, ..AddRaftVoterRequest::default() };
+            if let Err(error) = quorum_members::ask(&broker, request).await {
+                tracing::debug!(%error, "this node waits to be a voter again");
+            }
+        }
+        tokio::select! {
+            biased;
+            () = stopped(&mut stop) => return,
+            changed = status.changed(), if !is_learner => if changed.is_err() { return },
+            () = sleep(Duration::from_secs(1)), if is_learner => {}
+        }
+    }
+}

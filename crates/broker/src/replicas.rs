@@ -1,0 +1,316 @@
+//! From what the metadata says to what this broker has on disk and does: logs opened and removed, partitions led and followed,
+//! settings in force.
+//!
+//! One task follows the image; nobody else opens or removes a partition's log. Invariant: it acts on the image as of one entry
+//! at a time, in their order, and what it tells as reconciled has been carried out. A log of a topic that the image does not
+//! know is set aside when the broker starts, and removed when the topic goes while it runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use client::Address;
+use parking_lot::Mutex;
+use state::metadata::{ConfigResource, Image, ResourceKind, Topic, TopicRules};
+use state::partition::Assignment;
+use storage::{FoundLog, StorageError};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use wire::{BrokerId, ErrorCode, PartitionId, TopicPartition, Uuid};
+
+use crate::broker::{Broker, stopped};
+use crate::coordinator::OFFSETS_TOPIC;
+use crate::opening::for_each_parallel;
+use crate::partition::Partition;
+use crate::quorum::Touched;
+
+/// Failures that are remembered for whoever made the topic.
+const FAILURES_MAX: usize = 1_000;
+
+/// How far the broker has followed the image.
+#[derive(Debug, Default)]
+pub(crate) struct Replicas {
+    reconciled: watch::Sender<u64>,
+    /// Why a topic's logs could not be opened here.
+    failures: Mutex<BTreeMap<Uuid, String>>,
+}
+
+impl Replicas {
+    /// Index of the entry that the broker has followed last.
+    pub(crate) fn reconciled(&self) -> u64 {
+        *self.reconciled.borrow()
+    }
+
+    /// Waits until the broker has followed the entry at `index`.
+    pub(crate) async fn wait_reconciled(&self, index: u64) {
+        let mut reconciled = self.reconciled.subscribe();
+        // The sender lives as long as this does.
+        let _ = reconciled.wait_for(|reconciled| *reconciled >= index).await;
+    }
+
+    /// Why a topic's logs could not be opened here, if they could not.
+    pub(crate) fn take_failure(&self, topic: Uuid) -> Option<String> {
+        self.failures.lock().remove(&topic)
+    }
+
+    fn note_failure(&self, topic: Uuid, why: String) {
+        let mut failures = self.failures.lock();
+        if failures.len() < FAILURES_MAX {
+            failures.insert(topic, why);
+        }
+    }
+}
+
+/// Follows the image until the broker stops.
+pub(crate) async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
+    let mut applied = broker.metadata.quorum().watch_applied();
+    loop {
+        reconcile(&broker).await;
+        tokio::select! {
+            biased;
+            () = stopped(&mut stop) => return,
+            changed = applied.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Sets aside what is on disk and in no topic. The image must be as new as the cluster's: a topic that an old one does not
+/// know may well be there. Blocks.
+pub(crate) fn set_aside_strays(broker: &Broker, found: &[FoundLog]) -> Result<(), StorageError> {
+    let image = broker.metadata.image();
+    for log in found {
+        let partition = &log.topic_partition;
+        let is_known = &*partition.topic == crate::metadata::METADATA_TOPIC
+            || image.topic(&partition.topic).is_some_and(|topic| {
+                topic.id == log.topic_id
+                    && topic
+                        .partition(partition.partition)
+                        .is_some_and(|known| known.replicas.contains(&broker.node_id))
+            });
+        if !is_known {
+            tracing::warn!(%partition, "a log of no topic is set aside");
+            broker.data_dir.set_aside_stray(partition)?;
+        }
+    }
+    Ok(())
+}
+
+/// Carries out what has changed since the last time.
+pub(crate) async fn reconcile(broker: &Arc<Broker>) {
+    // The index first: what comes in between is carried out now and told with the next.
+    let index = broker.metadata.quorum().applied();
+    let touched = broker.metadata.quorum().take_touched();
+    let image = broker.metadata.image();
+    if touched.all || touched.brokers {
+        broker.metadata.quorum().peers().learn(addresses(&image));
+    }
+    if touched.all || !touched.configs.is_empty() {
+        apply_configs(broker, &touched).await;
+    }
+    let topics = changed_topics(broker, &image, &touched);
+    remove_gone(broker, &image, &topics).await;
+    if !touched.deleted.is_empty() {
+        broker.groups.topics_deleted(&touched.deleted);
+    }
+    open_new(broker, &image, &topics).await;
+    take_roles(broker, &image, &topics);
+    broker.replicas.reconciled.send_replace(index);
+    let epoch = broker.epoch.load(Ordering::Acquire);
+    let is_counted_in = |known: &state::metadata::Broker| !known.fenced && known.epoch == epoch;
+    broker.fenced.send_replace(!image.broker(broker.node_id).is_some_and(is_counted_in));
+    broker.metadata_caught_up.notify_one();
+}
+
+/// Where brokers listen for each other: their first listener.
+fn addresses(image: &Image) -> BTreeMap<BrokerId, Address> {
+    let addresses = image.brokers().filter_map(|broker| {
+        let endpoint = broker.endpoints.first()?;
+        Some((broker.id, Address { host: endpoint.host.to_string(), port: endpoint.port }))
+    });
+    addresses.collect()
+}
+
+fn changed_topics(broker: &Broker, image: &Image, touched: &Touched) -> BTreeSet<Uuid> {
+    let mut topics = touched.topics.clone();
+    if touched.all {
+        topics.extend(image.topics().map(|topic| topic.id));
+        topics.extend(broker.partitions.load().topics().map(|topic| topic.id));
+    }
+    // `min.insync.replicas` is part of what a leader acts on, whoever it is inherited from.
+    let is_broker_wide = touched.configs.iter().any(|resource| resource.kind == ResourceKind::Broker);
+    if is_broker_wide {
+        topics.extend(broker.partitions.load().topics().map(|topic| topic.id));
+    }
+    for resource in touched.configs.iter().filter(|resource| resource.kind == ResourceKind::Topic) {
+        topics.extend(image.topic(&resource.name).map(|topic| topic.id));
+    }
+    topics
+}
+
+/// Takes partitions out of service that are no longer this broker's, and removes their logs.
+async fn remove_gone(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid>) {
+    let hosted = broker.partitions.load_full();
+    let mut gone: Vec<Arc<Partition>> = Vec::new();
+    for id in topics {
+        let Some(here) = hosted.topic_by_id(*id) else { continue };
+        let known = image.topic_by_id(*id);
+        let is_gone = |partition: &&Arc<Partition>| {
+            let known = known.and_then(|topic| topic.partition(partition.id.partition));
+            known.is_none_or(|known| !known.replicas.contains(&broker.node_id))
+        };
+        gone.extend(here.partitions().filter(is_gone).cloned());
+    }
+    if !gone.is_empty() {
+        broker.partitions.remove(&gone);
+        for partition in &gone {
+            broker.replication.assign(broker, partition, None);
+            partition.waiting.fail(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+            if &*partition.id.topic == OFFSETS_TOPIC {
+                broker.groups.resign(partition.id.partition);
+            }
+        }
+        let deleter = Arc::clone(broker);
+        let removed = spawn_blocking(move || {
+            for partition in &gone {
+                if let Err(error) = deleter.data_dir.delete_log(&partition.id) {
+                    // It is out of service all the same: the next start finds a log of no topic and sets it aside.
+                    tracing::error!(partition = %partition.id, %error, "a partition's files could not be removed");
+                }
+                partition.waiting.fail(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+            }
+        });
+        removed.await.expect("deleting logs does not panic");
+    }
+}
+
+/// Opens the logs of partitions that are this broker's and not in service yet, many at a time.
+async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uuid>) {
+    let hosted = broker.partitions.load_full();
+    let mut wanted: Vec<(TopicPartition, Uuid)> = Vec::new();
+    for topic in topics.iter().filter_map(|id| image.topic_by_id(*id)) {
+        let here = hosted.topic_by_id(topic.id);
+        for (id, partition) in topic.partitions() {
+            let is_new = here.is_none_or(|here| here.partition(id).is_none());
+            if is_new && partition.replicas.contains(&broker.node_id) {
+                wanted.push((TopicPartition { topic: topic.name.clone(), partition: id }, topic.id));
+            }
+        }
+    }
+    if wanted.is_empty() {
+        return;
+    }
+    let (opener, image) = (Arc::clone(broker), Arc::clone(image));
+    let opened = spawn_blocking(move || {
+        let threads = crate::opening::open_threads(&opener.settings());
+        let opened = for_each_parallel(&wanted, threads, |(partition, topic_id)| {
+            let refused = opener.descriptors.check(1).map_err(|error| error.to_string()).err();
+            let opened = match refused {
+                Some(why) => Err(why),
+                None => opener
+                    .open_partition(&image, partition.clone(), *topic_id)
+                    .map_err(|error| error.to_string()),
+            };
+            // One rotten file must not keep all other partitions from being served.
+            Ok::<_, std::convert::Infallible>(match opened {
+                Ok(partition) => Some(partition),
+                Err(error) => {
+                    tracing::error!(%partition, %error, "the partition is not served here: restore its directory from a copy, or move its replica away");
+                    opener.replicas.note_failure(*topic_id, error);
+                    None
+                }
+            })
+        });
+        match opened {
+            Ok(opened) => opened,
+            Err(never) => match never {},
+        }
+    });
+    let opened = opened.await.expect("opening logs does not panic");
+    broker.partitions.insert(opened.into_iter().flatten());
+}
+
+/// Leads what the image says that this broker leads, and follows the others.
+fn take_roles(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid>) {
+    let settings = Arc::clone(&broker.settings());
+    let hosted = broker.partitions.load_full();
+    for topic in topics.iter().filter_map(|id| image.topic_by_id(*id)) {
+        let rule = settings.rule(image, &topic.name);
+        let is_offsets = &*topic.name == OFFSETS_TOPIC;
+        if is_offsets {
+            broker.groups.set_partition_count(topic.partition_count());
+        }
+        let Some(here) = hosted.topic_by_id(topic.id) else { continue };
+        for partition in here.partitions() {
+            take_role(broker, topic, partition, rule.min_insync_replicas, is_offsets);
+        }
+    }
+}
+
+fn take_role(
+    broker: &Arc<Broker>,
+    topic: &Topic,
+    partition: &Arc<Partition>,
+    isr_min: usize,
+    is_offsets: bool,
+) {
+    let Some(known) = topic.partition(partition.id.partition) else { return };
+    let index: PartitionId = partition.id.partition;
+    let (leader_before, epoch_before) = partition.leader();
+    if known.leader == Some(broker.node_id) {
+        let assignment = Assignment {
+            leader_epoch: known.leader_epoch,
+            partition_epoch: known.partition_epoch,
+            replicas: known.replicas.to_vec(),
+            isr: known.isr.to_vec(),
+            isr_min: isr_min.min(known.replicas.len()).max(1),
+        };
+        broker.replication.assign(broker, partition, None);
+        let is_new = (leader_before, epoch_before) != (known.leader, known.leader_epoch);
+        if is_new && is_offsets {
+            // What an earlier epoch of this broker believes must not be written in this one.
+            broker.groups.resign(index);
+        }
+        partition.lead(broker.node_id, assignment, broker.ticks());
+        if is_new && is_offsets {
+            broker.groups.lead(Arc::clone(partition));
+        }
+    } else {
+        if leader_before == Some(broker.node_id) && is_offsets {
+            broker.groups.resign(index);
+        }
+        broker.replication.assign(broker, partition, Some((known.leader, known.leader_epoch)));
+    }
+}
+
+/// Makes the running broker follow settings that may have changed. Setting a log's settings to what they are does
+/// nothing.
+async fn apply_configs(broker: &Arc<Broker>, touched: &Touched) {
+    let is_broker_wide =
+        touched.all || touched.configs.iter().any(|resource| resource.kind == ResourceKind::Broker);
+    let topics: Vec<ConfigResource> =
+        touched.configs.iter().filter(|resource| resource.kind == ResourceKind::Topic).cloned().collect();
+    let broker = Arc::clone(broker);
+    let applied = spawn_blocking(move || {
+        let image = broker.metadata.image();
+        let hosted = broker.partitions.load_full();
+        if is_broker_wide {
+            broker.apply_dynamic_settings();
+            // Every topic inherits from the broker's settings.
+            for topic in hosted.topics() {
+                update_logs(&broker, &image, topic);
+            }
+            return;
+        }
+        for topic in topics.iter().filter_map(|resource| hosted.topic(&resource.name)) {
+            update_logs(&broker, &image, topic);
+        }
+    });
+    applied.await.expect("changing settings does not panic");
+}
+
+fn update_logs(broker: &Broker, image: &Image, topic: &crate::partitions::HostedTopic) {
+    let config = broker.log_config(image, &topic.name);
+    for partition in topic.partitions() {
+        partition.log.update_config(config.clone());
+    }
+}
