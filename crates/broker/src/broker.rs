@@ -2,7 +2,7 @@
 //! It is made once by `node.rs` and never replaced; what changes in it changes behind its own lock or pointer.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
 use client::Address;
@@ -61,6 +61,8 @@ pub(crate) struct Broker {
     pub(crate) epoch: AtomicI64,
     /// Whether the controller counts this broker as absent: clients are not sent here.
     pub(crate) fenced: watch::Sender<bool>,
+    /// Whether this broker is about to stop.
+    pub(crate) is_leaving: AtomicBool,
     /// Until when, in ticks, the controller surely counts this broker as present.
     pub(crate) lease: AtomicI64,
     /// Told when the broker has carried out more of the metadata.

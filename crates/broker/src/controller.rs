@@ -4,14 +4,16 @@
 //! about to stop) becomes records. Invariant: everything that is answered stands on a committed record, and a node that is not
 //! the active controller answers nothing but that, with the name of the one that is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use state::metadata::{AlterPartition, Changes, Endpoint, FeatureRange, Image, Refusal, RegisterBroker};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
 use wire::messages::allocate_producer_ids::{AllocateProducerIdsRequest, AllocateProducerIdsResponse};
 use wire::messages::alter_partition::{
     AlterPartitionRequest, AlterPartitionResponse, PartitionAnswer, TopicAnswer,
@@ -25,6 +27,8 @@ use crate::quorum::{MembersChange, NotCommitted};
 
 /// How often sessions are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+/// How often it is looked at whether a broker is still to be watched.
+const WATCH_LOOK: Duration = Duration::from_secs(1);
 /// Leaders that one round of balancing moves.
 const BALANCED_MAX: usize = 1_000;
 
@@ -39,6 +43,9 @@ struct Sessions {
     /// The term in which these sessions were begun.
     term: u64,
     heard: BTreeMap<BrokerId, Instant>,
+    /// Brokers, and their epochs, that were given up because nobody listened at their address. One that is heard all the same
+    /// cannot be judged by that.
+    refused: BTreeSet<(BrokerId, i64)>,
 }
 
 impl From<NotCommitted> for ErrorCode {
@@ -71,6 +78,7 @@ impl Controller {
         let unfenced = image.brokers().filter(|broker| !broker.fenced).map(|broker| broker.id);
         if sessions.term != term {
             sessions.term = term;
+            sessions.refused.clear();
             sessions.heard = unfenced.map(|id| (id, Instant::now())).collect();
             return Vec::new();
         }
@@ -367,6 +375,7 @@ pub(crate) async fn allocate_producer_ids(
 /// Fences brokers that fall silent and balances leaders, for as long as this node is the active controller.
 pub(crate) async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
     let mut balanced = Instant::now();
+    let mut watched = Watched::default();
     loop {
         tokio::select! {
             biased;
@@ -379,8 +388,9 @@ pub(crate) async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
             continue;
         }
         let image = broker.metadata.image();
+        watched.follow(&broker, &image);
         for id in broker.controller.silent(&image, status.term, broker.session_timeout()) {
-            fence(&broker, id).await;
+            fence(&broker, id, "a broker fell silent and is fenced").await;
         }
         let interval = balance_interval(&broker);
         if interval.is_some_and(|interval| balanced.elapsed() >= interval) {
@@ -390,15 +400,65 @@ pub(crate) async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
     }
 }
 
-async fn fence(broker: &Broker, id: BrokerId) {
+/// Connections that are held to notice at once when a broker's process ends: the kernel closes them then, and refuses the
+/// next. A machine that dies says nothing; that is what sessions are for.
+#[derive(Default)]
+struct Watched {
+    tasks: BTreeMap<(BrokerId, i64), JoinHandle<()>>,
+}
+
+impl Watched {
+    /// Watches every broker that is counted in.
+    fn follow(&mut self, broker: &Arc<Broker>, image: &Image) {
+        self.tasks.retain(|_, task| !task.is_finished());
+        let others = image.brokers().filter(|other| !other.fenced && other.id != broker.node_id);
+        for key in others.map(|other| (other.id, other.epoch)) {
+            if !self.tasks.contains_key(&key) && !broker.controller.sessions.lock().refused.contains(&key) {
+                self.tasks.insert(key, tokio::spawn(watch_process(Arc::clone(broker), key)));
+            }
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.tasks.values().for_each(JoinHandle::abort);
+    }
+}
+
+async fn watch_process(broker: Arc<Broker>, key: (BrokerId, i64)) {
+    let (id, epoch) = key;
+    let mut link = broker.metadata.quorum().peers().reach().link();
+    let is_watched = || {
+        let image = broker.metadata.image();
+        let is_counted_in = image.broker(id).is_some_and(|known| known.epoch == epoch && !known.fenced);
+        is_counted_in && broker.metadata.quorum().is_active_controller()
+    };
+    while is_watched() {
+        let Some(address) = broker.metadata.quorum().peers().address_of(id) else { return };
+        match link.to(&address).await {
+            Ok(connection) => {
+                let _ = timeout(WATCH_LOOK, connection.closed()).await;
+            }
+            Err(client::Error::Connect { source, .. }) if source.kind() == ErrorKind::ConnectionRefused => {
+                broker.controller.sessions.lock().refused.insert(key);
+                fence(&broker, id, "a broker's process has ended, and it is fenced").await;
+                return;
+            }
+            Err(_) => sleep(WATCH_INTERVAL).await,
+        }
+    }
+}
+
+async fn fence(broker: &Broker, id: BrokerId, why: &str) {
     let settings = Arc::clone(&broker.settings());
     let fenced: Result<Result<Changes, Refusal>, NotCommitted> =
         broker.metadata.try_commit(broker.clock.now(), |image| image.fence_broker(id, &*settings)).await;
     match fenced {
-        Ok(Ok(changes)) => broker.report("a broker fell silent and is fenced", id, &changes),
-        Ok(Err(refusal)) => tracing::warn!(broker = %id, %refusal, "a silent broker could not be fenced"),
+        Ok(Ok(changes)) => broker.report(why, id, &changes),
+        Ok(Err(refusal)) => tracing::warn!(broker = %id, %refusal, "a broker could not be fenced"),
         // Another controller will see to it.
-        Err(error) => tracing::debug!(broker = %id, %error, "a silent broker could not be fenced"),
+        Err(error) => tracing::debug!(broker = %id, %error, "a broker could not be fenced"),
     }
 }
 

@@ -25,6 +25,8 @@ use crate::node::StartError;
 const RETRY: Duration = Duration::from_millis(100);
 /// How long leaders may take to move away before a broker stops all the same.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+/// How long a broker that wants to stop waits for a controller where there is none.
+const NOBODY_DECIDES: Duration = Duration::from_secs(2);
 /// How often a broker that wants to stop asks whether it may.
 const SHUTDOWN_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -146,7 +148,7 @@ pub(crate) async fn beat(
         let answer = tokio::select! {
             biased;
             () = stopped(&mut stop) => return,
-            answer = timeout_at(deadline, broker.ask_controller(heartbeat(&broker, false))) => answer,
+            answer = timeout_at(deadline, broker.ask_controller(heartbeat(&broker))) => answer,
         };
         let mut wait = next;
         match answer {
@@ -184,32 +186,42 @@ pub(crate) async fn beat(
     }
 }
 
-fn heartbeat(broker: &Broker, want_shut_down: bool) -> BrokerHeartbeatRequest {
+fn heartbeat(broker: &Broker) -> BrokerHeartbeatRequest {
     BrokerHeartbeatRequest {
         broker_id: broker.node_id.0,
         broker_epoch: broker.epoch.load(Ordering::Acquire),
         metadata_index: i64::try_from(broker.replicas.reconciled()).unwrap_or(i64::MAX),
         want_fence: false,
-        want_shut_down,
+        want_shut_down: broker.is_leaving.load(Ordering::Acquire),
     }
 }
 
 /// Has others lead what this broker leads, where there are others, and has another node lead the quorum.
 pub(crate) async fn hand_over(broker: &Arc<Broker>) {
-    let image = broker.metadata.image();
-    let is_alone = !image.brokers().any(|other| other.id != broker.node_id && !other.fenced);
-    if is_alone || !broker.settings().broker().replication.controlled_shutdown {
+    if !broker.settings().broker().replication.controlled_shutdown {
         return;
     }
+    broker.is_leaving.store(true, Ordering::Release);
     let deadline = Instant::now() + SHUTDOWN_MAX;
-    while Instant::now() < deadline {
-        match timeout_at(deadline, broker.ask_controller(heartbeat(broker, true))).await {
+    let mut heard = Instant::now();
+    while !is_alone(broker) && Instant::now() < deadline {
+        match timeout_at(deadline, broker.ask_controller(heartbeat(broker))).await {
             Ok(Ok(response)) if response.should_shut_down => break,
             Ok(Ok(response)) if response.error_code == ErrorCode::BROKER_ID_NOT_REGISTERED => break,
-            _ => sleep(SHUTDOWN_INTERVAL).await,
+            Ok(Ok(_)) => heard = Instant::now(),
+            // The others may be stopping too, and nobody is left to decide.
+            Ok(Err(_)) | Err(_) if heard.elapsed() >= NOBODY_DECIDES => break,
+            Ok(Err(_)) | Err(_) => {}
         }
+        sleep(SHUTDOWN_INTERVAL).await;
     }
     broker.metadata.quorum().hand_over().await;
+}
+
+/// Whether nobody else is counted in who could lead.
+fn is_alone(broker: &Broker) -> bool {
+    let image = broker.metadata.image();
+    !image.brokers().any(|other| other.id != broker.node_id && !other.fenced)
 }
 
 /// A node that is configured as a voter and was let in as a learner asks for its vote.

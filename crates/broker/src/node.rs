@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
 use client::Environment;
@@ -173,6 +173,7 @@ impl Node {
             metrics,
             epoch: AtomicI64::new(-1),
             fenced: watch::Sender::new(true),
+            is_leaving: AtomicBool::new(false),
             lease: AtomicI64::new(0),
             metadata_caught_up: Notify::new(),
             began: Instant::now(),

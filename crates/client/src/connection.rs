@@ -146,6 +146,11 @@ impl Connection {
         self.inner.outgoing.is_closed()
     }
 
+    /// Waits until the connection is over.
+    pub async fn closed(&self) {
+        self.inner.outgoing.closed().await;
+    }
+
     /// The newest version of an API that both sides speak, if there is one.
     pub(crate) fn version<C: Call>(&self) -> Result<i16, Error> {
         let unsupported = || Error::Unsupported { address: self.inner.address.clone(), api: C::API.name() };

@@ -193,7 +193,7 @@ impl Reading {
     async fn run(mut self, mut consumer: Consumer) -> Result<(), Failure> {
         let mut out = Vec::with_capacity(64 * 1024);
         // One for the whole run, so that it is heard while printing, too.
-        let mut stopped = Stop::listen()?;
+        let mut stopped = Stop::listen(false)?;
         let outcome: Result<(), Failure> = loop {
             let records = tokio::select! {
                 polled = consumer.poll(POLL_WAIT) => match polled {

@@ -11,6 +11,7 @@ mod output;
 mod format;
 mod range;
 mod node;
+mod dev_cluster;
 mod topic;
 mod produce;
 mod consume;

@@ -17,14 +17,17 @@ use clap::Args;
 use storage::RealDisk;
 use tokio::time::Instant;
 
+use crate::dev_cluster;
 use crate::failure::Failure;
 use crate::output;
 use crate::stop::Stop;
 
-const DEV_LISTEN: &str = "127.0.0.1:9092";
-const DEV_ADMIN: &str = "127.0.0.1:9644";
+pub(crate) const DEV_LISTEN: &str = "127.0.0.1:9092";
+pub(crate) const DEV_ADMIN: &str = "127.0.0.1:9644";
 
-/// Run one broker for development, with nothing to configure
+pub(crate) const DEV_DATA_DIR: &str = "ottla-data";
+
+/// Run one broker, or a cluster of them, for development, with nothing to configure
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Durable like any other broker: what was acknowledged is still there after kill -9. Logging: OTTLA_LOG=debug.
@@ -33,19 +36,26 @@ Examples:
   ottla dev
   ottla dev --data-dir /tmp/ottla --listen 127.0.0.1:19092 --admin 127.0.0.1:19644
   ottla dev --listen 127.0.0.1:0 --admin 127.0.0.1:0      # any free ports; the banner tells which
+  ottla dev --brokers 3          # a cluster: ports 9092 to 9094, kill -9 any of them and look
   ottla dev --set num.partitions=12 --set auto.create.topics.enable=false")]
 pub(crate) struct DevArgs {
     /// Where files are kept [default: ottla-data in this directory]
     #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    pub(crate) data_dir: Option<PathBuf>,
     /// Where Kafka clients are answered [default: 127.0.0.1:9092]
     #[arg(long, value_name = "HOST:PORT")]
-    listen: Option<String>,
+    pub(crate) listen: Option<String>,
     /// Where /livez, /readyz and /metrics are served [default: 127.0.0.1:9644]
     #[arg(long, value_name = "HOST:PORT")]
-    admin: Option<String>,
+    pub(crate) admin: Option<String>,
+    /// Number of brokers, each a process of its own: a cluster on this machine [ports: one after the other]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) brokers: u16,
+    /// Be one of several: no banner, and stop when standard input ends
+    #[arg(long, hide = true)]
+    child: bool,
     #[command(flatten)]
-    common: CommonArgs,
+    pub(crate) common: CommonArgs,
 }
 
 /// Run a broker with settings from a file, the environment and flags
@@ -66,13 +76,13 @@ pub(crate) struct StartArgs {
 }
 
 #[derive(Debug, Args)]
-struct CommonArgs {
+pub(crate) struct CommonArgs {
     /// Broker setting under Kafka's name (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    pub(crate) set: Vec<String>,
     /// Log lines for people (text) or programs (json)
     #[arg(long, default_value = "text", value_name = "text|json", value_parser = log_format)]
-    log_format: LogFormat,
+    pub(crate) log_format: LogFormat,
 }
 
 fn log_format(text: &str) -> Result<LogFormat, String> {
@@ -92,9 +102,12 @@ impl CommonArgs {
 
 /// `ottla dev`.
 pub(crate) fn dev(args: DevArgs) -> Result<(), Failure> {
+    if args.brokers > 1 {
+        return dev_cluster::run(&args);
+    }
     let mut sources = Sources::new()
         .preset("node.id", "1")
-        .preset("log.dirs", "ottla-data")
+        .preset("log.dirs", DEV_DATA_DIR)
         .preset("listeners", format!("PLAINTEXT://{DEV_LISTEN}"))
         .preset("admin.listener", DEV_ADMIN)
         // A group of one program need not wait for others to arrive.
@@ -110,13 +123,15 @@ pub(crate) fn dev(args: DevArgs) -> Result<(), Failure> {
         }
     }
     let settings = args.common.load(sources)?;
-    run(settings, args.common.log_format, "warn", banner)
+    let announce =
+        if args.child { |ready: &Ready| output::print(&format!("{}\n", ready.after_ms)) } else { banner };
+    run(settings, args.common.log_format, "warn", args.child, announce)
 }
 
 /// `ottla start`.
 pub(crate) fn start(args: StartArgs) -> Result<(), Failure> {
     let settings = args.common.load(Sources::new().properties_file(&args.config))?;
-    run(settings, args.common.log_format, "info", |ready| {
+    run(settings, args.common.log_format, "info", false, |ready| {
         let admin = ready.admin.map_or_else(|| "none".to_owned(), |admin| admin.to_string());
         let ready_ms = u64::try_from(ready.after_ms).unwrap_or(u64::MAX);
         tracing::info!(kafka = %ready.kafka, admin, ready_ms, "ready");
@@ -136,6 +151,7 @@ fn run(
     settings: Settings,
     log_format: LogFormat,
     log_filter: &str,
+    is_child: bool,
     announce: impl FnOnce(&Ready) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let filter = std::env::var("OTTLA_LOG").unwrap_or_else(|_| log_filter.to_owned());
@@ -151,7 +167,7 @@ fn run(
         }
         let data_dir = settings.log_dir().to_owned();
         // Before the node, so that no signal is missed from the first byte on disk on.
-        let mut stop = Stop::listen()?;
+        let mut stop = Stop::listen(is_child)?;
         let options = NodeOptions { settings, disk: Arc::new(RealDisk), clock: Arc::new(SystemClock), environment: Arc::new(client::TokioEnvironment) };
         let node = tokio::select! {
             started = Node::start(options) => started.map_err(refused)?,
