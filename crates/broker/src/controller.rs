@@ -184,10 +184,13 @@ async fn try_register(
     } else {
         quorum.change_members(MembersChange::AddLearner(id)).await.map_err(not_committed)?
     };
+    let (controller_id, controller_host, controller_port) = broker.controller_hint();
     Ok(RegisterBrokerResponse {
         broker_epoch: registered.epoch,
         metadata_index: i64::try_from(metadata_index).unwrap_or(i64::MAX),
-        controller_id: broker.node_id.0,
+        controller_id,
+        controller_host,
+        controller_port,
         ..RegisterBrokerResponse::default()
     })
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use wire::messages::fetch::FetchRequest;
 use wire::messages::forward::{ForwardRequest, ForwardResponse};
 use wire::messages::produce::ProduceRequest;
@@ -54,14 +54,12 @@ pub(crate) enum DispatchError {
     RefusedWithoutReply,
     #[error("the answer to {api:?} is too long: {error}")]
     AnswerTooLong { api: ApiKey, error: FrameTooLong },
-    #[error("{0:?} came before this broker was ready")]
+    #[error("a request without a reply (API {0}) came before this broker was ready")]
     NotReady(i16),
     #[error("{api:?} was not answered by the controller: {reason}")]
     NoController { api: ApiKey, reason: String },
 }
 
-/// How long a client waits for a broker that is about to be ready, before it is told to try another.
-const READY_MAX: Duration = Duration::from_secs(2);
 /// Wait before the controller is asked again that was not there.
 const CONTROLLER_RETRY: Duration = Duration::from_millis(50);
 
@@ -73,7 +71,7 @@ pub(crate) fn dispatch(
 ) -> Result<Answer, DispatchError> {
     let mut decoder = Decoder::new(frame.clone());
     let header = RequestHeader::decode(&mut decoder).map_err(DispatchError::Header)?;
-    if !*broker.ready.borrow() && !is_answered_early(header.api_key) {
+    if !*broker.ready.borrow() && !is_answered_early(&header, decoder.rest()) {
         return Ok(once_ready(broker, connection, header.api_key, frame));
     }
     let known = ApiKey::from_code(header.api_key).filter(|api| api.versions().contains(&header.api_version));
@@ -101,12 +99,19 @@ pub(crate) fn dispatch(
     if is_for_controller(api) { Ok(at_controller(pending, request, frame)) } else { start(pending, request) }
 }
 
-/// Brokers are answered as soon as they can be, and whoever asks what this is.
-fn is_answered_early(api_key: i16) -> bool {
-    ApiKey::from_code(api_key).is_some_and(|api| api.is_private() || api == ApiKey::ApiVersions)
+/// Brokers are answered as soon as they can be: the others may need this one to become ready.
+fn is_answered_early(header: &RequestHeader, body: Bytes) -> bool {
+    match ApiKey::from_code(header.api_key) {
+        Some(ApiKey::ApiVersions) => {
+            let request = Request::decode(ApiKey::ApiVersions, header.api_version, body);
+            matches!(request, Ok(Request::ApiVersions(request)) if &*request.client_software_name == client::SOFTWARE_NAME)
+        }
+        Some(api) => api.is_private(),
+        None => false,
+    }
 }
 
-/// Begins again when the broker is ready, or gives up so that the client tries another.
+/// Begins again when the broker is ready. Until then a client waits as if nobody had taken its connection yet.
 fn once_ready(
     broker: &Arc<Broker>,
     connection: &Arc<ConnectionContext>,
@@ -115,7 +120,7 @@ fn once_ready(
 ) -> Answer {
     let (broker, connection) = (Arc::clone(broker), Arc::clone(connection));
     Answer::Alone(Box::pin(async move {
-        timeout(READY_MAX, broker.until_ready()).await.map_err(|_late| DispatchError::NotReady(api_key))?;
+        broker.until_ready().await;
         match dispatch(&broker, &connection, frame)? {
             Answer::Now(reply) => Ok(reply),
             Answer::Produce(reply) | Answer::Alone(reply) => reply.await,

@@ -7,22 +7,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use client::Address;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use wire::messages::add_raft_voter::AddRaftVoterRequest;
 use wire::messages::broker_heartbeat::BrokerHeartbeatRequest;
 use wire::messages::register_broker::{
     Listener as RegisteredListener, RegisterBrokerRequest, RegisterBrokerResponse,
 };
-use wire::{ErrorCode, Str, Uuid};
+use wire::{BrokerId, ErrorCode, Str, Uuid};
 
 use crate::broker::{Broker, stopped};
 use crate::controller_link::{ControllerRequest, Lane, Unanswered};
-use crate::handler::quorum_members;
 use crate::node::StartError;
 
 /// Wait between attempts to register.
 const RETRY: Duration = Duration::from_millis(100);
+/// Wait between two questions for a vote.
+const VOTE_RETRY: Duration = Duration::from_millis(500);
+/// How long the metadata may take to come as far as the registration, before another controller is looked for.
+const FOLLOW_MAX: Duration = Duration::from_secs(10);
 /// How long leaders may take to move away before a broker stops all the same.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 /// How long a broker that wants to stop waits for a controller where there is none.
@@ -58,6 +62,14 @@ impl Registration {
 
 /// Registers, and waits until the metadata has come as far as the registration.
 pub(crate) async fn join(broker: &Arc<Broker>, registration: &Registration) -> Result<(), StartError> {
+    while !register(broker, registration).await? {
+        tracing::warn!(node = %broker.node_id, "the metadata does not come: this broker registers anew");
+    }
+    Ok(())
+}
+
+/// Registers once; false if the metadata did not follow.
+async fn register(broker: &Arc<Broker>, registration: &Registration) -> Result<bool, StartError> {
     let begun = Instant::now();
     let mut told = begun;
     let response = loop {
@@ -88,11 +100,14 @@ pub(crate) async fn join(broker: &Arc<Broker>, registration: &Registration) -> R
     };
     broker.epoch.store(response.broker_epoch, Ordering::Release);
     let quorum = broker.metadata.quorum();
-    quorum.wait_applied(u64::try_from(response.metadata_index).unwrap_or(0)).await;
-    if quorum.is_voiceless() {
-        quorum.regain_voice().await;
+    let controller = BrokerId(response.controller_id);
+    if quorum.peers().address_of(controller).is_none() && response.controller_port > 0 {
+        // Until the metadata tells where everybody is, it has to be answered.
+        let address = Address { host: response.controller_host.to_string(), port: response.controller_port };
+        quorum.peers().learn([(controller, address)].into());
     }
-    Ok(())
+    let index = u64::try_from(response.metadata_index).unwrap_or(0);
+    Ok(timeout(FOLLOW_MAX, quorum.wait_applied(index)).await.is_ok())
 }
 
 /// Asks the controller, if this node knows it, else whomever the settings name.
@@ -162,7 +177,12 @@ pub(crate) async fn beat(
             Ok(Ok(response)) => match response.error_code {
                 ErrorCode::STALE_BROKER_EPOCH | ErrorCode::BROKER_ID_NOT_REGISTERED => {
                     tracing::warn!(node = %broker.node_id, error = ?response.error_code, "the controller does not know this broker: it registers anew");
-                    if let Err(error) = join(&broker, &registration).await {
+                    let joined = tokio::select! {
+                        biased;
+                        () = stopped(&mut stop) => return,
+                        joined = join(&broker, &registration) => joined,
+                    };
+                    if let Err(error) = joined {
                         tracing::error!(%error, "this broker is not taken back");
                     }
                 }
@@ -177,12 +197,24 @@ pub(crate) async fn beat(
             }
             Err(_late) => tracing::debug!("a heartbeat was not answered in time"),
         }
+        if broker.is_cut_off() {
+            cut_off(&broker);
+        }
         tokio::select! {
             biased;
             () = stopped(&mut stop) => return,
             () = sleep_until(wait) => {}
             () = broker.metadata_caught_up.notified() => {}
         }
+    }
+}
+
+/// Others may lead by now what this broker believes to lead: whoever waits here for an acknowledgement is told to ask them.
+fn cut_off(broker: &Broker) {
+    tracing::warn!(node = %broker.node_id, "this broker hears nothing of the controller and acknowledges nothing");
+    let hosted = broker.partitions.load_full();
+    for partition in hosted.partitions().filter(|partition| partition.has_followers()) {
+        partition.waiting.fail_produces(ErrorCode::NOT_LEADER_OR_FOLLOWER);
     }
 }
 
@@ -224,27 +256,34 @@ fn is_alone(broker: &Broker) -> bool {
     !image.brokers().any(|other| other.id != broker.node_id && !other.fenced)
 }
 
-/// A node that is configured as a voter and was let in as a learner asks for its vote.
-pub(crate) async fn ask_for_vote(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
+/// A voter that lost its memory was let in as one that only follows: it asks for its vote until it has it again. A node whose
+/// vote was taken away asks for nothing.
+pub(crate) async fn regain_vote(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
     let quorum = Arc::clone(broker.metadata.quorum());
-    if !quorum.peers().configured().contains_key(&broker.node_id) {
-        return;
-    }
-    let mut status = quorum.watch_status();
-    loop {
-        let is_learner = status.borrow_and_update().learners.contains(&broker.node_id);
-        if is_learner {
-            let request =
-                AddRaftVoterRequest { voter_id: broker.node_id.0, ..AddRaftVoterRequest::default() };
-            if let Err(error) = quorum_members::ask(&broker, request).await {
-                tracing::debug!(%error, "this node waits to be a voter again");
+    while quorum.is_voiceless() {
+        if quorum.status().voters.contains(&broker.node_id) {
+            quorum.regain_voice().await;
+            return;
+        }
+        let request = AddRaftVoterRequest {
+            cluster_id: None,
+            timeout_ms: i32::try_from(AddRaftVoterRequest::WAIT.as_millis()).unwrap_or(i32::MAX),
+            voter_id: broker.node_id.0,
+            ..AddRaftVoterRequest::default()
+        };
+        tokio::select! {
+            biased;
+            () = stopped(&mut stop) => return,
+            asked = broker.ask_controller(request) => match asked {
+                Ok(answer) if answer.error_code.is_ok() => {}
+                Ok(answer) => tracing::info!(reason = ?answer.error_message, "no vote yet"),
+                Err(error) => tracing::debug!(%error, "nobody can be asked for a vote"),
             }
         }
         tokio::select! {
             biased;
             () = stopped(&mut stop) => return,
-            changed = status.changed(), if !is_learner => if changed.is_err() { return },
-            () = sleep(Duration::from_secs(1)), if is_learner => {}
+            () = sleep(VOTE_RETRY) => {}
         }
     }
 }

@@ -201,7 +201,7 @@ impl Node {
         tasks.spawn(replicas::run(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(isr::run(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(lifecycle::beat(Arc::clone(&broker), registration, stopping.clone()));
-        tasks.spawn(lifecycle::ask_for_vote(Arc::clone(&broker), stopping.clone()));
+        tasks.spawn(lifecycle::regain_vote(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(housekeeping::run(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(Arc::clone(&broker.groups).run_clock(stopping));
         let mut fenced = broker.fenced.subscribe();

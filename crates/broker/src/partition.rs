@@ -30,7 +30,12 @@ pub(crate) struct Partition {
     flusher: Arc<Flusher>,
     role: RwLock<Role>,
     high_watermark: AtomicI64,
+    /// When, in ticks, the partition may complain of its disk again.
+    complains_at: AtomicI64,
 }
+
+/// How often a partition complains of the same, in ticks.
+const COMPLAIN_EVERY: i64 = 60_000;
 
 /// What this broker is to the partition. Appending holds it still for a moment; changing it waits for that.
 struct Role {
@@ -101,6 +106,7 @@ impl Partition {
                 part: Part::Follower(Following::default()),
             }),
             high_watermark: AtomicI64::new(high_watermark.0),
+            complains_at: AtomicI64::new(0),
         })
     }
 
@@ -429,6 +435,14 @@ impl Partition {
 
     // Replication, as a follower.
 
+    /// Whether a complaint that may come many times a second is to be logged now.
+    pub(crate) fn may_complain(&self, now: Millis) -> bool {
+        let at = self.complains_at.load(Ordering::Relaxed);
+        let next = now.0 + COMPLAIN_EVERY;
+        let order = Ordering::Relaxed;
+        now.0 >= at && self.complains_at.compare_exchange(at, next, order, order).is_ok()
+    }
+
     /// Whether this broker follows a leader of this epoch; what a leader sent in another one is not for it.
     fn follows(role: &Role, leader_epoch: LeaderEpoch) -> bool {
         role.leader_epoch == leader_epoch && matches!(role.part, Part::Follower(_))
@@ -497,7 +511,8 @@ impl Partition {
         let log_end = self.log.log_end();
         let cut = truncation(diverging, local, self.log.log_start(), log_end);
         if cut >= log_end {
-            return Ok(());
+            // An epoch in which this broker led and wrote nothing, and of which the leader has never heard.
+            return self.log.truncate_to(log_end, now);
         }
         let high_watermark = self.high_watermark();
         if cut < high_watermark {

@@ -31,6 +31,8 @@ use crate::waiting::ParkedFetch;
 
 /// Wait before a partition is asked for again whose leader did not want to answer: the metadata is on its way.
 const PARTITION_RETRY: Duration = Duration::from_millis(50);
+/// Wait after what a leader sent could not be written: a full disk does not get empty in a moment.
+const APPEND_RETRY: Duration = Duration::from_secs(1);
 /// Wait after a leader could not be reached.
 const LEADER_RETRY: Duration = Duration::from_millis(100);
 /// Beyond its parking, an answer may take this long.
@@ -125,7 +127,8 @@ struct Told {
 struct Session {
     id: i32,
     epoch: i32,
-    told: BTreeMap<Key, Told>,
+    /// The partitions in the session; `None` for one of which the leader is to be told anew.
+    told: BTreeMap<Key, Option<Told>>,
 }
 
 /// Pulls until the broker stops.
@@ -213,7 +216,7 @@ impl Session {
                 leader_epoch: *leader_epoch,
                 last_fetched_epoch: partition.log.latest_epoch().unwrap_or(LeaderEpoch::NONE),
             };
-            if self.told.insert(*key, told) == Some(told) {
+            if self.told.insert(*key, Some(told)) == Some(Some(told)) {
                 continue;
             }
             let fetch = FetchPartition {
@@ -293,8 +296,8 @@ async fn take(
             let key = (topic.topic_id, PartitionId(data.partition_index));
             let Some((partition, leader_epoch)) = partitions.get(&key) else { continue };
             if let Err(wait) = take_partition(broker, partition, *leader_epoch, data).await {
-                // The leader is told anew where this replica stands.
-                session.told.remove(&key);
+                // It leaves the session meanwhile, and the leader is told anew where this replica stands.
+                session.told.insert(key, None);
                 delayed.push((key, Instant::now() + wait));
             }
         }
@@ -311,7 +314,8 @@ async fn take_partition(
     let log_start = Offset(data.log_start_offset);
     match data.error_code {
         ErrorCode::NONE => {}
-        ErrorCode::OFFSET_OUT_OF_RANGE if log_start > partition.log.log_end() => {
+        // Nothing of this log is the beginning of the leader's.
+        ErrorCode::OFFSET_OUT_OF_RANGE if log_start >= Offset::ZERO => {
             let partition = Arc::clone(partition);
             return cut(move || partition.restart_at(leader_epoch, log_start)).await;
         }
@@ -352,8 +356,10 @@ fn append(
             Ok(())
         }
         Err(error) => {
-            tracing::error!(partition = %partition.id, %error, "what the leader sent cannot be appended");
-            Err(LEADER_RETRY)
+            if partition.may_complain(broker.ticks()) {
+                tracing::error!(partition = %partition.id, %error, "what the leader sent cannot be appended");
+            }
+            Err(APPEND_RETRY)
         }
     }
 }

@@ -25,6 +25,9 @@ use crate::environment::{Address, Environment, Socket};
 use crate::error::Error;
 use crate::options::Options;
 
+/// How this client calls itself.
+pub const SOFTWARE_NAME: &str = "ottla";
+
 /// A connection to a broker, after the two agreed on versions. Clones share the socket.
 #[derive(Clone)]
 pub struct Connection {
@@ -109,7 +112,7 @@ impl Connection {
     /// Asks for the broker's versions, in an older version if the broker knows none of ours (KIP-511).
     async fn agree(&self, deadline: Instant) -> Result<HashMap<ApiKey, RangeInclusive<i16>>, Error> {
         let request = || ApiVersionsRequest {
-            client_software_name: Str::from("ottla"),
+            client_software_name: Str::from(SOFTWARE_NAME),
             client_software_version: Str::from(env!("CARGO_PKG_VERSION")),
         };
         let mut version = ApiVersionsRequest::VERSION_MAX;

@@ -25,7 +25,7 @@ pub use admin::{
     PartitionInfo, ResourceKind, TopicInfo,
 };
 pub use cluster::Cluster;
-pub use connection::Connection;
+pub use connection::{Connection, SOFTWARE_NAME};
 pub use consumer::{Consumer, Start, Watermarks};
 pub use environment::{Address, BoxFuture, Environment, Socket, TokioEnvironment};
 pub use error::{Error, ErrorKind};

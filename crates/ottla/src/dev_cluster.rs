@@ -223,11 +223,13 @@ fn commands(args: &DevArgs, data_dir: &Path, members: &[Member]) -> Result<Vec<C
     let voters = voters.join(",");
     let copies = members.len().min(3);
     let commands = members.iter().map(|member| {
-        let mut settings = vec![
-            format!("default.replication.factor={copies}"),
-            format!("min.insync.replicas={}", copies.div_ceil(2).max(copies - 1)),
-        ];
-        settings.extend(args.common.set.iter().cloned());
+        let mut settings = args.common.set.clone();
+        for (key, value) in [("default.replication.factor", copies), ("min.insync.replicas", copies - 1)] {
+            let is_given = |given: &String| given.split('=').next().is_some_and(|name| name.trim() == key);
+            if !args.common.set.iter().any(is_given) {
+                settings.push(format!("{key}={value}"));
+            }
+        }
         settings.extend([
             format!("node.id={}", member.id),
             format!("cluster.id={cluster_id}"),

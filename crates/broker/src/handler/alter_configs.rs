@@ -8,9 +8,9 @@ use state::metadata::{ConfigResource, Mode, Refusal, ReplaceConfigs, ResourceKin
 use wire::messages::alter_configs::{
     AlterConfigsRequest, AlterConfigsResource, AlterConfigsResourceResponse, AlterConfigsResponse,
 };
-use wire::{ErrorCode, Str};
+use wire::{BrokerId, ErrorCode, Str};
 
-use super::describe_configs::{Refused, check_broker_id, kind};
+use super::describe_configs::{Refused, kind};
 use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::topics::TopicError;
@@ -58,10 +58,23 @@ pub(super) fn target(broker: &Broker, code: i8, name: &Str) -> Result<ConfigReso
         ResourceKind::Topic => {
             check_topic_name(name).map_err(|error| (ErrorCode::INVALID_TOPIC_EXCEPTION, error.to_string()))?
         }
-        ResourceKind::Broker if !name.is_empty() => check_broker_id(name, broker.node_id)?,
+        ResourceKind::Broker if !name.is_empty() => check_broker(broker, name)?,
         ResourceKind::Broker | ResourceKind::Group | ResourceKind::ClientMetrics => {}
     }
     Ok(ConfigResource { kind, name: name.clone() })
+}
+
+/// Any broker takes the settings of any other, as the controller decides.
+fn check_broker(broker: &Broker, name: &Str) -> Result<(), Refused> {
+    let image = broker.metadata.image();
+    match name.parse().map(BrokerId) {
+        Ok(id) if image.broker(id).is_some() => Ok(()),
+        Ok(id) => Err((ErrorCode::INVALID_REQUEST, format!("Broker {id} is not registered"))),
+        Err(_) => {
+            let why = format!("Node id must be an integer, but it is: {name}");
+            Err((ErrorCode::INVALID_REQUEST, why))
+        }
+    }
 }
 
 /// One error code and message per resource of the request: of those that were not understood, and of the others as the

@@ -298,11 +298,13 @@ fn diverging(partition: &Partition, target: &FetchTarget) -> Result<Option<Epoch
     if target.last_fetched_epoch == LeaderEpoch::NONE {
         return Ok(None);
     }
+    let log_start = partition.log.log_start();
+    if target.offset <= log_start {
+        // Of a history that is not there any more nothing can differ.
+        return if target.offset == log_start { Ok(None) } else { Err(ErrorCode::OFFSET_OUT_OF_RANGE) };
+    }
     let known = partition.log.epoch_end_offset(target.last_fetched_epoch);
     let (epoch, end) = known.ok_or(ErrorCode::OFFSET_OUT_OF_RANGE)?;
-    if target.offset < partition.log.log_start() {
-        return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
-    }
     let is_diverging = epoch < target.last_fetched_epoch || end < target.offset;
     Ok(is_diverging.then_some(EpochEndOffset { epoch: epoch.0, end_offset: end.0 }))
 }

@@ -11,7 +11,6 @@ use wire::{BrokerId, ErrorCode, Str};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
-use crate::controller_link::Unanswered;
 use crate::quorum::MembersChange;
 
 /// Entries that a new voter may lack: with more, the quorum could wait for it.
@@ -99,6 +98,18 @@ async fn try_remove(broker: &Arc<Broker>, request: &RemoveRaftVoterRequest) -> R
         let message = format!("node {node} is the only voter: add another first");
         return Err((ErrorCode::INVALID_REQUEST, message));
     }
+    let description = broker.metadata.quorum().describe().await.ok_or_else(offline)?;
+    let stay: Vec<_> = description.voters.iter().filter(|voter| voter.node != node).collect();
+    let silent: Vec<String> =
+        stay.iter().filter(|voter| !voter.is_recently_active).map(|voter| voter.node.to_string()).collect();
+    if (stay.len() - silent.len()) * 2 <= stay.len() {
+        let message = format!(
+            "without node {node} the quorum would have no majority, since node {} is not heard: bring it back, or take \
+             its vote away first",
+            silent.join(", ")
+        );
+        return Err((ErrorCode::INVALID_REQUEST, message));
+    }
     tracing::info!(%node, "a node stops being a voter of the metadata quorum");
     change(broker, MembersChange::AddLearner(node)).await
 }
@@ -106,15 +117,6 @@ async fn try_remove(broker: &Arc<Broker>, request: &RemoveRaftVoterRequest) -> R
 /// Whether a request is for the controller to take its own vote away: another has to lead first.
 pub(crate) fn is_about(broker: &Broker, request: &RemoveRaftVoterRequest) -> bool {
     request.voter_id == broker.node_id.0 && broker.metadata.quorum().status().voters.len() > 1
-}
-
-/// Asks the controller to let a broker vote.
-pub(crate) async fn ask(broker: &Arc<Broker>, request: AddRaftVoterRequest) -> Result<(), Unanswered> {
-    let response = broker.ask_controller(request).await?;
-    if !response.error_code.is_ok() {
-        tracing::debug!(error = ?response.error_code, reason = ?response.error_message, "no vote yet");
-    }
-    Ok(())
 }
 
 fn check_cluster(broker: &Broker, asked: Option<&str>) -> Result<(), Refused> {

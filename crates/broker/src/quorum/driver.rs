@@ -228,10 +228,6 @@ impl Quorum {
         self.status.borrow().clone()
     }
 
-    pub(crate) fn watch_status(&self) -> watch::Receiver<QuorumStatus> {
-        self.status.subscribe()
-    }
-
     pub(crate) fn is_active_controller(&self) -> bool {
         self.status.borrow().is_active
     }
@@ -510,7 +506,8 @@ struct Task {
     durable: Option<DurableLog>,
     waiting: Vec<Pending>,
     running: Option<Running>,
-    /// Who waits for which entry, and the term in which it was proposed.
+    /// Who waits for which entry, and the term in which it was proposed. When another node leads, the entry that is applied in
+    /// its place tells what became of it.
     proposals: BTreeMap<u64, (u64, oneshot::Sender<Result<u64, NotCommitted>>)>,
     /// The term in which this node applied an entry of its own leadership.
     elected_term: u64,
@@ -607,7 +604,7 @@ impl Task {
         let election = raft.election_timeout() as u64;
         let mixed =
             (self.dice ^ raft.term.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        raft.set_randomized_election_timeout((election + (mixed >> 32) % election) as usize);
+        raft.set_randomized_election_timeout((election + (mixed >> 32) % (election / 2 + 1)) as usize);
     }
 
     fn obey(&mut self, command: Command) {
@@ -695,7 +692,10 @@ impl Task {
         match proposed {
             Ok(()) => {
                 let index = self.node.raft.raft_log.last_index();
-                self.proposals.insert(index, (self.node.raft.term, reply));
+                if let Some((_, before)) = self.proposals.insert(index, (self.node.raft.term, reply)) {
+                    // An earlier term's, overwritten here.
+                    let _ = before.send(Err(NotCommitted::NotController));
+                }
             }
             Err(refusal) => drop(reply.send(Err(refusal))),
         }
@@ -800,9 +800,13 @@ impl Task {
 
     /// A snapshot of the image, when enough was applied since the last one.
     fn snapshotting(&mut self) -> Option<Snapshotting> {
-        let is_due =
-            self.applied_since_snapshot >= SNAPSHOT_ENTRIES || self.bytes_since_snapshot >= SNAPSHOT_BYTES;
-        if !is_due || self.is_snapshotting {
+        if self.is_snapshotting {
+            return None;
+        }
+        let is_due = self.node.store().take_snapshot_wanted()
+            || self.applied_since_snapshot >= SNAPSHOT_ENTRIES
+            || self.bytes_since_snapshot >= SNAPSHOT_BYTES;
+        if !is_due || self.quorum.applied() <= self.node.store().snapshot.index {
             return None;
         }
         let index = self.quorum.applied();
@@ -833,6 +837,10 @@ impl Task {
         self.quorum.touched.lock().all = true;
         (self.applied_since_snapshot, self.bytes_since_snapshot) = (0, 0);
         self.quorum.applied.send_replace(metadata.index);
+        // What a snapshot stands for cannot be told apart any more.
+        let later = self.proposals.split_off(&(metadata.index + 1));
+        self.refuse_proposals(NotCommitted::Unknown);
+        self.proposals = later;
         Ok(point)
     }
 
@@ -887,7 +895,6 @@ impl Task {
             voters: entry::nodes(&self.conf.voters),
             learners: entry::nodes(&self.conf.learners),
         };
-        let is_leader = raft.state == StateRole::Leader;
         self.quorum.status.send_if_modified(|before| {
             let changed = *before != status;
             if before.leader != status.leader && status.leader.is_some() {
@@ -896,9 +903,6 @@ impl Task {
             before.clone_from(&status);
             changed
         });
-        if !is_leader && !self.proposals.is_empty() {
-            self.refuse_proposals(NotCommitted::Unknown);
-        }
     }
 
     fn describe(&self) -> QuorumDescription {

@@ -3,6 +3,7 @@
 //! All of it is in memory: the metadata log between two snapshots is small and bounded. Invariant: entries follow the
 //! snapshot without a gap, and each knows the offset at which it lies in `__cluster_metadata`.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -34,6 +35,8 @@ pub(super) struct MemoryLog {
     /// Where each entry begins.
     starts: VecDeque<Offset>,
     end: Offset,
+    /// A node asked for a snapshot that knows of it, and this one does not.
+    snapshot_wanted: Cell<bool>,
 }
 
 impl MemoryLog {
@@ -45,6 +48,7 @@ impl MemoryLog {
             entries: VecDeque::new(),
             starts: VecDeque::new(),
             end,
+            snapshot_wanted: Cell::new(false),
         }
     }
 
@@ -54,6 +58,11 @@ impl MemoryLog {
             Some(0) | None => self.snapshot.end,
             Some(beyond) => self.starts.get(beyond as usize).copied().unwrap_or(self.end),
         }
+    }
+
+    /// Whether a newer snapshot was asked for since this was last asked.
+    pub(super) fn take_snapshot_wanted(&self) -> bool {
+        self.snapshot_wanted.take()
     }
 
     pub(super) fn last(&self) -> u64 {
@@ -151,8 +160,12 @@ impl Storage for MemoryLog {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        if self.snapshot.index < request_index {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let conf = &self.snapshot.conf;
+        // Nobody takes a snapshot of a quorum that it is not a member of.
+        let is_member = conf.voters.contains(&to) || conf.learners.contains(&to);
+        if self.snapshot.index < request_index || !is_member {
+            self.snapshot_wanted.set(true);
             return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
         }
         let mut metadata = SnapshotMetadata {

@@ -1,7 +1,7 @@
 //! A client of one connection that asks one thing at a time, in the version that it is told to.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,7 +28,12 @@ pub struct TestClient {
 impl TestClient {
     /// Connects.
     pub fn connect(broker: &TestBroker) -> TestClient {
-        let socket = TcpStream::connect(broker.addr()).expect("the broker listens");
+        TestClient::connect_to(broker.addr())
+    }
+
+    /// Connects to an address.
+    pub fn connect_to(address: SocketAddr) -> TestClient {
+        let socket = TcpStream::connect(address).expect("the broker listens");
         socket.set_read_timeout(Some(REPLY_MAX)).expect("a timeout can be set");
         socket.set_nodelay(true).expect("the socket is a TCP socket");
         TestClient { socket, correlation_id: 0 }

@@ -29,7 +29,7 @@ pub struct Retained {
 impl Log {
     /// Removes everything from `to` on, and the batch that `to` is in the middle of. For what was never
     /// below the high watermark: readers of what goes may see it go, and where compaction left a hole before
-    /// `to` the log would end in front of it.
+    /// `to` the log would end in front of it. Epochs that begin there go too, also those without a record.
     pub fn truncate_to(&self, to: Offset, now: Millis) -> Result<(), StorageError> {
         let _maintenance = self.interrupt_cleaning();
         let _turn = self.flush_turn.lock();
@@ -40,6 +40,8 @@ impl Log {
             (view.log_start, view.log_end)
         };
         if to >= log_end {
+            // Epochs that wrote nothing have no records that could go, and go all the same.
+            appender.epochs.truncate_end(log_end);
             return Ok(());
         }
         if to < log_start {

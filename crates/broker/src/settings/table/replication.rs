@@ -70,14 +70,14 @@ section! {
     /// Addresses of brokers at which a node that is no voter finds the cluster.
     "controller.quorum.bootstrap.servers" List Any = "", ReadOnly High
         => quorum_bootstrap_servers: Vec<String>;
-    /// Time without a leader after which a voter stands for election; each waits for up to twice as long.
-    "controller.quorum.election.timeout.ms" Int Between(200, 600000) = "600", ReadOnly High => election_timeout: Duration;
+    /// Time without a leader after which a voter stands for election; each waits for up to half as long again.
+    "controller.quorum.election.timeout.ms" Int Between(200, 600000) = "1000", ReadOnly High => election_timeout: Duration;
     /// Time between a broker's heartbeats to the controller.
     "broker.heartbeat.interval.ms" Int AtLeast(1) = "500", ReadOnly Medium
         => heartbeat_interval: Duration;
     /// Time without a heartbeat after which a broker counts as dead, and counts itself as cut off. One whose process has
     /// ended is noticed sooner.
-    "broker.session.timeout.ms" Int AtLeast(1) = "2000", ReadOnly Medium => session_timeout: Duration;
+    "broker.session.timeout.ms" Int AtLeast(1) = "3000", ReadOnly Medium => session_timeout: Duration;
 
     /// Longest transaction that a producer may ask for.
     "transaction.max.timeout.ms" Int AtLeast(1) = "900000", ReadOnly High, awaits "transactions"

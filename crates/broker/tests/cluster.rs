@@ -1,0 +1,323 @@
+//! A cluster through its sockets: what survives a broker, who leads next, and who is let in.
+
+mod support;
+
+use support::{TestClient, TestCluster, batch_of, wait_until};
+use wire::ErrorCode;
+use wire::messages::alter_partition_reassignments::{
+    AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
+};
+use wire::messages::create_topics::{CreatableReplicaAssignment, CreatableTopic, CreateTopicsRequest};
+use wire::messages::describe_quorum::{DescribeQuorumRequest, PartitionData, PartitionQuorum, TopicData};
+use wire::messages::elect_leaders::ElectLeadersRequest;
+use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
+use wire::messages::find_coordinator::FindCoordinatorRequest;
+use wire::messages::list_partition_reassignments::ListPartitionReassignmentsRequest;
+use wire::messages::offset_commit::{
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use wire::messages::offset_fetch::{OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use wire::messages::remove_raft_voter::RemoveRaftVoterRequest;
+use wire::messages::unregister_broker::UnregisterBrokerRequest;
+
+/// Creates a topic of one partition on these brokers, the first of them its preferred leader.
+fn create(client: &mut TestClient, name: &'static str, replicas: &[i32]) {
+    let assignment = CreatableReplicaAssignment { partition_index: 0, broker_ids: replicas.to_vec() };
+    let topic = CreatableTopic {
+        name: name.into(),
+        num_partitions: -1,
+        replication_factor: -1,
+        assignments: vec![assignment],
+        ..Default::default()
+    };
+    let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    let answer = client.ask(request).topics.remove(0);
+    assert_eq!((answer.error_code, answer.error_message), (ErrorCode::NONE, None));
+}
+
+fn produce(client: &mut TestClient, topic: &'static str, value: &[u8]) -> (ErrorCode, i64) {
+    let data = PartitionProduceData { index: 0, records: Some(batch_of(&[(1_700_000_000_000, value)])) };
+    let topic = TopicProduceData { name: topic.into(), partition_data: vec![data], ..Default::default() };
+    client.produce(ProduceRequest {
+        acks: -1,
+        timeout_ms: 5_000,
+        topic_data: vec![topic],
+        ..Default::default()
+    })
+}
+
+/// Produces to whoever leads, as a client does: again where the answer may be another soon.
+fn produce_to_leader(cluster: &TestCluster, topic: &'static str, value: &[u8]) -> i64 {
+    let mut offset = None;
+    wait_until(|| {
+        let any = cluster.running()[0];
+        let leader = cluster.wait_for_partition(any, topic, |partition| partition.leader_id >= 0).leader_id;
+        if !cluster.running().contains(&leader) {
+            return false;
+        }
+        let (error, at) = produce(&mut cluster.client(leader), topic, value);
+        offset = error.is_ok().then_some(at);
+        offset.is_some()
+    });
+    offset.expect("it was waited for")
+}
+
+#[test]
+fn what_was_acknowledged_outlives_each_broker_in_turn() {
+    let mut cluster = TestCluster::start(3, &[]);
+    create(&mut cluster.client(3), "t", &[1, 2, 3]);
+    for round in 0..3_u8 {
+        let leader = cluster.wait_for_partition(2, "t", |partition| partition.isr_nodes.len() == 3).leader_id;
+        for at in 0..10 {
+            let value = [round, at];
+            assert_eq!(produce_to_leader(&cluster, "t", &value), i64::from(round) * 20 + i64::from(at));
+        }
+        cluster.kill(leader);
+        for at in 10..20 {
+            let value = [round, at];
+            assert_eq!(produce_to_leader(&cluster, "t", &value), i64::from(round) * 20 + i64::from(at));
+        }
+        cluster.open(vec![leader]);
+        cluster.wait_for_brokers(3);
+    }
+    let leader = cluster.wait_for_partition(1, "t", |partition| partition.isr_nodes.len() == 3).leader_id;
+    let mut client = cluster.client(leader);
+    for offset in 0..60_i64 {
+        let read = client.fetch("t", 0, offset).expect("an acknowledged offset is readable");
+        assert_eq!(read[..8], offset.to_be_bytes());
+    }
+}
+
+#[test]
+fn without_enough_in_sync_nothing_is_acknowledged_and_without_a_majority_nothing_is_led() {
+    let mut cluster =
+        TestCluster::start(3, &["broker.session.timeout.ms=1000", "broker.heartbeat.interval.ms=200"]);
+    create(&mut cluster.client(1), "t", &[1, 2, 3]);
+    assert_eq!(produce(&mut cluster.client(1), "t", b"a").0, ErrorCode::NONE);
+    cluster.kill(3);
+    cluster.wait_for_partition(1, "t", |partition| partition.isr_nodes == [1, 2]);
+    assert_eq!(produce(&mut cluster.client(1), "t", b"b").0, ErrorCode::NONE);
+    cluster.kill(2);
+    // Alone it cannot be told of another leader: it stops.
+    wait_until(|| {
+        let refused = produce(&mut cluster.client(1), "t", b"c").0;
+        assert_ne!(refused, ErrorCode::NONE, "one of three has no say");
+        refused == ErrorCode::NOT_LEADER_OR_FOLLOWER
+    });
+    cluster.open(vec![2, 3]);
+    cluster.wait_for_brokers(3);
+    let leader = cluster.wait_for_partition(1, "t", |partition| partition.isr_nodes.len() == 3).leader_id;
+    assert_eq!(produce(&mut cluster.client(leader), "t", b"d").0, ErrorCode::NONE);
+}
+
+fn commit(client: &mut TestClient, group: &str, offset: i64) -> ErrorCode {
+    let partition = OffsetCommitRequestPartition { committed_offset: offset, ..Default::default() };
+    let topic =
+        OffsetCommitRequestTopic { name: "t".into(), partitions: vec![partition], ..Default::default() };
+    let request = OffsetCommitRequest {
+        group_id: group.to_owned().into(),
+        generation_id_or_member_epoch: -1,
+        topics: vec![topic],
+        ..Default::default()
+    };
+    client.ask_in(9, request).topics[0].partitions[0].error_code
+}
+
+fn committed(client: &mut TestClient, group: &str) -> (ErrorCode, i64) {
+    let topic =
+        OffsetFetchRequestTopics { name: "t".into(), partition_indexes: vec![0], ..Default::default() };
+    let group = OffsetFetchRequestGroup {
+        group_id: group.to_owned().into(),
+        topics: Some(vec![topic]),
+        ..Default::default()
+    };
+    let request = OffsetFetchRequest { groups: vec![group], ..Default::default() };
+    let mut answer = client.ask_in(9, request).groups.remove(0);
+    match answer.topics.pop() {
+        Some(mut topic) => (answer.error_code, topic.partitions.remove(0).committed_offset),
+        None => (answer.error_code, -1),
+    }
+}
+
+fn coordinator(client: &mut TestClient, group: &str) -> Option<i32> {
+    let request =
+        FindCoordinatorRequest { coordinator_keys: vec![group.to_owned().into()], ..Default::default() };
+    let found = client.ask(request).coordinators.remove(0);
+    found.error_code.is_ok().then_some(found.node_id)
+}
+
+#[test]
+fn groups_are_spread_over_brokers_and_move_with_their_partitions() {
+    let mut cluster = TestCluster::start(3, &["offsets.topic.num.partitions=6"]);
+    create(&mut cluster.client(2), "t", &[1, 2, 3]);
+    let groups: Vec<String> = (0..12).map(|at| format!("group-{at}")).collect();
+    let coordinator_of = |cluster: &TestCluster, group: &str| {
+        let mut found = None;
+        wait_until(|| {
+            found = coordinator(&mut cluster.client(cluster.running()[0]), group);
+            found.is_some_and(|id| cluster.running().contains(&id))
+        });
+        found.expect("it was waited for")
+    };
+    let mut coordinators = Vec::new();
+    for (offset, group) in (0..).zip(&groups) {
+        wait_until(|| {
+            let id = coordinator_of(&cluster, group);
+            commit(&mut cluster.client(id), group, offset).is_ok()
+        });
+        coordinators.push(coordinator_of(&cluster, group));
+    }
+    assert!((1..=3).all(|id| coordinators.contains(&id)), "{coordinators:?}");
+    cluster.kill(2);
+    for (offset, group) in (0..).zip(&groups) {
+        let mut answer = (ErrorCode::NONE, -1);
+        wait_until(|| {
+            let id = coordinator_of(&cluster, group);
+            answer = committed(&mut cluster.client(id), group);
+            answer.0.is_ok()
+        });
+        assert_eq!(answer.1, offset, "{group}");
+    }
+}
+
+fn quorum(client: &mut TestClient) -> PartitionQuorum {
+    let topic = TopicData {
+        topic_name: "__cluster_metadata".into(),
+        partitions: vec![PartitionData { partition_index: 0 }],
+    };
+    client.ask(DescribeQuorumRequest { topics: vec![topic] }).topics.remove(0).partitions.remove(0)
+}
+
+fn nodes(replicas: &[wire::messages::describe_quorum::ReplicaState]) -> Vec<i32> {
+    let mut nodes: Vec<i32> = replicas.iter().map(|replica| replica.replica_id).collect();
+    nodes.sort_unstable();
+    nodes
+}
+
+#[test]
+fn a_broker_joins_takes_over_a_replica_becomes_a_voter_and_leaves() {
+    let mut cluster = TestCluster::start(3, &[]);
+    create(&mut cluster.client(1), "t", &[1, 2, 3]);
+    for at in 0..20 {
+        assert_eq!(produce(&mut cluster.client(1), "t", &[at]).0, ErrorCode::NONE);
+    }
+    let fourth = cluster.add();
+    cluster.wait_for_brokers(4);
+    let described = quorum(&mut cluster.client(fourth));
+    assert_eq!((nodes(&described.current_voters), nodes(&described.observers)), (vec![1, 2, 3], vec![4]));
+
+    let moved = ReassignablePartition { partition_index: 0, replicas: Some(vec![4, 2, 3]) };
+    let topic = ReassignableTopic { name: "t".into(), partitions: vec![moved] };
+    let request =
+        AlterPartitionReassignmentsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    let answer = cluster.client(fourth).ask(request);
+    assert_eq!(answer.responses[0].partitions[0].error_code, ErrorCode::NONE);
+    let moved = cluster.wait_for_partition(2, "t", |partition| partition.replica_nodes.len() == 3);
+    assert_eq!(moved.replica_nodes, [4, 2, 3]);
+    let listed = cluster.client(2).ask(ListPartitionReassignmentsRequest::default());
+    assert!(listed.topics.is_empty(), "it is complete");
+    cluster
+        .wait_for_partition(3, "t", |partition| partition.isr_nodes.contains(&4) && partition.leader_id >= 0);
+    cluster.client(3).ask(ElectLeadersRequest {
+        topic_partitions: None,
+        timeout_ms: 10_000,
+        ..Default::default()
+    });
+    cluster.wait_for_partition(fourth, "t", |partition| partition.leader_id == 4);
+    wait_until(|| cluster.client(fourth).fetch("t", 0, 19).is_ok());
+
+    let add = wire::messages::add_raft_voter::AddRaftVoterRequest {
+        voter_id: fourth,
+        timeout_ms: 10_000,
+        ..Default::default()
+    };
+    assert_eq!(cluster.client(2).ask(add).error_code, ErrorCode::NONE);
+    assert_eq!(nodes(&quorum(&mut cluster.client(1)).current_voters), [1, 2, 3, 4]);
+    // Whoever leads the quorum: it hands over before it loses its vote.
+    let leader = quorum(&mut cluster.client(1)).leader_id;
+    let remove = RemoveRaftVoterRequest { voter_id: leader, ..Default::default() };
+    assert_eq!(cluster.client(fourth).ask(remove).error_code, ErrorCode::NONE);
+    let described = quorum(&mut cluster.client(2));
+    assert_eq!((described.current_voters.len(), nodes(&described.observers)), (3, vec![leader]));
+    assert_ne!(described.leader_id, leader);
+
+    cluster.stop(leader);
+    wait_until(|| {
+        let any = cluster.running()[0];
+        cluster.client(any).ask(UnregisterBrokerRequest { broker_id: leader }).error_code.is_ok()
+    });
+    cluster.wait_for_brokers(3);
+    assert_eq!(quorum(&mut cluster.client(cluster.running()[0])).observers.len(), 0);
+}
+
+#[test]
+fn a_stop_in_order_moves_leaders_first() {
+    let mut cluster = TestCluster::start(3, &[]);
+    create(&mut cluster.client(1), "t", &[1, 2, 3]);
+    cluster.wait_for_partition(1, "t", |partition| partition.isr_nodes.len() == 3);
+    cluster.stop(1);
+    // It was gone only when another led.
+    let after = cluster.wait_for_partition(2, "t", |_| true);
+    assert!(after.leader_id == 2 || after.leader_id == 3, "{after:?}");
+    assert_eq!(produce(&mut cluster.client(after.leader_id), "t", b"a").0, ErrorCode::NONE);
+    cluster.open(vec![1]);
+    cluster.wait_for_partition(1, "t", |partition| partition.isr_nodes.len() == 3);
+}
+
+#[test]
+fn who_does_not_belong_is_told_why() {
+    let mut cluster =
+        TestCluster::start(3, &["broker.session.timeout.ms=1000", "broker.heartbeat.interval.ms=300"]);
+    create(&mut cluster.client(1), "t", &[1, 2, 3]);
+    let refused = |cluster: &TestCluster, id, settings: &[&str]| {
+        cluster.try_open(id, settings).expect_err("it is refused").to_string()
+    };
+    cluster.stop(3);
+    let text = refused(&cluster, 3, &["cluster.id=other"]);
+    assert!(text.contains("other") && text.contains("test"), "{text}");
+    // The id of a broker that lives, on another disk.
+    cluster.prepare();
+    let text = refused(&cluster, 4, &["node.id=2"]);
+    assert!(text.contains("Another broker is registered with that broker id"), "{text}");
+
+    // A new disk: the node joins anew, and everything is copied to it.
+    cluster.wipe(3);
+    cluster.open(vec![3]);
+    cluster.wait_for_brokers(3);
+    assert_eq!(
+        produce(&mut cluster.client(cluster.wait_for_partition(1, "t", |_| true).leader_id), "t", b"a").0,
+        ErrorCode::NONE
+    );
+    cluster.wait_for_partition(3, "t", |partition| partition.isr_nodes.len() == 3);
+    wait_until(|| nodes(&quorum(&mut cluster.client(3)).current_voters) == [1, 2, 3]);
+}
+
+#[test]
+fn a_consumer_reads_from_a_replica_in_its_rack() {
+    let selector = "replica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector";
+    let mut cluster = TestCluster::start(3, &[selector, "broker.rack=near"]);
+    create(&mut cluster.client(1), "t", &[1, 2, 3]);
+    assert_eq!(produce(&mut cluster.client(1), "t", b"a").0, ErrorCode::NONE);
+    let read = |cluster: &TestCluster, id: i32, rack: &str| {
+        let wanted = FetchPartition { partition_max_bytes: 1024, ..Default::default() };
+        let topic = FetchTopic { topic: "t".into(), partitions: vec![wanted], ..Default::default() };
+        let request = FetchRequest {
+            max_bytes: 1024,
+            topics: vec![topic],
+            rack_id: rack.to_owned().into(),
+            ..Default::default()
+        };
+        let mut answer = cluster.client(id).ask_in(12, request);
+        answer.responses.remove(0).partitions.remove(0)
+    };
+    // All stand in the same rack, the leader too: nobody is sent away.
+    assert_eq!(read(&cluster, 1, "near").preferred_read_replica, -1);
+    assert_eq!(read(&cluster, 1, "far").preferred_read_replica, -1);
+    wait_until(|| {
+        let from_follower = read(&cluster, 2, "near");
+        assert_eq!(from_follower.error_code, ErrorCode::NONE);
+        from_follower.records.is_some_and(|records| !records.into_bytes().is_empty())
+    });
+    cluster.kill(3);
+}

@@ -1,0 +1,244 @@
+//! Several brokers that are one cluster, in one process: each on a runtime of its own, so that one can be ended without a word
+//! while the others go on.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use broker::clock::SystemClock;
+use broker::settings::{Settings, Sources};
+use broker::{Node, NodeOptions, StartError};
+use client::TokioEnvironment;
+use storage::RealDisk;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use wire::messages::describe_cluster::DescribeClusterRequest;
+use wire::messages::describe_topic_partitions::{
+    DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponsePartition, TopicRequest,
+};
+
+use super::TestClient;
+
+/// How long the cluster may take for anything.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A cluster whose brokers have the ids 1, 2, and so on.
+pub struct TestCluster {
+    brokers: Vec<Member>,
+    settings: Vec<String>,
+}
+
+struct Member {
+    id: i32,
+    port: u16,
+    dir: TempDir,
+    /// How it comes to the cluster: as one of the voters, or by asking them.
+    joins: String,
+    running: Option<(Runtime, Node)>,
+}
+
+impl TestCluster {
+    /// Starts so many brokers, each a voter, and waits until all of them are counted in.
+    pub fn start(count: i32, settings: &[&str]) -> TestCluster {
+        let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let voters: Vec<String> =
+            (1..=count).zip(&ports).map(|(id, port)| format!("{id}@127.0.0.1:{port}")).collect();
+        let joins = format!("controller.quorum.voters={}", voters.join(","));
+        let brokers = (1..=count).zip(ports).map(|(id, port)| Member::new(id, port, joins.clone()));
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let mut cluster = TestCluster { brokers: brokers.collect(), settings };
+        cluster.open((1..=count).collect());
+        cluster.wait_for_brokers(usize::try_from(count).expect("a small number"));
+        cluster
+    }
+
+    /// Adds a broker that is no voter, and returns its id.
+    pub fn add(&mut self) -> i32 {
+        let id = self.prepare();
+        self.open(vec![id]);
+        id
+    }
+
+    /// The same without starting it.
+    pub fn prepare(&mut self) -> i32 {
+        let id = self.brokers.last().expect("a cluster has brokers").id + 1;
+        let known: Vec<String> =
+            self.brokers.iter().map(|member| format!("127.0.0.1:{}", member.port)).collect();
+        let joins = format!("controller.quorum.bootstrap.servers={}", known.join(","));
+        self.brokers.push(Member::new(id, free_port(), joins));
+        id
+    }
+
+    /// A connection to a broker that runs.
+    pub fn client(&self, id: i32) -> TestClient {
+        TestClient::connect_to(self.addr(id))
+    }
+
+    /// Where a broker listens, whether it runs or not.
+    pub fn addr(&self, id: i32) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.member(id).port))
+    }
+
+    /// The brokers that run.
+    pub fn running(&self) -> Vec<i32> {
+        self.brokers.iter().filter(|member| member.running.is_some()).map(|member| member.id).collect()
+    }
+
+    /// Ends brokers without a word, as SIGKILL does.
+    pub fn kill(&mut self, id: i32) {
+        let (runtime, node) = self.member_mut(id).running.take().expect("it runs");
+        drop(node);
+        runtime.shutdown_timeout(PATIENCE);
+    }
+
+    /// Stops a broker in order.
+    pub fn stop(&mut self, id: i32) {
+        let (runtime, node) = self.member_mut(id).running.take().expect("it runs");
+        runtime.block_on(node.shutdown()).expect("the broker stops in order");
+    }
+
+    /// Starts brokers again on what they have stored, together.
+    pub fn open(&mut self, ids: Vec<i32>) {
+        let starting: Vec<_> = ids
+            .iter()
+            .map(|id| {
+                let settings = self.settings_of(*id, &[]);
+                std::thread::spawn(move || start(settings))
+            })
+            .collect();
+        for (id, started) in ids.into_iter().zip(starting) {
+            let running = started.join().expect("starting does not panic").expect("the broker starts");
+            self.member_mut(id).running = Some(running);
+        }
+    }
+
+    /// What comes of starting a broker with other settings than its own; it does not run afterwards.
+    pub fn try_open(&self, id: i32, settings: &[&str]) -> Result<(), StartError> {
+        let (runtime, node) = start(self.settings_of(id, settings))?;
+        drop(node);
+        runtime.shutdown_timeout(PATIENCE);
+        Ok(())
+    }
+
+    /// Empties a broker's directory, as a new disk is empty.
+    pub fn wipe(&mut self, id: i32) {
+        self.member_mut(id).dir = tempfile::tempdir().expect("a directory can be made");
+    }
+
+    /// Waits until so many brokers are counted in, and everybody who runs knows it.
+    pub fn wait_for_brokers(&self, count: usize) {
+        for id in self.running() {
+            wait_until(|| {
+                let answer = self
+                    .client(id)
+                    .ask_in(1, DescribeClusterRequest { endpoint_type: 1, ..Default::default() });
+                answer.brokers.len() == count && answer.controller_id >= 0
+            });
+        }
+    }
+
+    /// Waits until a partition is as is wanted, in the eyes of one broker.
+    pub fn wait_for_partition(
+        &self,
+        id: i32,
+        topic: &'static str,
+        is_wanted: impl Fn(&DescribeTopicPartitionsResponsePartition) -> bool,
+    ) -> DescribeTopicPartitionsResponsePartition {
+        let mut found = None;
+        wait_until(|| {
+            let request = DescribeTopicPartitionsRequest {
+                topics: vec![TopicRequest { name: topic.into() }],
+                response_partition_limit: 1,
+                ..Default::default()
+            };
+            let mut answer = self.client(id).ask(request);
+            let partition = answer.topics.pop().and_then(|mut topic| topic.partitions.pop());
+            found = partition.filter(|partition| is_wanted(partition));
+            found.is_some()
+        });
+        found.expect("it was waited for")
+    }
+
+    fn settings_of(&self, id: i32, others: &[&str]) -> Settings {
+        let member = self.member(id);
+        let dir = member.dir.path().to_str().expect("temporary directories have plain names");
+        let mut sources = Sources::new()
+            .preset("node.id", id.to_string())
+            .preset("cluster.id", "test")
+            .preset("log.dirs", dir)
+            .preset("listeners", format!("PLAINTEXT://127.0.0.1:{}", member.port))
+            .preset("group.initial.rebalance.delay.ms", "0")
+            .preset("offsets.topic.num.partitions", "4")
+            .preset("default.replication.factor", "3")
+            .preset("min.insync.replicas", "2")
+            .set(&member.joins);
+        for setting in self.settings.iter().map(String::as_str).chain(others.iter().copied()) {
+            sources = sources.set(setting);
+        }
+        Settings::load(sources).expect("the test's settings are valid")
+    }
+
+    fn member(&self, id: i32) -> &Member {
+        self.brokers.iter().find(|member| member.id == id).expect("there is such a broker")
+    }
+
+    fn member_mut(&mut self, id: i32) -> &mut Member {
+        self.brokers.iter_mut().find(|member| member.id == id).expect("there is such a broker")
+    }
+}
+
+impl Member {
+    fn new(id: i32, port: u16, joins: String) -> Self {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        Member { id, port, dir, joins, running: None }
+    }
+}
+
+impl Drop for TestCluster {
+    fn drop(&mut self) {
+        for member in &mut self.brokers {
+            if let Some((runtime, node)) = member.running.take() {
+                drop(node);
+                runtime.shutdown_background();
+            }
+        }
+    }
+}
+
+fn start(settings: Settings) -> Result<(Runtime, Node), StartError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime can be started");
+    let options = NodeOptions {
+        settings,
+        disk: Arc::new(RealDisk),
+        clock: Arc::new(SystemClock),
+        environment: Arc::new(TokioEnvironment),
+    };
+    match runtime.block_on(Node::start(options)) {
+        Ok(node) => Ok((runtime, node)),
+        Err(error) => {
+            runtime.shutdown_timeout(PATIENCE);
+            Err(error)
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
+    socket.local_addr().expect("it is bound").port()
+}
+
+/// Looks until it is so; a cluster that takes longer than anybody waits has failed.
+#[allow(clippy::disallowed_methods, reason = "a bound on a wait for what other threads do")]
+pub fn wait_until(mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it did not come to pass");
+        std::thread::sleep(LOOK);
+    }
+}
