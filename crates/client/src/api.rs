@@ -5,16 +5,20 @@
 
 use wire::ApiRequest;
 use wire::messages::{
+    add_raft_voter::AddRaftVoterRequest, alter_partition_reassignments::AlterPartitionReassignmentsRequest,
     api_versions::ApiVersionsRequest, create_partitions::CreatePartitionsRequest,
     create_topics::CreateTopicsRequest, delete_groups::DeleteGroupsRequest,
     delete_records::DeleteRecordsRequest, delete_topics::DeleteTopicsRequest,
     describe_cluster::DescribeClusterRequest, describe_configs::DescribeConfigsRequest,
-    describe_groups::DescribeGroupsRequest, fetch::FetchRequest, find_coordinator::FindCoordinatorRequest,
+    describe_groups::DescribeGroupsRequest, describe_quorum::DescribeQuorumRequest,
+    elect_leaders::ElectLeadersRequest, fetch::FetchRequest, find_coordinator::FindCoordinatorRequest,
     heartbeat::HeartbeatRequest, incremental_alter_configs::IncrementalAlterConfigsRequest,
     init_producer_id::InitProducerIdRequest, join_group::JoinGroupRequest, leave_group::LeaveGroupRequest,
-    list_groups::ListGroupsRequest, list_offsets::ListOffsetsRequest, metadata::MetadataRequest,
+    list_groups::ListGroupsRequest, list_offsets::ListOffsetsRequest,
+    list_partition_reassignments::ListPartitionReassignmentsRequest, metadata::MetadataRequest,
     offset_commit::OffsetCommitRequest, offset_delete::OffsetDeleteRequest, offset_fetch::OffsetFetchRequest,
-    produce::ProduceRequest, sync_group::SyncGroupRequest,
+    produce::ProduceRequest, remove_raft_voter::RemoveRaftVoterRequest, sync_group::SyncGroupRequest,
+    unregister_broker::UnregisterBrokerRequest,
 };
 
 /// A request that this client sends.
@@ -34,15 +38,19 @@ macro_rules! calls {
 // Produce 13, Fetch 13, OffsetCommit 10 and OffsetFetch 10 name topics by id alone; this client names them by
 // name. OffsetFetch from 8 on asks for several groups at once; OffsetFetch 7 is whole and simpler.
 calls! {
+    AddRaftVoterRequest: up to 1;
+    AlterPartitionReassignmentsRequest: up to 1;
     ApiVersionsRequest: up to 3;
     CreatePartitionsRequest: up to 3;
     CreateTopicsRequest: up to 7;
     DeleteGroupsRequest: up to 2;
     DeleteRecordsRequest: up to 2;
     DeleteTopicsRequest: up to 6;
-    DescribeClusterRequest: up to 1;
+    DescribeClusterRequest: up to 2;
     DescribeConfigsRequest: up to 4;
     DescribeGroupsRequest: up to 6;
+    DescribeQuorumRequest: up to 2;
+    ElectLeadersRequest: up to 2;
     FetchRequest: up to 12;
     FindCoordinatorRequest: up to 4;
     HeartbeatRequest: up to 4;
@@ -52,10 +60,13 @@ calls! {
     LeaveGroupRequest: up to 5;
     ListGroupsRequest: up to 5;
     ListOffsetsRequest: up to 7;
+    ListPartitionReassignmentsRequest: up to 0;
     MetadataRequest: up to 12;
     OffsetCommitRequest: up to 9;
     OffsetDeleteRequest: up to 0;
     OffsetFetchRequest: up to 7;
     ProduceRequest: up to 12;
+    RemoveRaftVoterRequest: up to 0;
     SyncGroupRequest: up to 5;
+    UnregisterBrokerRequest: up to 0;
 }

@@ -265,9 +265,23 @@ impl Cluster {
 
     /// Asks whichever broker answers: one that is connected, else one of the map, else a bootstrap address.
     pub(crate) async fn call_any<C: Call + Clone>(&self, request: C) -> Result<C::Response, Error> {
+        self.call_any_within(request, self.inner.options.request_timeout).await
+    }
+
+    /// Like [`Cluster::call_any`], for questions that are not worth waiting `request.timeout.ms` for. `wait` is how
+    /// long each broker that takes the question may take.
+    pub(crate) async fn call_any_within<C: Call + Clone>(
+        &self,
+        request: C,
+        wait: Duration,
+    ) -> Result<C::Response, Error> {
         let mut last = None;
         for target in self.targets() {
-            match self.call_target(target, Lane::Requests, request.clone()).await {
+            let outcome = async {
+                let connection = self.open(target, Lane::Requests).await?;
+                connection.call(request.clone(), Instant::now() + wait).await
+            };
+            match outcome.await {
                 Err(error @ (Error::Connect { .. } | Error::Disconnected { .. })) => last = Some(error),
                 outcome => return outcome,
             }

@@ -21,8 +21,9 @@ mod consumer;
 
 pub use admin::{
     Admin, AlterOperation, BrokerInfo, ClusterInfo, CommittedOffset, ConfigEntry, ConfigSource, CreatedTopic,
-    Execution, GroupInfo, GroupListing, GroupMember, ListedOffset, NewTopic, OffsetSpec, Outcomes,
-    PartitionInfo, ResourceKind, TopicInfo,
+    Election, Execution, GroupInfo, GroupListing, GroupMember, ListedOffset, NewTopic, OffsetSpec,
+    OngoingReassignment, Outcomes, PartitionInfo, QuorumInfo, QuorumMember, Reassignment, ReplicationFactor,
+    ResourceKind, TopicInfo,
 };
 pub use cluster::Cluster;
 pub use connection::{Connection, SOFTWARE_NAME};

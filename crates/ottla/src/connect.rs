@@ -51,9 +51,14 @@ impl ConnectArgs {
 
     /// A cluster that has answered.
     pub(crate) async fn cluster(&self, adjust: impl FnOnce(&mut Options)) -> Result<Cluster, Failure> {
-        let cluster = Cluster::new(self.options(adjust)?, Arc::new(TokioEnvironment))?;
+        let cluster = self.unreached_cluster(adjust)?;
         cluster.reach().await?;
         Ok(cluster)
+    }
+
+    /// A cluster that nobody has spoken with yet, for commands that have something to say when it does not answer.
+    pub(crate) fn unreached_cluster(&self, adjust: impl FnOnce(&mut Options)) -> Result<Cluster, Failure> {
+        Ok(Cluster::new(self.options(adjust)?, Arc::new(TokioEnvironment))?)
     }
 }
 

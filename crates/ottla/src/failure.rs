@@ -29,6 +29,16 @@ impl Failure {
         Self::Failed { message: message.into(), advice: None }
     }
 
+    /// The same with another next step, which knows more about what was tried.
+    pub(crate) fn with_advice(self, advice: impl Into<String>) -> Self {
+        let advice = Some(advice.into());
+        match self {
+            Self::Usage { message, .. } => Self::Usage { message, advice },
+            Self::Failed { message, .. } => Self::Failed { message, advice },
+            other @ (Self::Reported | Self::NobodyReads) => other,
+        }
+    }
+
     /// Says it, and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
         let (code, message, advice) = match self {

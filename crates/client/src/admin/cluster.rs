@@ -1,6 +1,7 @@
 //! The cluster as a whole.
 
 use wire::messages::describe_cluster::DescribeClusterRequest;
+use wire::messages::unregister_broker::UnregisterBrokerRequest;
 use wire::{BrokerId, Str};
 
 use super::{Admin, outcome};
@@ -13,7 +14,7 @@ pub struct ClusterInfo {
     pub cluster_id: Str,
     /// The broker to send administrative requests to.
     pub controller: Option<BrokerId>,
-    /// In the order of their ids.
+    /// In the order of their ids, also those that are fenced.
     pub brokers: Vec<BrokerInfo>,
 }
 
@@ -28,6 +29,9 @@ pub struct BrokerInfo {
     pub port: i32,
     /// Its rack, if it has one.
     pub rack: Option<Str>,
+    /// Whether it is registered and not counted in: it was not heard of for too long, or is still catching up.
+    /// Brokers older than Kafka 4.0 do not name those at all.
+    pub is_fenced: bool,
 }
 
 impl Admin {
@@ -37,7 +41,8 @@ impl Admin {
         let response = self
             .cluster
             .retrying(DOING, || async {
-                let response = self.cluster.call_any(DescribeClusterRequest::default()).await?;
+                let request = DescribeClusterRequest { include_fenced_brokers: true, ..Default::default() };
+                let response = self.cluster.call_any(request).await?;
                 outcome(response.error_code, DOING.to_owned(), response.error_message.as_ref(), ())?;
                 Ok(response)
             })
@@ -50,6 +55,7 @@ impl Admin {
                 host: broker.host,
                 port: broker.port,
                 rack: broker.rack,
+                is_fenced: broker.is_fenced,
             })
             .collect();
         brokers.sort_by_key(|broker| broker.id);
@@ -58,5 +64,12 @@ impl Admin {
             controller: Some(BrokerId(response.controller_id)).filter(|id| id.0 >= 0),
             brokers,
         })
+    }
+    /// Makes the cluster forget a broker. One that runs registers anew by itself.
+    pub async fn unregister_broker(&self, id: BrokerId) -> Result<(), Error> {
+        let doing = format!("unregistering broker {id}");
+        let request = UnregisterBrokerRequest { broker_id: id.0 };
+        let response = self.ask_controller(&doing, request, |response| vec![response.error_code]).await?;
+        outcome(response.error_code, doing, response.error_message.as_ref(), ())
     }
 }

@@ -6,8 +6,11 @@ use wire::messages::incremental_alter_configs::{
     AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest,
 };
 
-use super::{Admin, outcome};
+use super::{Admin, Outcomes, outcome};
 use crate::error::Error;
+
+/// Topics that one request asks about.
+const TOPICS_MAX: usize = 500;
 
 /// What has settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +140,37 @@ impl Admin {
             .collect();
         entries.sort_by(|left, right| left.name.cmp(&right.name));
         Ok(entries)
+    }
+
+    /// The value of one setting of many topics, in the order of the topics; none where it has none.
+    pub async fn topic_setting(
+        &self,
+        topics: &[Str],
+        key: &Str,
+    ) -> Result<Outcomes<Str, Option<Str>>, Error> {
+        let doing = format!("describing the topics' {key}");
+        let resource = |topic: &Str| DescribeConfigsResource {
+            resource_type: ResourceKind::Topic.code(),
+            resource_name: topic.clone(),
+            configuration_keys: Some(vec![key.clone()]),
+        };
+        let mut outcomes = Vec::new();
+        for topics in topics.chunks(TOPICS_MAX) {
+            let resources = topics.iter().map(resource).collect();
+            let request = DescribeConfigsRequest { resources, ..Default::default() };
+            let response = self
+                .cluster
+                .retrying(&doing, || async { self.cluster.call_any(request.clone()).await })
+                .await?;
+            outcomes.extend(response.results.into_iter().map(|result| {
+                let found = result.configs.into_iter().find(|config| config.name == *key);
+                let value = found.and_then(|config| config.value);
+                let doing = format!("describing {key} of topic {}", result.resource_name);
+                let value = outcome(result.error_code, doing, result.error_message.as_ref(), value);
+                (result.resource_name, value)
+            }));
+        }
+        Ok(outcomes)
     }
 
     /// Changes settings of a topic or broker: all of them or, if one cannot be, none.

@@ -7,18 +7,24 @@ mod cluster;
 mod configs;
 mod groups;
 mod offsets;
+mod quorum;
+mod replicas;
 mod topics;
 
 pub use cluster::{BrokerInfo, ClusterInfo};
 pub use configs::{AlterOperation, ConfigEntry, ConfigSource, ResourceKind};
 pub use groups::{CommittedOffset, GroupInfo, GroupListing, GroupMember};
 pub use offsets::{ListedOffset, OffsetSpec};
+pub use quorum::{QuorumInfo, QuorumMember};
+pub use replicas::{Election, OngoingReassignment, Reassignment, ReplicationFactor};
 pub use topics::{CreatedTopic, Execution, NewTopic, PartitionInfo, TopicInfo};
 
-use wire::{ErrorCode, Str};
+use std::time::Duration;
+
+use wire::{BrokerId, ErrorCode, Str};
 
 use crate::api::Call;
-use crate::cluster::{Cluster, Topics};
+use crate::cluster::{Cluster, Lane, Topics};
 use crate::error::Error;
 
 /// Administers a cluster. Clones share it.
@@ -36,11 +42,24 @@ impl Admin {
         Self { cluster }
     }
 
+    /// Connects to a broker of the map, or finds that a connection stands. What keeps some broker from answering the
+    /// others need not keep it from answering here, and the other way round.
+    pub async fn reach(&self, broker: BrokerId, wait: Duration) -> Result<(), Error> {
+        match tokio::time::timeout(wait, self.cluster.connection(broker, Lane::Requests)).await {
+            Ok(connected) => connected.map(drop),
+            Err(_) => Err(Error::Timeout {
+                doing: format!("connecting to broker {broker}"),
+                after: wait,
+                last: None,
+            }),
+        }
+    }
+
     fn timeout_ms(&self) -> i32 {
         i32::try_from(self.cluster.options().request_timeout.as_millis()).unwrap_or(i32::MAX)
     }
 
-    /// Sends to the controller until one answers; `moved` finds the code that says the controller is another.
+    /// Sends to the controller until one answers; `codes` finds the one that says the controller is another.
     async fn ask_controller<C: Call + Clone>(
         &self,
         doing: &str,
@@ -49,7 +68,14 @@ impl Admin {
     ) -> Result<C::Response, Error> {
         self.cluster
             .retrying(doing, || async {
-                let response = self.cluster.call_controller(request.clone()).await?;
+                let response = match self.cluster.call_controller(request.clone()).await {
+                    // The controller of the map may be gone, and another be elected.
+                    Err(error @ (Error::Connect { .. } | Error::Disconnected { .. })) => {
+                        self.cluster.refresh(Topics::None).await?;
+                        return Err(error);
+                    }
+                    outcome => outcome?,
+                };
                 if codes(&response).contains(&ErrorCode::NOT_CONTROLLER) {
                     self.cluster.refresh(Topics::None).await?;
                     return Err(Error::kafka(ErrorCode::NOT_CONTROLLER, doing, None));
