@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use wire::{BrokerId, Str, TopicPartition};
 
+use super::colon;
 use super::progress::{Patience, Progress};
 use super::quorum::{self, LAG_MAX, NO_CONTROLLER, is_heard};
 use crate::connect::ConnectArgs;
@@ -344,11 +345,6 @@ fn judge_partitions(facts: &Facts, health: &mut Health) {
     }
 }
 
-/// `TOPIC:PARTITION`, as commands take it.
-fn colon(partition: &TopicPartition) -> String {
-    format!("{}:{}", partition.topic, partition.partition)
-}
-
 /// `1 record`, `2 records`.
 pub(super) fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
@@ -507,7 +503,16 @@ mod tests {
         // A topic of one replica cannot have two in sync.
         let facts = facts(vec![partition(0, 1, &[1, 2, 3], &[3, 2, 1]), partition(1, 2, &[2], &[2])]);
         assert!(judge(&facts).is_healthy());
-        check(&facts, expect![[r#""#]]);
+        check(&facts, expect![[r#"
+            HEALTHY     yes
+            CLUSTER-ID  trio
+            CONTROLLER  1
+            VOTERS      1,2,3
+            BROKERS     1,2,3
+            FENCED      -
+            TOPICS      1
+            PARTITIONS  2
+        "#]]);
     }
 
     #[test]
@@ -523,7 +528,42 @@ mod tests {
             quorum.voters[0].silence = None;
             quorum.voters[2].log_end = Offset(100);
         }
-        check(&facts, expect![[r#""#]]);
+        check(&facts, expect![[r#"
+            CLUSTER
+            =======
+            HEALTHY     no
+            CLUSTER-ID  trio
+            CONTROLLER  2
+            VOTERS      1,2,3
+            BROKERS     2,3
+            FENCED      1
+            TOPICS      1
+            PARTITIONS  3
+
+            PROBLEMS
+            ========
+            voter 1 of the metadata quorum is silent: 2 of 3 are heard
+              tip: start broker 1 again; if it is gone for good, `ottla cluster quorum remove 1`
+            voter 3 of the metadata quorum lags by 400 records
+              tip: it catches up by itself, unless disk or network of broker 3 are too slow
+            broker 1 is fenced: it is registered and not counted in
+              tip: start it again; if it is gone for good, `ottla cluster decommission 1 --unregister`
+            1 partition without a leader: neither written nor read
+              orders:2
+              tip: start the brokers that keep them; if those are gone for good, `ottla cluster elect --unclean orders:2` gives up what only they had
+            1 partition with fewer replicas in sync than min.insync.replicas: producers with acks=all are refused
+              orders:1
+              tip: start the brokers that keep them, or let them catch up: 1
+            2 partitions with replicas that are not in sync
+              orders:0 orders:1
+              tip: start the brokers that keep them, or let them catch up: 1
+
+            NOTES
+            =====
+            1 partition led by another than the preferred replica
+              orders:0
+              tip: `ottla cluster elect` changes that
+        "#]]);
     }
 
     #[test]
@@ -531,7 +571,27 @@ mod tests {
         let mut facts = facts(vec![partition(0, 1, &[1, 2, 3], &[1, 2, 3])]);
         facts.quorum = Quorum::Leaderless;
         facts.unreachable = ids(&[2, 3]);
-        check(&facts, expect![[r#""#]]);
+        check(&facts, expect![[r#"
+            CLUSTER
+            =======
+            HEALTHY     no
+            CLUSTER-ID  trio
+            CONTROLLER  -
+            VOTERS      -
+            BROKERS     1,2,3
+            FENCED      -
+            TOPICS      1
+            PARTITIONS  1
+
+            PROBLEMS
+            ========
+            no active controller: a majority of the voters must be up; brokers and partitions are shown as last known
+              tip: start the brokers that vote; `controller.quorum.voters` names them
+            broker 2 is counted in, and does not answer here at host:9092
+              tip: it has just stopped, or the address is not reachable from here (advertised.listeners)
+            broker 3 is counted in, and does not answer here at host:9092
+              tip: it has just stopped, or the address is not reachable from here (advertised.listeners)
+        "#]]);
     }
 
     #[test]
@@ -544,12 +604,51 @@ mod tests {
             removing: ids(&[1]),
         }];
         assert!(judge(&facts).is_healthy());
-        check(&facts, expect![[r#""#]]);
+        check(&facts, expect![[r#"
+            CLUSTER
+            =======
+            HEALTHY     yes
+            CLUSTER-ID  trio
+            CONTROLLER  1
+            VOTERS      1,2,3
+            BROKERS     1,2,3
+            FENCED      -
+            TOPICS      1
+            PARTITIONS  1
+
+            NOTES
+            =====
+            1 partition led by another than the preferred replica
+              orders:0
+              tip: `ottla cluster elect` changes that
+            1 reassignment under way
+              tip: `ottla cluster reassign list` shows them
+        "#]]);
     }
 
     #[test]
     fn of_many_partitions_some_are_named_and_all_are_counted() {
         let partitions = (0..30).map(|id| partition(id, 1, &[1, 2], &[1])).collect();
-        check(&facts(partitions), expect![[r#""#]]);
+        check(&facts(partitions), expect![[r#"
+            CLUSTER
+            =======
+            HEALTHY     no
+            CLUSTER-ID  trio
+            CONTROLLER  1
+            VOTERS      1,2,3
+            BROKERS     1,2,3
+            FENCED      -
+            TOPICS      1
+            PARTITIONS  30
+
+            PROBLEMS
+            ========
+            30 partitions with fewer replicas in sync than min.insync.replicas: producers with acks=all are refused
+              orders:0 orders:1 orders:2 orders:3 orders:4 orders:5 orders:6 orders:7 orders:8 orders:9 orders:10 orders:11 orders:12 orders:13 orders:14 orders:15 orders:16 orders:17 orders:18 orders:19 and 10 more
+              tip: start the brokers that keep them, or let them catch up: 2
+            30 partitions with replicas that are not in sync
+              orders:0 orders:1 orders:2 orders:3 orders:4 orders:5 orders:6 orders:7 orders:8 orders:9 orders:10 orders:11 orders:12 orders:13 orders:14 orders:15 orders:16 orders:17 orders:18 orders:19 and 10 more
+              tip: start the brokers that keep them, or let them catch up: 2
+        "#]]);
     }
 }
