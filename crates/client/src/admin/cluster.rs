@@ -29,8 +29,8 @@ pub struct BrokerInfo {
     pub port: i32,
     /// Its rack, if it has one.
     pub rack: Option<Str>,
-    /// Whether it is registered and not counted in: it was not heard of for too long, or is still catching up.
-    /// Brokers older than Kafka 4.0 do not name those at all.
+    /// Whether it is registered and not counted in: it was not heard of for too long, or is still catching
+    /// up. Brokers older than Kafka 4.0 do not name those at all.
     pub is_fenced: bool,
 }
 

@@ -42,8 +42,8 @@ impl Admin {
         Self { cluster }
     }
 
-    /// Connects to a broker of the map, or finds that a connection stands. What keeps some broker from answering the
-    /// others need not keep it from answering here, and the other way round.
+    /// Connects to a broker of the map, or finds that a connection stands. What keeps some broker from
+    /// answering the others need not keep it from answering here, and the other way round.
     pub async fn reach(&self, broker: BrokerId, wait: Duration) -> Result<(), Error> {
         match tokio::time::timeout(wait, self.cluster.connection(broker, Lane::Requests)).await {
             Ok(connected) => connected.map(drop),

@@ -52,8 +52,8 @@ impl QuorumInfo {
 }
 
 impl Admin {
-    /// Describes the metadata quorum. Only its leader can answer: without one there is no answer, so this waits for
-    /// `wait` and not for `request.timeout.ms`, and does not try again.
+    /// Describes the metadata quorum. Only its leader can answer: without one there is no answer, so this
+    /// waits for `wait` and not for `request.timeout.ms`, and does not try again.
     pub async fn describe_quorum(&self, wait: Duration) -> Result<QuorumInfo, Error> {
         const DOING: &str = "describing the metadata quorum";
         let topic = TopicData {
@@ -70,7 +70,8 @@ impl Admin {
         })?;
         outcome(partition.error_code, DOING.to_owned(), partition.error_message.as_ref(), ())?;
         let leader = Some(BrokerId(partition.leader_id)).filter(|id| id.0 >= 0);
-        // The leader hears of itself all the time: by its entry, times are told without a look at another clock.
+        // The leader hears of itself all the time: by its entry, times are told without a look at another
+        // clock.
         let is_leader = |state: &&ReplicaState| Some(BrokerId(state.replica_id)) == leader;
         let now = partition.current_voters.iter().find(is_leader).map(|state| state.last_fetch_timestamp);
         let members = |states: Vec<ReplicaState>| {

@@ -113,8 +113,8 @@ impl Admin {
         Ok(ongoing)
     }
 
-    /// Has leaders elected of these partitions, or of all. Of all, only those are answered for whose leader changed
-    /// or should have.
+    /// Has leaders elected of these partitions, or of all. Of all, only those are answered for whose leader
+    /// changed or should have.
     pub async fn elect_leaders(
         &self,
         election: Election,

@@ -1,7 +1,8 @@
 //! `ottla cluster decommission`: everything that a broker keeps goes to the others, its vote too.
 //!
-//! Nothing is begun that cannot be finished: where a partition has more replicas than brokers remain, or the quorum
-//! could not do without the broker, that is said first. The broker need not run: what it kept is copied from others.
+//! Nothing is begun that cannot be finished: where a partition has more replicas than brokers remain, or the
+//! quorum could not do without the broker, that is said first. The broker need not run: what it kept is
+//! copied from others.
 
 use std::time::Duration;
 
@@ -26,9 +27,10 @@ const LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// Move everything off a broker, so that it can be stopped for good
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Moves the broker's replicas to the others, a few partitions at a time, and takes its vote away; if a broker without a
-vote can have it, that one gets it first. Afterwards the broker may be stopped and unregistered: stop it soon, as new
-topics are put on every broker that runs. A broker that is gone already can be decommissioned as well.
+Moves the broker's replicas to the others, a few partitions at a time, and takes its vote away; if a broker
+without a vote can have it, that one gets it first. Afterwards the broker may be stopped and unregistered:
+stop it soon, as new topics are put on every broker that runs. A broker that is gone already can be
+decommissioned as well.
 
 Examples:
   ottla cluster decommission 3 --dry-run
@@ -59,7 +61,8 @@ pub(super) async fn run(args: DecommissionArgs, output: OutputArgs, admin: &Admi
         let message = format!("there is no broker {id}");
         return Err(Failure::failed(message).with_advice("`ottla cluster info` shows all"));
     }
-    let vote = Vote::of(&quorum::describe(admin).await?, &brokers, id)?;
+    let quorum = quorum::within_reach(admin, &quorum::describe(admin).await?).await;
+    let vote = Vote::of(&quorum, &brokers, id)?;
     let plan = vacating(&brokers, &placements)?;
     if output.style() == Style::Table || args.dry_run {
         show(&plan, output, 0)?;

@@ -12,8 +12,9 @@ use crate::output::{OutputArgs, Report, Style};
 /// Elect preferred leaders, or any where there is none
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The preferred leader is the first of a partition's replicas; it is elected where it is in sync. With --unclean, a
-partition that nobody leads gets whatever replica is there: records that only the others had are lost for good.
+The preferred leader is the first of a partition's replicas; it is elected where it is in sync. With
+--unclean, a partition that nobody leads gets whatever replica is there: records that only the others had are
+lost for good.
 
 Examples:
   ottla cluster elect                             # preferred leaders, wherever others lead
@@ -106,7 +107,8 @@ mod tests {
             TOPIC   PARTITION  STATUS
             orders  0          ELECTED
             orders  1          NOT NEEDED
-        "#]].assert_eq(&well.table());
+        "#]]
+        .assert_eq(&well.table());
         let unavailable = Err(refused(ErrorCode::PREFERRED_LEADER_NOT_AVAILABLE));
         let (_, overall) = report(vec![not_needed(), (partition(2), unavailable)]);
         assert!(overall.is_err());

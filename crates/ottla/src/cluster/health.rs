@@ -1,7 +1,7 @@
 //! `ottla cluster health`: whether everything is as it should be, and if not, what and what helps.
 //!
-//! First the cluster is asked ([`look`]), then what it said is judged ([`judge`]), which is pure. A problem makes the
-//! cluster unhealthy and the exit code 1; a note does not. Each names what helps in one line.
+//! First the cluster is asked ([`look`]), then what it said is judged ([`judge`]), which is pure. A problem
+//! makes the cluster unhealthy and the exit code 1; a note does not. Each names what helps in one line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use wire::{BrokerId, Str, TopicPartition};
 
 use super::colon;
 use super::progress::{Patience, Progress};
-use super::quorum::{self, LAG_MAX, NO_CONTROLLER, is_heard};
+use super::quorum::{self, LAG_MAX, NO_CONTROLLER, REACH_WAIT, is_heard};
 use crate::connect::ConnectArgs;
 use crate::failure::Failure;
 use crate::output::{self, OutputArgs, Style, cell};
@@ -24,8 +24,6 @@ use crate::topic::{key_value_table, section_text};
 const NAMED_MAX: usize = 20;
 /// Between two looks of `--wait`.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
-/// How long a broker may take to accept a connection.
-const REACH_WAIT: Duration = Duration::from_secs(2);
 /// Who asks whether things are well wants to know soon.
 const ANSWER_WAIT_MS: &str = "5000";
 /// Voters below which none may fail.
@@ -34,9 +32,10 @@ const VOTERS_MIN: usize = 3;
 /// Say whether the cluster is healthy and, if it is not, what helps
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Unhealthy is: no active controller, voters that are silent or lag, brokers that are fenced (registered and not counted
-in) or do not answer, and partitions that have no leader, lack replicas in sync, or have fewer in sync than
-min.insync.replicas. Partitions led by another than their preferred replica and reassignments under way are noted.
+Unhealthy is: no active controller, voters that are silent or lag, brokers that are fenced (registered and not
+counted in) or do not answer, and partitions that have no leader, lack replicas in sync, or have fewer in sync
+than min.insync.replicas. Partitions led by another than their preferred replica and reassignments under way
+are noted.
 
 Exit codes: 0 healthy, 1 not.
 
@@ -245,6 +244,25 @@ fn judge_quorum(facts: &Facts, health: &mut Health) {
 }
 
 fn judge_brokers(facts: &Facts, health: &mut Health) {
+    if facts.cluster.brokers.iter().all(|broker| broker.is_fenced) {
+        let advice =
+            "they are counted in when they have caught up with the metadata; their logs tell what is missing";
+        health.problem("no_brokers", "no broker is counted in", advice);
+    }
+    if let Quorum::Known(quorum) = &facts.quorum {
+        let is_registered = |id| facts.cluster.brokers.iter().any(|broker| broker.id == id);
+        let (brokers, others): (Vec<_>, Vec<_>) =
+            quorum.voters.iter().map(|voter| voter.id).partition(|id| is_registered(*id));
+        // Elsewhere, voters can be controllers and nothing else; then none of them is a broker.
+        for id in others.into_iter().filter(|_| !brokers.is_empty()) {
+            let message = format!("broker {id} has a vote and is not registered");
+            health.problem(
+                "broker_not_registered",
+                message,
+                "it is starting, or its log tells what is missing",
+            );
+        }
+    }
     let keeps = |id: BrokerId| {
         let partitions = facts.topics.iter().flat_map(|topic| &topic.partitions);
         partitions.filter(|partition| partition.replicas.contains(&id)).count()
@@ -503,7 +521,9 @@ mod tests {
         // A topic of one replica cannot have two in sync.
         let facts = facts(vec![partition(0, 1, &[1, 2, 3], &[3, 2, 1]), partition(1, 2, &[2], &[2])]);
         assert!(judge(&facts).is_healthy());
-        check(&facts, expect![[r#"
+        check(
+            &facts,
+            expect![[r#"
             HEALTHY     yes
             CLUSTER-ID  trio
             CONTROLLER  1
@@ -512,7 +532,8 @@ mod tests {
             FENCED      -
             TOPICS      1
             PARTITIONS  2
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -528,7 +549,9 @@ mod tests {
             quorum.voters[0].silence = None;
             quorum.voters[2].log_end = Offset(100);
         }
-        check(&facts, expect![[r#"
+        check(
+            &facts,
+            expect![[r#"
             CLUSTER
             =======
             HEALTHY     no
@@ -563,7 +586,55 @@ mod tests {
             1 partition led by another than the preferred replica
               orders:0
               tip: `ottla cluster elect` changes that
-        "#]]);
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_voter_that_has_not_registered_is_still_to_come() {
+        let mut facts = facts(Vec::new());
+        facts.cluster.brokers.truncate(2);
+        check(
+            &facts,
+            expect![[r#"
+            CLUSTER
+            =======
+            HEALTHY     no
+            CLUSTER-ID  trio
+            CONTROLLER  1
+            VOTERS      1,2,3
+            BROKERS     1,2
+            FENCED      -
+            TOPICS      1
+            PARTITIONS  0
+
+            PROBLEMS
+            ========
+            broker 3 has a vote and is not registered
+              tip: it is starting, or its log tells what is missing
+        "#]],
+        );
+        facts.cluster.brokers.clear();
+        check(
+            &facts,
+            expect![[r#"
+            CLUSTER
+            =======
+            HEALTHY     no
+            CLUSTER-ID  trio
+            CONTROLLER  1
+            VOTERS      1,2,3
+            BROKERS     -
+            FENCED      -
+            TOPICS      1
+            PARTITIONS  0
+
+            PROBLEMS
+            ========
+            no broker is counted in
+              tip: they are counted in when they have caught up with the metadata; their logs tell what is missing
+        "#]],
+        );
     }
 
     #[test]
@@ -571,7 +642,9 @@ mod tests {
         let mut facts = facts(vec![partition(0, 1, &[1, 2, 3], &[1, 2, 3])]);
         facts.quorum = Quorum::Leaderless;
         facts.unreachable = ids(&[2, 3]);
-        check(&facts, expect![[r#"
+        check(
+            &facts,
+            expect![[r#"
             CLUSTER
             =======
             HEALTHY     no
@@ -591,7 +664,8 @@ mod tests {
               tip: it has just stopped, or the address is not reachable from here (advertised.listeners)
             broker 3 is counted in, and does not answer here at host:9092
               tip: it has just stopped, or the address is not reachable from here (advertised.listeners)
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -604,7 +678,9 @@ mod tests {
             removing: ids(&[1]),
         }];
         assert!(judge(&facts).is_healthy());
-        check(&facts, expect![[r#"
+        check(
+            &facts,
+            expect![[r#"
             CLUSTER
             =======
             HEALTHY     yes
@@ -623,13 +699,16 @@ mod tests {
               tip: `ottla cluster elect` changes that
             1 reassignment under way
               tip: `ottla cluster reassign list` shows them
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn of_many_partitions_some_are_named_and_all_are_counted() {
         let partitions = (0..30).map(|id| partition(id, 1, &[1, 2], &[1])).collect();
-        check(&facts(partitions), expect![[r#"
+        check(
+            &facts(partitions),
+            expect![[r#"
             CLUSTER
             =======
             HEALTHY     no
@@ -649,6 +728,7 @@ mod tests {
             30 partitions with replicas that are not in sync
               orders:0 orders:1 orders:2 orders:3 orders:4 orders:5 orders:6 orders:7 orders:8 orders:9 orders:10 orders:11 orders:12 orders:13 orders:14 orders:15 orders:16 orders:17 orders:18 orders:19 and 10 more
               tip: start the brokers that keep them, or let them catch up: 2
-        "#]]);
+        "#]],
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! `ottla cluster`: what the cluster is made of, how it is, and how that changes.
 //!
-//! Each command stands in the file of its name. They share how partitions are named on the command line, how a
-//! person is asked before something is done, and what is said while something goes on.
+//! Each command stands in the file of its name. They share how partitions are named on the command line, how
+//! a person is asked before something is done, and what is said while something goes on.
 
 mod progress;
 mod health;
@@ -108,7 +108,8 @@ fn brokers(info: &ClusterInfo) -> Report {
     report.without_empty(&["rack", "state"])
 }
 
-/// An error of something that only the active controller does. Where nobody answered, that is the likely reason.
+/// An error of something that only the active controller does. Where nobody answered, that is the likely
+/// reason.
 fn of_controller(error: Error) -> Failure {
     let is_unanswered = matches!(&error, Error::Timeout { last, .. }
         if matches!(last.as_deref(), None | Some(Error::Disconnected { .. } | Error::Timeout { .. })));

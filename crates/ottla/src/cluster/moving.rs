@@ -1,7 +1,8 @@
 //! Moving replicas: reassignments asked for a few at a time, and watched until they are done.
 //!
-//! The cluster copies by itself and goes on when nobody watches. A partition counts as moved when the brokers' map
-//! shows exactly the replicas that were asked for: right after a change, not every broker lists it as under way.
+//! The cluster copies by itself and goes on when nobody watches. A partition counts as moved when the
+//! brokers' map shows exactly the replicas that were asked for: right after a change, not every broker lists
+//! it as under way.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -136,8 +137,8 @@ impl Moved {
         }
         if self.left > 0 {
             let message = format!("{} not moved in time", plural(self.left, "partition"));
-            let advice = "what was begun goes on by itself, see `ottla cluster reassign list`; run this again for \
-                          the rest";
+            let advice = "what was begun goes on by itself, see `ottla cluster reassign list`; run this again \
+                          for the rest";
             return Err(Failure::failed(message).with_advice(advice));
         }
         match self.failed.len() {

@@ -1,9 +1,10 @@
 //! Which replicas to move so that brokers carry even shares, or so that one of them carries nothing.
 //!
-//! Pure: placements go in, changes come out. Replicas of a partition stay on distinct brokers, and no move leaves a
-//! partition in fewer racks than before; that comes before evenness. Where racks do not stand in the way, shares
-//! differ by at most one replica and no plan with fewer moves does that: each move goes from the broker that has
-//! most to the one that has least, between which there is always a partition that only the first one has.
+//! Pure: placements go in, changes come out. Replicas of a partition stay on distinct brokers, and no move
+//! leaves a partition in fewer racks than before; that comes before evenness. Where racks do not stand in the
+//! way, shares differ by at most one replica and no plan with fewer moves does that: each move goes from the
+//! broker that has most to the one that has least, between which there is always a partition that only the
+//! first one has.
 //!
 //! Preferred leaders are spread by putting other replicas first, which moves no data.
 
@@ -108,8 +109,8 @@ impl Plan {
     }
 }
 
-/// Plans. The brokers hold all that keep a movable partition, and only those that share get anything; fails when a
-/// partition on a broker that leaves has more replicas than other brokers can take.
+/// Plans. The brokers hold all that keep a movable partition, and only those that share get anything; fails
+/// when a partition on a broker that leaves has more replicas than other brokers can take.
 pub(super) fn plan(brokers: &[PlanBroker], placements: &[Placement], goal: Goal) -> Result<Plan, NoRoom> {
     let mut draft = Draft::new(brokers, placements, goal);
     let before = draft.loads();
@@ -273,8 +274,8 @@ impl<'a> Draft<'a> {
         *self.topics.entry((topic, to)).or_default() += 1;
     }
 
-    /// The partition to move between two brokers, if there is one: the cheapest, then of the topic of which the one
-    /// has most more than the other, and rather one that it only follows.
+    /// The partition to move between two brokers, if there is one: the cheapest, then of the topic of which
+    /// the one has most more than the other, and rather one that it only follows.
     fn candidate(&self, from: usize, to: usize) -> Option<usize> {
         let may_move = |&spot: &usize| {
             let of = &self.spots[spot];
@@ -383,7 +384,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// For each two brokers a partition that the first is to lead and the second could; rather one that changes anyway.
+    /// For each two brokers a partition that the first is to lead and the second could; rather one that
+    /// changes anyway.
     fn hand_overs(&self) -> HashMap<(usize, usize), usize> {
         let is_changed = |index: usize| self.spots[index].before != self.spots[index].replicas;
         let mut hand_overs = HashMap::new();
@@ -492,7 +494,11 @@ mod tests {
     #[test]
     fn a_new_broker_takes_its_share_from_all() {
         let replicas: [&[i32]; 4] = [&[1, 2, 3], &[2, 3, 1], &[3, 1, 2], &[1, 3, 2]];
-        check(&sharing(4), &replicas, ALL, expect![[r#"
+        check(
+            &sharing(4),
+            &replicas,
+            ALL,
+            expect![[r#"
             t-0 [1, 2, 3] to [4, 2, 1]
             t-1 [2, 3, 1] to [2, 3, 4]
             t-2 [3, 1, 2] to [3, 1, 4]
@@ -500,25 +506,36 @@ mod tests {
             broker 2: replicas 4 to 3, leaders 1 to 1
             broker 3: replicas 4 to 3, leaders 1 to 1
             broker 4: replicas 0 to 3, leaders 0 to 1
-        "#]]);
-        check(&sharing(4), &replicas, Goal::Even { moves_max: 1 }, expect![[r#"
+        "#]],
+        );
+        check(
+            &sharing(4),
+            &replicas,
+            Goal::Even { moves_max: 1 },
+            expect![[r#"
             t-0 [1, 2, 3] to [4, 2, 1]
             broker 1: replicas 4 to 4, leaders 2 to 1
             broker 2: replicas 4 to 4, leaders 1 to 1
             broker 3: replicas 4 to 3, leaders 1 to 1
             broker 4: replicas 0 to 1, leaders 0 to 1
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn leaders_are_spread_without_a_move() {
-        check(&sharing(3), &[&[1, 2, 3], &[1, 2, 3], &[1, 2, 3]], ALL, expect![[r#"
+        check(
+            &sharing(3),
+            &[&[1, 2, 3], &[1, 2, 3], &[1, 2, 3]],
+            ALL,
+            expect![[r#"
             t-0 [1, 2, 3] to [2, 1, 3]
             t-1 [1, 2, 3] to [3, 2, 1]
             broker 1: replicas 3 to 3, leaders 3 to 1
             broker 2: replicas 3 to 3, leaders 0 to 1
             broker 3: replicas 3 to 3, leaders 0 to 1
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -526,48 +543,72 @@ mod tests {
         let mut brokers = sharing(4);
         brokers[0].part = Part::Leaves;
         let replicas: [&[i32]; 4] = [&[1, 2], &[2, 1], &[2, 3], &[3, 2]];
-        check(&brokers, &replicas, Goal::Vacate, expect![[r#"
+        check(
+            &brokers,
+            &replicas,
+            Goal::Vacate,
+            expect![[r#"
             t-0 [1, 2] to [4, 2]
             t-1 [2, 1] to [2, 4]
             broker 1: replicas 2 to 0, leaders 1 to 0
             broker 2: replicas 4 to 4, leaders 2 to 2
             broker 3: replicas 2 to 2, leaders 1 to 1
             broker 4: replicas 0 to 2, leaders 0 to 1
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn a_broker_that_leaves_needs_room_elsewhere() {
         let mut brokers = sharing(3);
         brokers[0].part = Part::Leaves;
-        check(&brokers, &[&[1, 2], &[3, 1, 2]], Goal::Vacate, expect![[r#"
+        check(
+            &brokers,
+            &[&[1, 2], &[3, 1, 2]],
+            Goal::Vacate,
+            expect![[r#"
             NoRoom { partition: TopicPartition { topic: "t", partition: PartitionId(1) }, replicas: 3 }
-        "#]]);
+        "#]],
+        );
         // One that is not counted in is no room.
         brokers[2].part = Part::Stays;
-        check(&brokers, &[&[1, 2]], Goal::Vacate, expect![[r#"
+        check(
+            &brokers,
+            &[&[1, 2]],
+            Goal::Vacate,
+            expect![[r#"
             NoRoom { partition: TopicPartition { topic: "t", partition: PartitionId(0) }, replicas: 2 }
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn a_broker_that_is_not_counted_in_keeps_what_it_has() {
         let mut brokers = sharing(3);
         brokers[0].part = Part::Stays;
-        check(&brokers, &[&[1, 2], &[1, 2], &[1, 2], &[2]], ALL, expect![[r#"
+        check(
+            &brokers,
+            &[&[1, 2], &[1, 2], &[1, 2], &[2]],
+            ALL,
+            expect![[r#"
             t-0 [1, 2] to [1, 3]
             t-1 [1, 2] to [1, 3]
             broker 1: replicas 3 to 3, leaders 3 to 3
             broker 2: replicas 4 to 2, leaders 1 to 1
             broker 3: replicas 0 to 2, leaders 0 to 0
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn replicas_of_one_rack_are_parted_also_where_shares_are_even() {
         let brokers = [1, 1, 2, 2].iter().zip(1..).map(|(rack, id)| broker(id, Some(*rack), Part::Shares));
         let brokers: Vec<_> = brokers.collect();
-        check(&brokers, &[&[1, 2], &[3, 4], &[2, 1], &[4, 3]], ALL, expect![[r#"
+        check(
+            &brokers,
+            &[&[1, 2], &[3, 4], &[2, 1], &[4, 3]],
+            ALL,
+            expect![[r#"
             t-0 [1, 2] to [4, 1]
             t-1 [3, 4] to [3, 2]
             t-2 [2, 1] to [2, 4]
@@ -576,21 +617,27 @@ mod tests {
             broker 2: replicas 2 to 2, leaders 1 to 1
             broker 3: replicas 2 to 2, leaders 1 to 1
             broker 4: replicas 2 to 2, leaders 1 to 1
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn a_rack_of_one_broker_carries_more_than_even_where_spread_demands_it() {
         let brokers = [1, 2, 2, 2].iter().zip(1..).map(|(rack, id)| broker(id, Some(*rack), Part::Shares));
         let brokers: Vec<_> = brokers.collect();
-        check(&brokers, &[&[1, 2], &[2, 1], &[1, 2], &[1, 2]], ALL, expect![[r#"
+        check(
+            &brokers,
+            &[&[1, 2], &[2, 1], &[1, 2], &[1, 2]],
+            ALL,
+            expect![[r#"
             t-0 [1, 2] to [3, 1]
             t-2 [1, 2] to [4, 1]
             broker 1: replicas 4 to 4, leaders 3 to 1
             broker 2: replicas 4 to 2, leaders 1 to 1
             broker 3: replicas 0 to 1, leaders 0 to 1
             broker 4: replicas 0 to 1, leaders 0 to 1
-        "#]]);
+        "#]],
+        );
     }
 
     /// Brokers, how many replicas partitions have, and where each is kept.
@@ -677,7 +724,10 @@ mod tests {
         }
 
         #[test]
-        fn partitions_are_in_as_many_racks_as_they_can((count, replicas) in clusters(), racks_max in 1..4i32) {
+        fn partitions_are_in_as_many_racks_as_they_can(
+            (count, replicas) in clusters(),
+            racks_max in 1..4i32,
+        ) {
             let brokers: Vec<_> =
                 (1..=count).map(|id| broker(id, Some(id % racks_max), Part::Shares)).collect();
             let before = placed(&replicas);
@@ -691,9 +741,11 @@ mod tests {
 
         #[test]
         fn racks_of_equal_size_are_no_hindrance(per_rack in 1..4i32, shuffled in vec(any::<u32>(), 0..30)) {
-            let brokers: Vec<_> = (0..per_rack * 3).map(|id| broker(id, Some(id % 3), Part::Shares)).collect();
+            let brokers: Vec<_> =
+                (0..per_rack * 3).map(|id| broker(id, Some(id % 3), Part::Shares)).collect();
             let of = |seed: &u32| {
-                let in_rack = |rack: i32| rack + 3 * ((seed >> (8 * rack)) as i32 & 0xff).rem_euclid(per_rack);
+                let nth = |rack: i32| ((seed >> (8 * rack)) as i32 & 0xff).rem_euclid(per_rack);
+                let in_rack = |rack: i32| rack + 3 * nth(rack);
                 (0..3).map(in_rack).collect::<Vec<i32>>()
             };
             let replicas: Vec<_> = shuffled.iter().map(of).collect();

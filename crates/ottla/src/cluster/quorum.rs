@@ -1,7 +1,7 @@
 //! `ottla cluster quorum`: who carries the metadata, and who gets a vote or loses it.
 //!
-//! Neither change is asked for when it would leave voters of whom no majority is heard: the cluster could then not
-//! even take that back.
+//! Neither change is asked for when it would leave voters of whom no majority is heard: the cluster could
+//! then not even take that back.
 
 use std::time::Duration;
 
@@ -15,9 +15,13 @@ use crate::failure::Failure;
 use crate::output::{self, OutputArgs, Report, Style};
 use crate::topic::{key_value_table, section_text};
 
-/// How long the leader may take to describe the quorum. A broker that finds no leader keeps the question for longer.
+/// How long the leader may take to describe the quorum. A broker that finds no leader keeps the question for
+/// longer.
 const DESCRIBE_WAIT: Duration = Duration::from_secs(3);
-/// Records that a voter may lack while new ones are on their way: the brokers let a new voter in up to this lag.
+/// How long a voter may take to accept a connection.
+pub(super) const REACH_WAIT: Duration = Duration::from_secs(2);
+/// Records that a voter may lack while new ones are on their way: the brokers let a new voter in up to this
+/// lag.
 pub(super) const LAG_MAX: i64 = 100;
 /// Silence that is more than the time between two fetches.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
@@ -31,8 +35,8 @@ pub(super) const NO_CONTROLLER: &str = "no active controller: a majority of the 
 /// Show who carries the metadata; give a broker a vote or take it away
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Voters elect the active controller and have every change of the metadata before it counts: of three, one may fail, of
-five two. Observers follow without a vote.
+Voters elect the active controller and have every change of the metadata before it counts: of three, one may
+fail, of five two. Observers follow without a vote.
 
 Examples:
   ottla cluster quorum                            # voters and observers, and how far each has come
@@ -47,7 +51,8 @@ pub(super) struct QuorumArgs {
 enum QuorumCommand {
     /// Show voters and observers, and how far each has come [default]
     #[command(after_help = "\
-LAG is in records of the metadata. LAST-HEARD-MS is how long ago the leader heard of the broker; a dash: not lately.
+LAG is in records of the metadata. LAST-HEARD-MS is how long ago the leader heard of the broker; a dash: not
+lately.
 
 Examples:
   ottla cluster quorum describe
@@ -55,8 +60,8 @@ Examples:
     Describe,
     /// Give a broker a vote, once it has caught up
     #[command(after_help = "\
-The broker has to run and to follow the metadata already, as every broker does that was started with the cluster's id
-and controller.quorum.bootstrap.servers.
+The broker has to run and to follow the metadata already, as every broker does that was started with the
+cluster's id and controller.quorum.bootstrap.servers.
 
 Examples:
   ottla cluster quorum add 4")]
@@ -142,11 +147,23 @@ pub(super) async fn remove(admin: &Admin, quorum: &QuorumInfo, id: BrokerId) -> 
         eprintln!("broker {id} has no vote");
         return Ok(());
     }
-    check_removal(quorum, id)?;
+    check_removal(&within_reach(admin, quorum).await, id)?;
     match admin.remove_voter(id).await {
         Err(error) if error.code() == Some(ErrorCode::VOTER_NOT_FOUND) => Ok(()),
         outcome => outcome.map_err(of_controller),
     }
+}
+
+/// The quorum, with voters that do not answer here as silent ones: the leader notices a moment later who is
+/// gone.
+pub(super) async fn within_reach(admin: &Admin, quorum: &QuorumInfo) -> QuorumInfo {
+    let mut quorum = quorum.clone();
+    for voter in quorum.voters.iter_mut().filter(|voter| is_heard(voter)) {
+        if let Err(Error::Connect { .. } | Error::Timeout { .. }) = admin.reach(voter.id, REACH_WAIT).await {
+            voter.silence = None;
+        }
+    }
+    quorum
 }
 
 /// Whether the other voters can do without this one.

@@ -1,6 +1,7 @@
 //! `ottla cluster reassign`: replicas go where a file says, or stay after all.
 //!
-//! The file is what `kafka-reassign-partitions` takes and `ottla cluster rebalance --dry-run --format json` prints.
+//! The file is what `kafka-reassign-partitions` takes and `ottla cluster rebalance --dry-run --format json`
+//! prints.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -223,7 +224,12 @@ mod tests {
         check(r#"{"version":2,"partitions":[]}"#, expect!["its version is not 1"]);
         check(r#"{"topics":[]}"#, expect!["it has no partitions"]);
         check(r#"{"partitions":[]}"#, expect!["it names no partition"]);
-        check(r#"{"partitions":[{"topic":"t","partition":0,"replicas":["a"]}]}"#, expect![[r#"{"partition":0,"replicas":["a"],"topic":"t"} has no topic, no partition or no replicas"#]]);
+        check(
+            r#"{"partitions":[{"topic":"t","partition":0,"replicas":["a"]}]}"#,
+            expect![[
+                r#"{"partition":0,"replicas":["a"],"topic":"t"} has no topic, no partition or no replicas"#
+            ]],
+        );
         check(
             r#"{"partitions":[{"topic":"t","partition":0,"replicas":[1]},
                 {"topic":"t","partition":0,"replicas":[2]}]}"#,

@@ -19,10 +19,10 @@ use crate::topic::section_text;
 /// Move replicas so that all brokers carry even shares
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Plans as few moves as possible after which brokers differ by one replica at most, keeps replicas of a partition in as
-many racks as there are, and spreads preferred leaders. Brokers that are not counted in keep what they have. Moves a
-few partitions at a time, and has preferred leaders elected in the end. With --dry-run and --format json, the plan is
-in the format that `ottla cluster reassign --file` takes.
+Plans as few moves as possible after which brokers differ by one replica at most, keeps replicas of a
+partition in as many racks as there are, and spreads preferred leaders. Brokers that are not counted in keep
+what they have. Moves a few partitions at a time, and has preferred leaders elected in the end. With --dry-run
+and --format json, the plan is in the format that `ottla cluster reassign --file` takes.
 
 Examples:
   ottla cluster rebalance --dry-run
@@ -79,14 +79,14 @@ pub(super) fn say(text: &str) {
     eprintln!("{text}");
 }
 
-/// `12 replicas and change the preferred leader of 3 more partitions`.
+/// `12 replicas and the lead of 3 more partitions`.
 pub(super) fn summary(plan: &Plan) -> String {
     let reordered = plan.changes.iter().filter(|change| change.added().count() == 0).count();
     let replicas = plural(plan.moves(), "replica");
     match (plan.moves(), reordered) {
         (0, _) => format!("the lead of {}", plural(reordered, "partition")),
         (_, 0) => replicas,
-        _ => format!("{replicas} and the lead of {} more", plural(reordered, "partition")),
+        _ => format!("{replicas} and the lead of {}", plural(reordered, "more partition")),
     }
 }
 
@@ -95,8 +95,8 @@ pub(super) fn targets(plan: &Plan) -> Vec<(TopicPartition, Vec<BrokerId>)> {
     plan.changes.iter().map(|change| (change.partition.clone(), change.after.clone())).collect()
 }
 
-/// Who is there and what is where; refuses while replicas move. Partitions without a leader cannot be moved, nor can
-/// those that name a broker that nobody knows.
+/// Who is there and what is where; refuses while replicas move. Partitions without a leader cannot be moved,
+/// nor can those that name a broker that nobody knows.
 pub(super) async fn survey(
     admin: &Admin,
     leaving: Option<BrokerId>,

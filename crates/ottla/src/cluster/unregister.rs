@@ -1,7 +1,7 @@
 //! `ottla cluster unregister`: the cluster forgets a broker that does not come back.
 //!
-//! One that runs would register anew at once, and one that is still a replica of something would be missed there:
-//! both are refused here, as the brokers do what they are told.
+//! One that runs would register anew at once, and one that is still a replica of something would be missed
+//! there: both are refused here, as the brokers do what they are told.
 
 use clap::Args;
 use client::Admin;
