@@ -32,7 +32,8 @@ def main():
         }
     )
     failures = []
-    with open(args.log, "w") as log:
+    # By the line: others read along to see who is silent.
+    with open(args.log, "w", buffering=1) as log:
 
         def delivered(error, message):
             if error:

@@ -4,14 +4,15 @@
 
 use crate::arguments::Arguments;
 use crate::compat;
+use crate::dice::Dice;
 use crate::peer::{Kind, Peer};
+use crate::producers::{Load, Producers};
 use crate::shell;
 use crate::toolbox::{Kit, Toolbox};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Stdio;
 
 const USAGE: &str = "\
 usage: cargo xtask crash [options]
@@ -49,14 +50,15 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     create_topic(&toolbox, &peer, &home)?;
 
     println!("seed {seed}, {rounds} rounds, logs in {}", home.display());
-    let mut producers = Producers::start(&toolbox, &peer, rate, &home)?;
-    let mut moments = Moments::new(seed);
+    let load = Load { bootstrap: peer.bootstrap(), topic: TOPIC, rate };
+    let mut producers = Producers::start(&toolbox, &load, &home)?;
+    let mut dice = Dice::new(seed);
     for round in 1..=rounds {
-        std::thread::sleep(moments.next_life());
+        std::thread::sleep(dice.millis(500, 4000));
         producers.check()?;
         peer.check_alive()?;
         peer.kill()?;
-        std::thread::sleep(moments.next_death());
+        std::thread::sleep(dice.millis(0, 500));
         let ready = peer.start(&toolbox)?;
         let dumped = peer.frozen(|| dump(&toolbox, &peer.data(), &home))?;
         println!(
@@ -89,106 +91,6 @@ fn create_topic(toolbox: &Toolbox, peer: &Peer, home: &Path) -> Result<(), Strin
         .args(["--topic", TOPIC, "--partitions", &PARTITIONS.to_string()])
         .args(["--config", &format!("segment.bytes={SEGMENT_BYTES}")]);
     shell::pipe(&mut create, "", &home.join("topic.log")).map(|_| ())
-}
-
-/// When the broker is killed and for how long it stays down: xorshift over the seed.
-struct Moments(u64);
-
-impl Moments {
-    fn new(seed: u64) -> Self {
-        // The generator's one fixed point is zero.
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-
-    fn next_life(&mut self) -> Duration {
-        Duration::from_millis(500 + self.below(3500))
-    }
-
-    fn next_death(&mut self) -> Duration {
-        Duration::from_millis(self.below(500))
-    }
-}
-
-/// The three programs under load, each with the file of its acknowledgements. They are killed with this value.
-struct Producers {
-    running: Vec<(&'static str, Child, PathBuf, PathBuf)>,
-}
-
-impl Producers {
-    fn start(toolbox: &Toolbox, peer: &Peer, rate: u64, home: &Path) -> Result<Self, String> {
-        let mut java = toolbox.java();
-        java.args(["compat.Main", "crash-producer"]);
-        let programs: [(&'static str, Command); 3] = [
-            ("java", java),
-            ("librdkafka", toolbox.python_program("crash_producer.py")),
-            ("franz", toolbox.go_program("crash")),
-        ];
-        let mut producers = Self { running: Vec::new() };
-        for (name, mut program) in programs {
-            let log = home.join(format!("{name}.log"));
-            let acknowledged = home.join(format!("{name}.acknowledged"));
-            let child = program
-                .args(["--bootstrap", &peer.bootstrap(), "--topic", TOPIC, "--name", name])
-                .args(["--rate", &rate.to_string(), "--log"])
-                .arg(&acknowledged)
-                .stdin(Stdio::piped())
-                .stdout(shell::append(&log)?)
-                .stderr(shell::append(&log)?)
-                .spawn()
-                .map_err(|error| format!("cannot run {}: {error}", shell::words(&program)))?;
-            producers.running.push((name, child, acknowledged, log));
-        }
-        Ok(producers)
-    }
-
-    /// An idempotent producer has no reason to end before it is told to.
-    fn check(&mut self) -> Result<(), String> {
-        for (name, child, _, log) in &mut self.running {
-            if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
-                return Err(format!("the producer {name} ended ({status}), see {}", log.display()));
-            }
-        }
-        Ok(())
-    }
-
-    /// What they have written down so far, in whole lines.
-    fn acknowledged(&self) -> usize {
-        let count = |path: &PathBuf| {
-            fs::read(path).map_or(0, |text| text.iter().filter(|&&byte| byte == b'\n').count())
-        };
-        self.running.iter().map(|(_, _, path, _)| count(path)).sum()
-    }
-
-    /// Ends their input, waits until they have delivered everything, and gives the files of acknowledgements.
-    fn stop(mut self) -> Result<Vec<PathBuf>, String> {
-        for (_, child, _, _) in &mut self.running {
-            drop(child.stdin.take());
-        }
-        for (name, child, _, log) in &mut self.running {
-            let status = child.wait().map_err(|error| error.to_string())?;
-            if !status.success() {
-                return Err(format!("the producer {name} failed ({status}), see {}", log.display()));
-            }
-        }
-        Ok(self.running.iter().map(|(_, _, path, _)| path.clone()).collect())
-    }
-}
-
-impl Drop for Producers {
-    fn drop(&mut self) {
-        for (_, child, _, _) in &mut self.running {
-            // Already gone is as good.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
 }
 
 /// What the dump tool prints on standard output, in whatever case, when it is not content. Most of what it has to say it

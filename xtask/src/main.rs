@@ -3,15 +3,18 @@
 //! process with an address and a data directory.
 
 mod arguments;
+mod dice;
 mod shell;
 mod toolbox;
 mod peer;
+mod producers;
 mod table;
 mod test;
 mod check;
 mod licences;
 mod compat;
 mod crash;
+mod chaos;
 mod fuzz;
 mod bench;
 
@@ -24,6 +27,7 @@ usage: cargo xtask <command> [options]
   check    format, lints with warnings denied, licences of all dependencies
   compat   real clients, console tools and real input against the broker
   crash    kill -9 under load from three clients, again and again, and nothing acknowledged is lost
+  chaos    three brokers killed, paused, cut off, and without power, in random mixes; nothing acknowledged is lost
   fuzz     fuzz targets, for a while
   bench    side by side with Apache Kafka
 
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
         "check" => check::run(rest),
         "compat" => compat::run(rest),
         "crash" => crash::run(rest),
+        "chaos" => chaos::run(rest),
         "fuzz" => fuzz::run(rest),
         "bench" => bench::run(rest),
         "help" | "--help" | "-h" => {

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"flag"
 	"fmt"
@@ -17,7 +16,7 @@ import (
 )
 
 func main() {
-	bootstrap := flag.String("bootstrap", "", "host:port of the broker")
+	bootstrap := flag.String("bootstrap", "", "host:port of the brokers, with commas between them")
 	topic := flag.String("topic", "", "topic to produce to")
 	name := flag.String("name", "", "first part of every value")
 	rate := flag.Int("rate", 500, "records per second")
@@ -30,13 +29,13 @@ func main() {
 }
 
 func produce(bootstrap, topic, name string, rate int, path string) error {
-	file, err := os.Create(path)
+	// Unbuffered: others read along to see who is silent.
+	log, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	log := bufio.NewWriter(file)
 	client, err := kgo.NewClient(
-		kgo.SeedBrokers(bootstrap),
+		kgo.SeedBrokers(strings.Split(bootstrap, ",")...),
 		kgo.DefaultProduceTopic(topic),
 		kgo.RecordDeliveryTimeout(10*time.Minute),
 		kgo.RetryBackoffFn(func(int) time.Duration { return 200 * time.Millisecond }),
@@ -68,10 +67,7 @@ func produce(bootstrap, topic, name string, rate int, path string) error {
 				return err
 			default:
 			}
-			if err := log.Flush(); err != nil {
-				return err
-			}
-			return file.Close()
+			return log.Close()
 		case err := <-failure:
 			return err
 		case <-ticker.C:

@@ -39,7 +39,8 @@ final class CrashProducer {
                 "reconnect.backoff.max.ms", 500,
                 "linger.ms", 2);
         AtomicBoolean failed = new AtomicBoolean();
-        try (PrintWriter log = new PrintWriter(Files.newBufferedWriter(Path.of(options.get("log"))));
+        // By the line: others read along to see who is silent.
+        try (PrintWriter log = new PrintWriter(Files.newBufferedWriter(Path.of(options.get("log"))), true);
                 KafkaProducer<String, String> producer =
                         new KafkaProducer<>(settings, new StringSerializer(), new StringSerializer())) {
             long next = System.nanoTime();

@@ -1,0 +1,224 @@
+//! `cargo xtask chaos`: a cluster of three brokers, each in a network namespace of its own and on an ext4 of its own, under
+//! load from three kinds of clients while brokers are killed, paused, cut off and lose their power. Whatever the mix, at
+//! the end every record that was acknowledged lies at its offset, byte for byte, on all three; and after each round the
+//! cluster takes writes in every partition again by itself. It never repairs anything but what it has broken.
+
+mod isolation;
+mod network;
+mod disk;
+mod broker;
+mod fault;
+mod cluster;
+mod replicas;
+
+use crate::arguments::Arguments;
+use crate::compat;
+use crate::dice::Dice;
+use crate::producers::{Load, Producers, Watch};
+use crate::shell;
+use crate::toolbox::{Kit, Toolbox};
+use cluster::Cluster;
+use fault::{Fault, Plan};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const USAGE: &str = "\
+usage: cargo xtask chaos [options]
+
+  --minutes N      for how long faults are injected (default 5)
+  --rounds N       instead: this many rounds
+  --fault NAME     this fault in every round, nothing else (repeatable: one of these)
+  --flip           mixes contain flipped bytes too; off, for a replica that finds rot does not fetch it again yet
+  --seed S         of the mixes and moments (default: from the clock, and printed)
+  --rate N         records per second and producer (default 200)
+  --binary PATH    an ottla that is already built, instead of building the release profile
+
+It wants root on Linux, network namespaces, loop devices and ext4, and fails where it cannot have them. All of it is in
+namespaces that end with the command; nothing of the machine's network or mounts is touched. A round is a mix of faults,
+their healing, and the time until every broker is ready and every producer has been acknowledged in every partition again.
+
+Faults:
+";
+
+/// What all parts of a run agree on.
+const TOPIC: &str = "chaos";
+const PARTITIONS: usize = 6;
+const BROKERS: usize = 3;
+/// Segments roll within a run, so that closed ones are compared too.
+const SEGMENT_BYTES: u32 = 4 << 20;
+/// After everything is healed.
+const RECOVERY_SECONDS_MAX: u64 = 60;
+
+/// The options of one run.
+#[derive(Debug)]
+struct Options {
+    end: End,
+    faults: Vec<Fault>,
+    seed: u64,
+    rate: u64,
+    binary: Option<PathBuf>,
+}
+
+/// When a run ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Rounds(u64),
+    After(Duration),
+}
+
+pub(crate) fn run(args: &[String]) -> Result<(), String> {
+    let usage = format!("{USAGE}{}", fault::table());
+    let Some(mut arguments) = Arguments::new(args, &usage) else { return Ok(()) };
+    let inside = arguments.flag(isolation::INSIDE);
+    let options = options(&mut arguments)?;
+    arguments.finish()?;
+
+    // Outside, so that what is missing can still be fetched; inside nothing is left to do.
+    let toolbox = Toolbox::install(&[Kit::Java, Kit::Python, Kit::Go])?;
+    if inside {
+        return break_things(&options, &toolbox);
+    }
+    let binary = compat::ottla(options.binary)?;
+    isolation::enter(args, options.seed, &binary)
+}
+
+fn options(arguments: &mut Arguments) -> Result<Options, String> {
+    let flip = arguments.flag("--flip");
+    let mut faults = Vec::new();
+    while let Some(name) = arguments.value("--fault")? {
+        faults.push(Fault::named(&name)?);
+    }
+    if faults.is_empty() {
+        faults = fault::ALL.into_iter().filter(|&fault| flip || fault != Fault::Flip).collect();
+    }
+    let end = match arguments.number("--rounds", 0)? {
+        0 => End::After(Duration::from_secs(60 * arguments.number("--minutes", 5)?)),
+        rounds => End::Rounds(rounds),
+    };
+    Ok(Options {
+        end,
+        faults,
+        seed: arguments.number("--seed", shell::unix_ms())?,
+        rate: arguments.number("--rate", 200)?,
+        binary: arguments.value("--binary")?.map(PathBuf::from),
+    })
+}
+
+/// The run itself, in namespaces of its own.
+fn break_things(options: &Options, toolbox: &Toolbox) -> Result<(), String> {
+    let binary = options.binary.as_deref().expect("the outer process names it");
+    let home = shell::scratch("chaos")?;
+    let mut cluster = Cluster::start(toolbox, binary, &home)?;
+    create_topic(toolbox, &cluster, &home)?;
+
+    println!("seed {}, logs in {}", options.seed, home.display());
+    let load = Load { bootstrap: cluster.bootstrap(), topic: TOPIC, rate: options.rate };
+    let mut producers = Producers::start(toolbox, &load, &home)?;
+    let watch = producers.watch(PARTITIONS);
+    wait_until_whole(&mut cluster, &mut producers, &watch, shell::now())?;
+
+    let begin = shell::now();
+    let mut dice = Dice::new(options.seed);
+    let mut round = 0;
+    let goes_on = |round| match options.end {
+        End::Rounds(rounds) => round < rounds,
+        End::After(duration) => begin.elapsed() < duration,
+    };
+    while goes_on(round) {
+        round += 1;
+        std::thread::sleep(dice.millis(500, 2000));
+        let plan = Plan::draw(&mut dice, &options.faults);
+        let context = format!("round {round} at {:.0} s, {plan}", begin.elapsed().as_secs_f64());
+        let report = one_round(&plan, &mut cluster, &mut producers, &watch);
+        println!("{context}\n    {}", report.map_err(|reason| format!("{context}: {reason}"))?);
+    }
+
+    let acknowledged = watch.acknowledged();
+    let logs = producers.stop()?;
+    cluster.check_alive()?;
+    verify(toolbox, &cluster, &logs, &home)?;
+    let compared = replicas::compare(&cluster.data())?;
+    cluster.check_logs()?;
+    println!(
+        "{round} rounds, {acknowledged} acknowledged before the last ended, nothing acknowledged is lost, nothing is \
+         there twice; {compared} batches are the same on {BROKERS} brokers"
+    );
+    Ok(())
+}
+
+/// Breaks what the plan says, heals it, and waits until all is well; what that was like.
+fn one_round(
+    plan: &Plan,
+    cluster: &mut Cluster,
+    producers: &mut Producers,
+    watch: &Watch,
+) -> Result<String, String> {
+    watch.mark();
+    plan.carry_out(cluster)?;
+    let healed = shell::now();
+    wait_until_whole(cluster, producers, watch, healed)?;
+    let recovered = healed.elapsed();
+    let stalls: Vec<String> = watch
+        .stalls()
+        .iter()
+        .map(|stall| {
+            let (whole, partition) = (stall.whole.as_secs_f64(), stall.partition.as_secs_f64());
+            format!("{} {whole:.1} s (a partition {partition:.1} s)", stall.name)
+        })
+        .collect();
+    Ok(format!(
+        "well {:.1} s after healing; longest silence: {}; {} acknowledged",
+        recovered.as_secs_f64(),
+        stalls.join(", "),
+        watch.acknowledged()
+    ))
+}
+
+/// Waits until every broker is ready and every producer was acknowledged in every partition after `since`.
+fn wait_until_whole(
+    cluster: &mut Cluster,
+    producers: &mut Producers,
+    watch: &Watch,
+    since: Instant,
+) -> Result<(), String> {
+    let deadline = since + Duration::from_secs(RECOVERY_SECONDS_MAX);
+    loop {
+        producers.check()?;
+        cluster.check_alive()?;
+        let mut missing = cluster.not_ready();
+        missing.extend(watch.silent_since(since));
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if shell::now() > deadline {
+            return Err(format!(
+                "not well {RECOVERY_SECONDS_MAX} s after healing: {}; see {}",
+                missing.join("; "),
+                cluster.logs()
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn create_topic(toolbox: &Toolbox, cluster: &Cluster, home: &Path) -> Result<(), String> {
+    let mut create = toolbox.console_tool("org.apache.kafka.tools.TopicCommand");
+    create
+        .args(["--bootstrap-server", &cluster.bootstrap(), "--create", "--topic", TOPIC])
+        .args(["--partitions", &PARTITIONS.to_string(), "--replication-factor", &BROKERS.to_string()])
+        .args(["--config", "min.insync.replicas=2"])
+        .args(["--config", &format!("segment.bytes={SEGMENT_BYTES}")]);
+    shell::pipe(&mut create, "", &home.join("topic.log")).map(|_| ())
+}
+
+/// Reads the topic as a client and compares it with the acknowledgements.
+fn verify(toolbox: &Toolbox, cluster: &Cluster, logs: &[PathBuf], home: &Path) -> Result<(), String> {
+    let mut verify = toolbox.python_program("crash_verify.py");
+    verify.args(["--bootstrap", &cluster.bootstrap(), "--topic", TOPIC]).args(logs);
+    let log = home.join("verify.log");
+    let verdict = shell::pipe(&mut verify, "", &log);
+    let text = fs::read_to_string(&log).unwrap_or_default();
+    print!("{}", text.lines().skip(1).map(|line| line.to_owned() + "\n").collect::<String>());
+    verdict.map(|_| ())
+}

@@ -1,0 +1,213 @@
+//! One broker of the cluster: a process in its namespace, on its disk. It may be down, or stand still.
+
+use super::disk::Disk;
+use super::{BROKERS, network, replicas};
+use crate::shell;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+const PORT: u16 = 9092;
+const ADMIN_PORT: u16 = 9644;
+const ANSWER_SECONDS_MAX: u64 = 1;
+/// For a broker that is asked to stop.
+const STOP_SECONDS_MAX: u64 = 30;
+
+/// What no broker has a reason to say, whatever happens to it.
+const COMPLAINTS: [&str; 2] = ["panicked", "readers could see are cut"];
+
+#[derive(Debug)]
+pub(super) struct Broker {
+    pub(super) id: usize,
+    pub(super) disk: Disk,
+    binary: PathBuf,
+    home: PathBuf,
+    process: Option<Child>,
+}
+
+impl Broker {
+    /// A broker with a new disk; it is not started yet.
+    pub(super) fn new(id: usize, binary: &Path, home: &Path) -> Result<Self, String> {
+        let home = home.join(format!("broker{id}"));
+        fs::create_dir_all(&home).map_err(|error| format!("{}: {error}", home.display()))?;
+        let disk = Disk::make(&home)?;
+        Ok(Self { id, disk, binary: binary.to_path_buf(), home, process: None })
+    }
+
+    /// `host:port` for clients and other brokers.
+    pub(super) fn address(&self) -> String {
+        address(self.id)
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
+        self.disk.root().join("data")
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.home.join("broker.log")
+    }
+
+    /// Starts the process and does not wait for it.
+    pub(super) fn start(&mut self) -> Result<(), String> {
+        assert!(self.process.is_none(), "a broker is started while it is down");
+        let voters: Vec<String> = (1..=BROKERS).map(|id| format!("{id}@{}", address(id))).collect();
+        let settings = [
+            format!("node.id={}", self.id),
+            "cluster.id=chaos".to_owned(),
+            format!("controller.quorum.voters={}", voters.join(",")),
+            format!("default.replication.factor={BROKERS}"),
+            "min.insync.replicas=2".to_owned(),
+            format!("offsets.topic.replication.factor={BROKERS}"),
+            "offsets.topic.num.partitions=4".to_owned(),
+            // Shorter than some faults, so that in-sync sets shrink and grow.
+            "replica.lag.time.max.ms=10000".to_owned(),
+        ];
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &network::namespace(self.id)])
+            .arg(&self.binary)
+            .args(["dev", "--listen", &self.address()])
+            .args(["--admin", &format!("{}:{ADMIN_PORT}", network::address(self.id))])
+            .arg("--data-dir")
+            .arg(self.data())
+            .args(settings.iter().flat_map(|setting| ["--set", setting]));
+        if std::env::var_os("OTTLA_LOG").is_none() {
+            command.env("OTTLA_LOG", "info");
+        }
+        shell::note(&self.log(), "--- started\n")?;
+        let log = shell::append(&self.log())?;
+        let copy = log.try_clone().map_err(|error| format!("{}: {error}", self.log().display()))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(copy)
+            .spawn()
+            .map_err(|error| format!("cannot run {}: {error}", shell::words(&command)))?;
+        self.process = Some(child);
+        Ok(())
+    }
+
+    /// kill -9.
+    pub(super) fn kill(&mut self) -> Result<(), String> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        process
+            .kill()
+            .and_then(|()| process.wait())
+            .map_err(|error| format!("cannot kill the broker {}: {error}", self.id))?;
+        shell::note(&self.log(), "--- killed\n")
+    }
+
+    /// SIGTERM, and the wait for its end.
+    pub(super) fn stop(&mut self) -> Result<(), String> {
+        let Some(process) = &mut self.process else { return Ok(()) };
+        shell::signal(process.id(), "TERM")?;
+        let deadline = shell::now() + Duration::from_secs(STOP_SECONDS_MAX);
+        while process.try_wait().map_err(|error| error.to_string())?.is_none() {
+            if shell::now() > deadline {
+                let log = self.log();
+                return Err(format!("the broker {} does not stop, see {}", self.id, log.display()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.process = None;
+        Ok(())
+    }
+
+    /// Gives its disk room again, and starts it again if the full disk has ended it or one of its logs: a log whose
+    /// flush has failed stays offline until then.
+    pub(super) fn drain(&mut self) -> Result<(), String> {
+        self.disk.drain()?;
+        let ended = self.has_ended()?.is_some();
+        if ended {
+            return self.start();
+        }
+        if self.partitions_offline() > 0 {
+            self.stop()?;
+            return self.start();
+        }
+        Ok(())
+    }
+
+    /// kill -9, and one byte in the middle of its oldest closed segment is another one.
+    pub(super) fn kill_and_flip(&mut self) -> Result<(), String> {
+        self.kill()?;
+        let Some(segment) = replicas::closed_segment(&self.data())? else { return Ok(()) };
+        let flip = || -> std::io::Result<()> {
+            let mut file = File::options().read(true).write(true).open(&segment)?;
+            let middle = SeekFrom::Start(file.metadata()?.len() / 2);
+            let mut byte = [0];
+            file.seek(middle)?;
+            file.read_exact(&mut byte)?;
+            file.seek(middle)?;
+            file.write_all(&[byte[0] ^ 1])?;
+            file.sync_all()
+        };
+        flip().map_err(|error| format!("{}: {error}", segment.display()))?;
+        shell::note(&self.log(), &format!("--- flipped a byte in {}\n", segment.display()))
+    }
+
+    /// Its process id, while it has one.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
+    /// Whether it has ended by itself; it counts as down then.
+    pub(super) fn has_ended(&mut self) -> Result<Option<String>, String> {
+        let Some(process) = &mut self.process else { return Ok(None) };
+        let status = process.try_wait().map_err(|error| format!("cannot look after a broker: {error}"))?;
+        if status.is_some() {
+            self.process = None;
+        }
+        Ok(status
+            .map(|status| format!("the broker {} ended ({status}), see {}", self.id, self.log().display())))
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.get("/readyz")
+            .is_ok_and(|answer| answer.starts_with("HTTP/1.0 200") || answer.starts_with("HTTP/1.1 200"))
+    }
+
+    /// Logs that are offline, as the broker says.
+    pub(super) fn partitions_offline(&self) -> u64 {
+        let page = self.get("/metrics").unwrap_or_default();
+        let value = page.lines().find_map(|line| line.strip_prefix("ottla_partitions_offline "));
+        value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+    }
+
+    fn get(&self, path: &str) -> std::io::Result<String> {
+        let address: SocketAddr =
+            format!("{}:{ADMIN_PORT}", network::address(self.id)).parse().expect("an address of ours");
+        let patience = Duration::from_secs(ANSWER_SECONDS_MAX);
+        let mut stream = TcpStream::connect_timeout(&address, patience)?;
+        stream.set_read_timeout(Some(patience))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// An error if it has said what no broker should.
+    pub(super) fn check_log(&self) -> Result<(), String> {
+        let path = self.log();
+        let text = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let text = String::from_utf8_lossy(&text);
+        match text.lines().find(|line| COMPLAINTS.iter().any(|complaint| line.contains(complaint))) {
+            None => Ok(()),
+            Some(line) => Err(format!("the broker {} said: {line}; see {}", self.id, path.display())),
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // Nobody is left to tell; a process that cannot be killed is gone already.
+        let _ = self.kill();
+    }
+}
+
+fn address(id: usize) -> String {
+    format!("{}:{PORT}", network::address(id))
+}
