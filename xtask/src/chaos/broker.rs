@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 const PORT: u16 = 9092;
@@ -65,9 +65,8 @@ impl Broker {
             // Shorter than some faults, so that in-sync sets shrink and grow.
             "replica.lag.time.max.ms=10000".to_owned(),
         ];
-        let mut command = Command::new("ip");
+        let mut command = network::inside(self.id);
         command
-            .args(["netns", "exec", &network::namespace(self.id)])
             .arg(&self.binary)
             .args(["dev", "--listen", &self.address()])
             .args(["--admin", &format!("{}:{ADMIN_PORT}", network::address(self.id))])

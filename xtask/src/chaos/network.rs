@@ -12,10 +12,20 @@ use std::process::Command;
 /// Nobody's.
 const VOID: &str = "02:77:00:00:00:ff";
 const CLIENTS: usize = 254;
+/// Where `ip netns` keeps its names.
+const NAMES: &str = "/run/netns";
 
 /// The namespace of the broker `id`.
-pub(super) fn namespace(id: usize) -> String {
+fn namespace(id: usize) -> String {
     format!("ottla-chaos-{id}")
+}
+
+/// The begin of a command that runs in the namespace of the broker `id`. (`ip netns exec` would copy all mounts too, and a
+/// disk that one broker's copy holds cannot be taken from another.)
+pub(super) fn inside(id: usize) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={NAMES}/{}", namespace(id)));
+    command
 }
 
 /// The address of the broker `id`.
@@ -38,9 +48,9 @@ pub(super) fn build() -> Result<(), String> {
 }
 
 fn build_all() -> Result<(), String> {
-    // `ip netns` leaves names in /run: in ours, not the machine's.
-    run("mkdir -p /run/netns")?;
-    run("mount -t tmpfs netns /run/netns")?;
+    // Ours, not the machine's.
+    run(&format!("mkdir -p {NAMES}"))?;
+    run(&format!("mount -t tmpfs netns {NAMES}"))?;
     run("ip link set lo up")?;
     run(&format!("ip link add clients address {} type bridge", hardware(CLIENTS)))?;
     run(&format!("ip addr add {}/24 dev clients", address(CLIENTS)))?;
