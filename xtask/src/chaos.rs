@@ -1,5 +1,5 @@
 //! `cargo xtask chaos`: a cluster of three brokers, each in a network namespace of its own and on an ext4 of its own, under
-//! load from three kinds of clients while brokers are killed, paused, cut off and lose their power. Whatever the mix, at
+//! load from three kinds of producers and a group of readers while brokers are killed, paused, cut off and lose their power. Whatever the mix, at
 //! the end every record that was acknowledged lies at its offset, byte for byte, on all three; and after each round the
 //! cluster takes writes in every partition again by itself. It never repairs anything but what it has broken.
 
@@ -9,6 +9,7 @@ mod disk;
 mod broker;
 mod fault;
 mod cluster;
+mod readers;
 mod replicas;
 
 use crate::arguments::Arguments;
@@ -19,6 +20,7 @@ use crate::shell;
 use crate::toolbox::{Kit, Toolbox};
 use cluster::Cluster;
 use fault::{Fault, Plan};
+use readers::Readers;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -115,6 +117,7 @@ fn break_things(options: &Options, toolbox: &Toolbox) -> Result<(), String> {
     println!("seed {}, logs in {}", options.seed, home.display());
     let load = Load { bootstrap: cluster.bootstrap(), topic: TOPIC, rate: options.rate };
     let mut producers = Producers::start(toolbox, &load, &home)?;
+    let mut readers = Readers::start(toolbox, &cluster.bootstrap(), &home)?;
     let watch = producers.watch(PARTITIONS);
     wait_until_whole(&mut cluster, &mut producers, &watch, shell::now())?;
 
@@ -132,19 +135,36 @@ fn break_things(options: &Options, toolbox: &Toolbox) -> Result<(), String> {
         let context = format!("round {round} at {:.0} s, {plan}", begin.elapsed().as_secs_f64());
         let report = one_round(&plan, &mut cluster, &mut producers, &watch);
         println!("{context}\n    {}", report.map_err(|reason| format!("{context}: {reason}"))?);
+        readers.check()?;
     }
 
     let acknowledged = watch.acknowledged();
-    let logs = producers.stop()?;
+    let told = Told { producers: producers.stop()?, readers: readers.stop()? };
     cluster.check_alive()?;
-    verify(toolbox, &cluster, &logs, &home)?;
-    let compared = replicas::compare(&cluster.data())?;
+    // Both are said: a client sees one of three logs.
+    let agreed = replicas::compare(&cluster.data());
+    let epochs = agreed.as_ref().map_or("", |agreed| &agreed.epochs);
+    fs::write(home.join("epochs"), epochs).map_err(|error| format!("{}: {error}", home.display()))?;
+    let verdict = verify(toolbox, &cluster, &told, &home);
+    let batches = agreed
+        .map_err(|reason| {
+            println!("{reason}");
+            reason
+        })?
+        .batches;
+    verdict?;
     cluster.check_logs()?;
     println!(
         "{round} rounds, {acknowledged} acknowledged before the last ended, nothing acknowledged is lost, nothing is \
-         there twice; {compared} batches are the same on {BROKERS} brokers"
+         there twice, the group has read everything in order; {batches} batches are the same on {BROKERS} brokers"
     );
     Ok(())
+}
+
+/// The files in which clients have written down what they were told.
+struct Told {
+    producers: Vec<PathBuf>,
+    readers: Vec<PathBuf>,
 }
 
 /// Breaks what the plan says, heals it, and waits until all is well; what that was like.
@@ -213,9 +233,13 @@ fn create_topic(toolbox: &Toolbox, cluster: &Cluster, home: &Path) -> Result<(),
 }
 
 /// Reads the topic as a client and compares it with the acknowledgements.
-fn verify(toolbox: &Toolbox, cluster: &Cluster, logs: &[PathBuf], home: &Path) -> Result<(), String> {
+fn verify(toolbox: &Toolbox, cluster: &Cluster, told: &Told, home: &Path) -> Result<(), String> {
     let mut verify = toolbox.python_program("crash_verify.py");
-    verify.args(["--bootstrap", &cluster.bootstrap(), "--topic", TOPIC]).args(logs);
+    verify
+        .args(["--bootstrap", &cluster.bootstrap(), "--topic", TOPIC])
+        .arg("--epochs")
+        .arg(home.join("epochs"));
+    verify.arg("--readers").args(&told.readers).arg("--").args(&told.producers);
     let log = home.join("verify.log");
     let verdict = shell::pipe(&mut verify, "", &log);
     let text = fs::read_to_string(&log).unwrap_or_default();

@@ -1,8 +1,12 @@
 //! Compares what the brokers have on disk: once nobody produces any more, all replicas of a partition hold the same batches,
-//! byte for byte. Segments may end at different places, so batches are compared and files are not.
+//! byte for byte. Segments may end at different places, so batches are compared and files are not. In each partition the
+//! sequences of a producer's epoch begin with 0 and follow each other: a batch that was let in twice, or too early, shows
+//! here whatever clients make of it.
 
 use super::{PARTITIONS, TOPIC};
 use crate::shell;
+use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -16,36 +20,98 @@ const PREFIX_BYTES: usize = 12;
 const LENGTH_MIN: usize = 49;
 const LENGTH_MAX: usize = 16 << 20;
 
-/// Compares all partitions on these data directories; the number of batches that each of them holds.
-pub(super) fn compare(data: &[PathBuf]) -> Result<usize, String> {
+/// What all replicas agree on.
+#[derive(Debug, Default)]
+pub(super) struct Agreed {
+    pub(super) batches: usize,
+    /// One line per batch of a producer's epoch above 0: partition, first offset, last offset, epoch.
+    pub(super) epochs: String,
+}
+
+/// Compares all partitions on these data directories.
+pub(super) fn compare(data: &[PathBuf]) -> Result<Agreed, String> {
     let deadline = shell::now() + Duration::from_secs(CATCH_UP_SECONDS_MAX);
-    let mut batches = 0;
+    let mut agreed = Agreed::default();
     for partition in 0..PARTITIONS {
         let folders: Vec<PathBuf> =
             data.iter().map(|data| data.join(format!("{TOPIC}-{partition}"))).collect();
-        batches += loop {
+        let producers = loop {
             match compare_logs(&folders) {
-                Ok(batches) => break batches,
+                Ok(producers) => break producers,
                 // A follower has a part of a batch, or none of it yet.
                 Err(_) if shell::now() < deadline => std::thread::sleep(Duration::from_millis(200)),
                 Err(reason) => return Err(reason),
             }
         };
+        agreed.batches += producers.len();
+        follow(partition, &producers, &mut agreed.epochs)?;
     }
-    Ok(batches)
+    Ok(agreed)
 }
 
-fn compare_logs(folders: &[PathBuf]) -> Result<usize, String> {
+/// Who wrote a batch, and as what.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    producer: i64,
+    epoch: i16,
+    sequence: i32,
+    records: i32,
+    first_offset: i64,
+}
+
+impl Sent {
+    /// Of a whole batch.
+    fn of(batch: &[u8]) -> Self {
+        let four = |at: usize| i32::from_be_bytes(batch[at..at + 4].try_into().expect("four bytes"));
+        Self {
+            producer: i64::from_be_bytes(batch[43..51].try_into().expect("eight bytes")),
+            epoch: i16::from_be_bytes(batch[51..53].try_into().expect("two bytes")),
+            sequence: four(53),
+            records: four(57),
+            first_offset: base_offset(batch),
+        }
+    }
+}
+
+/// An error unless each batch follows its producer's last one; notes epochs above 0.
+fn follow(partition: usize, batches: &[Sent], epochs: &mut String) -> Result<(), String> {
+    let mut expected: HashMap<i64, (i16, i32)> = HashMap::new();
+    for sent in batches {
+        let (epoch, sequence) = expected.get(&sent.producer).copied().unwrap_or_default();
+        let follows = match sent.epoch {
+            same if same == epoch => sent.sequence == sequence,
+            newer => newer > epoch && sent.sequence == 0,
+        };
+        if !follows {
+            return Err(format!(
+                "{TOPIC}-{partition} at offset {}: the producer {} is at sequence {} of epoch {} where {sequence} of \
+                 epoch {epoch} is next",
+                sent.first_offset, sent.producer, sent.sequence, sent.epoch
+            ));
+        }
+        expected.insert(sent.producer, (sent.epoch, sent.sequence + sent.records));
+        if sent.epoch > 0 {
+            let last = sent.first_offset + i64::from(sent.records) - 1;
+            let line = writeln!(epochs, "{partition} {} {last} {}", sent.first_offset, sent.epoch);
+            line.expect("a string takes everything");
+        }
+    }
+    Ok(())
+}
+
+fn compare_logs(folders: &[PathBuf]) -> Result<Vec<Sent>, String> {
     let (first, others) = folders.split_first().expect("there are replicas");
     let mut logs = others.iter().map(|folder| Log::open(folder)).collect::<Result<Vec<_>, _>>()?;
     let mut reference = Log::open(first)?;
-    for count in 0.. {
+    let mut batches = Vec::new();
+    loop {
         let expected = reference.next_batch()?;
         for (log, folder) in logs.iter_mut().zip(others) {
             let found = log.next_batch()?;
             if found != expected {
                 return Err(format!(
-                    "replicas differ: behind {count} equal batches {} has {}, {} has {}",
+                    "replicas differ: behind {} equal batches {} has {}, {} has {}",
+                    batches.len(),
                     first.display(),
                     describe(expected.as_deref()),
                     folder.display(),
@@ -53,11 +119,11 @@ fn compare_logs(folders: &[PathBuf]) -> Result<usize, String> {
                 ));
             }
         }
-        if expected.is_none() {
-            return Ok(count);
+        match expected {
+            Some(batch) => batches.push(Sent::of(&batch)),
+            None => return Ok(batches),
         }
     }
-    unreachable!("a log ends")
 }
 
 fn describe(batch: Option<&[u8]>) -> String {
