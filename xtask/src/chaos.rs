@@ -22,7 +22,7 @@ use cluster::Cluster;
 use fault::{Fault, Plan};
 use readers::Readers;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const USAGE: &str = "\
@@ -34,6 +34,7 @@ usage: cargo xtask chaos [options]
   --flip           mixes contain flipped bytes too; off, for a replica that finds rot does not fetch it again yet
   --seed S         of the mixes and moments (default: from the clock, and printed)
   --rate N         records per second and producer (default 200)
+  --patience N     seconds after which a cluster that is healed and not well counts as stuck (default 60)
   --binary PATH    an ottla that is already built, instead of building the release profile
 
 It wants root on Linux, network namespaces, loop devices and ext4, and fails where it cannot have them. All of it is in
@@ -49,8 +50,6 @@ const PARTITIONS: usize = 6;
 const BROKERS: usize = 3;
 /// Segments roll within a run, so that closed ones are compared too.
 const SEGMENT_BYTES: u32 = 4 << 20;
-/// After everything is healed.
-const RECOVERY_SECONDS_MAX: u64 = 60;
 
 /// The options of one run.
 #[derive(Debug)]
@@ -59,6 +58,7 @@ struct Options {
     faults: Vec<Fault>,
     seed: u64,
     rate: u64,
+    patience: Duration,
     binary: Option<PathBuf>,
 }
 
@@ -103,6 +103,7 @@ fn options(arguments: &mut Arguments) -> Result<Options, String> {
         faults,
         seed: arguments.number("--seed", shell::unix_ms())?,
         rate: arguments.number("--rate", 200)?,
+        patience: Duration::from_secs(arguments.number("--patience", 60)?),
         binary: arguments.value("--binary")?.map(PathBuf::from),
     })
 }
@@ -111,138 +112,157 @@ fn options(arguments: &mut Arguments) -> Result<Options, String> {
 fn break_things(options: &Options, toolbox: &Toolbox) -> Result<(), String> {
     let binary = options.binary.as_deref().expect("the outer process names it");
     let home = shell::scratch("chaos")?;
-    let mut cluster = Cluster::start(toolbox, binary, &home)?;
-    create_topic(toolbox, &cluster, &home)?;
-
     println!("seed {}, logs in {}", options.seed, home.display());
-    let load = Load { bootstrap: cluster.bootstrap(), topic: TOPIC, rate: options.rate };
-    let mut producers = Producers::start(toolbox, &load, &home)?;
-    let mut readers = Readers::start(toolbox, &cluster.bootstrap(), &home)?;
-    let watch = producers.watch(PARTITIONS);
-    wait_until_whole(&mut cluster, &mut producers, &watch, shell::now())?;
+    let mut run =
+        Run { options, toolbox, cluster: Cluster::start(toolbox, binary, options.patience, &home)?, home };
+    let outcome = run.drive();
+    if outcome.is_err() {
+        run.cluster.keep_metrics();
+    }
+    outcome
+}
 
-    let begin = shell::now();
-    let mut dice = Dice::new(options.seed);
-    let mut round = 0;
-    let goes_on = |round| match options.end {
-        End::Rounds(rounds) => round < rounds,
-        End::After(duration) => begin.elapsed() < duration,
-    };
-    while goes_on(round) {
-        round += 1;
-        std::thread::sleep(dice.millis(500, 2000));
-        let plan = Plan::draw(&mut dice, &options.faults);
-        let context = format!("round {round} at {:.0} s, {plan}", begin.elapsed().as_secs_f64());
-        let report = one_round(&plan, &mut cluster, &mut producers, &watch);
-        println!("{context}\n    {}", report.map_err(|reason| format!("{context}: {reason}"))?);
-        readers.check()?;
+/// What a run has at hand.
+struct Run<'a> {
+    options: &'a Options,
+    toolbox: &'a Toolbox,
+    cluster: Cluster<'a>,
+    home: PathBuf,
+}
+
+/// The programs under load.
+struct Clients {
+    producers: Producers,
+    watch: Watch,
+    readers: Readers,
+}
+
+impl Run<'_> {
+    fn drive(&mut self) -> Result<(), String> {
+        self.create_topic()?;
+        let load = Load { bootstrap: self.cluster.bootstrap(), topic: TOPIC, rate: self.options.rate };
+        let producers = Producers::start(self.toolbox, &load, &self.home)?;
+        let watch = producers.watch(PARTITIONS);
+        let readers = Readers::start(self.toolbox, &self.cluster.bootstrap(), &self.home)?;
+        let mut clients = Clients { producers, watch, readers };
+        self.wait_until_well(&mut clients, shell::now())?;
+
+        let begin = shell::now();
+        let mut dice = Dice::new(self.options.seed);
+        let mut round = 0;
+        let goes_on = |round| match self.options.end {
+            End::Rounds(rounds) => round < rounds,
+            End::After(duration) => begin.elapsed() < duration,
+        };
+        while goes_on(round) {
+            round += 1;
+            std::thread::sleep(dice.millis(500, 2000));
+            let plan = Plan::draw(&mut dice, &self.options.faults);
+            let context = format!("round {round} at {:.0} s, {plan}", begin.elapsed().as_secs_f64());
+            let report = self.round(&plan, &mut clients);
+            println!("{context}\n    {}", report.map_err(|reason| format!("{context}: {reason}"))?);
+        }
+
+        let acknowledged = clients.watch.acknowledged();
+        let told = Told { producers: clients.producers.stop()?, readers: clients.readers.stop()? };
+        self.cluster.check_alive()?;
+        let batches = self.judge(&told)?;
+        println!(
+            "{round} rounds, {acknowledged} acknowledged before the last ended, nothing acknowledged is lost, nothing \
+             is there twice, the group has read everything in order; {batches} batches are the same on {BROKERS} brokers"
+        );
+        Ok(())
     }
 
-    let acknowledged = watch.acknowledged();
-    let told = Told { producers: producers.stop()?, readers: readers.stop()? };
-    cluster.check_alive()?;
-    // Both are said: a client sees one of three logs.
-    let agreed = replicas::compare(&cluster.data());
-    let epochs = agreed.as_ref().map_or("", |agreed| &agreed.epochs);
-    fs::write(home.join("epochs"), epochs).map_err(|error| format!("{}: {error}", home.display()))?;
-    let verdict = verify(toolbox, &cluster, &told, &home);
-    let batches = agreed
-        .map_err(|reason| {
-            println!("{reason}");
-            reason
-        })?
-        .batches;
-    verdict?;
-    cluster.check_logs()?;
-    println!(
-        "{round} rounds, {acknowledged} acknowledged before the last ended, nothing acknowledged is lost, nothing is \
-         there twice, the group has read everything in order; {batches} batches are the same on {BROKERS} brokers"
-    );
-    Ok(())
+    fn create_topic(&self) -> Result<(), String> {
+        let mut create = self.toolbox.console_tool("org.apache.kafka.tools.TopicCommand");
+        create
+            .args(["--bootstrap-server", &self.cluster.bootstrap(), "--create", "--topic", TOPIC])
+            .args(["--partitions", &PARTITIONS.to_string(), "--replication-factor", &BROKERS.to_string()])
+            .args(["--config", "min.insync.replicas=2"])
+            .args(["--config", &format!("segment.bytes={SEGMENT_BYTES}")]);
+        shell::pipe(&mut create, "", &self.home.join("topic.log")).map(|_| ())
+    }
+
+    /// Breaks what the plan says, heals it, and waits until all is well; what that was like.
+    fn round(&mut self, plan: &Plan, clients: &mut Clients) -> Result<String, String> {
+        clients.watch.mark();
+        plan.carry_out(&mut self.cluster)?;
+        let healed = shell::now();
+        self.wait_until_well(clients, healed)?;
+        let well = healed.elapsed();
+        let stalls: Vec<String> = clients
+            .watch
+            .stalls()
+            .iter()
+            .map(|stall| {
+                let (whole, partition) = (stall.whole.as_secs_f64(), stall.partition.as_secs_f64());
+                format!("{} {whole:.1} s (a partition {partition:.1} s)", stall.name)
+            })
+            .collect();
+        Ok(format!(
+            "well {:.1} s after healing; longest silence: {}; {} acknowledged",
+            well.as_secs_f64(),
+            stalls.join(", "),
+            clients.watch.acknowledged()
+        ))
+    }
+
+    /// Waits until every broker is ready and every producer was acknowledged in every partition after `since`.
+    fn wait_until_well(&mut self, clients: &mut Clients, since: Instant) -> Result<(), String> {
+        let deadline = since + self.options.patience;
+        loop {
+            clients.producers.check()?;
+            clients.readers.check()?;
+            self.cluster.check_alive()?;
+            let mut missing = self.cluster.not_ready();
+            missing.extend(clients.watch.silent_since(since));
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if shell::now() > deadline {
+                return Err(format!(
+                    "not well {} s after healing: {}; see {}",
+                    self.options.patience.as_secs(),
+                    missing.join("; "),
+                    self.cluster.logs()
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Compares what is there with what clients were told, and what is there with itself; the number of batches.
+    fn judge(&self, told: &Told) -> Result<usize, String> {
+        let agreed = replicas::compare(&self.cluster.data(), self.options.patience);
+        let epochs = agreed.as_ref().map_or("", |agreed| &agreed.epochs);
+        let path = self.home.join("epochs");
+        fs::write(&path, epochs).map_err(|error| format!("{}: {error}", path.display()))?;
+        let verdicts =
+            [agreed.as_ref().map(|_| ()).map_err(Clone::clone), self.verify(told), self.cluster.check_logs()];
+        let reasons: Vec<String> = verdicts.into_iter().filter_map(Result::err).collect();
+        match agreed {
+            Ok(agreed) if reasons.is_empty() => Ok(agreed.batches),
+            _ => Err(reasons.join("; ")),
+        }
+    }
+
+    /// Reads the topic as a client and compares it with what clients have written down.
+    fn verify(&self, told: &Told) -> Result<(), String> {
+        let mut verify = self.toolbox.python_program("crash_verify.py");
+        verify.args(["--bootstrap", &self.cluster.bootstrap(), "--topic", TOPIC]);
+        verify.arg("--epochs").arg(self.home.join("epochs"));
+        verify.arg("--readers").args(&told.readers).arg("--").args(&told.producers);
+        let log = self.home.join("verify.log");
+        let verdict = shell::pipe(&mut verify, "", &log);
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        print!("{}", text.lines().skip(1).map(|line| line.to_owned() + "\n").collect::<String>());
+        verdict.map(|_| ())
+    }
 }
 
 /// The files in which clients have written down what they were told.
 struct Told {
     producers: Vec<PathBuf>,
     readers: Vec<PathBuf>,
-}
-
-/// Breaks what the plan says, heals it, and waits until all is well; what that was like.
-fn one_round(
-    plan: &Plan,
-    cluster: &mut Cluster,
-    producers: &mut Producers,
-    watch: &Watch,
-) -> Result<String, String> {
-    watch.mark();
-    plan.carry_out(cluster)?;
-    let healed = shell::now();
-    wait_until_whole(cluster, producers, watch, healed)?;
-    let recovered = healed.elapsed();
-    let stalls: Vec<String> = watch
-        .stalls()
-        .iter()
-        .map(|stall| {
-            let (whole, partition) = (stall.whole.as_secs_f64(), stall.partition.as_secs_f64());
-            format!("{} {whole:.1} s (a partition {partition:.1} s)", stall.name)
-        })
-        .collect();
-    Ok(format!(
-        "well {:.1} s after healing; longest silence: {}; {} acknowledged",
-        recovered.as_secs_f64(),
-        stalls.join(", "),
-        watch.acknowledged()
-    ))
-}
-
-/// Waits until every broker is ready and every producer was acknowledged in every partition after `since`.
-fn wait_until_whole(
-    cluster: &mut Cluster,
-    producers: &mut Producers,
-    watch: &Watch,
-    since: Instant,
-) -> Result<(), String> {
-    let deadline = since + Duration::from_secs(RECOVERY_SECONDS_MAX);
-    loop {
-        producers.check()?;
-        cluster.check_alive()?;
-        let mut missing = cluster.not_ready();
-        missing.extend(watch.silent_since(since));
-        if missing.is_empty() {
-            return Ok(());
-        }
-        if shell::now() > deadline {
-            return Err(format!(
-                "not well {RECOVERY_SECONDS_MAX} s after healing: {}; see {}",
-                missing.join("; "),
-                cluster.logs()
-            ));
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn create_topic(toolbox: &Toolbox, cluster: &Cluster, home: &Path) -> Result<(), String> {
-    let mut create = toolbox.console_tool("org.apache.kafka.tools.TopicCommand");
-    create
-        .args(["--bootstrap-server", &cluster.bootstrap(), "--create", "--topic", TOPIC])
-        .args(["--partitions", &PARTITIONS.to_string(), "--replication-factor", &BROKERS.to_string()])
-        .args(["--config", "min.insync.replicas=2"])
-        .args(["--config", &format!("segment.bytes={SEGMENT_BYTES}")]);
-    shell::pipe(&mut create, "", &home.join("topic.log")).map(|_| ())
-}
-
-/// Reads the topic as a client and compares it with the acknowledgements.
-fn verify(toolbox: &Toolbox, cluster: &Cluster, told: &Told, home: &Path) -> Result<(), String> {
-    let mut verify = toolbox.python_program("crash_verify.py");
-    verify
-        .args(["--bootstrap", &cluster.bootstrap(), "--topic", TOPIC])
-        .arg("--epochs")
-        .arg(home.join("epochs"));
-    verify.arg("--readers").args(&told.readers).arg("--").args(&told.producers);
-    let log = home.join("verify.log");
-    let verdict = shell::pipe(&mut verify, "", &log);
-    let text = fs::read_to_string(&log).unwrap_or_default();
-    print!("{}", text.lines().skip(1).map(|line| line.to_owned() + "\n").collect::<String>());
-    verdict.map(|_| ())
 }

@@ -176,6 +176,12 @@ impl Broker {
         value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
     }
 
+    /// Keeps its metrics beside its log.
+    pub(super) fn keep_metrics(&self) {
+        // One that does not answer has nothing to keep.
+        let _ = self.get("/metrics").and_then(|page| fs::write(self.home.join("metrics"), page));
+    }
+
     fn get(&self, path: &str) -> std::io::Result<String> {
         let address: SocketAddr =
             format!("{}:{ADMIN_PORT}", network::address(self.id)).parse().expect("an address of ours");

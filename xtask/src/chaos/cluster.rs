@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-const READY_SECONDS_MAX: u64 = 60;
-
 pub(super) struct Cluster<'a> {
     toolbox: &'a Toolbox,
     brokers: Vec<Broker>,
@@ -18,7 +16,12 @@ pub(super) struct Cluster<'a> {
 
 impl<'a> Cluster<'a> {
     /// Builds networks and disks, starts all brokers, and waits until they are ready.
-    pub(super) fn start(toolbox: &'a Toolbox, binary: &Path, home: &Path) -> Result<Self, String> {
+    pub(super) fn start(
+        toolbox: &'a Toolbox,
+        binary: &Path,
+        patience: Duration,
+        home: &Path,
+    ) -> Result<Self, String> {
         network::build()?;
         let brokers: Result<Vec<Broker>, String> =
             (1..=BROKERS).map(|id| Broker::new(id, binary, home)).collect();
@@ -26,11 +29,15 @@ impl<'a> Cluster<'a> {
         for broker in &mut cluster.brokers {
             broker.start()?;
         }
-        let deadline = shell::now() + Duration::from_secs(READY_SECONDS_MAX);
+        let deadline = shell::now() + patience;
         while !cluster.not_ready().is_empty() {
             cluster.check_alive()?;
             if shell::now() > deadline {
-                return Err(format!("{} after {READY_SECONDS_MAX} s", cluster.not_ready().join("; ")));
+                return Err(format!(
+                    "{} at the start; see {}",
+                    cluster.not_ready().join("; "),
+                    cluster.logs()
+                ));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -99,6 +106,11 @@ impl<'a> Cluster<'a> {
     pub(super) fn not_ready(&self) -> Vec<String> {
         let waiting = self.brokers.iter().filter(|broker| !broker.is_ready());
         waiting.map(|broker| format!("the broker {} is not ready", broker.id)).collect()
+    }
+
+    /// Keeps what the brokers say of themselves beside their logs, for who looks into a failure.
+    pub(super) fn keep_metrics(&self) {
+        self.brokers.iter().for_each(Broker::keep_metrics);
     }
 
     /// An error if a broker has said what no broker should.

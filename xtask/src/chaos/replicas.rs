@@ -12,8 +12,6 @@ use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// For followers to fetch what is left.
-const CATCH_UP_SECONDS_MAX: u64 = 60;
 /// Base offset and the length of what follows.
 const PREFIX_BYTES: usize = 12;
 /// What follows in an empty batch, and in one larger than any of this load; what claims to be beyond is not a batch.
@@ -28,9 +26,9 @@ pub(super) struct Agreed {
     pub(super) epochs: String,
 }
 
-/// Compares all partitions on these data directories.
-pub(super) fn compare(data: &[PathBuf]) -> Result<Agreed, String> {
-    let deadline = shell::now() + Duration::from_secs(CATCH_UP_SECONDS_MAX);
+/// Compares all partitions on these data directories; followers have `patience` to fetch what is left.
+pub(super) fn compare(data: &[PathBuf], patience: Duration) -> Result<Agreed, String> {
+    let deadline = shell::now() + patience;
     let mut agreed = Agreed::default();
     for partition in 0..PARTITIONS {
         let folders: Vec<PathBuf> =
