@@ -218,6 +218,7 @@ impl Run<'_> {
             let mut missing = self.cluster.not_ready();
             missing.extend(clients.watch.silent_since(since));
             if missing.is_empty() {
+                self.cluster.expect_life();
                 return Ok(());
             }
             if shell::now() > deadline {

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
 const PORT: u16 = 9092;
@@ -26,6 +26,8 @@ pub(super) struct Broker {
     binary: PathBuf,
     home: PathBuf,
     process: Option<Child>,
+    /// Its disk was full and not all is well since.
+    is_excused: bool,
 }
 
 impl Broker {
@@ -34,7 +36,7 @@ impl Broker {
         let home = home.join(format!("broker{id}"));
         fs::create_dir_all(&home).map_err(|error| format!("{}: {error}", home.display()))?;
         let disk = Disk::make(&home)?;
-        Ok(Self { id, disk, binary: binary.to_path_buf(), home, process: None })
+        Ok(Self { id, disk, binary: binary.to_path_buf(), home, process: None, is_excused: false })
     }
 
     /// `host:port` for clients and other brokers.
@@ -115,19 +117,38 @@ impl Broker {
         Ok(())
     }
 
-    /// Gives its disk room again, and starts it again if the full disk has ended it or one of its logs: a log whose
-    /// flush has failed stays offline until then.
-    pub(super) fn drain(&mut self) -> Result<(), String> {
-        self.disk.drain()?;
-        let ended = self.has_ended()?.is_some();
-        if ended {
-            return self.start();
-        }
+    /// Leaves no room on its disk. It may end over that, or take logs offline, as long as it is excused.
+    pub(super) fn fill(&mut self) -> Result<(), String> {
+        self.is_excused = true;
+        self.disk.fill()
+    }
+
+    /// What a supervisor does for a broker whose disk was full: starts it again when it has ended, now or a while after the
+    /// disk has room again, and when one of its logs is offline, which it stays until then.
+    fn supervise(&mut self) -> Result<(), String> {
         if self.partitions_offline() > 0 {
             self.stop()?;
             return self.start();
         }
-        Ok(())
+        if self.ended()?.is_some() { self.start() } else { Ok(()) }
+    }
+
+    /// An error if it has ended by itself and nothing excuses it; what is excused is looked after.
+    pub(super) fn check_alive(&mut self) -> Result<(), String> {
+        if self.is_excused {
+            return self.supervise();
+        }
+        match self.ended()? {
+            None => Ok(()),
+            Some(status) => {
+                Err(format!("the broker {} ended ({status}), see {}", self.id, self.log().display()))
+            }
+        }
+    }
+
+    /// All is well: nothing that it does from now on is excused.
+    pub(super) fn expect_life(&mut self) {
+        self.is_excused = false;
     }
 
     /// kill -9, and one byte in the middle of its oldest closed segment is another one.
@@ -153,15 +174,14 @@ impl Broker {
         self.process.as_ref().map(Child::id)
     }
 
-    /// Whether it has ended by itself; it counts as down then.
-    pub(super) fn has_ended(&mut self) -> Result<Option<String>, String> {
+    /// How it has ended by itself; it counts as down then.
+    fn ended(&mut self) -> Result<Option<ExitStatus>, String> {
         let Some(process) = &mut self.process else { return Ok(None) };
         let status = process.try_wait().map_err(|error| format!("cannot look after a broker: {error}"))?;
         if status.is_some() {
             self.process = None;
         }
-        Ok(status
-            .map(|status| format!("the broker {} ended ({status}), see {}", self.id, self.log().display())))
+        Ok(status)
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -170,7 +190,7 @@ impl Broker {
     }
 
     /// Logs that are offline, as the broker says.
-    pub(super) fn partitions_offline(&self) -> u64 {
+    fn partitions_offline(&self) -> u64 {
         let page = self.get("/metrics").unwrap_or_default();
         let value = page.lines().find_map(|line| line.strip_prefix("ottla_partitions_offline "));
         value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)

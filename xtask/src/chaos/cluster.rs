@@ -94,12 +94,12 @@ impl<'a> Cluster<'a> {
 
     /// An error if a broker has ended that nobody has killed.
     pub(super) fn check_alive(&mut self) -> Result<(), String> {
-        for broker in &mut self.brokers {
-            if let Some(reason) = broker.has_ended()? {
-                return Err(reason);
-            }
-        }
-        Ok(())
+        self.brokers.iter_mut().try_for_each(Broker::check_alive)
+    }
+
+    /// All is well: no broker has an excuse any more.
+    pub(super) fn expect_life(&mut self) {
+        self.brokers.iter_mut().for_each(Broker::expect_life);
     }
 
     /// Who does not answer that it is ready.

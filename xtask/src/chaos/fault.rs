@@ -208,7 +208,7 @@ impl Step {
             }
             Fault::Pause => cluster.signal(&self.victims, "STOP"),
             Fault::Power | Fault::PowerAll => cluster.power_off(&self.victims),
-            Fault::DiskFull => self.victims.iter().try_for_each(|&id| cluster.broker(id).disk.fill()),
+            Fault::DiskFull => self.victims.iter().try_for_each(|&id| cluster.broker(id).fill()),
             Fault::DiskDies => cluster.disks_off(&self.victims),
             Fault::Flip => self.victims.iter().try_for_each(|&id| cluster.broker(id).kill_and_flip()),
             Fault::Cut | Fault::OneWay => {
@@ -231,7 +231,7 @@ impl Step {
                 broker.disk.power_on()?;
                 broker.start()
             }),
-            Fault::DiskFull => self.victims.iter().try_for_each(|&id| cluster.broker(id).drain()),
+            Fault::DiskFull => self.victims.iter().try_for_each(|&id| cluster.broker(id).disk.drain()),
             Fault::Cut | Fault::OneWay => {
                 self.directions.iter().try_for_each(|&(from, to)| network::connect(from, to))
             }
