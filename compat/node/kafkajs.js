@@ -59,7 +59,7 @@ const groupId = `${topic}-group`
 const idempotentRecords = Math.max(1000, Math.floor(records / 20))
 
 // At the default level kafkajs reports each rebalance and each retried lookup of a new topic as an error.
-const kafka = new Kafka({ clientId: 'compat', brokers: [options.bootstrap], logLevel: logLevel.NOTHING })
+const kafka = new Kafka({ clientId: 'compat', brokers: options.bootstrap.split(','), logLevel: logLevel.NOTHING })
 const admin = kafka.admin()
 
 async function main() {
@@ -111,7 +111,7 @@ async function waitFor(what, condition, seconds = 60) {
 const newTopic = name => ({
   topic: name,
   numPartitions: PARTITIONS,
-  replicationFactor: 1,
+  replicationFactor: -1,
   configEntries: [{ name: 'segment.bytes', value: SEGMENT_BYTES }],
 })
 

@@ -61,7 +61,9 @@ def partitions(topic):
 
 async def create_topic(admin, name):
     """Creates a topic; aiokafka's admin reports refusals in the answer instead of raising them."""
-    topic = NewTopic(name, records.PARTITIONS, 1, topic_configs={"segment.bytes": str(SEGMENT_BYTES)})
+    # It knows no way of asking for the broker's own replication factor.
+    copies = min(3, len((await admin.describe_cluster())["brokers"]))
+    topic = NewTopic(name, records.PARTITIONS, copies, topic_configs={"segment.bytes": str(SEGMENT_BYTES)})
     answer = await admin.create_topics([topic])
     for _, code, *_ in answer.topic_errors:
         if code:

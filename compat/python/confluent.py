@@ -39,7 +39,7 @@ def main():
 
 def create(suite, admin):
     topic = NewTopic(
-        suite.topic, records.PARTITIONS, 1, config={"segment.bytes": str(SEGMENT_BYTES)}
+        suite.topic, records.PARTITIONS, -1, config={"segment.bytes": str(SEGMENT_BYTES)}
     )
     admin.create_topics([topic])[suite.topic].result(WAIT)
     try:
@@ -248,7 +248,7 @@ def group(suite):
 
 def idempotent(suite, admin):
     n = suite.idempotent_records
-    topic = NewTopic(suite.idempotent_topic, records.PARTITIONS, 1)
+    topic = NewTopic(suite.idempotent_topic, records.PARTITIONS, -1)
     admin.create_topics([topic])[suite.idempotent_topic].result(WAIT)
     producer = Producer(
         {"bootstrap.servers": suite.bootstrap, "enable.idempotence": True, "linger.ms": 5, "batch.num.messages": 100}

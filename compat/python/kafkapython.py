@@ -39,7 +39,7 @@ def new_topic(name):
     return {
         name: {
             "num_partitions": records.PARTITIONS,
-            "replication_factor": 1,
+            "replication_factor": -1,
             "configs": {"segment.bytes": str(SEGMENT_BYTES)},
         }
     }

@@ -22,7 +22,7 @@ usage: cargo xtask compat [options]
   --client LIST      some of java,confluent,kafka-python,aiokafka,kafkajs,franz-go,sarama,console,kcat,real-input
                      (default: all)
   --peer NAME        ottla (default) or kafka, the reference
-  --bootstrap H:P    a broker that already runs, instead of starting one
+  --bootstrap LIST   brokers (host:port,...) that already run, instead of starting one
   --binary PATH      an ottla that is already built, instead of building the release profile
   --records N        per client (default 100000)
   --input-mb N       size of the real input (default 300)

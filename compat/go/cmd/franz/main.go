@@ -40,7 +40,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(s.Bootstrap))
+	client, err := kgo.NewClient(kgo.SeedBrokers(s.Brokers()...))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -61,10 +61,10 @@ func main() {
 
 func (r run) create(ctx context.Context) (suite.Outcome, error) {
 	configs := map[string]*string{"segment.bytes": kadm.StringPtr(suite.SegmentBytes)}
-	if _, err := r.admin.CreateTopic(ctx, records.Partitions, 1, configs, r.Topic); err != nil {
+	if _, err := r.admin.CreateTopic(ctx, records.Partitions, -1, configs, r.Topic); err != nil {
 		return suite.Outcome{}, err
 	}
-	_, err := r.admin.CreateTopic(ctx, records.Partitions, 1, configs, r.Topic)
+	_, err := r.admin.CreateTopic(ctx, records.Partitions, -1, configs, r.Topic)
 	if err := suite.Refused("creating twice", err, kerr.TopicAlreadyExists); err != nil {
 		return suite.Outcome{}, err
 	}
@@ -77,7 +77,7 @@ func (r run) create(ctx context.Context) (suite.Outcome, error) {
 
 func (r run) produce(ctx context.Context, at int) (suite.Outcome, error) {
 	client, err := kgo.NewClient(
-		kgo.SeedBrokers(r.Bootstrap),
+		kgo.SeedBrokers(r.Brokers()...),
 		kgo.ProducerBatchCompression(codecs[at].codec),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerLinger(20*time.Millisecond),
@@ -211,7 +211,7 @@ func (r run) group(ctx context.Context) (suite.Outcome, error) {
 func (r run) member(ctx context.Context, tally *suite.Tally, name string) error {
 	var assigned atomic.Int32
 	client, err := kgo.NewClient(
-		kgo.SeedBrokers(r.Bootstrap),
+		kgo.SeedBrokers(r.Brokers()...),
 		kgo.ConsumerGroup(r.Group),
 		kgo.ConsumeTopics(r.Topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
@@ -283,11 +283,11 @@ func generated(got *kgo.Record) records.Record {
 }
 
 func (r run) idempotent(ctx context.Context) (suite.Outcome, error) {
-	if _, err := r.admin.CreateTopic(ctx, records.Partitions, 1, nil, r.IdempotentTopic); err != nil {
+	if _, err := r.admin.CreateTopic(ctx, records.Partitions, -1, nil, r.IdempotentTopic); err != nil {
 		return suite.Outcome{}, err
 	}
 	producer, err := kgo.NewClient(
-		kgo.SeedBrokers(r.Bootstrap),
+		kgo.SeedBrokers(r.Brokers()...),
 		kgo.DefaultProduceTopic(r.IdempotentTopic),
 		kgo.ProducerBatchMaxBytes(2000),
 	)
@@ -305,7 +305,7 @@ func (r run) idempotent(ctx context.Context) (suite.Outcome, error) {
 	}
 
 	consumer, err := kgo.NewClient(
-		kgo.SeedBrokers(r.Bootstrap),
+		kgo.SeedBrokers(r.Brokers()...),
 		kgo.ConsumeTopics(r.IdempotentTopic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 	)
@@ -398,7 +398,7 @@ func (r run) configs(ctx context.Context) (suite.Outcome, error) {
 // tooLarge requires that max.message.bytes binds at once.
 func (r run) tooLarge(ctx context.Context) error {
 	client, err := kgo.NewClient(
-		kgo.SeedBrokers(r.Bootstrap),
+		kgo.SeedBrokers(r.Brokers()...),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
 	)

@@ -37,7 +37,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	client, err := sarama.NewClient([]string{s.Bootstrap}, settings())
+	client, err := sarama.NewClient(s.Brokers(), settings())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -76,7 +76,7 @@ func (r run) create() (suite.Outcome, error) {
 	segmentBytes := suite.SegmentBytes
 	detail := &sarama.TopicDetail{
 		NumPartitions:     records.Partitions,
-		ReplicationFactor: 1,
+		ReplicationFactor: -1,
 		ConfigEntries:     map[string]*string{"segment.bytes": &segmentBytes},
 	}
 	if err := r.admin.CreateTopic(r.Topic, detail, false); err != nil {
@@ -96,7 +96,7 @@ func (r run) create() (suite.Outcome, error) {
 func (r run) send(
 	config *sarama.Config, count int, message func(n int) *sarama.ProducerMessage, acknowledged func(*sarama.ProducerMessage) error,
 ) error {
-	producer, err := sarama.NewAsyncProducer([]string{r.Bootstrap}, config)
+	producer, err := sarama.NewAsyncProducer(r.Brokers(), config)
 	if err != nil {
 		return err
 	}
@@ -235,7 +235,7 @@ type member struct {
 
 // member reads in the group until its part is done.
 func (r run) member(tally *suite.Tally, name string) error {
-	consumer, err := sarama.NewConsumerGroup([]string{r.Bootstrap}, r.Group, settings())
+	consumer, err := sarama.NewConsumerGroup(r.Brokers(), r.Group, settings())
 	if err != nil {
 		return err
 	}
@@ -320,7 +320,7 @@ func generated(got *sarama.ConsumerMessage) records.Record {
 }
 
 func (r run) idempotent() (suite.Outcome, error) {
-	detail := &sarama.TopicDetail{NumPartitions: records.Partitions, ReplicationFactor: 1}
+	detail := &sarama.TopicDetail{NumPartitions: records.Partitions, ReplicationFactor: -1}
 	if err := r.admin.CreateTopic(r.IdempotentTopic, detail, false); err != nil {
 		return suite.Outcome{}, err
 	}
@@ -339,7 +339,7 @@ func (r run) idempotent() (suite.Outcome, error) {
 		return suite.Outcome{}, err
 	}
 
-	consumer, err := sarama.NewConsumer([]string{r.Bootstrap}, settings())
+	consumer, err := sarama.NewConsumer(r.Brokers(), settings())
 	if err != nil {
 		return suite.Outcome{}, err
 	}

@@ -33,6 +33,11 @@ type Suite struct {
 	IdempotentRecords int
 }
 
+// Brokers are the addresses to begin with.
+func (s *Suite) Brokers() []string {
+	return strings.Split(s.Bootstrap, ",")
+}
+
 // Outcome is what a step has to say about itself.
 type Outcome struct {
 	Records int
@@ -44,7 +49,7 @@ type Outcome struct {
 func New(client string) (*Suite, error) {
 	s := &Suite{}
 	run := ""
-	flag.StringVar(&s.Bootstrap, "bootstrap", "", "host:port of the broker")
+	flag.StringVar(&s.Bootstrap, "bootstrap", "", "host:port of brokers, between commas")
 	flag.IntVar(&s.Records, "records", 5000, "how many records")
 	flag.Int64Var(&s.BaseMs, "base-ms", 0, "timestamp of record 0")
 	flag.StringVar(&run, "run", "", "suffix of topic names")

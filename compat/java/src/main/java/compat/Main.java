@@ -78,7 +78,7 @@ public final class Main {
     }
 
     private Outcome create() throws Exception {
-        NewTopic topic = new NewTopic(suite.topic, Records.PARTITIONS - 1, (short) 1)
+        NewTopic topic = new NewTopic(suite.topic, Records.PARTITIONS - 1, (short) -1)
                 .configs(Map.of("segment.bytes", SEGMENT_BYTES));
         admin.createTopics(List.of(topic)).all().get();
         refused(TopicExistsException.class, () -> admin.createTopics(List.of(topic)).all().get());
@@ -189,7 +189,7 @@ public final class Main {
 
     private Outcome idempotent() throws Exception {
         int n = suite.idempotentRecords;
-        admin.createTopics(List.of(new NewTopic(suite.idempotentTopic, Records.PARTITIONS, (short) 1))).all().get();
+        admin.createTopics(List.of(new NewTopic(suite.idempotentTopic, Records.PARTITIONS, (short) -1))).all().get();
         List<Future<RecordMetadata>> sent = new ArrayList<>(n);
         try (Producer<byte[], byte[]> producer =
                 producer(Map.of("enable.idempotence", true, "linger.ms", 5, "batch.size", 2000))) {
