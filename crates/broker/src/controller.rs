@@ -168,8 +168,9 @@ async fn try_register(
     let is_other_disk = image
         .broker(id)
         .is_some_and(|known| known.log_dirs.iter().all(|dir| !command.log_dirs.contains(dir)));
-    let is_alive =
-        is_other_disk && id != broker.node_id && broker.controller.is_alive(id, broker.session_timeout());
+    // The controller itself lives, or nobody would be asked.
+    let is_heard = id == broker.node_id || broker.controller.is_alive(id, broker.session_timeout());
+    let is_alive = is_other_disk && is_heard;
     let settings = Arc::clone(&broker.settings());
     let decide = |image: &Image| {
         let epoch = i64::try_from(quorum.applied() + 1).unwrap_or(i64::MAX);

@@ -228,6 +228,7 @@ fn a_broker_joins_takes_over_a_replica_becomes_a_voter_and_leaves() {
     wait_until(|| cluster.client(fourth).fetch("t", 0, 19).is_ok());
 
     let add = wire::messages::add_raft_voter::AddRaftVoterRequest {
+        cluster_id: None,
         voter_id: fourth,
         timeout_ms: 10_000,
         ..Default::default()
@@ -236,7 +237,7 @@ fn a_broker_joins_takes_over_a_replica_becomes_a_voter_and_leaves() {
     assert_eq!(nodes(&quorum(&mut cluster.client(1)).current_voters), [1, 2, 3, 4]);
     // Whoever leads the quorum: it hands over before it loses its vote.
     let leader = quorum(&mut cluster.client(1)).leader_id;
-    let remove = RemoveRaftVoterRequest { voter_id: leader, ..Default::default() };
+    let remove = RemoveRaftVoterRequest { cluster_id: None, voter_id: leader, ..Default::default() };
     assert_eq!(cluster.client(fourth).ask(remove).error_code, ErrorCode::NONE);
     let described = quorum(&mut cluster.client(2));
     assert_eq!((described.current_voters.len(), nodes(&described.observers)), (3, vec![leader]));

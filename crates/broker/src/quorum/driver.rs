@@ -418,6 +418,7 @@ impl Driver {
             applied_since_snapshot: 0,
             bytes_since_snapshot: 0,
             is_snapshotting: false,
+            restoring: None,
         };
         let (driver, alone) = (task.quorum.commands.clone(), has_alone_voted);
         Ok(tokio::spawn(task.run(commands, driver, stop, alone)))
@@ -514,8 +515,17 @@ struct Task {
     applied_since_snapshot: u64,
     bytes_since_snapshot: usize,
     is_snapshotting: bool,
+    /// Number of the ready with a leader's snapshot that is not on disk yet: the core counts nothing as applied before.
+    restoring: Option<u64>,
     /// What the election timeouts follow from.
     dice: u64,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        // However it ended: without it this node decides and learns nothing.
+        self.quorum.fail();
+    }
 }
 
 impl Task {
@@ -730,12 +740,18 @@ impl Task {
                 let starts = self.node.mut_store().append(&entries);
                 work.entries = entries.into_iter().zip(starts).collect();
             }
+            let is_restoring = work.restore.is_some();
             let committed = ready.take_committed_entries();
             let (number, messages) = (ready.number(), ready.take_persisted_messages());
             self.node.advance_append_async(ready);
             self.waiting.push(Pending { number, work, messages });
             self.apply(committed)?;
-            self.node.advance_apply();
+            if is_restoring {
+                self.restoring = Some(number);
+            }
+            if self.restoring.is_none() {
+                self.node.advance_apply();
+            }
             self.persist(driver);
         }
         self.publish();
@@ -774,6 +790,10 @@ impl Task {
     fn persisted(&mut self, number: u64, messages: Vec<Message>, driver: &mpsc::Sender<Command>) {
         if number > 0 {
             self.node.on_persist_ready(number);
+        }
+        if self.restoring.is_some_and(|restoring| restoring <= number) {
+            self.restoring = None;
+            self.node.advance_apply();
         }
         for message in messages {
             self.options.peers.send(message, driver);

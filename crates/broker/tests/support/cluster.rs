@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use broker::clock::SystemClock;
+use broker::logging::LogFormat;
 use broker::settings::{Settings, Sources};
 use broker::{Node, NodeOptions, StartError};
 use client::TokioEnvironment;
@@ -208,6 +209,10 @@ impl Drop for TestCluster {
 }
 
 fn start(settings: Settings) -> Result<(Runtime, Node), StartError> {
+    if let Ok(filter) = std::env::var("OTTLA_LOG") {
+        // Whoever comes first; a second one has nothing to add.
+        let _ = broker::logging::init(LogFormat::Text, &filter);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
