@@ -15,6 +15,7 @@ mod licences;
 mod compat;
 mod crash;
 mod chaos;
+mod operations;
 mod fuzz;
 mod bench;
 
@@ -23,11 +24,13 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask <command> [options]
 
-  test     everything CI runs, from nothing: check, unit tests, release build, real clients, crashes
+  test     everything CI runs, from nothing: check, unit tests, release build, operations, real clients, crashes
   check    format, lints with warnings denied, licences of all dependencies
   compat   real clients, console tools and real input against the broker
   crash    kill -9 under load from three clients, again and again, and nothing acknowledged is lost
   chaos    three brokers killed, paused, cut off, and without power, in random mixes; nothing acknowledged is lost
+  operations
+           every command of docs/operations.md against real processes
   fuzz     fuzz targets, for a while
   bench    side by side with Apache Kafka
 
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         "compat" => compat::run(rest),
         "crash" => crash::run(rest),
         "chaos" => chaos::run(rest),
+        "operations" => operations::run(rest),
         "fuzz" => fuzz::run(rest),
         "bench" => bench::run(rest),
         "help" | "--help" | "-h" => {

@@ -4,25 +4,27 @@
 use crate::arguments::Arguments;
 use crate::shell;
 use crate::toolbox::{Kit, Toolbox};
-use crate::{check, compat, crash};
+use crate::{check, compat, crash, operations};
 use std::process::Command;
 
 const USAGE: &str = "\
 usage: cargo xtask test
 
-Format, lints, licences, unit and integration tests, release build, all real clients (5,000 records each), two crashes.
+Format, lints, licences, unit and integration tests, release build, every command of docs/operations.md, all real clients
+(5,000 records each), two crashes.
 Client libraries are installed into .tools/ first.
 ";
 
 type Stage = (&'static str, fn() -> Result<(), String>);
 
-const STAGES: [Stage; 8] = [
+const STAGES: [Stage; 9] = [
     ("format", check::format),
     ("licences", check::licences),
     ("tools", tools),
     ("lint", check::lint),
     ("unit", unit),
     ("release build", || compat::ottla(None).map(|_| ())),
+    ("operations", || operations::run(&[])),
     ("clients", || compat::run(&["--quick".to_owned()])),
     ("crash", || crash::run(&["--rounds".to_owned(), "2".to_owned()])),
 ];
