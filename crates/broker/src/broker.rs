@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
-use client::Address;
+use client::{Address, Environment};
 use state::metadata::{ConfigResource, Image};
 use storage::{DataDir, LogConfig};
 use tokio::sync::{Notify, watch};
@@ -38,6 +38,7 @@ pub(crate) struct Broker {
     pub(crate) cluster_id: Str,
     pub(crate) settings: ArcSwap<Settings>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) environment: Arc<dyn Environment>,
     pub(crate) data_dir: Arc<DataDir>,
     pub(crate) metadata: Metadata,
     pub(crate) controller: Controller,

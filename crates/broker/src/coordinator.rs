@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use wire::records::{BatchBuilder, BatchOptions};
 use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Response};
 
+use crate::blocking;
 use crate::broker::stopped;
 use crate::clock::Clock;
 use crate::log_reader::LogReader;
@@ -121,7 +122,7 @@ impl GroupCoordinator {
         let shard = Arc::new(Shard { partition, leader_epoch, state: Mutex::new(ShardState::Loading) });
         self.replace(index, Some(Arc::clone(&shard)));
         let coordinator = Arc::clone(self);
-        tokio::task::spawn_blocking(move || coordinator.load(&shard));
+        drop(blocking::start(move || coordinator.load(&shard)));
     }
 
     /// Another broker looks after the groups of a partition. When this returns nothing more is written for them here.
@@ -225,6 +226,7 @@ impl GroupCoordinator {
             let deadline = self.step_all(|groups, now| groups.tick(now));
             let wait = deadline.map_or(TICK_MAX, |deadline| millis_until(deadline, now.ticks).min(TICK_MAX));
             tokio::select! {
+                biased;
                 () = sleep(wait) => {}
                 () = self.earlier_deadline.notified() => {}
                 () = stopped(&mut stop) => return,
@@ -379,7 +381,7 @@ impl GroupCoordinator {
         // Dropping the parked senders answers everybody with NOT_COORDINATOR.
         *state = ShardState::Loading;
         let (coordinator, shard) = (Arc::clone(self), Arc::clone(shard));
-        tokio::task::spawn_blocking(move || coordinator.load(&shard));
+        drop(blocking::start(move || coordinator.load(&shard)));
     }
 
     /// Rebuilds a shard's state from its log: all of it, also what is not safe yet, as replies that wait for that may

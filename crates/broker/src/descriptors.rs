@@ -3,7 +3,7 @@
 //! The disk comes before the network: a log that cannot open a file in the middle of its work is out of service, a peer
 //! that is turned away comes again. So connections never take the last descriptors, and a topic whose logs would is refused.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::RawFd;
 
 /// What a log has open at most: its active segment and two indexes.
 const FILES_PER_LOG: usize = 3;
@@ -44,8 +44,8 @@ impl Descriptors {
 
     /// Whether a connection may stay. The kernel gives the lowest number that is free, so a high one says that those below
     /// are taken.
-    pub(crate) fn admits(self, socket: &impl AsFd) -> bool {
-        let number = usize::try_from(socket.as_fd().as_raw_fd()).unwrap_or(0);
+    pub(crate) fn admits(self, descriptor: RawFd) -> bool {
+        let number = usize::try_from(descriptor).unwrap_or(0);
         number < self.limit.saturating_sub(self.reserve())
     }
 
@@ -64,14 +64,16 @@ impl Descriptors {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
 
     #[test]
     fn the_last_descriptors_are_not_for_connections_nor_for_new_topics() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let number = usize::try_from(socket.as_raw_fd()).unwrap();
-        assert!(Descriptors { limit: number + 33 }.admits(&socket));
-        assert!(!Descriptors { limit: number + 32 }.admits(&socket));
+        assert!(Descriptors { limit: number + 33 }.admits(socket.as_raw_fd()));
+        assert!(!Descriptors { limit: number + 32 }.admits(socket.as_raw_fd()));
         let many = Descriptors { limit: 1_000_000 };
         assert!(many.check(1_000).is_ok());
         let refused = many.check(1_000_000).unwrap_err().to_string();

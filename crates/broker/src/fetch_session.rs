@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rand::RngExt;
 use storage::StoredBatches;
 use tokio::time::Instant;
 use wire::messages::fetch::{FetchRequest, PartitionData};
@@ -109,11 +109,13 @@ struct Cached {
 pub(crate) struct FetchSessions {
     sessions: Mutex<HashMap<i32, Arc<Mutex<Session>>>>,
     slots_max: usize,
+    /// What the ids come from.
+    dice: AtomicU64,
 }
 
 impl FetchSessions {
-    pub(crate) fn new(slots_max: usize) -> Self {
-        FetchSessions { sessions: Mutex::default(), slots_max }
+    pub(crate) fn new(slots_max: usize, dice: u64) -> Self {
+        FetchSessions { sessions: Mutex::default(), slots_max, dice: AtomicU64::new(dice) }
     }
 
     /// How many readers have a session.
@@ -178,6 +180,14 @@ impl FetchSessions {
         Ok(FetchPlan { targets, session: Some(session), session_id: id, is_incremental: true })
     }
 
+    /// An id that nobody can foresee who does not know the dice, positive (Weyl sequence, mixed as in SplitMix64).
+    fn next_id(&self) -> i32 {
+        let state = self.dice.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        i32::try_from(mixed >> 33).expect("31 bits")
+    }
+
     fn open(
         &self,
         targets: &[FetchTarget],
@@ -204,7 +214,7 @@ impl FetchSessions {
         }
         let mut id = NO_SESSION;
         while id == NO_SESSION || sessions.contains_key(&id) {
-            id = rand::rng().random_range(1..i32::MAX);
+            id = self.next_id();
         }
         let mut session = Session {
             id,
@@ -249,6 +259,8 @@ impl Session {
                 let cached = self.order.get_mut(place).expect("every place is filled");
                 let key = cached.target.key.clone();
                 cached.target = FetchTarget { key, ..target };
+                // Whoever names it again has not taken what it was told: its log may have been cut since.
+                cached.told = None;
             }
             None => {
                 // The session outlives the frame that the name is a slice of.
@@ -350,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_session_remembers_partitions_and_answers_news_only() {
-        let sessions = FetchSessions::new(10);
+        let sessions = FetchSessions::new(10, 7);
         let plan = sessions.plan(request((0, 0), &[(0, 5), (1, 6)]), 12, SessionOwner::Reader).unwrap();
         let id = plan.session_id();
         assert_ne!(id, NO_SESSION);
@@ -367,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_request_out_of_turn_changes_nothing() {
-        let sessions = FetchSessions::new(10);
+        let sessions = FetchSessions::new(10, 7);
         let id = sessions.plan(request((0, 0), &[(0, 5)]), 12, SessionOwner::Reader).unwrap().session_id();
         assert_eq!(
             sessions.plan(request((id, 3), &[(0, 9)]), 12, SessionOwner::Reader).unwrap_err(),
@@ -385,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_final_epoch_closes_the_session() {
-        let sessions = FetchSessions::new(10);
+        let sessions = FetchSessions::new(10, 7);
         let id = sessions.plan(request((0, 0), &[(0, 5)]), 12, SessionOwner::Reader).unwrap().session_id();
         let plan = sessions.plan(request((id, -1), &[(0, 5)]), 12, SessionOwner::Reader).unwrap();
         assert_eq!((plan.session_id(), sessions.len()), (NO_SESSION, 0));
@@ -393,7 +405,7 @@ mod tests {
 
     #[test]
     fn forgotten_partitions_are_no_longer_served() {
-        let sessions = FetchSessions::new(10);
+        let sessions = FetchSessions::new(10, 7);
         let id =
             sessions.plan(request((0, 0), &[(0, 5), (1, 6)]), 12, SessionOwner::Reader).unwrap().session_id();
         let mut next = request((id, 1), &[]);
@@ -404,7 +416,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_full_cache_gives_up_only_sessions_that_fell_silent() {
-        let sessions = FetchSessions::new(1);
+        let sessions = FetchSessions::new(1, 7);
         sessions.plan(request((0, 0), &[(0, 5)]), 12, SessionOwner::Reader).unwrap();
         assert_eq!(
             sessions.plan(request((0, 0), &[(0, 5)]), 12, SessionOwner::Reader).unwrap().session_id(),

@@ -12,16 +12,22 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use client::Environment;
 use parking_lot::{Condvar, Mutex};
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
 
+use crate::blocking;
 use crate::metrics::Metrics;
 use crate::partition::Partition;
 
 /// Flushes that run at a time. They wait for the disk, not for a processor; more of them let the file system put
 /// more of them into one commit of its journal.
 const THREADS: usize = 32;
+/// How long a flush takes at most where a task does them.
+const IN_PLACE_MILLIS_MAX: u64 = 5;
 
 /// The flush queue and its threads.
 pub(crate) struct Flusher {
@@ -33,6 +39,8 @@ struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
     metrics: Metrics,
+    /// The same as `work` for the task.
+    written: Notify,
 }
 
 #[derive(Default)]
@@ -42,9 +50,18 @@ struct Queue {
 }
 
 impl Flusher {
-    /// Starts the flush threads.
-    pub(crate) fn start(metrics: Metrics) -> std::io::Result<Arc<Self>> {
-        let shared = Arc::new(Shared { queue: Mutex::default(), work: Condvar::new(), metrics });
+    /// Starts the flush threads; where everything happens on one thread, a task that flushes after a while, as disks do.
+    pub(crate) fn start(metrics: Metrics, environment: &Arc<dyn Environment>) -> std::io::Result<Arc<Self>> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            work: Condvar::new(),
+            metrics,
+            written: Notify::new(),
+        });
+        if blocking::is_in_place() {
+            tokio::spawn(Arc::clone(&shared).run_in_place(Arc::clone(environment)));
+            return Ok(Arc::new(Flusher { shared, threads: Mutex::default() }));
+        }
         let handles = (0..THREADS)
             .map(|index| {
                 let shared = Arc::clone(&shared);
@@ -70,6 +87,10 @@ impl Flusher {
     pub(crate) fn stop(&self) {
         self.shared.queue.lock().stopping = true;
         self.shared.work.notify_all();
+        // Nobody else is left to flush where there are no threads.
+        if self.threads.lock().is_empty() {
+            self.shared.run();
+        }
         for thread in self.threads.lock().drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a flush thread panicked");
@@ -81,21 +102,37 @@ impl Flusher {
 impl Shared {
     fn run(&self) {
         while let Some(partition) = self.next() {
-            partition.flush_state.begin();
-            let began = Instant::now();
-            match partition.flush() {
-                Ok(()) => self.metrics.flushed(began.elapsed()),
-                Err(_reported) => self.metrics.flush_failed(),
+            self.flush(partition);
+        }
+    }
+
+    async fn run_in_place(self: Arc<Self>, environment: Arc<dyn Environment>) {
+        loop {
+            self.written.notified().await;
+            loop {
+                sleep(Duration::from_millis(environment.random() % IN_PLACE_MILLIS_MAX)).await;
+                let Some(partition) = self.queue.lock().dirty.pop_front() else { break };
+                self.flush(partition);
             }
-            if partition.flush_state.end() {
-                self.push(partition);
-            }
+        }
+    }
+
+    fn flush(&self, partition: Arc<Partition>) {
+        partition.flush_state.begin();
+        let began = Instant::now();
+        match partition.flush() {
+            Ok(()) => self.metrics.flushed(began.elapsed()),
+            Err(_reported) => self.metrics.flush_failed(),
+        }
+        if partition.flush_state.end() {
+            self.push(partition);
         }
     }
 
     fn push(&self, partition: Arc<Partition>) {
         self.queue.lock().dirty.push_back(partition);
         self.work.notify_one();
+        self.written.notify_one();
     }
 
     fn next(&self) -> Option<Arc<Partition>> {

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use storage::Clean;
 use tokio::sync::watch;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::blocking;
 use crate::broker::{Broker, stopped};
 use crate::partition::Partition;
 use crate::settings::BrokerSettings;
@@ -39,11 +40,12 @@ async fn every(interval: Interval, mut stop: watch::Receiver<bool>, broker: Arc<
     loop {
         let wait = interval(broker.settings().broker()).max(INTERVAL_MIN);
         tokio::select! {
+            biased;
             () = sleep(wait) => {}
             () = stopped(&mut stop) => return,
         }
         let broker = Arc::clone(&broker);
-        if spawn_blocking(move || job(&broker)).await.is_err() {
+        if blocking::start(move || job(&broker)).await.is_err() {
             tracing::error!("a housekeeping job panicked");
         }
     }

@@ -6,6 +6,7 @@
 // Before anything: what the broker is told to do.
 pub mod settings;
 // A record's way in.
+pub mod network;
 mod listener;
 mod connection;
 mod inbound;
@@ -39,6 +40,7 @@ mod producer_ids;
 mod coordinator;
 mod log_reader;
 // Around it.
+mod blocking;
 mod descriptors;
 mod broker;
 mod opening;

@@ -154,6 +154,7 @@ pub(crate) async fn beat(
     registration: Arc<Registration>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let mut was_cut_off = false;
     loop {
         let settings = Arc::clone(&broker.settings());
         let replication = &settings.broker().replication;
@@ -198,8 +199,9 @@ pub(crate) async fn beat(
             Err(_late) => tracing::debug!("a heartbeat was not answered in time"),
         }
         if broker.is_cut_off() {
-            cut_off(&broker);
+            cut_off(&broker, !was_cut_off);
         }
+        was_cut_off = broker.is_cut_off();
         tokio::select! {
             biased;
             () = stopped(&mut stop) => return,
@@ -210,8 +212,10 @@ pub(crate) async fn beat(
 }
 
 /// Others may lead by now what this broker believes to lead: whoever waits here for an acknowledgement is told to ask them.
-fn cut_off(broker: &Broker) {
-    tracing::warn!(node = %broker.node_id, "this broker hears nothing of the controller and acknowledges nothing");
+fn cut_off(broker: &Broker, is_news: bool) {
+    if is_news {
+        tracing::warn!(node = %broker.node_id, "this broker hears nothing of the controller and acknowledges nothing");
+    }
     let hosted = broker.partitions.load_full();
     for partition in hosted.partitions().filter(|partition| partition.has_followers()) {
         partition.waiting.fail_produces(ErrorCode::NOT_LEADER_OR_FOLLOWER);

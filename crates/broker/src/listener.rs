@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -17,6 +16,7 @@ use wire::Str;
 use crate::broker::{Broker, stopped};
 use crate::connection::{self, ConnectionError, ConnectionLimits};
 use crate::context::ConnectionContext;
+use crate::network::{Accepted, Acceptor};
 use crate::outbound::WriteError;
 
 /// How long accepting pauses when the process is out of descriptors or memory.
@@ -48,7 +48,7 @@ impl ConnectionCounts {
 /// One bound socket.
 pub(crate) struct Listener {
     pub(crate) name: Str,
-    pub(crate) socket: TcpListener,
+    pub(crate) socket: Box<dyn Acceptor>,
     pub(crate) broker: Arc<Broker>,
     pub(crate) limits: ConnectionLimits,
 }
@@ -61,8 +61,10 @@ impl Listener {
         let mut stopping = stop.clone();
         loop {
             tokio::select! {
+                biased;
+                () = stopped(&mut stopping) => break,
                 accepted = self.socket.accept() => match accepted {
-                    Ok((socket, peer)) => self.admit(socket, peer, &census, &mut connections, &stop),
+                    Ok(accepted) => self.admit(accepted, &census, &mut connections, &stop),
                     Err(error) => {
                         if census.may_log(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) {
                             tracing::warn!(listener = %self.name, %error, "connections cannot be accepted");
@@ -71,7 +73,6 @@ impl Listener {
                     }
                 },
                 Some(_ended) = connections.join_next() => {}
-                () = stopped(&mut stopping) => break,
             }
         }
         drop(self.socket);
@@ -83,15 +84,15 @@ impl Listener {
 
     fn admit(
         &self,
-        socket: TcpStream,
-        peer: SocketAddr,
+        accepted: Accepted,
         census: &Arc<Census>,
         connections: &mut JoinSet<()>,
         stop: &watch::Receiver<bool>,
     ) {
         // An IPv4 peer of a listener for both protocols is the same peer.
+        let Accepted { socket, peer, local, descriptor } = accepted;
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        if !self.broker.descriptors.admits(&socket) {
+        if descriptor.is_some_and(|descriptor| !self.broker.descriptors.admits(descriptor)) {
             self.broker.metrics.connection_refused();
             if census.may_log(peer.ip()) {
                 tracing::warn!(%peer, "a connection was closed: the last file descriptors are for the disk (ulimit -n)");
@@ -107,10 +108,6 @@ impl Listener {
             }
             return;
         };
-        let Ok(local) = socket.local_addr() else { return };
-        let _ = socket.set_nodelay(true);
-        // A peer whose machine is gone says nothing more, not even that.
-        let _ = socket2::SockRef::from(&socket).set_keepalive(true);
         let context = ConnectionContext {
             listener: self.name.clone(),
             principal: Str::from("User:ANONYMOUS"),

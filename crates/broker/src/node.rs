@@ -5,7 +5,6 @@
 //! acknowledged may not be readable yet. Stop: leadership goes to others, then listeners, the flush queue, the logs, and the
 //! mark of a clean stop, which lets the next start skip recovery.
 
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,9 +14,8 @@ use arc_swap::ArcSwap;
 use client::Environment;
 use state::group::GroupConfig;
 use storage::{DataDirError, Disk, StorageError};
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use wire::messages::register_broker::Listener as RegisteredListener;
 use wire::{Millis, Str, TopicPartition, Uuid};
@@ -37,6 +35,7 @@ use crate::lifecycle::{self, Registration};
 use crate::listener::Listener;
 use crate::metadata::Metadata;
 use crate::metrics::Metrics;
+use crate::network::{Acceptor, Network};
 use crate::partitions::Partitions;
 use crate::peer::Reach;
 use crate::producer_ids::ProducerIds;
@@ -46,7 +45,7 @@ use crate::replication::{Followers, Replication};
 use crate::settings::{GroupSettings, Settings};
 use crate::topics::Topics;
 use crate::unpacking::Unpacking;
-use crate::{housekeeping, opening};
+use crate::{blocking, housekeeping, opening};
 
 /// What a node is started with.
 pub struct NodeOptions {
@@ -56,8 +55,10 @@ pub struct NodeOptions {
     pub disk: Arc<dyn Disk>,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
-    /// How other brokers are reached.
+    /// How other brokers are reached, and where dice come from.
     pub environment: Arc<dyn Environment>,
+    /// How connections are taken.
+    pub network: Arc<dyn Network>,
 }
 
 /// Why a node did not start.
@@ -126,35 +127,48 @@ pub struct Node {
 impl Node {
     /// Opens everything and begins to serve. When this returns the node answers.
     pub async fn start(options: NodeOptions) -> Result<Node, StartError> {
-        let NodeOptions { settings, disk, clock, environment } = options;
+        let NodeOptions { settings, disk, clock, environment, network } = options;
         let settings = Arc::new(settings);
         let descriptors = Descriptors::raise();
         let metrics = Metrics::new();
         let readiness = Readiness::starting();
         let (admin_addr, admin) = match settings.admin_listener() {
             Some(address) => {
-                let socket = listen(&address.to_string()).await?;
+                let socket = tokio::net::TcpListener::bind(address.to_string()).await;
+                let socket = socket.map_err(|error| listen_error(&address, error))?;
                 let bound = socket.local_addr().map_err(|error| listen_error(&address, error))?;
                 (Some(bound), Some(admin::serve(socket, readiness.clone(), metrics.clone())))
             }
             None => (None, None),
         };
-        let opened = opening::open(&settings, &disk, clock.now()).await?;
-        let sockets = bind(&settings).await?;
-        let registration = Arc::new(registration(&settings, &sockets, opened.data_dir.last_broker_epoch())?);
+        let opened = {
+            let ids = [fresh_id(&*environment), fresh_id(&*environment)];
+            opening::open(&settings, &disk, clock.now(), ids).await?
+        };
+        let sockets = bind(&settings, &*network).await?;
+        let registration = Arc::new(registration(
+            &settings,
+            &sockets,
+            opened.data_dir.last_broker_epoch(),
+            fresh_id(&*environment),
+        )?);
         let cluster_id = opened.data_dir.cluster_id().clone();
-        let reach = Reach::new(environment, &format!("ottla-broker-{}", settings.node_id()));
+        let reach = Reach::new(Arc::clone(&environment), &format!("ottla-broker-{}", settings.node_id()));
         let (quorum, driver) =
             open_quorum(&settings, &reach, &cluster_id, opened.metadata_log, disk, &clock).await?;
         let (stop, stopping) = watch::channel(false);
-        let flusher = Flusher::start(metrics.clone()).map_err(StartError::Thread)?;
+        let flusher = Flusher::start(metrics.clone(), &environment).map_err(StartError::Thread)?;
         let groups = GroupCoordinator::new(group_config(&settings.broker().groups), Arc::clone(&clock));
         let broker = Arc::new(Broker {
             node_id: settings.node_id(),
             cluster_id,
-            fetch_sessions: FetchSessions::new(settings.broker().network.fetch_sessions_max),
+            fetch_sessions: FetchSessions::new(
+                settings.broker().network.fetch_sessions_max,
+                environment.random(),
+            ),
             clock,
             data_dir: opened.data_dir,
+            environment,
             metadata: Metadata::new(quorum),
             controller: Controller::default(),
             controller_link: ControllerLink::new(&reach),
@@ -250,12 +264,12 @@ impl Node {
         // A panic of the task was reported where it happened.
         let _ = (&mut self.quorum).await;
         let broker = Arc::clone(&self.broker);
-        let closed = spawn_blocking(move || {
+        let closed = blocking::run(move || {
             broker.flusher.stop();
             broker.checkpoint_high_watermarks();
             broker.data_dir.close(broker.clock.now(), broker.epoch.load(Ordering::Acquire))
         });
-        let closed = closed.await.expect("closing logs does not panic");
+        let closed = closed.await;
         if let Some(admin) = self.admin {
             admin.abort();
         }
@@ -294,8 +308,7 @@ async fn join(
     lifecycle::join(broker, registration).await?;
     broker.apply_dynamic_settings();
     let cleaner = Arc::clone(broker);
-    let cleaned = spawn_blocking(move || replicas::set_aside_strays(&cleaner, &found));
-    cleaned.await.expect("setting logs aside does not panic")?;
+    blocking::run(move || replicas::set_aside_strays(&cleaner, &found)).await?;
     replicas::reconcile(broker).await;
     Ok(())
 }
@@ -330,10 +343,15 @@ async fn open_quorum(
 }
 
 /// Binds every listener. Connections wait in the backlog until they run.
-async fn bind(settings: &Settings) -> Result<Vec<(Str, TcpListener)>, StartError> {
+async fn bind(
+    settings: &Settings,
+    network: &dyn Network,
+) -> Result<Vec<(Str, Box<dyn Acceptor>)>, StartError> {
     let mut sockets = Vec::new();
     for endpoint in settings.listeners() {
-        sockets.push((Str::copy_from(&endpoint.name), listen(&endpoint.bind.to_string()).await?));
+        let address = endpoint.bind.to_string();
+        let socket = network.bind(&address).await.map_err(|error| listen_error(&address, error))?;
+        sockets.push((Str::copy_from(&endpoint.name), socket));
     }
     Ok(sockets)
 }
@@ -349,8 +367,9 @@ const SECURITY_PROTOCOL_PLAINTEXT: i16 = 0;
 /// What the broker says of itself to the cluster: the listener for brokers first.
 fn registration(
     settings: &Settings,
-    sockets: &[(Str, TcpListener)],
+    sockets: &[(Str, Box<dyn Acceptor>)],
     previous_epoch: i64,
+    incarnation_id: Uuid,
 ) -> Result<Registration, StartError> {
     let mut listeners = Vec::new();
     for ((name, socket), configured) in sockets.iter().zip(settings.listeners()) {
@@ -366,23 +385,39 @@ fn registration(
     if let Some(name) = settings.broker().network.inter_broker_listener.as_deref() {
         listeners.sort_by_key(|listener| !listener.name.eq_ignore_ascii_case(name));
     }
-    Ok(Registration { incarnation_id: Uuid(rand::random()), listeners, previous_epoch })
+    Ok(Registration { incarnation_id, listeners, previous_epoch })
 }
 
-async fn listen(address: &str) -> Result<TcpListener, StartError> {
-    let bound = match address.strip_prefix(':') {
-        // Every interface: of both protocols, where the machine has both.
-        Some(port) => match TcpListener::bind(format!("[::]:{port}")).await {
-            Err(error) if error.kind() != ErrorKind::AddrInUse => {
-                TcpListener::bind(format!("0.0.0.0:{port}")).await
-            }
-            bound => bound,
-        },
-        None => TcpListener::bind(address).await,
-    };
-    bound.map_err(|error| listen_error(&address, error))
+/// A random id (RFC 9562, version 4), as Kafka makes them: none starts with `-` in its text form, because people pass ids on
+/// command lines.
+pub(crate) fn fresh_id(environment: &dyn Environment) -> Uuid {
+    loop {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&environment.random().to_be_bytes());
+        bytes[8..].copy_from_slice(&environment.random().to_be_bytes());
+        bytes[6] = (bytes[6] & 0x0f) | 0x40;
+        bytes[8] = (bytes[8] & 0x3f) | 0x80;
+        let id = Uuid(bytes);
+        if !id.to_string().starts_with('-') {
+            return id;
+        }
+    }
 }
 
 fn listen_error(address: &impl std::fmt::Display, error: std::io::Error) -> StartError {
     StartError::Listen { address: address.to_string(), error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fresh_ids_are_random_uuids_that_no_tool_takes_for_an_option() {
+        for _ in 0..1_000 {
+            let Uuid(bytes) = fresh_id(&client::TokioEnvironment);
+            assert_eq!((bytes[6] >> 4, bytes[8] >> 6), (4, 2));
+            assert!(!Uuid(bytes).to_string().starts_with('-'));
+        }
+    }
 }

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use state::metadata::Image;
 use storage::{DataDir, DataDirOptions, Disk, FoundLog, Log, StorageError};
-use tokio::task::spawn_blocking;
 use wire::{Millis, Offset, PartitionId, Str, TopicPartition, Uuid};
 
+use crate::blocking;
 use crate::broker::Broker;
 use crate::metadata::METADATA_TOPIC;
 use crate::node::StartError;
@@ -27,19 +27,20 @@ pub(crate) struct Opened {
     pub(crate) found: Vec<FoundLog>,
 }
 
-/// Locks the data directory and opens the metadata's log.
+/// Locks the data directory and opens the metadata's log. `ids` are for a cluster and a directory that are new.
 pub(crate) async fn open(
     settings: &Arc<Settings>,
     disk: &Arc<dyn Disk>,
     now: Millis,
+    ids: [Uuid; 2],
 ) -> Result<Opened, StartError> {
     let (settings, disk) = (Arc::clone(settings), Arc::clone(disk));
-    spawn_blocking(move || {
+    blocking::run(move || {
         let data_dir_options = DataDirOptions {
             node_id: settings.node_id(),
             cluster_id: settings.broker().node.cluster_id.as_deref().map(Str::copy_from),
-            new_cluster_id: Str::from(Uuid(rand::random()).to_string()),
-            new_directory_id: Uuid(rand::random()),
+            new_cluster_id: Str::from(ids[0].to_string()),
+            new_directory_id: ids[1],
         };
         let data_dir = Arc::new(DataDir::open(disk, settings.log_dir(), data_dir_options)?);
         let partition = TopicPartition { topic: Str::from(METADATA_TOPIC), partition: PartitionId(0) };
@@ -56,7 +57,6 @@ pub(crate) async fn open(
         Ok(Opened { data_dir, metadata_log, found })
     })
     .await
-    .expect("opening a data directory does not panic")
 }
 
 impl Broker {
@@ -80,7 +80,7 @@ impl Broker {
 const OPEN_THREADS_MIN: usize = 32;
 
 pub(crate) fn open_threads(settings: &Settings) -> usize {
-    settings.broker().node.recovery_threads.max(OPEN_THREADS_MIN)
+    if blocking::is_in_place() { 1 } else { settings.broker().node.recovery_threads.max(OPEN_THREADS_MIN) }
 }
 
 /// Applies `job` to every item on up to `threads` threads. The first error ends it; results keep the items' order.

@@ -192,11 +192,11 @@ impl Outbound {
         if batches.is_empty() {
             self.pieces.pop_front();
         }
-        let read = tokio::task::spawn_blocking(move || {
+        let read = crate::blocking::run(move || {
             stored.read_at(0, &mut window, ReadMode::Blocking)?;
             Ok::<_, io::Error>(Bytes::from(window))
         });
-        self.pieces.push_front(Piece::Bytes(read.await.expect("reading batches does not panic")?));
+        self.pieces.push_front(Piece::Bytes(read.await?));
         Ok(())
     }
 }

@@ -15,9 +15,9 @@ use state::metadata::{ConfigResource, Image, ResourceKind, Topic, TopicRules};
 use state::partition::Assignment;
 use storage::{FoundLog, StorageError};
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 use wire::{BrokerId, ErrorCode, PartitionId, TopicPartition, Uuid};
 
+use crate::blocking;
 use crate::broker::{Broker, stopped};
 use crate::coordinator::OFFSETS_TOPIC;
 use crate::opening::for_each_parallel;
@@ -170,7 +170,7 @@ async fn remove_gone(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid
             }
         }
         let deleter = Arc::clone(broker);
-        let removed = spawn_blocking(move || {
+        let removed = blocking::run(move || {
             for partition in &gone {
                 if let Err(error) = deleter.data_dir.delete_log(&partition.id) {
                     // It is out of service all the same: the next start finds a log of no topic and sets it aside.
@@ -179,7 +179,7 @@ async fn remove_gone(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid
                 partition.waiting.fail(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
             }
         });
-        removed.await.expect("deleting logs does not panic");
+        removed.await;
     }
 }
 
@@ -200,7 +200,7 @@ async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uu
         return;
     }
     let (opener, image) = (Arc::clone(broker), Arc::clone(image));
-    let opened = spawn_blocking(move || {
+    let opened = blocking::run(move || {
         let threads = crate::opening::open_threads(&opener.settings());
         let opened = for_each_parallel(&wanted, threads, |(partition, topic_id)| {
             let refused = opener.descriptors.check(1).map_err(|error| error.to_string()).err();
@@ -225,7 +225,7 @@ async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uu
             Err(never) => match never {},
         }
     });
-    let opened = opened.await.expect("opening logs does not panic");
+    let opened = opened.await;
     broker.partitions.insert(opened.into_iter().flatten());
 }
 
@@ -290,7 +290,7 @@ async fn apply_configs(broker: &Arc<Broker>, touched: &Touched) {
     let topics: Vec<ConfigResource> =
         touched.configs.iter().filter(|resource| resource.kind == ResourceKind::Topic).cloned().collect();
     let broker = Arc::clone(broker);
-    let applied = spawn_blocking(move || {
+    let applied = blocking::run(move || {
         let image = broker.metadata.image();
         let hosted = broker.partitions.load_full();
         if is_broker_wide {
@@ -305,7 +305,7 @@ async fn apply_configs(broker: &Arc<Broker>, touched: &Touched) {
             update_logs(&broker, &image, topic);
         }
     });
-    applied.await.expect("changing settings does not panic");
+    applied.await;
 }
 
 fn update_logs(broker: &Broker, image: &Image, topic: &crate::partitions::HostedTopic) {

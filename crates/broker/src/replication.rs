@@ -15,7 +15,6 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use state::partition::EpochEnd;
 use tokio::sync::{Notify, watch};
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout_at};
 use wire::messages::acknowledge_flushed::{
     AcknowledgeFlushedRequest, PartitionData as FlushedPartition, TopicData as FlushedTopic,
@@ -25,6 +24,7 @@ use wire::messages::fetch::{
 };
 use wire::{BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionId, Payload, Uuid};
 
+use crate::blocking;
 use crate::broker::{Broker, stopped};
 use crate::partition::Partition;
 use crate::waiting::ParkedFetch;
@@ -367,7 +367,7 @@ fn append(
 async fn cut(
     act: impl FnOnce() -> Result<(), storage::StorageError> + Send + 'static,
 ) -> Result<(), Duration> {
-    match spawn_blocking(act).await.expect("cutting a log does not panic") {
+    match blocking::run(act).await {
         Ok(()) => Ok(()),
         Err(error) => {
             tracing::error!(%error, "a log could not be cut to its leader's");

@@ -21,6 +21,7 @@ use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::coordinator::OFFSETS_TOPIC;
 use crate::descriptors::NoDescriptors;
+use crate::node::fresh_id;
 use crate::quorum::NotCommitted;
 use crate::settings::Settings;
 
@@ -292,9 +293,11 @@ async fn create(broker: Arc<Broker>, topics: Vec<CreateTopic>, mode: Mode) -> Pe
         num_partitions: settings.broker().topics.partitions,
         replication_factor: settings.broker().topics.replication_factor,
     };
-    let placement_start = rand::random::<u32>() as usize;
+    let placement_start = broker.environment.random() as u32 as usize;
     let decide = |image: &Image| {
-        image.create_topics(&topics, mode, defaults, &*settings, placement_start, &mut fresh_topic_id)
+        image.create_topics(&topics, mode, defaults, &*settings, placement_start, &mut || {
+            fresh_id(&*broker.environment)
+        })
     };
     if mode == Mode::Apply {
         let replicas = decide(&broker.metadata.image()).reply.into_iter().filter_map(|(_, created)| {
@@ -359,7 +362,7 @@ async fn add_partitions(broker: Arc<Broker>, topics: Vec<CreatePartitions>, mode
         usize::try_from(topic.count).unwrap_or(0).saturating_sub(count).saturating_mul(factor)
     });
     broker.descriptors.check(share_of(&broker, added.fold(0, usize::saturating_add)))?;
-    let placement_start = rand::random::<u32>() as usize;
+    let placement_start = broker.environment.random() as u32 as usize;
     let decide = |image: &Image| image.create_partitions(&topics, mode, placement_start);
     let decided = broker.metadata.commit(broker.clock.now(), decide).await?;
     broker.carried_out().await;
@@ -390,33 +393,5 @@ fn offsets_topic(broker: &Broker, image: &Image) -> CreateTopic {
         replication_factor: i16::try_from(factor).expect("the setting is an i16"),
         configs: configs.into_iter().map(|(key, value)| (key, Some(value))).collect(),
         ..CreateTopic::default()
-    }
-}
-
-/// A random id (RFC 9562, version 4), as Kafka makes them: none starts with `-` in its text form, because people pass
-/// ids on command lines.
-fn fresh_topic_id() -> Uuid {
-    loop {
-        let mut bytes: [u8; 16] = rand::random();
-        bytes[6] = (bytes[6] & 0x0f) | 0x40;
-        bytes[8] = (bytes[8] & 0x3f) | 0x80;
-        let id = Uuid(bytes);
-        if !id.to_string().starts_with('-') {
-            return id;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fresh_topic_ids_are_random_uuids_that_no_tool_takes_for_an_option() {
-        for _ in 0..1_000 {
-            let Uuid(bytes) = fresh_topic_id();
-            assert_eq!((bytes[6] >> 4, bytes[8] >> 6), (4, 2));
-            assert!(!Uuid(bytes).to_string().starts_with('-'));
-        }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use broker::clock::SystemClock;
 use broker::logging::{self, LogFormat};
+use broker::network::TcpNetwork;
 use broker::settings::{Settings, Sources};
 use broker::{Node, NodeOptions, StartError};
 use clap::Args;
@@ -168,7 +169,13 @@ fn run(
         let data_dir = settings.log_dir().to_owned();
         // Before the node, so that no signal is missed from the first byte on disk on.
         let mut stop = Stop::listen(is_child)?;
-        let options = NodeOptions { settings, disk: Arc::new(RealDisk), clock: Arc::new(SystemClock), environment: Arc::new(client::TokioEnvironment) };
+        let options = NodeOptions {
+            settings,
+            disk: Arc::new(RealDisk),
+            clock: Arc::new(SystemClock),
+            environment: Arc::new(client::TokioEnvironment),
+            network: Arc::new(TcpNetwork),
+        };
         let node = tokio::select! {
             started = Node::start(options) => started.map_err(refused)?,
             // It may wait for others, for as long as they are not there.

@@ -139,7 +139,23 @@ impl Segment {
     /// Writes whole batches at the end. They belong to the segment once they are noted; before, they are as good as not
     /// there, and the next ones take their place.
     pub(crate) fn write(&self, bufs: &mut [IoSlice<'_>]) -> io::Result<()> {
-        write_all_at(&*self.file()?, bufs, self.size())
+        let written = write_all_at(&*self.file()?, bufs, self.size());
+        if written.is_err() {
+            // Part of them may be there, and whoever opens the file next would take it for a batch. If it stays for now, a
+            // stop in order sees to it.
+            let _ = self.cut_unnoted();
+        }
+        written
+    }
+
+    /// Removes what was written and never noted, durably.
+    pub(crate) fn cut_unnoted(&self) -> io::Result<()> {
+        let file = self.file()?;
+        if file.len()? > self.size() {
+            file.truncate(self.size())?;
+            file.sync_data()?;
+        }
+        Ok(())
     }
 
     /// Takes the batches of `headers`, which were just written, into the segment.

@@ -5,12 +5,12 @@
 use std::sync::Arc;
 
 use storage::ReadError;
-use tokio::task::spawn_blocking;
 use wire::messages::delete_records::{
     DeleteRecordsPartitionResult, DeleteRecordsRequest, DeleteRecordsResponse, DeleteRecordsTopicResult,
 };
 use wire::{ErrorCode, LeaderEpoch, Offset, PartitionId};
 
+use crate::blocking;
 use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::partition::Partition;
@@ -25,8 +25,8 @@ pub(crate) async fn handle(
     request: DeleteRecordsRequest,
 ) -> DeleteRecordsResponse {
     // Removes files, so it must not keep the connections waiting.
-    let deleted = spawn_blocking(move || delete(&broker, request));
-    deleted.await.expect("deleting records does not panic")
+    let deleted = blocking::run(move || delete(&broker, request));
+    deleted.await
 }
 
 fn delete(broker: &Broker, request: DeleteRecordsRequest) -> DeleteRecordsResponse {

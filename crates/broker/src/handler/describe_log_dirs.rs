@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::task::spawn_blocking;
 use wire::messages::describe_log_dirs::{
     DescribableLogDirTopic, DescribeLogDirsPartition, DescribeLogDirsRequest, DescribeLogDirsResponse,
     DescribeLogDirsResult, DescribeLogDirsTopic,
 };
 use wire::{PartitionId, Str};
 
+use crate::blocking;
 use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::partition::Partition;
@@ -21,8 +21,8 @@ pub(crate) async fn handle(
     _context: RequestContext,
     request: DescribeLogDirsRequest,
 ) -> DescribeLogDirsResponse {
-    let described = spawn_blocking(move || describe(&broker, request.topics));
-    let result = described.await.expect("looking at a directory does not panic");
+    let described = blocking::run(move || describe(&broker, request.topics));
+    let result = described.await;
     DescribeLogDirsResponse { results: vec![result], ..Default::default() }
 }
 

@@ -21,6 +21,7 @@ use wire::messages::fetch::{
 };
 use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Offset, Payload, Str};
 
+use crate::blocking;
 use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::fetch_session::{
@@ -334,7 +335,7 @@ fn error_code(error: &ReadError) -> ErrorCode {
 /// Locates what was not in memory, all of it in one visit to the blocking pool, and counts what is delivered.
 async fn locate_rest(mut found: Vec<Found>) -> Vec<FetchAnswer> {
     if found.iter().any(|part| part.unlocated.is_some()) {
-        let blocking = tokio::task::spawn_blocking(move || {
+        let located = blocking::run(move || {
             for part in &mut found {
                 if let Some(slice) = part.unlocated.take() {
                     part.locate(slice, ReadMode::Blocking);
@@ -342,7 +343,7 @@ async fn locate_rest(mut found: Vec<Found>) -> Vec<FetchAnswer> {
             }
             found
         });
-        found = blocking.await.expect("locating batches does not panic");
+        found = located.await;
     }
     let answers = found.into_iter().map(|part| {
         if let (Some(metrics), Some(batches)) = (&part.metrics, &part.answer.batches) {

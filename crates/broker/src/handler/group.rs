@@ -12,11 +12,12 @@ use wire::messages::join_group::{JoinGroupRequest, JoinGroupResponse};
 use wire::messages::leave_group::{LeaveGroupRequest, LeaveGroupResponse};
 use wire::messages::list_groups::{ListGroupsRequest, ListGroupsResponse};
 use wire::messages::sync_group::{SyncGroupRequest, SyncGroupResponse};
-use wire::{ErrorCode, Response, Str, Uuid};
+use wire::{ErrorCode, Response, Str};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::handler::metadata::operations;
+use crate::node::fresh_id;
 
 /// Bits of the operations that exist on a group: read, delete, describe, describe and alter configs.
 const GROUP_OPERATIONS: i32 = 0b1101_0100_1000;
@@ -36,7 +37,8 @@ pub(crate) async fn join(
     request: JoinGroupRequest,
 ) -> Response {
     let client = client_info(&context);
-    let mut ids = || Uuid(rand::random());
+    let environment = Arc::clone(&broker.environment);
+    let mut ids = || fresh_id(&*environment);
     let joined = broker
         .groups
         .run(&request.group_id, |groups, token, now| groups.join(token, &client, &request, now, &mut ids))

@@ -6,13 +6,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use storage::{StorageError, TimestampOffset};
-use tokio::task::spawn_blocking;
 use wire::messages::list_offsets::{
     ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse,
     ListOffsetsTopicResponse,
 };
 use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId};
 
+use crate::blocking;
 use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::partition::Partition;
@@ -31,8 +31,8 @@ pub(crate) async fn handle(
     let reads_log =
         partitions.any(|partition| Wanted::read(partition.timestamp, version).is_some_and(Wanted::reads_log));
     if reads_log {
-        let listed = spawn_blocking(move || list(&broker, request, version));
-        return listed.await.expect("looking up offsets does not panic");
+        let listed = blocking::run(move || list(&broker, request, version));
+        return listed.await;
     }
     list(&broker, request, version)
 }

@@ -18,7 +18,7 @@ use raft::{Config, RawNode, SnapshotStatus, StateRole, Storage};
 use state::metadata::{ConfigResource, Image, MetadataRecord};
 use storage::{Disk, Log};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use wire::messages::quorum_messages::{QuorumMessage, QuorumMessagesRequest, QuorumMessagesResponse};
 use wire::{BrokerId, ErrorCode, Millis, Offset, Str, Uuid};
@@ -28,6 +28,7 @@ use super::entry::{self, Content, MembersChange};
 use super::memory::{MemoryLog, SnapshotPoint};
 use super::transport::Peers;
 use super::{message, node_id, raft_id};
+use crate::blocking;
 use crate::broker::stopped;
 use crate::clock::Clock;
 
@@ -183,8 +184,7 @@ impl Quorum {
     pub(crate) async fn open(options: QuorumOptions) -> Result<(Arc<Quorum>, Driver), QuorumLogError> {
         let (log, disk) = (Arc::clone(&options.log), Arc::clone(&options.disk));
         let first_voters = options.first_voters.iter().map(|node| raft_id(*node)).collect();
-        let found = spawn_blocking(move || DurableLog::open(log, disk, first_voters));
-        let found = found.await.expect("reading the metadata log does not panic")?;
+        let found = blocking::run(move || DurableLog::open(log, disk, first_voters)).await?;
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let quorum = Arc::new(Quorum {
             node: options.node,
@@ -596,11 +596,11 @@ impl Task {
         if let Some(mut durable) = self.durable.take() {
             let hard_state = self.node.raft.hard_state();
             let now = self.options.clock.now();
-            let written = spawn_blocking(move || {
+            let written = blocking::run(move || {
                 let work = Work { hard_state: Some(hard_state), ..Work::default() };
                 durable.persist(&work, now)
             });
-            if let Ok(Err(error)) = written.await {
+            if let Err(error) = written.await {
                 tracing::error!(%error, "the quorum's state could not be written");
             }
         }
@@ -778,7 +778,7 @@ impl Task {
         self.quorum.has_memory.store(true, Ordering::Release);
         let mut durable = self.durable.take().expect("one job at a time");
         let now = self.options.clock.now();
-        let job = spawn_blocking(move || {
+        let job = blocking::start(move || {
             let point = snapshotting.map(|taken| Arc::new(snapshot_file(&taken.image, taken.point, now)));
             work.compact.clone_from(&point);
             let persisted = durable.persist(&work, now);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker::clock::SystemClock;
+use broker::network::TcpNetwork;
 use broker::settings::{Settings, Sources};
 use broker::{Node, NodeOptions};
 use storage::{Disk, RealDisk};
@@ -89,6 +90,7 @@ impl TestBroker {
             disk: Arc::clone(&self.disk),
             clock: Arc::new(SystemClock),
             environment: Arc::new(client::TokioEnvironment),
+            network: Arc::new(TcpNetwork),
         };
         self.node = Some(runtime.block_on(Node::start(options)).expect("the broker starts"));
         self.runtime = Some(runtime);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use broker::clock::SystemClock;
 use broker::logging::LogFormat;
+use broker::network::TcpNetwork;
 use broker::settings::{Settings, Sources};
 use broker::{Node, NodeOptions, StartError};
 use client::TokioEnvironment;
@@ -223,6 +224,7 @@ fn start(settings: Settings) -> Result<(Runtime, Node), StartError> {
         disk: Arc::new(RealDisk),
         clock: Arc::new(SystemClock),
         environment: Arc::new(TokioEnvironment),
+        network: Arc::new(TcpNetwork),
     };
     match runtime.block_on(Node::start(options)) {
         Ok(node) => Ok((runtime, node)),

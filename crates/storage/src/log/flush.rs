@@ -155,6 +155,7 @@ impl Log {
             let appender = self.appender.lock();
             self.check_open()?;
             let active = self.view.read().active().clone();
+            active.cut_unnoted().map_err(|e| self.fail(e))?;
             if active.size() > 0 {
                 active.seal().map_err(|e| self.fail(e))?;
             }

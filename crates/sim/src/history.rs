@@ -1,0 +1,124 @@
+//! What clients were told, and whether the logs agree with it in the end.
+//!
+//! Every value is written once. One that was acknowledged lies at its offset, for ever; one whose answer never came may lie
+//! somewhere, once; nothing that a reader has seen is ever different or gone.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// A partition and an offset.
+pub(crate) type Place = (i32, i64);
+
+#[derive(Debug, Default)]
+struct Events {
+    acknowledged: BTreeMap<Place, String>,
+    read: BTreeMap<Place, String>,
+    committed: i64,
+    anomalies: Vec<String>,
+    trace: String,
+}
+
+/// The record of one story. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct History(Arc<Mutex<Events>>);
+
+impl History {
+    /// Notes something that happened, for whoever reads the trace.
+    pub(crate) fn note(&self, what: &str) {
+        let at = turmoil::sim_elapsed().unwrap_or_default();
+        self.note_at(at.as_millis(), what);
+    }
+
+    /// The same where the simulator itself acts.
+    pub(crate) fn note_at(&self, millis: u128, what: &str) {
+        let _ = writeln!(self.0.lock().trace, "{millis:>7} {what}");
+    }
+
+    /// A value was acknowledged.
+    pub(crate) fn acknowledged(&self, place: Place, value: &str) {
+        self.note(&format!("acknowledged {value} at {}/{}", place.0, place.1));
+        let mut events = self.0.lock();
+        if let Some(other) = events.acknowledged.insert(place, value.to_owned()) {
+            events.anomalies.push(format!("{other} and {value} were both acknowledged at {place:?}"));
+        }
+    }
+
+    /// A reader was given a value.
+    pub(crate) fn read(&self, place: Place, value: &str) {
+        let mut events = self.0.lock();
+        if let Some(before) = events.read.insert(place, value.to_owned())
+            && before != value
+        {
+            events.anomalies.push(format!("{place:?} was {before}, and is {value}"));
+        }
+    }
+
+    /// A group's offset was acknowledged.
+    pub(crate) fn committed(&self, offset: i64) {
+        self.note(&format!("committed {offset}"));
+        let mut events = self.0.lock();
+        events.committed = events.committed.max(offset);
+    }
+
+    /// A group's offset was asked for, after everything that was committed until `since`.
+    pub(crate) fn offset_read(&self, offset: i64, since: i64) {
+        if offset < since {
+            let message = format!("the group's offset is {offset} after {since} was acknowledged");
+            self.0.lock().anomalies.push(message);
+        }
+    }
+
+    /// The largest offset that was committed.
+    pub(crate) fn last_committed(&self) -> i64 {
+        self.0.lock().committed
+    }
+
+    /// How many values were acknowledged.
+    pub(crate) fn acknowledged_count(&self) -> usize {
+        self.0.lock().acknowledged.len()
+    }
+
+    /// Compares what is in a replica of a partition in the end with everything before.
+    pub(crate) fn compare(&self, replica: i32, partition: i32, found: &BTreeMap<i64, String>) {
+        let mut events = self.0.lock();
+        let mut anomalies = Vec::new();
+        for (kind, told) in [("acknowledged", &events.acknowledged), ("read", &events.read)] {
+            let here = told.range((partition, i64::MIN)..=(partition, i64::MAX));
+            for ((_, offset), value) in here {
+                match found.get(offset) {
+                    Some(there) if there == value => {}
+                    other => anomalies.push(format!(
+                        "{value} was {kind} at {partition}/{offset}, and replica {replica} has {other:?}"
+                    )),
+                }
+            }
+        }
+        let mut seen: BTreeMap<&str, i64> = BTreeMap::new();
+        for (offset, value) in found {
+            if let Some(before) = seen.insert(value, *offset) {
+                anomalies.push(format!(
+                    "{value} lies at {partition}/{before} and at {offset} of replica {replica}"
+                ));
+            }
+        }
+        events.anomalies.extend(anomalies);
+    }
+
+    /// What went wrong.
+    pub(crate) fn anomalies(&self) -> Vec<String> {
+        self.0.lock().anomalies.clone()
+    }
+
+    /// Adds what went wrong elsewhere.
+    pub(crate) fn anomaly(&self, what: String) {
+        self.0.lock().anomalies.push(what);
+    }
+
+    /// Everything that was noted.
+    pub(crate) fn trace(&self) -> String {
+        self.0.lock().trace.clone()
+    }
+}

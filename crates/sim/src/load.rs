@@ -1,0 +1,333 @@
+//! Clients of the simulated cluster: one writer a partition, a reader behind each, a group that commits, and in the end the
+//! one who looks at everything. They speak the protocol through the client's own connections.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use client::{Address, Connection, Options};
+use tokio::time::{Instant, sleep, timeout};
+use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
+use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
+use wire::messages::find_coordinator::FindCoordinatorRequest;
+use wire::messages::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponsePartition};
+use wire::messages::offset_commit::{
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use wire::messages::offset_fetch::{OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use wire::records::{BatchBuilder, BatchOptions, Batches};
+use wire::{ApiRequest, ErrorCode, Millis};
+
+use crate::dice::Dice;
+use crate::history::History;
+use crate::world::{MachineEnvironment, PORT, name};
+
+/// The topic that everything is about.
+pub(crate) const TOPIC: &str = "t";
+/// Its partitions.
+pub(crate) const PARTITIONS: i32 = 3;
+
+const GROUP: &str = "g";
+const METADATA_VERSION: i16 = 8;
+const PRODUCE_VERSION: i16 = 9;
+const FETCH_VERSION: i16 = 12;
+const RECORD_BYTES_MAX: usize = 1024 * 1024;
+/// How long a client waits for an answer.
+const ANSWER_MAX: Duration = Duration::from_secs(4);
+/// Wait after an answer that was none.
+const RETRY: Duration = Duration::from_millis(100);
+/// How long a healed cluster may take to be whole again.
+const WHOLE_MAX: Duration = Duration::from_secs(120);
+
+/// A client with its connections.
+pub(crate) struct Client {
+    environment: MachineEnvironment,
+    options: Options,
+    open: BTreeMap<i32, Connection>,
+    brokers: i32,
+    dice: Dice,
+}
+
+impl Client {
+    pub(crate) fn new(brokers: i32, dice: Dice) -> Self {
+        let environment = MachineEnvironment { dice: dice.fork() };
+        let mut options = Options::default();
+        options.set("socket.connection.setup.timeout.ms", "1500").expect("the client takes its own settings");
+        Client { environment, options, open: BTreeMap::new(), brokers, dice }
+    }
+
+    /// Asks one broker; `None` is no answer, and whatever was asked may have been done.
+    async fn ask<R: ApiRequest>(&mut self, broker: i32, request: R, version: i16) -> Option<R::Response> {
+        let connection = match self.open.get(&broker).filter(|connection| !connection.is_closed()) {
+            Some(connection) => connection.clone(),
+            None => {
+                let address = Address { host: name(broker), port: PORT };
+                let connection = Connection::open(&self.environment, &address, &self.options).await.ok()?;
+                self.open.insert(broker, connection.clone());
+                connection
+            }
+        };
+        let answer = connection.call_version(request, version, Instant::now() + ANSWER_MAX).await.ok();
+        if answer.is_none() {
+            self.open.remove(&broker);
+        }
+        answer
+    }
+
+    fn any(&self) -> i32 {
+        1 + i32::try_from(self.dice.below(self.brokers.unsigned_abs().into())).expect("a small number")
+    }
+
+    /// The topic's partitions as some broker sees them.
+    async fn partitions(&mut self) -> Option<Vec<MetadataResponsePartition>> {
+        let topic = MetadataRequestTopic { name: Some(TOPIC.into()), ..Default::default() };
+        let request = MetadataRequest { topics: Some(vec![topic]), ..Default::default() };
+        let broker = self.any();
+        let mut answer = self.ask(broker, request, METADATA_VERSION).await?;
+        let topic = answer.topics.pop().filter(|topic| topic.error_code.is_ok())?;
+        Some(topic.partitions)
+    }
+
+    async fn leader(&mut self, partition: i32) -> Option<i32> {
+        let partitions = self.partitions().await?;
+        let found = partitions.iter().find(|known| known.partition_index == partition)?;
+        (found.leader_id >= 0).then_some(found.leader_id)
+    }
+
+    /// Makes the topic, however long that takes.
+    pub(crate) async fn create(&mut self) {
+        loop {
+            let topic = CreatableTopic {
+                name: TOPIC.into(),
+                num_partitions: PARTITIONS,
+                replication_factor: 3,
+                ..Default::default()
+            };
+            let request =
+                CreateTopicsRequest { topics: vec![topic], timeout_ms: 3_000, ..Default::default() };
+            let broker = self.any();
+            let answer = self.ask(broker, request, 7).await;
+            let error = answer.map(|answer| answer.topics[0].error_code);
+            if matches!(error, Some(ErrorCode::NONE | ErrorCode::TOPIC_ALREADY_EXISTS)) {
+                return;
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    async fn fetch(&mut self, broker: i32, partition: i32, offset: i64) -> Option<(ErrorCode, i64, Bytes)> {
+        let wanted = FetchPartition {
+            partition,
+            fetch_offset: offset,
+            current_leader_epoch: -1,
+            last_fetched_epoch: -1,
+            partition_max_bytes: 1 << 20,
+            ..Default::default()
+        };
+        let topic = FetchTopic { topic: TOPIC.into(), partitions: vec![wanted], ..Default::default() };
+        let request = FetchRequest {
+            replica_id: -1,
+            max_wait_ms: 300,
+            min_bytes: 1,
+            max_bytes: 1 << 20,
+            topics: vec![topic],
+            ..Default::default()
+        };
+        let mut answer = self.ask(broker, request, FETCH_VERSION).await?;
+        let data = answer.responses.pop()?.partitions.pop()?;
+        let records = data.records.map(wire::Payload::into_bytes).unwrap_or_default();
+        Some((data.error_code, data.high_watermark, records))
+    }
+}
+
+/// Writes values to one partition, one after the other, until told to end.
+pub(crate) async fn write(mut client: Client, partition: i32, history: History, until: Duration) {
+    let mut at = 0;
+    while turmoil::sim_elapsed().unwrap_or_default() < until {
+        let Some(leader) = client.leader(partition).await else {
+            sleep(RETRY).await;
+            continue;
+        };
+        // As long as it goes well nobody else is asked who leads.
+        while turmoil::sim_elapsed().unwrap_or_default() < until {
+            let value = format!("{partition}-{at}");
+            at += 1;
+            let mut batch = BatchBuilder::new(BatchOptions::default());
+            batch.append(Millis(1_700_000_000_000), None, Some(value.as_bytes()), &[]);
+            let data = PartitionProduceData { index: partition, records: Some(batch.build()) };
+            let topic =
+                TopicProduceData { name: TOPIC.into(), partition_data: vec![data], ..Default::default() };
+            let request =
+                ProduceRequest { acks: -1, timeout_ms: 3_000, topic_data: vec![topic], ..Default::default() };
+            let answer = client.ask(leader, request, PRODUCE_VERSION).await;
+            let answer = answer.and_then(|mut answer| answer.responses.pop()?.partition_responses.pop());
+            match answer {
+                Some(answer) if answer.error_code.is_ok() => {
+                    history.acknowledged((partition, answer.base_offset), &value);
+                }
+                _ => {
+                    sleep(RETRY).await;
+                    break;
+                }
+            }
+            sleep(Duration::from_millis(client.dice.below(40))).await;
+        }
+    }
+}
+
+/// Reads one partition from its beginning, as far as it comes.
+pub(crate) async fn read(mut client: Client, partition: i32, history: History, until: Duration) {
+    let mut offset = 0;
+    while turmoil::sim_elapsed().unwrap_or_default() < until {
+        let Some(leader) = client.leader(partition).await else {
+            sleep(RETRY).await;
+            continue;
+        };
+        // Followers serve readers too, up to where they know it to be safe.
+        let broker = if client.dice.percent(30) { client.any() } else { leader };
+        while turmoil::sim_elapsed().unwrap_or_default() < until {
+            match client.fetch(broker, partition, offset).await {
+                Some((ErrorCode::NONE, _, records)) => {
+                    for (at, value) in values(records, offset) {
+                        history.read((partition, at), &value);
+                        offset = at + 1;
+                    }
+                }
+                Some((ErrorCode::OFFSET_OUT_OF_RANGE, _, _)) if broker == leader => {
+                    // The leader may have been cut off when it was named; whoever leads must have it in the end.
+                    sleep(RETRY).await;
+                    break;
+                }
+                _ => {
+                    sleep(RETRY).await;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Commits rising offsets of a group, and asks for them.
+pub(crate) async fn commit(mut client: Client, history: History, until: Duration) {
+    let mut offset = 0;
+    while turmoil::sim_elapsed().unwrap_or_default() < until {
+        sleep(Duration::from_millis(200)).await;
+        let broker = client.any();
+        let request = FindCoordinatorRequest { key: GROUP.into(), ..Default::default() };
+        let Some(found) = client.ask(broker, request, 3).await.filter(|found| found.error_code.is_ok())
+        else {
+            continue;
+        };
+        offset += 1;
+        let since = history.last_committed();
+        let partition = OffsetCommitRequestPartition { committed_offset: offset, ..Default::default() };
+        let topic = OffsetCommitRequestTopic {
+            name: TOPIC.into(),
+            partitions: vec![partition],
+            ..Default::default()
+        };
+        let request = OffsetCommitRequest {
+            group_id: GROUP.into(),
+            generation_id_or_member_epoch: -1,
+            topics: vec![topic],
+            ..Default::default()
+        };
+        let answer = client.ask(found.node_id, request, 8).await;
+        if answer.is_some_and(|answer| answer.topics[0].partitions[0].error_code.is_ok()) {
+            history.committed(offset);
+        }
+        let topic =
+            OffsetFetchRequestTopics { name: TOPIC.into(), partition_indexes: vec![0], ..Default::default() };
+        let group = OffsetFetchRequestGroup {
+            group_id: GROUP.into(),
+            topics: Some(vec![topic]),
+            ..Default::default()
+        };
+        let request = OffsetFetchRequest { groups: vec![group], ..Default::default() };
+        let answer = client.ask(found.node_id, request, 8).await;
+        let read = answer.and_then(|mut answer| {
+            let mut group = answer.groups.pop().filter(|group| group.error_code.is_ok())?;
+            group.topics.pop()?.partitions.pop().filter(|partition| partition.error_code.is_ok())
+        });
+        if let Some(read) = read {
+            history.offset_read(read.committed_offset, since);
+        }
+    }
+}
+
+/// Waits until the healed cluster is whole, and compares every replica with the history.
+pub(crate) async fn verify(mut client: Client, history: History) {
+    let whole = timeout(WHOLE_MAX, async {
+        loop {
+            let partitions = client.partitions().await.unwrap_or_default();
+            let is_whole = |partition: &MetadataResponsePartition| {
+                partition.leader_id >= 0 && partition.isr_nodes.len() == partition.replica_nodes.len()
+            };
+            if partitions.len() == PARTITIONS.unsigned_abs() as usize && partitions.iter().all(is_whole) {
+                return partitions;
+            }
+            sleep(RETRY).await;
+        }
+    });
+    let Ok(partitions) = whole.await else {
+        let seen = client.partitions().await;
+        history.anomaly(format!("the healed cluster is not whole after {WHOLE_MAX:?}: {seen:?}"));
+        return;
+    };
+    for partition in partitions {
+        let index = partition.partition_index;
+        let mut end = 0;
+        let replicas = std::iter::once(partition.leader_id)
+            .chain(partition.replica_nodes.iter().copied().filter(|id| *id != partition.leader_id));
+        for replica in replicas {
+            let compared = timeout(WHOLE_MAX, replica_of(&mut client, replica, index, &mut end)).await;
+            match compared {
+                Ok(found) => history.compare(replica, index, &found),
+                Err(_) => history.anomaly(format!("replica {replica} of {index} does not come to {end}")),
+            }
+        }
+    }
+    history.note("verified");
+}
+
+/// Everything that a replica has below `end`, which the leader, asked first, sets.
+async fn replica_of(
+    client: &mut Client,
+    replica: i32,
+    partition: i32,
+    end: &mut i64,
+) -> BTreeMap<i64, String> {
+    let mut found = BTreeMap::new();
+    let mut offset = 0;
+    loop {
+        match client.fetch(replica, partition, offset).await {
+            Some((ErrorCode::NONE, high_watermark, records)) => {
+                *end = if *end == 0 { high_watermark } else { *end };
+                for (at, value) in values(records, offset) {
+                    offset = at + 1;
+                    found.insert(at, value);
+                }
+                if offset >= *end {
+                    return found;
+                }
+            }
+            _ => sleep(RETRY).await,
+        }
+    }
+}
+
+/// The values of an answer's batches, from an offset on.
+fn values(records: Bytes, from: i64) -> Vec<(i64, String)> {
+    let mut values = Vec::new();
+    for batch in Batches::new(records).map_while(Result::ok) {
+        let Ok(()) = batch.verify_crc() else { break };
+        for record in batch.records(RECORD_BYTES_MAX).map_while(Result::ok) {
+            if record.offset.0 >= from {
+                let value = String::from_utf8_lossy(&record.value.unwrap_or_default()).into_owned();
+                values.push((record.offset.0, value));
+            }
+        }
+    }
+    values
+}

@@ -1,0 +1,160 @@
+//! What a simulated node has of the world: its clock, its disk, its network.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use broker::clock::Clock;
+use broker::network::{Accepted, Acceptor, Network};
+use broker::settings::{Settings, Sources};
+use broker::{Node, NodeOptions};
+use client::{Address, BoxFuture, Environment, Socket};
+use storage::fault::FaultDisk;
+use tokio::time::sleep;
+use turmoil::net::{TcpListener, TcpStream};
+use wire::Millis;
+
+use crate::dice::Dice;
+
+/// Where every broker listens.
+pub(crate) const PORT: u16 = 9092;
+/// When every story begins, in milliseconds since 1970.
+const BEGINNING: i64 = 1_700_000_000_000;
+/// Wait before a node that could not be started is started again.
+const RESTART: Duration = Duration::from_millis(500);
+
+/// One node as it outlives its crashes.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    pub(crate) id: i32,
+    pub(crate) disk: FaultDisk,
+    /// How far its clock is off, in milliseconds.
+    pub(crate) skew: Arc<AtomicI64>,
+    pub(crate) dice: Dice,
+    pub(crate) brokers: i32,
+}
+
+impl Machine {
+    pub(crate) fn new(id: i32, brokers: i32, dice: Dice) -> Self {
+        Machine { id, disk: FaultDisk::new(), skew: Arc::default(), dice, brokers }
+    }
+
+    /// What it is called.
+    pub(crate) fn name(&self) -> String {
+        name(self.id)
+    }
+
+    /// Runs its broker for as long as the machine runs.
+    pub(crate) async fn run(self) -> turmoil::Result {
+        loop {
+            let options = NodeOptions {
+                settings: self.settings(),
+                disk: Arc::new(self.disk.clone()),
+                clock: Arc::new(MachineClock(Arc::clone(&self.skew))),
+                environment: Arc::new(MachineEnvironment { dice: self.dice.clone() }),
+                network: Arc::new(MachineNetwork),
+            };
+            match Node::start(options).await {
+                Ok(node) => {
+                    node.failed().await;
+                    tracing::warn!(
+                        node = self.id,
+                        "the metadata log is offline: a supervisor starts the broker again"
+                    );
+                    drop(node);
+                    self.disk.kill();
+                }
+                Err(error) => tracing::warn!(node = self.id, %error, "the broker does not start"),
+            }
+            sleep(RESTART).await;
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        let voters: Vec<String> = (1..=self.brokers).map(|id| format!("{id}@{}:{PORT}", name(id))).collect();
+        let settings = [
+            format!("node.id={}", self.id),
+            "cluster.id=simulated".to_owned(),
+            format!("log.dirs={}", PathBuf::from("/data").display()),
+            format!("listeners=PLAINTEXT://0.0.0.0:{PORT}"),
+            format!("advertised.listeners=PLAINTEXT://{}:{PORT}", self.name()),
+            format!("controller.quorum.voters={}", voters.join(",")),
+            "default.replication.factor=3".to_owned(),
+            "min.insync.replicas=2".to_owned(),
+            "offsets.topic.num.partitions=2".to_owned(),
+            "group.initial.rebalance.delay.ms=0".to_owned(),
+            "replica.lag.time.max.ms=3000".to_owned(),
+            "log.flush.offset.checkpoint.interval.ms=2000".to_owned(),
+        ];
+        let sources = settings.iter().fold(Sources::new(), |sources, setting| sources.set(setting));
+        Settings::load(sources).expect("the simulator's settings are valid")
+    }
+}
+
+/// What a node is called in the simulated network.
+pub(crate) fn name(id: i32) -> String {
+    format!("n{id}")
+}
+
+struct MachineClock(Arc<AtomicI64>);
+
+impl Clock for MachineClock {
+    fn now(&self) -> Millis {
+        let elapsed = turmoil::sim_elapsed().unwrap_or_default();
+        let elapsed = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX);
+        Millis(BEGINNING + elapsed + self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// The client's side, for brokers and for the load.
+pub(crate) struct MachineEnvironment {
+    pub(crate) dice: Dice,
+}
+
+impl Environment for MachineEnvironment {
+    fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Socket>>> {
+        Box::pin(async move {
+            let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+            Ok(Box::new(stream) as Box<dyn Socket>)
+        })
+    }
+
+    fn now(&self) -> Millis {
+        let elapsed = turmoil::sim_elapsed().unwrap_or_default();
+        Millis(BEGINNING + i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    fn random(&self) -> u64 {
+        self.dice.next()
+    }
+}
+
+struct MachineNetwork;
+
+impl Network for MachineNetwork {
+    fn bind<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Acceptor>>> {
+        Box::pin(async move {
+            let listener = TcpListener::bind(address).await?;
+            Ok(Box::new(MachineListener(listener)) as Box<dyn Acceptor>)
+        })
+    }
+}
+
+struct MachineListener(TcpListener);
+
+impl Acceptor for MachineListener {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    fn accept(&self) -> BoxFuture<'_, io::Result<Accepted>> {
+        Box::pin(async move {
+            let (socket, peer) = self.0.accept().await?;
+            let local = socket.local_addr()?;
+            Ok(Accepted { socket: Box::new(socket), peer, local, descriptor: None })
+        })
+    }
+}
