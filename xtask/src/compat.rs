@@ -3,6 +3,7 @@
 //! file starts them, reads their report lines and says which log explains a failure.
 
 mod client;
+mod cluster;
 mod console;
 mod kcat;
 mod real_input;
@@ -19,8 +20,8 @@ use std::process::Command;
 pub(crate) const USAGE: &str = "\
 usage: cargo xtask compat [options]
 
-  --client LIST      some of java,confluent,kafka-python,aiokafka,kafkajs,franz-go,sarama,console,kcat,real-input
-                     (default: all)
+  --client LIST      some of java,confluent,kafka-python,aiokafka,kafkajs,franz-go,sarama,console,cluster,kcat,
+                     real-input (default: all but cluster)
   --peer NAME        ottla (default) or kafka, the reference
   --bootstrap LIST   brokers (host:port,...) that already run, instead of starting one
   --binary PATH      an ottla that is already built, instead of building the release profile
@@ -41,12 +42,13 @@ enum Part {
     FranzGo,
     Sarama,
     Console,
+    Cluster,
     Kcat,
     RealInput,
 }
 
 impl Part {
-    const ALL: [Part; 10] = [
+    const ALL: [Part; 11] = [
         Part::Java,
         Part::Confluent,
         Part::KafkaPython,
@@ -55,6 +57,7 @@ impl Part {
         Part::FranzGo,
         Part::Sarama,
         Part::Console,
+        Part::Cluster,
         Part::Kcat,
         Part::RealInput,
     ];
@@ -69,6 +72,7 @@ impl Part {
             Part::FranzGo => "franz-go",
             Part::Sarama => "sarama",
             Part::Console => "console",
+            Part::Cluster => "cluster",
             Part::Kcat => "kcat",
             Part::RealInput => "real-input",
         }
@@ -76,7 +80,7 @@ impl Part {
 
     fn kits(self) -> &'static [Kit] {
         match self {
-            Part::Java | Part::Console => &[Kit::Java],
+            Part::Java | Part::Console | Part::Cluster => &[Kit::Java],
             Part::Confluent | Part::KafkaPython | Part::Aiokafka => &[Kit::Python],
             Part::Kafkajs => &[Kit::Node],
             Part::FranzGo | Part::Sarama => &[Kit::Go],
@@ -98,7 +102,7 @@ impl Part {
             Part::Kafkajs => Some(toolbox.node_program("kafkajs.js")),
             Part::FranzGo => Some(toolbox.go_program("franz")),
             Part::Sarama => Some(toolbox.go_program("sarama")),
-            Part::Console | Part::Kcat | Part::RealInput => None,
+            Part::Console | Part::Cluster | Part::Kcat | Part::RealInput => None,
         }
     }
 }
@@ -117,6 +121,8 @@ struct Step {
 /// What every part is given.
 struct Run<'a> {
     toolbox: &'a Toolbox,
+    /// Of ours, where it is ours that runs.
+    binary: PathBuf,
     bootstrap: String,
     /// Makes topic names unique, for brokers that live longer than one run.
     id: String,
@@ -127,7 +133,7 @@ struct Run<'a> {
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let Some(mut arguments) = Arguments::new(args, USAGE) else { return Ok(()) };
-    let parts = parts(arguments.value("--client")?)?;
+    let mut parts = parts(arguments.value("--client")?)?;
     let kafka = match arguments.value("--peer")?.as_deref() {
         None | Some("ottla") => false,
         Some("kafka") => true,
@@ -140,6 +146,10 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let input_mb = arguments.number("--input-mb", if quick { 20 } else { 300 })?;
     let suites = arguments.flag("--suites");
     arguments.finish()?;
+    if kafka || bootstrap.is_some() {
+        // It starts three brokers of ours and kills them.
+        parts.retain(|&part| part != Part::Cluster);
+    }
 
     let mut kits: Vec<Kit> = Vec::new();
     if kafka {
@@ -161,6 +171,10 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if suites {
         return suites::run(&toolbox, &kind, bootstrap.as_deref(), &logs);
     }
+    let binary = match &kind {
+        Kind::Ottla { binary } => binary.clone(),
+        Kind::Kafka => PathBuf::new(),
+    };
     let (mut peer, bootstrap) = match bootstrap {
         Some(bootstrap) => (None, bootstrap),
         None => {
@@ -171,7 +185,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         }
     };
     let id = format!("{:x}", shell::unix_ms());
-    let run = Run { toolbox: &toolbox, bootstrap, id, records, input_mb, logs };
+    let run = Run { toolbox: &toolbox, binary, bootstrap, id, records, input_mb, logs };
     let outcome = run_parts(&run, &parts, peer.as_mut());
     if let Some(peer) = &mut peer {
         peer.check_alive()?;
@@ -190,7 +204,10 @@ pub(crate) fn ottla(binary: Option<PathBuf>) -> Result<PathBuf, String> {
 }
 
 fn parts(list: Option<String>) -> Result<Vec<Part>, String> {
-    let Some(list) = list else { return Ok(Part::ALL.to_vec()) };
+    let Some(list) = list else {
+        // It takes half as long as all others together, and is asked for by name.
+        return Ok(Part::ALL.into_iter().filter(|&part| part != Part::Cluster).collect());
+    };
     list.split(',')
         .map(|name| {
             let found = Part::ALL.into_iter().find(|part| part.name() == name);
@@ -247,6 +264,7 @@ fn run_part(run: &Run<'_>, part: Part, log: &Path) -> (Vec<Step>, Result<(), Str
     match (part.program(run.toolbox), part) {
         (Some(program), _) => client::run(run, program, log),
         (None, Part::Console) => in_steps(console::STEPS, |step| step(run, log)),
+        (None, Part::Cluster) => cluster::run(run, log),
         (None, Part::Kcat) => in_steps(kcat::STEPS, |step| step(run, log)),
         (None, _) => in_steps(real_input::STEPS, |step| step(run, log)),
     }
@@ -257,9 +275,9 @@ type StepOutcome = Result<(u64, u64, String), String>;
 type StepFn = fn(&Run<'_>, &Path) -> StepOutcome;
 
 /// Runs named steps in order, up to the first that fails.
-fn in_steps(
-    steps: &[(&str, StepFn)],
-    run: impl Fn(&StepFn) -> StepOutcome,
+fn in_steps<S>(
+    steps: &[(&str, S)],
+    mut run: impl FnMut(&S) -> StepOutcome,
 ) -> (Vec<Step>, Result<(), String>) {
     let mut done = Vec::new();
     for (name, step) in steps {

@@ -37,7 +37,7 @@ fn tool(run: &Run<'_>, log: &Path, class: &str, args: &[&str], input: &str) -> R
 
 /// Repeats a command until its output is as wanted, for changes that Apache Kafka acknowledges before its broker has
 /// taken notice of them; gives the last output.
-fn settled(
+pub(super) fn settled(
     mut command: impl FnMut() -> Result<String, String>,
     as_wanted: impl Fn(&str) -> bool,
 ) -> Result<String, String> {
@@ -52,7 +52,7 @@ fn settled(
     Ok(text)
 }
 
-fn require(condition: bool, what: impl FnOnce() -> String) -> Result<(), String> {
+pub(super) fn require(condition: bool, what: impl FnOnce() -> String) -> Result<(), String> {
     if condition { Ok(()) } else { Err(what()) }
 }
 
