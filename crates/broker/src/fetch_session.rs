@@ -259,8 +259,10 @@ impl Session {
                 let cached = self.order.get_mut(place).expect("every place is filled");
                 let key = cached.target.key.clone();
                 cached.target = FetchTarget { key, ..target };
-                // Whoever names it again has not taken what it was told: its log may have been cut since.
-                cached.told = None;
+                if self.owner != SessionOwner::Reader {
+                    // A follower whose log was cut did not take what it was told.
+                    cached.told = None;
+                }
             }
             None => {
                 // The session outlives the frame that the name is a slice of.

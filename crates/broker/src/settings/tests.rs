@@ -217,9 +217,8 @@ fn rows_differ_from_kafka_only_where_meant() {
     }
     expect![[r#"
         broker.heartbeat.interval.ms: 500, in Kafka 2000
-        broker.session.timeout.ms: 2000, in Kafka 9000
+        broker.session.timeout.ms: 3000, in Kafka 9000
         controller.listener.names: , in Kafka null
-        controller.quorum.election.timeout.ms: 600, in Kafka 1000
         group.coordinator.rebalance.protocols: classic, in Kafka classic,consumer,streams
         listener.security.protocol.map: read-only, in Kafka dynamic
         listeners: read-only, in Kafka dynamic
