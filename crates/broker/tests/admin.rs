@@ -413,7 +413,7 @@ fn settings_that_cannot_be_changed_say_why() {
             ErrorCode::INVALID_REQUEST,
             "Cannot update these configs",
         ),
-        (BROKER, "7", ("log.retention.ms", SET, "1"), ErrorCode::INVALID_REQUEST, "expected 1"),
+        (BROKER, "7", ("log.retention.ms", SET, "1"), ErrorCode::INVALID_REQUEST, "not registered"),
         (BROKER, "x", ("log.retention.ms", SET, "1"), ErrorCode::INVALID_REQUEST, "must be an integer"),
         (BROKER_LOGGER, "1", ("kafka", SET, "INFO"), ErrorCode::INVALID_REQUEST, "Log levels"),
         (9, "1", ("kafka", SET, "INFO"), ErrorCode::INVALID_REQUEST, "Unknown resource type 9"),
