@@ -14,6 +14,8 @@ const LINE_MAX: Duration = Duration::from_secs(180);
 /// Longest time that a broker may take to stop.
 const STOP_MAX: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(10);
+/// Lines that are shown of what a line said that failed.
+const SAID_MAX: usize = 12;
 /// Ports as the page has them.
 const KAFKA_PORT: u16 = 9092;
 const ADMIN_PORT: u16 = 9644;
@@ -127,7 +129,7 @@ impl Machines {
         let (status, _) = self.line(machine.unwrap_or(DESK), &command.text)?;
         match status.code() {
             Some(code) if code == command.exit_code => Ok(()),
-            _ => Err(format!("`{}` ended with {status}, see {}", command.text, self.log().display())),
+            _ => Err(self.ended(&command.text, status)),
         }
     }
 
@@ -136,8 +138,16 @@ impl Machines {
         let (status, output) = self.line(DESK, text)?;
         match status.success() {
             true => Ok(output),
-            false => Err(format!("`{text}` ended with {status}, see {}", self.log().display())),
+            false => Err(self.ended(text, status)),
         }
+    }
+
+    /// A line ended as it must not, and the last that it said.
+    fn ended(&self, text: &str, status: ExitStatus) -> String {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let last = lines[lines.len().saturating_sub(SAID_MAX)..].join("\n");
+        format!("`{text}` ended with {status}, see {}\n{last}", self.log().display())
     }
 
     pub(super) fn kill(&mut self, machine: &str) -> Result<(), String> {

@@ -44,6 +44,11 @@ impl QuorumInfo {
         self.voters.iter().find(|voter| Some(voter.id) == self.leader)
     }
 
+    /// Voters and observers.
+    pub fn members(&self) -> impl Iterator<Item = &QuorumMember> {
+        self.voters.iter().chain(&self.observers)
+    }
+
     /// How many records a member lacks that the leader has.
     pub fn lag(&self, member: &QuorumMember) -> i64 {
         let end = self.leading().map_or(self.high_watermark, |leader| leader.log_end);

@@ -102,16 +102,19 @@ pub(super) async fn describe(admin: &Admin) -> Result<QuorumInfo, Failure> {
 
 /// The quorum; who is silent in it was so on every look.
 pub(super) async fn look(admin: &Admin) -> Result<QuorumInfo, Error> {
-    let mut looks = 1;
-    loop {
-        let quorum = admin.describe_quorum(DESCRIBE_WAIT).await?;
-        let everyone = quorum.voters.iter().chain(&quorum.observers);
-        if looks == LOOKS_MAX || everyone.clone().all(is_heard) {
-            return Ok(quorum);
+    let mut quorum = admin.describe_quorum(DESCRIBE_WAIT).await?;
+    for _ in 1..LOOKS_MAX {
+        if quorum.members().all(is_heard) {
+            break;
         }
-        looks += 1;
         tokio::time::sleep(LOOK_PAUSE).await;
+        let earlier = std::mem::replace(&mut quorum, admin.describe_quorum(DESCRIBE_WAIT).await?);
+        for member in quorum.voters.iter_mut().chain(&mut quorum.observers) {
+            let before = earlier.members().find(|before| before.id == member.id);
+            member.silence = member.silence.or(before.and_then(|before| before.silence));
+        }
     }
+    Ok(quorum)
 }
 
 /// Whether the leader hears of a member.
