@@ -1,16 +1,39 @@
-//! `ottla-sim`: tells many stories, or one with its trace.
+//! `ottla-sim`: tells one story with its trace, or many of which only the bad ones are shown.
+//!
+//! Every story has a process of its own. What a process has only once - counters, the keys of its hash tables, what an
+//! earlier story left in memory - is then the same each time, and a story that does not end harms no other.
 
-use std::process::ExitCode;
+mod entropy;
+
+use std::io;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sim::{Story, tell};
 
-const USAGE: &str = "usage: ottla-sim [--seeds N] [--first SEED] [--seed SEED] [--seconds N] [--threads N]";
+const USAGE: &str = "\
+usage: ottla-sim --seed SEED [--seconds N]
+       ottla-sim [--seeds N] [--first SEED] [--seconds N] [--jobs N]
+
+  --seed SEED     tell one story with its trace; the same seed gives the same trace, byte for byte
+  --seeds N       tell so many stories and show those in which something went wrong [100]
+  --first SEED    the first of them [1]
+  --seconds N     for how long faults come, in the story's time [12]
+  --jobs N        how many are told at a time [as many as there are processors]
+
+OTTLA_LOG=broker=info shows what the brokers of one story log.
+";
+
+/// Stories that went wrong and are shown.
+const SHOWN_MAX: usize = 20;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let (mut seeds, mut first, mut only, mut seconds, mut threads) = (100, 1, None, 12, 2);
+    let (mut seeds, mut first, mut only, mut seconds) = (100, 1, None, 12);
+    let mut jobs = thread::available_parallelism().map_or(1, |count| count.get() as u64);
     while let Some(argument) = arguments.next() {
         let number = arguments.next().and_then(|value| value.parse::<u64>().ok());
         match (argument.as_str(), number) {
@@ -18,45 +41,103 @@ fn main() -> ExitCode {
             ("--first", Some(number)) => first = number,
             ("--seed", Some(number)) => only = Some(number),
             ("--seconds", Some(number)) => seconds = number,
-            ("--threads", Some(number)) => threads = number.max(1),
+            ("--jobs", Some(number)) => jobs = number.max(1),
             _ => {
-                eprintln!("{USAGE}");
+                eprint!("{USAGE}");
                 return ExitCode::from(2);
             }
         }
     }
-    let faults = Duration::from_secs(seconds);
-    if let Some(seed) = only {
-        if let Ok(filter) = std::env::var("OTTLA_LOG") {
-            let _ = broker::logging::init(broker::logging::LogFormat::Text, &filter);
-        }
-        let outcome = tell(Story { seed, faults });
-        print!("{}", outcome.trace);
-        outcome.anomalies.iter().for_each(|anomaly| println!("ANOMALY {anomaly}"));
-        println!("seed {seed}: {} acknowledged, {} anomalies", outcome.acknowledged, outcome.anomalies.len());
-        return if outcome.anomalies.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let is_clean = match only {
+        Some(seed) => tell_one(seed, seconds),
+        None => tell_many(first..first + seeds, seconds, jobs),
+    };
+    if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Tells one story in this process.
+fn tell_one(seed: u64, seconds: u64) -> bool {
+    if let Ok(filter) = std::env::var("OTTLA_LOG") {
+        let _ = broker::logging::init(broker::logging::LogFormat::Text, &filter);
     }
-    let next = AtomicU64::new(first);
-    let (failed, acknowledged) = (AtomicU64::new(0), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
+    let outcome = tell(Story { seed, faults: Duration::from_secs(seconds) });
+    print!("{}", outcome.trace);
+    outcome.anomalies.iter().for_each(|anomaly| println!("{ANOMALY}{anomaly}"));
+    println!("seed {seed}: {} acknowledged, {} anomalies", outcome.acknowledged, outcome.anomalies.len());
+    outcome.anomalies.is_empty()
+}
+
+/// What a line of a trace begins with that says what must not be.
+const ANOMALY: &str = "ANOMALY ";
+
+/// How a story ended, as its process printed it.
+struct Ended {
+    acknowledged: u64,
+    /// The first anomaly.
+    anomaly: Option<String>,
+}
+
+/// Tells many, some at a time.
+fn tell_many(seeds: std::ops::Range<u64>, seconds: u64, jobs: u64) -> bool {
+    let next = AtomicU64::new(seeds.start);
+    let acknowledged = AtomicU64::new(0);
+    let failed = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..jobs {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + seeds {
+                    if seed >= seeds.end {
                         return;
                     }
-                    let outcome = tell(Story { seed, faults });
-                    acknowledged.fetch_add(outcome.acknowledged as u64, Ordering::Relaxed);
-                    if let Some(anomaly) = outcome.anomalies.first() {
-                        failed.fetch_add(1, Ordering::Relaxed);
-                        println!("seed {seed}: {} anomalies, the first: {anomaly}", outcome.anomalies.len());
+                    let ended = apart(seed, seconds).unwrap_or_else(|error| Ended {
+                        acknowledged: 0,
+                        anomaly: Some(format!("its process could not be run: {error}")),
+                    });
+                    acknowledged.fetch_add(ended.acknowledged, Ordering::Relaxed);
+                    if let Some(anomaly) = ended.anomaly {
+                        let mut failed = failed.lock();
+                        if failed.len() < SHOWN_MAX {
+                            println!("seed {seed}: {anomaly}");
+                        }
+                        failed.push(seed);
                     }
                 }
             });
         }
     });
-    let (failed, acknowledged) = (failed.into_inner(), acknowledged.into_inner());
-    println!("{seeds} seeds from {first} on: {acknowledged} acknowledged, {failed} seeds with anomalies");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let failed = failed.into_inner();
+    println!(
+        "{} seeds from {} on: {} acknowledged, {} seeds with anomalies",
+        seeds.end - seeds.start,
+        seeds.start,
+        acknowledged.into_inner(),
+        failed.len()
+    );
+    if let Some(seed) = failed.first() {
+        println!("see one again: ottla-sim --seed {seed} --seconds {seconds}");
+    }
+    failed.is_empty()
+}
+
+/// Tells one story in a process of its own.
+fn apart(seed: u64, seconds: u64) -> io::Result<Ended> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(["--seed", &seed.to_string(), "--seconds", &seconds.to_string()])
+        .env_remove("OTTLA_LOG")
+        .stdin(Stdio::null())
+        .output()?;
+    let trace = String::from_utf8_lossy(&output.stdout);
+    let anomaly = trace.lines().find_map(|line| line.strip_prefix(ANOMALY)).map(str::to_owned);
+    let last = trace.lines().next_back().unwrap_or_default();
+    let acknowledged = last.split(' ').nth(2).and_then(|count| count.parse().ok());
+    let anomaly = match (anomaly, acknowledged) {
+        (None, Some(_)) if !output.status.success() => Some(format!("its process ended with {}", output.status)),
+        (None, None) => {
+            let said = String::from_utf8_lossy(&output.stderr).lines().take(3).collect::<Vec<_>>().join(" ");
+            Some(format!("its process ended with {}: {said}", output.status))
+        }
+        (anomaly, _) => anomaly,
+    };
+    Ok(Ended { acknowledged: acknowledged.unwrap_or(0), anomaly })
 }
