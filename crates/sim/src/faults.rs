@@ -10,6 +10,9 @@ use crate::dice::Dice;
 use crate::history::History;
 use crate::world::{Machine, name};
 
+/// Wait before a broker that has given up is started again.
+const RESTART: Duration = Duration::from_millis(500);
+
 /// Something that is broken, and is mended at its time.
 enum Broken {
     Down(i32),
@@ -27,17 +30,36 @@ pub(crate) struct Faults {
     machines: Vec<Machine>,
     broken: Vec<(Duration, Broken)>,
     next: Duration,
+    /// A disk may still be lost for good. One only: what it held is on another, and nothing says when on a third.
+    may_wipe: bool,
 }
 
 impl Faults {
-    pub(crate) fn new(dice: Dice, history: History, machines: Vec<Machine>, first: Duration) -> Self {
-        Faults { dice, history, machines, broken: Vec::new(), next: first }
+    pub(crate) fn new(
+        dice: Dice,
+        history: History,
+        machines: Vec<Machine>,
+        first: Duration,
+        may_wipe: bool,
+    ) -> Self {
+        Faults { dice, history, machines, broken: Vec::new(), next: first, may_wipe }
     }
 
-    /// Breaks what is due, and mends what was broken for long enough.
-    pub(crate) fn step(&mut self, sim: &mut Sim<'_>) {
+    /// Mends what was broken for long enough, and does what a supervisor does: it ends a process whose broker has given up,
+    /// and starts it again a moment later.
+    pub(crate) fn tend(&mut self, sim: &mut Sim<'_>) {
         let now = sim.elapsed();
         self.mend(sim, now);
+        for machine in self.machines.clone() {
+            if machine.has_ended.swap(false, Ordering::Relaxed) && !self.is_down(machine.id) {
+                self.kill(sim, &machine, now + RESTART, false);
+            }
+        }
+    }
+
+    /// Breaks what is due.
+    pub(crate) fn step(&mut self, sim: &mut Sim<'_>) {
+        let now = sim.elapsed();
         if now >= self.next {
             self.next = now + Duration::from_millis(200 + self.dice.below(2_500));
             self.strike(sim, now);
@@ -110,8 +132,14 @@ impl Faults {
         let one = self.machines[self.dice.below(count) as usize].clone();
         let other = (one.id + self.dice.below(count - 1) as i32) % count as i32 + 1;
         let until = now + Duration::from_millis(100 + self.dice.below(6_000));
-        match self.dice.below(12) {
-            0 | 1 => self.kill(sim, &one, until, false),
+        match self.dice.below(13) {
+            12 if self.may_wipe && !self.is_down(one.id) => {
+                self.may_wipe = false;
+                self.kill(sim, &one, until, false);
+                self.note(sim, &format!("disk of {} is lost", one.id));
+                one.disk.wipe();
+            }
+            0 | 1 | 12 => self.kill(sim, &one, until, false),
             2 | 3 => self.kill(sim, &one, until, true),
             4 => {
                 // The power of the whole room.

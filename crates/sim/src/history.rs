@@ -34,6 +34,7 @@ impl History {
 
     /// The same where the simulator itself acts.
     pub(crate) fn note_at(&self, millis: u128, what: &str) {
+        tracing::info!(millis, "{what}");
         let _ = writeln!(self.0.lock().trace, "{millis:>7} {what}");
     }
 

@@ -7,21 +7,28 @@ use std::time::Duration;
 use bytes::Bytes;
 use client::{Address, Connection, Options};
 use tokio::time::{Instant, sleep, timeout};
+use wire::messages::add_raft_voter::AddRaftVoterRequest;
+use wire::messages::alter_partition_reassignments::{
+    AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
+};
 use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
+use wire::messages::elect_leaders::ElectLeadersRequest;
 use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use wire::messages::find_coordinator::FindCoordinatorRequest;
+use wire::messages::init_producer_id::InitProducerIdRequest;
 use wire::messages::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponsePartition};
 use wire::messages::offset_commit::{
     OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use wire::messages::offset_fetch::{OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use wire::messages::remove_raft_voter::RemoveRaftVoterRequest;
 use wire::records::{BatchBuilder, BatchOptions, Batches};
-use wire::{ApiRequest, ErrorCode, Millis};
+use wire::{ApiRequest, ErrorCode, ProducerEpoch, ProducerId};
 
 use crate::dice::Dice;
 use crate::history::History;
-use crate::world::{MachineEnvironment, PORT, name};
+use crate::world::{MachineEnvironment, PORT, name, true_time};
 
 /// The topic that everything is about.
 pub(crate) const TOPIC: &str = "t";
@@ -31,6 +38,7 @@ pub(crate) const PARTITIONS: i32 = 3;
 const GROUP: &str = "g";
 const METADATA_VERSION: i16 = 8;
 const PRODUCE_VERSION: i16 = 9;
+const INIT_PRODUCER_ID_VERSION: i16 = 4;
 const FETCH_VERSION: i16 = 12;
 const RECORD_BYTES_MAX: usize = 1024 * 1024;
 /// How long a client waits for an answer.
@@ -116,6 +124,44 @@ impl Client {
         }
     }
 
+    async fn producer(&mut self) -> Option<Producer> {
+        let request = InitProducerIdRequest {
+            transactional_id: None,
+            transaction_timeout_ms: 60_000,
+            producer_id: -1,
+            producer_epoch: -1,
+        };
+        let broker = self.any();
+        let answer = self.ask(broker, request, INIT_PRODUCER_ID_VERSION).await?;
+        let producer = Producer { id: answer.producer_id, epoch: answer.producer_epoch, sequence: 0 };
+        answer.error_code.is_ok().then_some(producer)
+    }
+
+    /// Asks a broker to write one value. `None` is no answer.
+    async fn produce(
+        &mut self,
+        broker: i32,
+        partition: i32,
+        value: &str,
+        producer: Option<&Producer>,
+    ) -> Option<(ErrorCode, i64)> {
+        let options = producer.map_or_else(BatchOptions::default, |producer| BatchOptions {
+            producer_id: ProducerId(producer.id),
+            producer_epoch: ProducerEpoch(producer.epoch),
+            base_sequence: producer.sequence,
+            ..BatchOptions::default()
+        });
+        let mut batch = BatchBuilder::new(options);
+        batch.append(true_time(), None, Some(value.as_bytes()), &[]);
+        let data = PartitionProduceData { index: partition, records: Some(batch.build()) };
+        let topic = TopicProduceData { name: TOPIC.into(), partition_data: vec![data], ..Default::default() };
+        let request =
+            ProduceRequest { acks: -1, timeout_ms: 3_000, topic_data: vec![topic], ..Default::default() };
+        let mut answer = self.ask(broker, request, PRODUCE_VERSION).await?;
+        let answer = answer.responses.pop()?.partition_responses.pop()?;
+        Some((answer.error_code, answer.base_offset))
+    }
+
     async fn fetch(&mut self, broker: i32, partition: i32, offset: i64) -> Option<(ErrorCode, i64, Bytes)> {
         let wanted = FetchPartition {
             partition,
@@ -141,10 +187,26 @@ impl Client {
     }
 }
 
-/// Writes values to one partition, one after the other, until told to end.
+/// An idempotent producer of one partition.
+struct Producer {
+    id: i64,
+    epoch: i16,
+    sequence: i32,
+}
+
+/// Writes values to one partition, one after the other, until told to end. Odd partitions have an idempotent producer, which
+/// sends a value until it is acknowledged; the others give up a value whose answer does not come.
 pub(crate) async fn write(mut client: Client, partition: i32, history: History, until: Duration) {
     let mut at = 0;
+    let mut producer = None;
     while turmoil::sim_elapsed().unwrap_or_default() < until {
+        if partition % 2 == 1 && producer.is_none() {
+            producer = client.producer().await;
+            if producer.is_none() {
+                sleep(RETRY).await;
+                continue;
+            }
+        }
         let Some(leader) = client.leader(partition).await else {
             sleep(RETRY).await;
             continue;
@@ -152,26 +214,32 @@ pub(crate) async fn write(mut client: Client, partition: i32, history: History, 
         // As long as it goes well nobody else is asked who leads.
         while turmoil::sim_elapsed().unwrap_or_default() < until {
             let value = format!("{partition}-{at}");
-            at += 1;
-            let mut batch = BatchBuilder::new(BatchOptions::default());
-            batch.append(Millis(1_700_000_000_000), None, Some(value.as_bytes()), &[]);
-            let data = PartitionProduceData { index: partition, records: Some(batch.build()) };
-            let topic =
-                TopicProduceData { name: TOPIC.into(), partition_data: vec![data], ..Default::default() };
-            let request =
-                ProduceRequest { acks: -1, timeout_ms: 3_000, topic_data: vec![topic], ..Default::default() };
-            let answer = client.ask(leader, request, PRODUCE_VERSION).await;
-            let answer = answer.and_then(|mut answer| answer.responses.pop()?.partition_responses.pop());
+            let answer = client.produce(leader, partition, &value, producer.as_ref()).await;
             match answer {
-                Some(answer) if answer.error_code.is_ok() => {
-                    history.acknowledged((partition, answer.base_offset), &value);
+                Some((ErrorCode::NONE, offset)) => {
+                    history.acknowledged((partition, offset), &value);
+                    at += 1;
+                    if let Some(producer) = &mut producer {
+                        producer.sequence += 1;
+                    }
+                    sleep(Duration::from_millis(client.dice.below(40))).await;
                 }
-                _ => {
+                answer => {
+                    match (answer, &producer) {
+                        (Some((ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER, _)), Some(producer)) => {
+                            let number = producer.sequence;
+                            history.anomaly(format!(
+                                "{value} with the next sequence, {number}, is out of order"
+                            ));
+                            return;
+                        }
+                        (_, Some(_)) => {}
+                        (_, None) => at += 1,
+                    }
                     sleep(RETRY).await;
                     break;
                 }
             }
-            sleep(Duration::from_millis(client.dice.below(40))).await;
         }
     }
 }
@@ -205,6 +273,65 @@ pub(crate) async fn read(mut client: Client, partition: i32, history: History, u
                 }
             }
         }
+    }
+}
+
+/// What somebody does who looks after the cluster: replicas move, leaders are elected, votes are given and taken.
+pub(crate) async fn administer(mut client: Client, history: History, until: Duration) {
+    loop {
+        sleep(Duration::from_millis(500 + client.dice.below(3_000))).await;
+        if turmoil::sim_elapsed().unwrap_or_default() >= until {
+            return;
+        }
+        let (broker, node) = (client.any(), client.any());
+        let (what, error) = match client.dice.below(4) {
+            0 => {
+                let request =
+                    ElectLeadersRequest { topic_partitions: None, timeout_ms: 3_000, ..Default::default() };
+                let answer = client.ask(broker, request, 2).await;
+                ("leaders elected".to_owned(), answer.map(|answer| answer.error_code))
+            }
+            1 => {
+                let partition = client.dice.below(PARTITIONS.unsigned_abs().into()) as i32;
+                let replicas: Vec<i32> =
+                    (0..3).map(|at| (node + at - 1).rem_euclid(client.brokers) + 1).collect();
+                let what = format!("replicas of {partition} move to {replicas:?}");
+                let partition =
+                    ReassignablePartition { partition_index: partition, replicas: Some(replicas) };
+                let topic = ReassignableTopic { name: TOPIC.into(), partitions: vec![partition] };
+                let request = AlterPartitionReassignmentsRequest {
+                    timeout_ms: 3_000,
+                    topics: vec![topic],
+                    ..Default::default()
+                };
+                let answer = client.ask(broker, request, 0).await;
+                (
+                    what,
+                    answer.map(|answer| {
+                        let topic = answer.responses.first();
+                        let partition = topic.and_then(|topic| topic.partitions.first());
+                        partition.map_or(answer.error_code, |partition| partition.error_code)
+                    }),
+                )
+            }
+            2 => {
+                let request = AddRaftVoterRequest {
+                    cluster_id: None,
+                    voter_id: node,
+                    timeout_ms: 2_000,
+                    ..Default::default()
+                };
+                let answer = client.ask(broker, request, 0).await;
+                (format!("vote of {node} given"), answer.map(|answer| answer.error_code))
+            }
+            _ => {
+                let request =
+                    RemoveRaftVoterRequest { cluster_id: None, voter_id: node, ..Default::default() };
+                let answer = client.ask(broker, request, 0).await;
+                (format!("vote of {node} taken"), answer.map(|answer| answer.error_code))
+            }
+        };
+        history.note(&format!("{what}: {error:?}"));
     }
 }
 

@@ -24,7 +24,7 @@ usage: ottla-sim --seed SEED [--seconds N]
   --seconds N     for how long faults come, in the story's time [12]
   --jobs N        how many are told at a time [as many as there are processors]
 
-OTTLA_LOG=broker=info shows what the brokers of one story log.
+OTTLA_LOG=broker=info,sim=info shows what the brokers of one story log, between what happens to them.
 ";
 
 /// Stories that went wrong and are shown.
@@ -60,7 +60,9 @@ fn tell_one(seed: u64, seconds: u64) -> bool {
     if let Ok(filter) = std::env::var("OTTLA_LOG") {
         let _ = broker::logging::init(broker::logging::LogFormat::Text, &filter);
     }
-    let outcome = tell(Story { seed, faults: Duration::from_secs(seconds) });
+    let story = Story { seed, faults: Duration::from_secs(seconds) };
+    // A thread of its own, whose hash tables have the same keys whether or not there was logging before.
+    let outcome = thread::spawn(move || tell(story)).join().expect("a panic ends the story, not the thread");
     print!("{}", outcome.trace);
     outcome.anomalies.iter().for_each(|anomaly| println!("{ANOMALY}{anomaly}"));
     println!("seed {seed}: {} acknowledged, {} anomalies", outcome.acknowledged, outcome.anomalies.len());
@@ -132,7 +134,9 @@ fn apart(seed: u64, seconds: u64) -> io::Result<Ended> {
     let last = trace.lines().next_back().unwrap_or_default();
     let acknowledged = last.split(' ').nth(2).and_then(|count| count.parse().ok());
     let anomaly = match (anomaly, acknowledged) {
-        (None, Some(_)) if !output.status.success() => Some(format!("its process ended with {}", output.status)),
+        (None, Some(_)) if !output.status.success() => {
+            Some(format!("its process ended with {}", output.status))
+        }
         (None, None) => {
             let said = String::from_utf8_lossy(&output.stderr).lines().take(3).collect::<Vec<_>>().join(" ");
             Some(format!("its process ended with {}: {said}", output.status))

@@ -64,6 +64,8 @@ pub fn tell(story: Story) -> Outcome {
         sim.host(machine.name(), move || machine.clone().run());
     }
     let until = CALM + story.faults;
+    // Who loses a disk must not be the only one who holds something.
+    let (administers, loses_a_disk) = (dice.percent(50), dice.percent(50));
     {
         let (history, dice) = (history.clone(), dice.fork());
         sim.client("load", async move {
@@ -75,15 +77,19 @@ pub fn tell(story: Story) -> Outcome {
                 clients.spawn(load::write(client(), partition, history.clone(), until));
                 clients.spawn(load::read(client(), partition, history.clone(), until));
             }
+            if administers {
+                clients.spawn(load::administer(client(), history.clone(), until));
+            }
             clients.spawn(load::commit(client(), history.clone(), until));
             while clients.join_next().await.is_some() {}
             load::verify(client(), history).await;
             Ok(())
         });
     }
-    let mut faults = Faults::new(dice.fork(), history.clone(), machines, CALM);
+    let mut faults = Faults::new(dice.fork(), history.clone(), machines, CALM, loses_a_disk && !administers);
     let mut healed = false;
     loop {
+        faults.tend(&mut sim);
         if !healed && sim.elapsed() >= CALM {
             if sim.elapsed() < until {
                 faults.step(&mut sim);

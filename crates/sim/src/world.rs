@@ -4,8 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use broker::clock::Clock;
 use broker::network::{Accepted, Acceptor, Network};
@@ -13,7 +12,6 @@ use broker::settings::{Settings, Sources};
 use broker::{Node, NodeOptions};
 use client::{Address, BoxFuture, Environment, Socket};
 use storage::fault::FaultDisk;
-use tokio::time::sleep;
 use turmoil::net::{TcpListener, TcpStream};
 use wire::Millis;
 
@@ -23,9 +21,6 @@ use crate::dice::Dice;
 pub(crate) const PORT: u16 = 9092;
 /// When every story begins, in milliseconds since 1970.
 const BEGINNING: i64 = 1_700_000_000_000;
-/// Wait before a node that could not be started is started again.
-const RESTART: Duration = Duration::from_millis(500);
-
 /// One node as it outlives its crashes.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
@@ -35,11 +30,13 @@ pub(crate) struct Machine {
     pub(crate) skew: Arc<AtomicI64>,
     pub(crate) dice: Dice,
     pub(crate) brokers: i32,
+    /// Its broker has given up.
+    pub(crate) has_ended: Arc<AtomicBool>,
 }
 
 impl Machine {
     pub(crate) fn new(id: i32, brokers: i32, dice: Dice) -> Self {
-        Machine { id, disk: FaultDisk::new(), skew: Arc::default(), dice, brokers }
+        Machine { id, disk: FaultDisk::new(), skew: Arc::default(), dice, brokers, has_ended: Arc::default() }
     }
 
     /// What it is called.
@@ -47,30 +44,25 @@ impl Machine {
         name(self.id)
     }
 
-    /// Runs its broker for as long as the machine runs.
+    /// Runs its broker until that gives up.
     pub(crate) async fn run(self) -> turmoil::Result {
-        loop {
-            let options = NodeOptions {
-                settings: self.settings(),
-                disk: Arc::new(self.disk.clone()),
-                clock: Arc::new(MachineClock(Arc::clone(&self.skew))),
-                environment: Arc::new(MachineEnvironment { dice: self.dice.clone() }),
-                network: Arc::new(MachineNetwork),
-            };
-            match Node::start(options).await {
-                Ok(node) => {
-                    node.failed().await;
-                    tracing::warn!(
-                        node = self.id,
-                        "the metadata log is offline: a supervisor starts the broker again"
-                    );
-                    drop(node);
-                    self.disk.kill();
-                }
-                Err(error) => tracing::warn!(node = self.id, %error, "the broker does not start"),
+        let options = NodeOptions {
+            settings: self.settings(),
+            disk: Arc::new(self.disk.clone()),
+            clock: Arc::new(MachineClock(Arc::clone(&self.skew))),
+            environment: Arc::new(MachineEnvironment { dice: self.dice.clone() }),
+            network: Arc::new(MachineNetwork),
+        };
+        match Node::start(options).await {
+            Ok(node) => {
+                node.failed().await;
+                tracing::warn!(node = self.id, "the metadata log is offline");
             }
-            sleep(RESTART).await;
+            Err(error) => tracing::warn!(node = self.id, %error, "the broker does not start"),
         }
+        self.has_ended.store(true, Ordering::Relaxed);
+        // What it has begun ends with its process, which is the supervisor's to end.
+        std::future::pending().await
     }
 
     fn settings(&self) -> Settings {
@@ -87,6 +79,8 @@ impl Machine {
             "offsets.topic.num.partitions=2".to_owned(),
             "group.initial.rebalance.delay.ms=0".to_owned(),
             "replica.lag.time.max.ms=3000".to_owned(),
+            // Segments come and go within a story.
+            "log.roll.ms=1500".to_owned(),
             "log.flush.offset.checkpoint.interval.ms=2000".to_owned(),
         ];
         let sources = settings.iter().fold(Sources::new(), |sources, setting| sources.set(setting));
@@ -103,10 +97,14 @@ struct MachineClock(Arc<AtomicI64>);
 
 impl Clock for MachineClock {
     fn now(&self) -> Millis {
-        let elapsed = turmoil::sim_elapsed().unwrap_or_default();
-        let elapsed = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX);
-        Millis(BEGINNING + elapsed + self.0.load(Ordering::Relaxed))
+        Millis(true_time().0 + self.0.load(Ordering::Relaxed))
     }
+}
+
+/// What a clock says that is right.
+pub(crate) fn true_time() -> Millis {
+    let elapsed = turmoil::sim_elapsed().unwrap_or_default();
+    Millis(BEGINNING + i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// The client's side, for brokers and for the load.
@@ -123,8 +121,7 @@ impl Environment for MachineEnvironment {
     }
 
     fn now(&self) -> Millis {
-        let elapsed = turmoil::sim_elapsed().unwrap_or_default();
-        Millis(BEGINNING + i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
+        true_time()
     }
 
     fn random(&self) -> u64 {

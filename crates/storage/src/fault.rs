@@ -108,13 +108,7 @@ struct FaultFile {
 impl FaultDisk {
     /// An empty disk.
     pub fn new() -> FaultDisk {
-        let disk = FaultDisk::default();
-        {
-            let mut volume = disk.shared.lock();
-            volume.seen.insert(PathBuf::from("/"), BTreeMap::new());
-            volume.durable.insert(PathBuf::from("/"), BTreeMap::new());
-        }
-        disk
+        FaultDisk { shared: Arc::new(Mutex::new(Volume::empty())) }
     }
 
     /// Schedules a fault for the next operation of its kind.
@@ -148,6 +142,12 @@ impl FaultDisk {
         volume.faults.clear();
     }
 
+    /// Puts an empty disk in its place.
+    pub fn wipe(&self) {
+        let mut volume = self.shared.lock();
+        *volume = Volume { life: volume.life + 1, ..Volume::empty() };
+    }
+
     /// Overwrites one byte of a file where it lies, as rot would, without any trace.
     pub fn rot(&self, path: &Path, offset: usize) {
         let mut volume = self.shared.lock();
@@ -162,6 +162,11 @@ impl FaultDisk {
 }
 
 impl Volume {
+    fn empty() -> Volume {
+        let root = || BTreeMap::from([(PathBuf::from("/"), BTreeMap::new())]);
+        Volume { seen: root(), durable: root(), ..Volume::default() }
+    }
+
     fn node(&self, path: &Path) -> Option<Node> {
         let (dir, name) = split(path)?;
         self.seen.get(dir)?.get(name).copied()

@@ -572,7 +572,9 @@ impl Task {
                         self.obey(command);
                     }
                 }
-                _ = ticker.tick() => {
+                // Who has no voice does not stand for election either: on its way through the log it meets itself as a
+                // voter long before it is let in anew.
+                _ = ticker.tick() => if !self.quorum.is_voiceless() {
                     let _ = self.node.tick();
                 }
             }
