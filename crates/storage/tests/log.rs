@@ -491,6 +491,26 @@ fn a_follower_takes_what_the_leader_sent() {
 }
 
 #[test]
+fn epochs_that_were_cut_do_not_come_back_after_a_crash() {
+    let (disk, dir, log) = fresh(config());
+    let append = |epoch| {
+        let append = Append { leader_epoch: LeaderEpoch(epoch), ..as_leader(1000) };
+        log.append(make(&["a"]).bytes(), append).expect("the append");
+    };
+    append(0);
+    append(3);
+    dir.checkpoint(Millis(1000)).expect("the checkpoint");
+    log.truncate_to(Offset(1), Millis(1000)).expect("the truncation");
+    append(2);
+    log.flush().expect("the flush");
+    let before = log.epochs();
+    drop((log, dir));
+    disk.crash(&mut |_| 0);
+    let log = open_log(&open_dir(Arc::new(disk), "/data"), config());
+    assert_eq!((log.log_end(), log.epochs()), (Offset(2), before));
+}
+
+#[test]
 fn a_data_directory_has_one_owner() {
     let disk = FaultDisk::new();
     let open = |options| DataDir::open(Arc::new(disk.clone()), Path::new("/data"), options);

@@ -288,6 +288,10 @@ impl Recovery {
             read_small(&*self.dir.disk, &self.dir.path.join(layout::LEADER_EPOCHS), EPOCHS_BYTES_MAX)?;
         // A file that is not one (Kafka writes it without fsync) is made again from the batches as they come.
         self.epochs = std::str::from_utf8(&content).ok().and_then(Epochs::parse).unwrap_or_default();
+        if !self.clean {
+            // What lay there when the file was written may have been cut, and an older epoch's records taken instead.
+            self.epochs.truncate_end(self.recovery_point);
+        }
         Ok(())
     }
 
