@@ -154,7 +154,12 @@ fn settle(asked: Vec<Asked>, response: &AlterPartitionResponse) {
         match answers.get(&(partition.topic_id, partition.id.partition)) {
             Some(&ErrorCode::NONE) => {}
             // Another change was first, perhaps this one, whose answer was lost: the metadata brings it.
-            Some(&(ErrorCode::INVALID_UPDATE_VERSION | ErrorCode::FENCED_LEADER_EPOCH)) => {}
+            // So does one that was taken and ended this leadership: until the metadata says so, who was to join counts.
+            Some(
+                &(ErrorCode::INVALID_UPDATE_VERSION
+                | ErrorCode::FENCED_LEADER_EPOCH
+                | ErrorCode::NEW_LEADER_ELECTED),
+            ) => {}
             refused => {
                 tracing::debug!(partition = %partition.id, ?refused, "an in-sync set was not changed");
                 partition.isr_refused(leader_epoch);
