@@ -15,6 +15,7 @@ mod licences;
 mod compat;
 mod crash;
 mod chaos;
+mod sim;
 mod operations;
 mod fuzz;
 mod bench;
@@ -29,6 +30,7 @@ usage: cargo xtask <command> [options]
   compat   real clients, console tools and real input against the broker
   crash    kill -9 under load from three clients, again and again, and nothing acknowledged is lost
   chaos    three brokers killed, paused, cut off, and without power, in random mixes; nothing acknowledged is lost
+  sim      whole clusters in one thread, from seeds; the bugs that they must find
   operations
            every command of docs/operations.md against real processes
   fuzz     fuzz targets, for a while
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         "compat" => compat::run(rest),
         "crash" => crash::run(rest),
         "chaos" => chaos::run(rest),
+        "sim" => sim::run(rest),
         "operations" => operations::run(rest),
         "fuzz" => fuzz::run(rest),
         "bench" => bench::run(rest),

@@ -6,6 +6,7 @@
 mod entropy;
 
 use std::io;
+use std::ops::Range;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -16,12 +17,13 @@ use sim::{Story, tell};
 
 const USAGE: &str = "\
 usage: ottla-sim --seed SEED [--seconds N]
-       ottla-sim [--seeds N] [--first SEED] [--seconds N] [--jobs N]
+       ottla-sim [--seeds N] [--first SEED] [--seconds N] [--jobs N] [--until-bad]
 
   --seed SEED     tell one story with its trace; the same seed gives the same trace, byte for byte
   --seeds N       tell so many stories and show those in which something went wrong [100]
   --first SEED    the first of them [1]
   --seconds N     for how long faults come, in the story's time [12]
+  --until-bad     end with the first story in which something went wrong
   --jobs N        how many are told at a time [as many as there are processors]
 
 OTTLA_LOG=broker=info,sim=info shows what the brokers of one story log, between what happens to them.
@@ -34,7 +36,12 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (mut seeds, mut first, mut only, mut seconds) = (100, 1, None, 12);
     let mut jobs = thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    let mut until_bad = false;
     while let Some(argument) = arguments.next() {
+        if argument == "--until-bad" {
+            until_bad = true;
+            continue;
+        }
         let number = arguments.next().and_then(|value| value.parse::<u64>().ok());
         match (argument.as_str(), number) {
             ("--seeds", Some(number)) => seeds = number,
@@ -50,7 +57,7 @@ fn main() -> ExitCode {
     }
     let is_clean = match only {
         Some(seed) => tell_one(seed, seconds),
-        None => tell_many(first..first + seeds, seconds, jobs),
+        None => tell_many(first..first + seeds, seconds, jobs, until_bad),
     };
     if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -80,7 +87,7 @@ struct Ended {
 }
 
 /// Tells many, some at a time.
-fn tell_many(seeds: std::ops::Range<u64>, seconds: u64, jobs: u64) -> bool {
+fn tell_many(seeds: Range<u64>, seconds: u64, jobs: u64, until_bad: bool) -> bool {
     let next = AtomicU64::new(seeds.start);
     let acknowledged = AtomicU64::new(0);
     let failed = Mutex::new(Vec::new());
@@ -89,7 +96,7 @@ fn tell_many(seeds: std::ops::Range<u64>, seconds: u64, jobs: u64) -> bool {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
+                    if seed >= seeds.end || until_bad && !failed.lock().is_empty() {
                         return;
                     }
                     let ended = apart(seed, seconds).unwrap_or_else(|error| Ended {

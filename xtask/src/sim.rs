@@ -1,0 +1,62 @@
+//! `cargo xtask sim`: whole clusters in one thread, from seeds, and the bugs that they must find.
+
+mod mutations;
+
+use crate::arguments::Arguments;
+use crate::shell;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const USAGE: &str = "\
+usage: cargo xtask sim [--seeds N] [--first SEED] [--seconds N]
+       cargo xtask sim --seed SEED [--seconds N]
+       cargo xtask sim --mutations [--seeds N]
+
+  --seeds N       how many stories to tell [2000]; with --mutations, the most for one bug [1000]
+  --first SEED    the seed of the first [1]
+  --seed SEED     tell one story again, byte for byte, and show what happened in it
+  --seconds N     for how long faults come, in the story's time [12]
+  --mutations     the bugs of crates/sim/MUTATIONS.md, one at a time, each of which some story must find
+
+With --seed, OTTLA_LOG=broker=info,sim=info shows what the brokers log, between what happens to them.
+
+Examples:
+  cargo xtask sim --seeds 200
+  OTTLA_LOG=broker=info,sim=info cargo xtask sim --seed 17
+";
+
+/// Seeds that CI runs.
+const SEEDS: u64 = 2_000;
+/// Seeds that one bug is given.
+const MUTATION_SEEDS: u64 = 1_000;
+
+pub(crate) fn run(args: &[String]) -> Result<(), String> {
+    let Some(mut arguments) = Arguments::new(args, USAGE) else { return Ok(()) };
+    let mutations = arguments.flag("--mutations");
+    let seeds = arguments.number("--seeds", if mutations { MUTATION_SEEDS } else { SEEDS })?;
+    let first = arguments.number("--first", 1)?;
+    let seconds = arguments.number("--seconds", 12)?.to_string();
+    let seed = arguments.value("--seed")?;
+    arguments.finish()?;
+    if mutations {
+        return mutations::run(seeds);
+    }
+    let mut command = Command::new(build(&shell::root())?);
+    command.args(["--seconds", &seconds]);
+    match seed {
+        Some(seed) => command.args(["--seed", &seed]),
+        None => command.args(["--seeds", &seeds.to_string(), "--first", &first.to_string()]),
+    };
+    shell::run(&mut command)
+}
+
+/// Builds the simulator of some sources as tests are built: every assertion is in it.
+fn build(sources: &Path) -> Result<PathBuf, String> {
+    let mut command = Command::new("cargo");
+    command
+        .current_dir(sources)
+        .args(["build", "--quiet", "--profile", "test", "--package", "ottla-sim"])
+        .env("CARGO_TARGET_DIR", shell::target());
+    shell::run(&mut command)?;
+    Ok(shell::target().join("debug").join("ottla-sim"))
+}
