@@ -41,7 +41,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if mutations {
         return mutations::run(seeds);
     }
-    let mut command = Command::new(build(&shell::root())?);
+    let mut command = Command::new(build(&shell::root(), &shell::target())?);
     command.args(["--seconds", &seconds]);
     match seed {
         Some(seed) => command.args(["--seed", &seed]),
@@ -51,12 +51,12 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
 }
 
 /// Builds the simulator of some sources as tests are built: every assertion is in it.
-fn build(sources: &Path) -> Result<PathBuf, String> {
+fn build(sources: &Path, target: &Path) -> Result<PathBuf, String> {
     let mut command = Command::new("cargo");
     command
         .current_dir(sources)
         .args(["build", "--quiet", "--profile", "test", "--package", "ottla-sim"])
-        .env("CARGO_TARGET_DIR", shell::target());
+        .env("CARGO_TARGET_DIR", target);
     shell::run(&mut command)?;
-    Ok(shell::target().join("debug").join("ottla-sim"))
+    Ok(target.join("debug").join("ottla-sim"))
 }

@@ -4,25 +4,27 @@
 use crate::arguments::Arguments;
 use crate::shell;
 use crate::toolbox::{Kit, Toolbox};
-use crate::{check, compat, crash, operations};
+use crate::{check, compat, crash, operations, sim};
 use std::process::Command;
 
 const USAGE: &str = "\
 usage: cargo xtask test
 
-Format, lints, licences, unit and integration tests, release build, every command of docs/operations.md, all real clients
-(5,000 records each), two crashes.
+Format, lints, licences, unit and integration tests, 2,000 simulated clusters and the bugs that such must find, release
+build, every command of docs/operations.md, all real clients (5,000 records each), two crashes.
 Client libraries are installed into .tools/ first.
 ";
 
 type Stage = (&'static str, fn() -> Result<(), String>);
 
-const STAGES: [Stage; 9] = [
+const STAGES: [Stage; 11] = [
     ("format", check::format),
     ("licences", check::licences),
     ("tools", tools),
     ("lint", check::lint),
     ("unit", unit),
+    ("simulation", || sim::run(&[])),
+    ("mutations", || sim::run(&["--mutations".to_owned()])),
     ("release build", || compat::ottla(None).map(|_| ())),
     ("operations", || operations::run(&[])),
     ("clients", || compat::run(&["--quick".to_owned()])),

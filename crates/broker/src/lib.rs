@@ -45,11 +45,13 @@ mod descriptors;
 mod broker;
 mod opening;
 mod node;
+mod inspect;
 mod housekeeping;
 pub mod clock;
 pub mod admin;
 pub mod metrics;
 pub mod logging;
 
+pub use inspect::{Inspector, Replica, Standing};
 pub use node::{Node, NodeOptions, StartError};
 pub use quorum::QuorumLogError;

@@ -30,6 +30,7 @@ use crate::coordinator::GroupCoordinator;
 use crate::descriptors::Descriptors;
 use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
+use crate::inspect::Inspector;
 use crate::isr::{self, InSync};
 use crate::lifecycle::{self, Registration};
 use crate::listener::Listener;
@@ -125,6 +126,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// What looks into the node while it runs.
+    pub fn inspector(&self) -> Inspector {
+        Inspector::new(&self.broker)
+    }
+
     /// Opens everything and begins to serve. When this returns the node answers.
     pub async fn start(options: NodeOptions) -> Result<Node, StartError> {
         let NodeOptions { settings, disk, clock, environment, network } = options;

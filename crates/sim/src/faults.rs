@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use broker::Standing;
 use storage::fault::Fault;
 use turmoil::Sim;
 
@@ -57,6 +58,11 @@ impl Faults {
         }
     }
 
+    /// Every broker that runs.
+    pub(crate) fn standings(&self) -> Vec<Standing> {
+        self.machines.iter().filter_map(|machine| machine.inspector.lock().as_ref()?.look()).collect()
+    }
+
     /// Breaks what is due.
     pub(crate) fn step(&mut self, sim: &mut Sim<'_>) {
         let now = sim.elapsed();
@@ -80,8 +86,8 @@ impl Faults {
 
     fn restart(&mut self, sim: &mut Sim<'_>, id: i32) {
         self.note(sim, &format!("restart {id}"));
-        sim.crash(name(id));
         for machine in self.machines.iter().filter(|machine| machine.id == id) {
+            machine.end(sim);
             machine.disk.kill();
         }
         sim.bounce(name(id));
@@ -200,7 +206,7 @@ impl Faults {
             return;
         }
         self.note(sim, &format!("{} {}", if power { "power loss of" } else { "kill" }, machine.id));
-        sim.crash(machine.name());
+        machine.end(sim);
         if power {
             let dice = self.dice.clone();
             machine.disk.crash(&mut move |bound: u64| dice.below(bound.max(1)));

@@ -8,6 +8,7 @@
 mod dice;
 mod world;
 mod history;
+mod invariants;
 mod load;
 mod faults;
 mod story;

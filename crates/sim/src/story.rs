@@ -10,6 +10,7 @@ use turmoil::Builder;
 use crate::dice::Dice;
 use crate::faults::Faults;
 use crate::history::History;
+use crate::invariants::Invariants;
 use crate::load::{self, Client, PARTITIONS};
 use crate::world::Machine;
 
@@ -87,6 +88,7 @@ pub fn tell(story: Story) -> Outcome {
         });
     }
     let mut faults = Faults::new(dice.fork(), history.clone(), machines, CALM, loses_a_disk && !administers);
+    let mut invariants = Invariants::default();
     let mut healed = false;
     loop {
         faults.tend(&mut sim);
@@ -105,6 +107,10 @@ pub fn tell(story: Story) -> Outcome {
                 history.anomaly(format!("the simulation ended: {error}"));
                 break;
             }
+        }
+        if let Some(broken) = invariants.check(&faults.standings()) {
+            history.anomaly(broken);
+            break;
         }
         if let Some(message) = PANIC.take() {
             history.anomaly(message);

@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use broker::clock::Clock;
 use broker::network::{Accepted, Acceptor, Network};
 use broker::settings::{Settings, Sources};
-use broker::{Node, NodeOptions};
+use broker::{Inspector, Node, NodeOptions};
 use client::{Address, BoxFuture, Environment, Socket};
+use parking_lot::Mutex;
 use storage::fault::FaultDisk;
+use turmoil::Sim;
 use turmoil::net::{TcpListener, TcpStream};
 use wire::Millis;
 
@@ -30,13 +32,29 @@ pub(crate) struct Machine {
     pub(crate) skew: Arc<AtomicI64>,
     pub(crate) dice: Dice,
     pub(crate) brokers: i32,
+    /// Looks into its broker.
+    pub(crate) inspector: Arc<Mutex<Option<Inspector>>>,
     /// Its broker has given up.
     pub(crate) has_ended: Arc<AtomicBool>,
 }
 
 impl Machine {
     pub(crate) fn new(id: i32, brokers: i32, dice: Dice) -> Self {
-        Machine { id, disk: FaultDisk::new(), skew: Arc::default(), dice, brokers, has_ended: Arc::default() }
+        Machine {
+            id,
+            disk: FaultDisk::new(),
+            skew: Arc::default(),
+            dice,
+            brokers,
+            inspector: Arc::default(),
+            has_ended: Arc::default(),
+        }
+    }
+
+    /// Its process ends, and nothing of it is left but what is on the disk.
+    pub(crate) fn end(&self, sim: &mut Sim<'_>) {
+        *self.inspector.lock() = None;
+        sim.crash(self.name());
     }
 
     /// What it is called.
@@ -55,6 +73,7 @@ impl Machine {
         };
         match Node::start(options).await {
             Ok(node) => {
+                *self.inspector.lock() = Some(node.inspector());
                 node.failed().await;
                 tracing::warn!(node = self.id, "the metadata log is offline");
             }
@@ -79,6 +98,9 @@ impl Machine {
             "offsets.topic.num.partitions=2".to_owned(),
             "group.initial.rebalance.delay.ms=0".to_owned(),
             "replica.lag.time.max.ms=3000".to_owned(),
+            // To catch up takes a while.
+            "replica.fetch.max.bytes=1024".to_owned(),
+            "replica.fetch.response.max.bytes=2048".to_owned(),
             // Segments come and go within a story.
             "log.roll.ms=1500".to_owned(),
             "log.flush.offset.checkpoint.interval.ms=2000".to_owned(),

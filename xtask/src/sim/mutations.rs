@@ -43,11 +43,8 @@ pub(super) fn run(seeds: u64) -> Result<(), String> {
         mutation.make(&copy)?;
     }
     println!("building the simulator with {} bugs in it", mutations.len());
-    let built = super::build(&copy)?;
-    // The next build of the real one takes its place.
-    let simulator = copy.join("ottla-sim");
-    fs::copy(&built, &simulator).map_err(|error| format!("{}: {error}", built.display()))?;
-
+    // Cargo takes two copies of a workspace for one: in one target directory, the bugs would get into the real one.
+    let simulator = super::build(&copy, &shell::target().join("mutations"))?;
     let mut table =
         Table::new(&[("bug", Side::Left), ("seed", Side::Right), ("what went wrong", Side::Left)]);
     let mut escaped = Vec::new();
@@ -69,8 +66,7 @@ pub(super) fn run(seeds: u64) -> Result<(), String> {
 impl Mutation {
     /// Makes it in the copy.
     fn make(&self, copy: &Path) -> Result<(), String> {
-        let switched =
-            format!("(std::env::var_os(\"{SWITCH}\").is_some_and(|name| name == \"{}\"))", self.name);
+        let switched = format!("matches!(std::env::var(\"{SWITCH}\").as_deref(), Ok(\"{}\"))", self.name);
         for Edit { file, before, after } in &self.edits {
             let path = copy.join(file);
             let at = |error: std::io::Error| format!("{}: {error}", path.display());

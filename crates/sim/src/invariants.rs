@@ -1,0 +1,119 @@
+//! What must hold after every step, seen from outside: on each node, between a leader and its followers, and between any
+//! two nodes.
+
+use std::collections::BTreeMap;
+
+use broker::{Replica, Standing};
+use wire::{BrokerId, LeaderEpoch, Offset, PartitionId, Uuid};
+
+type Key = (Uuid, PartitionId);
+
+/// Checks one state of a cluster after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Invariants {
+    /// Of each leader, in which start of its broker and which epoch it leads, and its high watermark.
+    leaders: BTreeMap<(BrokerId, Key), (i64, LeaderEpoch, Offset)>,
+    /// How far each node had come in the metadata when they were last compared.
+    compared: Vec<(BrokerId, u64)>,
+}
+
+impl Invariants {
+    /// What does not hold, if anything.
+    pub(crate) fn check(&mut self, nodes: &[Standing]) -> Option<String> {
+        self.check_metadata(nodes)
+            .or_else(|| nodes.iter().find_map(|node| self.check_node(node)))
+            .or_else(|| check_in_sync(nodes))
+    }
+
+    /// Whoever has applied as many records has the same metadata.
+    fn check_metadata(&mut self, nodes: &[Standing]) -> Option<String> {
+        let applied: Vec<_> = nodes.iter().map(|node| (node.node, node.applied)).collect();
+        if applied == self.compared {
+            return None;
+        }
+        self.compared = applied;
+        let mut by_applied: BTreeMap<u64, &Standing> = BTreeMap::new();
+        for node in nodes {
+            let other = by_applied.entry(node.applied).or_insert(node);
+            if other.image != node.image {
+                return Some(format!(
+                    "nodes {} and {} have applied {} entries of the metadata, and differ",
+                    other.node, node.node, node.applied
+                ));
+            }
+        }
+        None
+    }
+
+    /// Offsets stand in their order, and no leader takes back what readers may see.
+    fn check_node(&mut self, node: &Standing) -> Option<String> {
+        for replica in &node.replicas {
+            let Replica { log_start, high_watermark, durable_end, log_end, .. } = *replica;
+            let where_it_is = || format!("{} on node {}", place(replica), node.node);
+            if log_start > high_watermark || high_watermark > log_end || durable_end > log_end {
+                return Some(format!(
+                    "{}: log start {log_start}, high watermark {high_watermark}, durable end {durable_end}, log end {log_end}",
+                    where_it_is()
+                ));
+            }
+            let key = (node.node, key(replica));
+            if !replica.leads {
+                self.leaders.remove(&key);
+                continue;
+            }
+            let leads = (node.broker_epoch, replica.leader_epoch);
+            let before = self.leaders.insert(key, (leads.0, leads.1, high_watermark));
+            if let Some((broker_epoch, leader_epoch, before)) = before
+                && (broker_epoch, leader_epoch) == leads
+                && before > high_watermark
+            {
+                return Some(format!(
+                    "{}: the high watermark falls from {before} to {high_watermark}",
+                    where_it_is()
+                ));
+            }
+        }
+        None
+    }
+}
+
+/// Everybody who is in sync, as the newest metadata has it, has durably what the leader shows to readers.
+fn check_in_sync(nodes: &[Standing]) -> Option<String> {
+    let newest = nodes.iter().max_by_key(|node| node.applied)?;
+    let image = &newest.image;
+    for leader in nodes {
+        for led in leader.replicas.iter().filter(|replica| replica.leads) {
+            let topic = image.topic_by_id(led.topic_id);
+            let Some(partition) = topic.and_then(|topic| topic.partition(led.partition)) else { continue };
+            if partition.leader != Some(leader.node) || partition.leader_epoch != led.leader_epoch {
+                continue;
+            }
+            for node in nodes.iter().filter(|node| partition.isr.contains(&node.node)) {
+                let is_registered = |broker: &state::metadata::Broker| broker.epoch == node.broker_epoch;
+                if !image.broker(node.node).is_some_and(is_registered) {
+                    continue;
+                }
+                let replica = node.replicas.iter().find(|replica| key(replica) == key(led));
+                let durable_end = replica.map_or(Offset::ZERO, |replica| replica.durable_end);
+                if durable_end < led.high_watermark {
+                    return Some(format!(
+                        "{}: node {} is in sync and has {durable_end} durably, and node {}, which leads, shows {}",
+                        place(led),
+                        node.node,
+                        leader.node,
+                        led.high_watermark
+                    ));
+                }
+            }
+        }
+    }
+    None
+}
+
+fn key(replica: &Replica) -> Key {
+    (replica.topic_id, replica.partition)
+}
+
+fn place(replica: &Replica) -> String {
+    format!("{}-{}", replica.topic_id, replica.partition)
+}
