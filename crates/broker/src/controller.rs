@@ -281,6 +281,19 @@ async fn try_heartbeat(
             broker.metadata.try_commit(now, decide).await?.map_err(|refusal| ErrorCode::from(&refusal))?;
         broker.report("a broker is back", id, &changes);
     }
+    if !request.out_of_service.is_empty() {
+        let replicas: BTreeSet<_> = request
+            .out_of_service
+            .iter()
+            .flat_map(|topic| {
+                topic.partitions.iter().map(|partition| (topic.topic_id, PartitionId(*partition)))
+            })
+            .collect();
+        let decide = |image: &Image| image.take_out_of_service(id, epoch, &replicas, &*settings);
+        let changes =
+            broker.metadata.try_commit(now, decide).await?.map_err(|refusal| ErrorCode::from(&refusal))?;
+        broker.report("a broker has replicas out of service", id, &changes);
+    }
     let is_fenced = broker.metadata.image().broker(id).is_none_or(|known| known.fenced);
     Ok(BrokerHeartbeatResponse { is_fenced, ..answered(broker) })
 }

@@ -11,7 +11,7 @@ use client::Address;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use wire::messages::add_raft_voter::AddRaftVoterRequest;
-use wire::messages::broker_heartbeat::BrokerHeartbeatRequest;
+use wire::messages::broker_heartbeat::{BrokerHeartbeatRequest, OutOfService};
 use wire::messages::register_broker::{
     Listener as RegisteredListener, RegisterBrokerRequest, RegisterBrokerResponse,
 };
@@ -229,7 +229,29 @@ fn heartbeat(broker: &Broker) -> BrokerHeartbeatRequest {
         metadata_index: i64::try_from(broker.replicas.reconciled()).unwrap_or(i64::MAX),
         want_fence: false,
         want_shut_down: broker.is_leaving.load(Ordering::Acquire),
+        out_of_service: out_of_service(broker),
     }
+}
+
+/// Replicas that cannot be served here, as long as the metadata counts on them.
+fn out_of_service(broker: &Broker) -> Vec<OutOfService> {
+    let mut replicas = broker.replicas.unopened();
+    let hosted = broker.partitions.load_full();
+    let offline = hosted.partitions().filter(|partition| partition.log.is_offline());
+    replicas.extend(offline.map(|partition| (partition.topic_id, partition.id.partition)));
+    let image = broker.metadata.image();
+    let mut topics: Vec<OutOfService> = Vec::new();
+    for (topic_id, id) in replicas {
+        let partition = image.topic_by_id(topic_id).and_then(|topic| topic.partition(id));
+        if !partition.is_some_and(|partition| partition.is_held_by(broker.node_id)) {
+            continue;
+        }
+        match topics.last_mut().filter(|topic| topic.topic_id == topic_id) {
+            Some(topic) => topic.partitions.push(id.0),
+            None => topics.push(OutOfService { topic_id, partitions: vec![id.0] }),
+        }
+    }
+    topics
 }
 
 /// Has others lead what this broker leads, where there are others, and has another node lead the quorum.

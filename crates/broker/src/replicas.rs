@@ -33,6 +33,8 @@ pub(crate) struct Replicas {
     reconciled: watch::Sender<u64>,
     /// Why a topic's logs could not be opened here.
     failures: Mutex<BTreeMap<Uuid, String>>,
+    /// Replicas of this broker whose logs could not be opened.
+    unopened: Mutex<BTreeSet<(Uuid, PartitionId)>>,
 }
 
 impl Replicas {
@@ -53,7 +55,13 @@ impl Replicas {
         self.failures.lock().remove(&topic)
     }
 
-    fn note_failure(&self, topic: Uuid, why: String) {
+    /// Replicas of this broker whose logs could not be opened.
+    pub(crate) fn unopened(&self) -> BTreeSet<(Uuid, PartitionId)> {
+        self.unopened.lock().clone()
+    }
+
+    fn note_failure(&self, topic: Uuid, partition: PartitionId, why: String) {
+        self.unopened.lock().insert((topic, partition));
         let mut failures = self.failures.lock();
         if failures.len() < FAILURES_MAX {
             failures.insert(topic, why);
@@ -212,10 +220,13 @@ async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uu
             };
             // One rotten file must not keep all other partitions from being served.
             Ok::<_, std::convert::Infallible>(match opened {
-                Ok(partition) => Some(partition),
+                Ok(opened) => {
+                    opener.replicas.unopened.lock().remove(&(*topic_id, partition.partition));
+                    Some(opened)
+                }
                 Err(error) => {
                     tracing::error!(%partition, %error, "the partition is not served here: restore its directory from a copy, or move its replica away");
-                    opener.replicas.note_failure(*topic_id, error);
+                    opener.replicas.note_failure(*topic_id, partition.partition, error);
                     None
                 }
             })

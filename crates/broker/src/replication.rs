@@ -141,7 +141,7 @@ async fn pull(broker: Arc<Broker>, fetcher: Arc<Fetcher>, mut stop: watch::Recei
         delayed.retain(|_, until| *until > now);
         let mut partitions = fetcher.partitions();
         let has_any = !partitions.is_empty();
-        partitions.retain(|key, _| !delayed.contains_key(key));
+        partitions.retain(|key, (partition, _)| !delayed.contains_key(key) && !partition.log.is_offline());
         if partitions.is_empty() {
             let wait = async {
                 match delayed.values().min() {

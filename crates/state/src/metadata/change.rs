@@ -264,7 +264,7 @@ impl Partition {
     }
 
     /// Whether a broker is sure to hold everything that was acknowledged.
-    pub(super) fn is_held_by(&self, id: BrokerId) -> bool {
+    pub fn is_held_by(&self, id: BrokerId) -> bool {
         self.isr.contains(&id) || self.elr.contains(&id)
     }
 

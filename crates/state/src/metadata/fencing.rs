@@ -4,9 +4,11 @@
 //! who is fenced is in sync nowhere, so that nobody waits for it and it leads nothing. A broker that is unregistered is no
 //! longer eligible either: who registers with its id later may be another machine.
 
-use wire::BrokerId;
+use std::collections::BTreeSet;
+
 use wire::messages::broker_registration_change_record::BrokerRegistrationChangeRecord;
 use wire::messages::unregister_broker_record::UnregisterBrokerRecord;
+use wire::{BrokerId, PartitionId, Uuid};
 
 use super::change::{Changes, Draft, Wanted};
 use super::{Broker, Decision, Image, MetadataRecord, Refusal, TopicRules};
@@ -66,6 +68,33 @@ impl Image {
             |partition| partition.isr.contains(&id) && partition.isr.iter().any(|id| others.may_lead(*id)),
             |partition, _| Some(Wanted::unchanged(partition).out_of_sync(id)),
         );
+        Ok(draft.decided())
+    }
+
+    /// A broker has replicas that it cannot serve: a log that is damaged, or whose disk failed. They are neither in sync nor
+    /// eligible any more, and others lead in their stead. Where nobody else could lead, nothing changes: what is there may
+    /// yet be saved.
+    pub fn take_out_of_service(
+        &self,
+        id: BrokerId,
+        epoch: i64,
+        replicas: &BTreeSet<(Uuid, PartitionId)>,
+        rules: &dyn TopicRules,
+    ) -> Result<Decision<Changes>, Refusal> {
+        self.registered(id, epoch)?;
+        let mut draft = Draft::new(self, rules);
+        for (topic_id, partition) in replicas {
+            let Ok((topic, partition_now)) = draft.partition_by_id(*topic_id, *partition) else { continue };
+            let mut others =
+                partition_now.isr.iter().chain(&*partition_now.elr).filter(|other| **other != id);
+            if !partition_now.is_held_by(id) || !others.any(|other| draft.image.may_lead(*other)) {
+                continue;
+            }
+            let wanted = Wanted::unchanged(&partition_now).losing(id);
+            let rule = draft.rule(&topic.name);
+            let changed = draft.image.change_partition((&topic, *partition, &partition_now), wanted, rule);
+            draft.take(&topic, *partition, partition_now.leader, &changed);
+        }
         Ok(draft.decided())
     }
 

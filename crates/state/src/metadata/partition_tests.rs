@@ -1,5 +1,7 @@
 //! What becomes of partitions when brokers come and go, and when their leaders and operators ask.
 
+use std::collections::BTreeSet;
+
 use wire::{BrokerId, ErrorCode, LeaderEpoch, PartitionId, Str, Uuid};
 
 use super::testing::{Rules, broker, commit, register, replicated};
@@ -91,6 +93,26 @@ fn a_replaced_disk_is_eligible_nowhere() {
     assert_eq!(tell(&image), "none@2 isr= elr=3");
     unfence(&mut image, 3);
     assert_eq!(tell(&image), "3@3 isr=3 elr=");
+}
+
+#[test]
+fn a_replica_out_of_service_is_eligible_nowhere_unless_there_is_no_other() {
+    let mut image = replicated(3);
+    let place = (image.topic("t").unwrap().id, PartitionId(0));
+    let take_out = |image: &mut Image, id: i32| {
+        let epoch = image.broker(BrokerId(id)).unwrap().epoch;
+        let decision =
+            image.take_out_of_service(BrokerId(id), epoch, &BTreeSet::from([place]), &Rules).unwrap();
+        commit(image, decision)
+    };
+    assert_eq!(take_out(&mut image, 1).leaders_moved, 1);
+    assert_eq!(tell(&image), "2@1 isr=2,3 elr=");
+    take_out(&mut image, 3);
+    assert_eq!(tell(&image), "2@1 isr=2 elr=", "it lacks records, however few are left");
+    take_out(&mut image, 2);
+    assert_eq!(tell(&image), "2@1 isr=2 elr=", "nobody else could lead");
+    assert_eq!(alter(&mut image, &[1, 2], |_| {}), Ok(()));
+    assert_eq!(tell(&image), "2@1 isr=1,2 elr=");
 }
 
 #[test]

@@ -227,6 +227,12 @@ impl Leader {
             // Taken, or overtaken.
             self.pending = None;
         }
+        // Whoever the controller took out has to tell anew what it holds before it joins again.
+        for left in self.assignment.isr.iter().filter(|id| !assignment.isr.contains(id)) {
+            if let Some(follower) = self.followers.get_mut(left) {
+                follower.vote = Offset::ZERO;
+            }
+        }
         self.assignment = assignment;
         self.meet_followers(now);
         self.advance()
