@@ -16,7 +16,12 @@ pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
     if is_in_place() {
         return work();
     }
-    spawn_blocking(work).await.expect("work on the pool does not panic")
+    match spawn_blocking(work).await {
+        Ok(done) => done,
+        // The runtime is going down, and whoever waits here with it.
+        Err(error) if error.is_cancelled() => std::future::pending().await,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }
 
 /// Begins the work and goes on.

@@ -47,6 +47,7 @@ mod opening;
 mod node;
 mod inspect;
 mod housekeeping;
+mod scrub;
 pub mod clock;
 pub mod admin;
 pub mod metrics;

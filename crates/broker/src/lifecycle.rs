@@ -237,8 +237,8 @@ fn heartbeat(broker: &Broker) -> BrokerHeartbeatRequest {
 fn out_of_service(broker: &Broker) -> Vec<OutOfService> {
     let mut replicas = broker.replicas.unopened();
     let hosted = broker.partitions.load_full();
-    let offline = hosted.partitions().filter(|partition| partition.log.is_offline());
-    replicas.extend(offline.map(|partition| (partition.topic_id, partition.id.partition)));
+    let unfit = hosted.partitions().filter(|partition| partition.is_out_of_service());
+    replicas.extend(unfit.map(|partition| (partition.topic_id, partition.id.partition)));
     let image = broker.metadata.image();
     let mut topics: Vec<OutOfService> = Vec::new();
     for (topic_id, id) in replicas {

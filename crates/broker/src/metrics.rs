@@ -37,6 +37,7 @@ struct Shared {
     flush_failures: Counter,
     bytes_replicated: Counter,
     leaders_elected: Counter,
+    rot_found: Counter,
     unclean_elections: Counter,
     topics: Mutex<BTreeMap<Str, Weak<TopicMetrics>>>,
     other_topics: Arc<TopicMetrics>,
@@ -177,6 +178,11 @@ impl Metrics {
         self.shared.bytes_replicated.add(bytes as u64);
     }
 
+    /// A log turned out not to be what was written.
+    pub fn rotted(&self) {
+        self.shared.rot_found.add(1);
+    }
+
     /// As the controller, gave so many partitions another leader.
     pub fn leaders_elected(&self, partitions: usize) {
         self.shared.leaders_elected.add(partitions as u64);
@@ -257,6 +263,12 @@ impl Metrics {
             .times(&[], &shared.flushes);
         page.counter("ottla_flush_failures_total", "Flushes that failed; the log is offline since.")
             .value(&[], shared.flush_failures.get());
+
+        page.counter(
+            "ottla_log_rot_found_total",
+            "Replicas in which the disk gave back something else than was written.",
+        )
+        .value(&[], shared.rot_found.get());
 
         page.counter("ottla_replicated_bytes_total", "Bytes appended from leaders, as compressed.")
             .value(&[], shared.bytes_replicated.get());
@@ -406,6 +418,7 @@ mod tests {
                 ottla_flush_seconds_sum 0.0005
                 ottla_flush_seconds_count 1
                 ottla_flush_failures_total 1
+                ottla_log_rot_found_total 0
                 ottla_replicated_bytes_total 0
                 ottla_leaders_elected_total 0
                 ottla_unclean_elections_total 0

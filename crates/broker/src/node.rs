@@ -46,7 +46,7 @@ use crate::replication::{Followers, Replication};
 use crate::settings::{GroupSettings, Settings};
 use crate::topics::Topics;
 use crate::unpacking::Unpacking;
-use crate::{blocking, housekeeping, opening};
+use crate::{blocking, housekeeping, opening, scrub};
 
 /// What a node is started with.
 pub struct NodeOptions {
@@ -223,6 +223,7 @@ impl Node {
         tasks.spawn(lifecycle::beat(Arc::clone(&broker), registration, stopping.clone()));
         tasks.spawn(lifecycle::regain_vote(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(housekeeping::run(Arc::clone(&broker), stopping.clone()));
+        tasks.spawn(scrub::run(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(Arc::clone(&broker.groups).run_clock(stopping));
         let mut fenced = broker.fenced.subscribe();
         // The sender lives as long as the broker does.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use state::partition::{Assignment, EpochEnd, Fetched, IsrProposal, Leader, LeaderStart, truncation};
-use storage::{Append, AppendError, Appended, Log, Origin, ReadError, ReadLimits, Slice, StorageError};
+use storage::{Append, AppendError, Appended, Log, Origin, ReadError, ReadLimits, Rot, Slice, StorageError};
 use tokio::sync::Notify;
 use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Offset, TopicPartition, Uuid};
 
@@ -32,6 +32,8 @@ pub(crate) struct Partition {
     high_watermark: AtomicI64,
     /// When, in ticks, the partition may complain of its disk again.
     complains_at: AtomicI64,
+    /// Where the log has rotted.
+    rot: Mutex<Option<Rot>>,
 }
 
 /// How often a partition complains of the same, in ticks.
@@ -107,6 +109,7 @@ impl Partition {
             }),
             high_watermark: AtomicI64::new(high_watermark.0),
             complains_at: AtomicI64::new(0),
+            rot: Mutex::new(None),
         })
     }
 
@@ -526,6 +529,36 @@ impl Partition {
         }
         self.log.truncate_to(cut, now)?;
         Ok(())
+    }
+
+    // Whether it can be relied on.
+
+    /// Whether others should lead, and not count on this replica: its log is offline, or has rotted.
+    pub(crate) fn is_out_of_service(&self) -> bool {
+        self.log.is_offline() || self.has_rot()
+    }
+
+    /// Whether the log has rotted.
+    pub(crate) fn has_rot(&self) -> bool {
+        self.rot.lock().is_some()
+    }
+
+    /// Rot was found. The replica asks nobody for records until it is cut away.
+    pub(crate) fn note_rot(&self, rot: Rot) {
+        *self.rot.lock() = Some(rot);
+    }
+
+    /// Cuts what has rotted, for which nobody may count on this replica: what is missing then comes from the leader. False
+    /// while this broker leads. Blocks.
+    pub(crate) fn cut_rot(&self, now: Millis) -> Result<bool, StorageError> {
+        let role = self.role.write();
+        let mut rot = self.rot.lock();
+        let (Part::Follower(following), Some(found)) = (&role.part, *rot) else { return Ok(false) };
+        following.is_compared.store(false, Ordering::Release);
+        self.log.cut_rot(found, now)?;
+        self.high_watermark.fetch_min(self.log.log_end().0, Ordering::AcqRel);
+        *rot = None;
+        Ok(true)
     }
 
     /// The leader's log begins after this one's end, or this one's lies outside of it: starts over at the leader's. Blocks.

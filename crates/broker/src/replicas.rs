@@ -34,7 +34,15 @@ pub(crate) struct Replicas {
     /// Why a topic's logs could not be opened here.
     failures: Mutex<BTreeMap<Uuid, String>>,
     /// Replicas of this broker whose logs could not be opened.
-    unopened: Mutex<BTreeSet<(Uuid, PartitionId)>>,
+    unopened: Mutex<BTreeMap<(Uuid, PartitionId), Unopened>>,
+}
+
+/// A replica whose log could not be opened.
+#[derive(Debug)]
+struct Unopened {
+    partition: TopicPartition,
+    /// Whether what was flushed is not what it was.
+    is_damaged: bool,
 }
 
 impl Replicas {
@@ -57,11 +65,27 @@ impl Replicas {
 
     /// Replicas of this broker whose logs could not be opened.
     pub(crate) fn unopened(&self) -> BTreeSet<(Uuid, PartitionId)> {
-        self.unopened.lock().clone()
+        self.unopened.lock().keys().copied().collect()
     }
 
-    fn note_failure(&self, topic: Uuid, partition: PartitionId, why: String) {
-        self.unopened.lock().insert((topic, partition));
+    /// Forgets those of them that are damaged and may go, and returns them.
+    pub(crate) fn take_damaged(
+        &self,
+        may_go: impl Fn(Uuid, PartitionId) -> bool,
+    ) -> Vec<(Uuid, TopicPartition)> {
+        let mut damaged = Vec::new();
+        self.unopened.lock().retain(|(topic, id), unopened| {
+            let goes = unopened.is_damaged && may_go(*topic, *id);
+            if goes {
+                damaged.push((*topic, unopened.partition.clone()));
+            }
+            !goes
+        });
+        damaged
+    }
+
+    fn note_failure(&self, topic: Uuid, unopened: Unopened, why: String) {
+        self.unopened.lock().insert((topic, unopened.partition.partition), unopened);
         let mut failures = self.failures.lock();
         if failures.len() < FAILURES_MAX {
             failures.insert(topic, why);
@@ -211,12 +235,12 @@ async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uu
     let opened = blocking::run(move || {
         let threads = crate::opening::open_threads(&opener.settings());
         let opened = for_each_parallel(&wanted, threads, |(partition, topic_id)| {
-            let refused = opener.descriptors.check(1).map_err(|error| error.to_string()).err();
+            let refused = opener.descriptors.check(1).err();
             let opened = match refused {
-                Some(why) => Err(why),
+                Some(why) => Err((why.to_string(), false)),
                 None => opener
                     .open_partition(&image, partition.clone(), *topic_id)
-                    .map_err(|error| error.to_string()),
+                    .map_err(|error| (error.to_string(), matches!(error, StorageError::Damaged { .. }))),
             };
             // One rotten file must not keep all other partitions from being served.
             Ok::<_, std::convert::Infallible>(match opened {
@@ -224,9 +248,13 @@ async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uu
                     opener.replicas.unopened.lock().remove(&(*topic_id, partition.partition));
                     Some(opened)
                 }
-                Err(error) => {
-                    tracing::error!(%partition, %error, "the partition is not served here: restore its directory from a copy, or move its replica away");
-                    opener.replicas.note_failure(*topic_id, partition.partition, error);
+                Err((error, is_damaged)) => {
+                    tracing::error!(
+                        %partition, %error,
+                        "the partition is not served here: restore its directory from a copy, or move its replica away"
+                    );
+                    let unopened = Unopened { partition: partition.clone(), is_damaged };
+                    opener.replicas.note_failure(*topic_id, unopened, error);
                     None
                 }
             })

@@ -93,6 +93,18 @@ impl Replication {
     }
 }
 
+impl Replication {
+    /// A partition that was left out is to be asked for again.
+    pub(crate) fn resume(&self, partition: &Partition) {
+        let key = (partition.topic_id, partition.id.partition);
+        for fetcher in self.fetchers.lock().values() {
+            if fetcher.partitions.lock().contains_key(&key) {
+                fetcher.changed.notify_one();
+            }
+        }
+    }
+}
+
 impl Fetcher {
     fn start(broker: &Arc<Broker>, leader: BrokerId) -> Arc<Self> {
         let fetcher = Arc::new(Fetcher {
@@ -141,7 +153,7 @@ async fn pull(broker: Arc<Broker>, fetcher: Arc<Fetcher>, mut stop: watch::Recei
         delayed.retain(|_, until| *until > now);
         let mut partitions = fetcher.partitions();
         let has_any = !partitions.is_empty();
-        partitions.retain(|key, (partition, _)| !delayed.contains_key(key) && !partition.log.is_offline());
+        partitions.retain(|key, (partition, _)| !delayed.contains_key(key) && !partition.is_out_of_service());
         if partitions.is_empty() {
             let wait = async {
                 match delayed.values().min() {

@@ -111,6 +111,28 @@ fn without_enough_in_sync_nothing_is_acknowledged_and_without_a_majority_nothing
     assert_eq!(produce(&mut cluster.client(leader), "t", b"d").0, ErrorCode::NONE);
 }
 
+#[test]
+fn what_rots_on_one_disk_is_taken_anew_from_another() {
+    let mut cluster = TestCluster::start(3, &[]);
+    create(&mut cluster.client(1), "t", &[1, 2, 3]);
+    for at in 0..20 {
+        assert_eq!(produce_to_leader(&cluster, "t", &[at; 100]), i64::from(at));
+    }
+    cluster.stop(1);
+    let segment = cluster.segment(1, "t");
+    let mut content = std::fs::read(&segment).expect("the segment is there");
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    std::fs::write(&segment, content).expect("the segment can be written");
+    cluster.open(vec![1]);
+    wait_until(|| {
+        let [rotten, sound] = [1, 2].map(|id| std::fs::read(cluster.segment(id, "t")).expect("it is there"));
+        rotten == sound
+    });
+    cluster.wait_for_partition(1, "t", |partition| partition.isr_nodes.len() == 3);
+    assert_eq!(produce_to_leader(&cluster, "t", b"on it goes"), 20);
+}
+
 fn commit(client: &mut TestClient, group: &str, offset: i64) -> ErrorCode {
     let partition = OffsetCommitRequestPartition { committed_offset: offset, ..Default::default() };
     let topic =

@@ -77,6 +77,16 @@ impl History {
         self.0.lock().committed
     }
 
+    /// The offset after the last value of a partition that anybody was told of.
+    pub(crate) fn end_of(&self, partition: i32) -> i64 {
+        let events = self.0.lock();
+        let last = |told: &BTreeMap<Place, String>| {
+            let (&(_, offset), _) = told.range((partition, i64::MIN)..=(partition, i64::MAX)).next_back()?;
+            Some(offset + 1)
+        };
+        last(&events.acknowledged).max(last(&events.read)).unwrap_or(0)
+    }
+
     /// How many values were acknowledged.
     pub(crate) fn acknowledged_count(&self) -> usize {
         self.0.lock().acknowledged.len()

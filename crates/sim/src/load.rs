@@ -404,7 +404,8 @@ pub(crate) async fn verify(mut client: Client, history: History) {
     };
     for partition in partitions {
         let index = partition.partition_index;
-        let mut end = 0;
+        // A leader that has just begun to lead may not know yet how far records are safe.
+        let mut end = history.end_of(index);
         let replicas = std::iter::once(partition.leader_id)
             .chain(partition.replica_nodes.iter().copied().filter(|id| *id != partition.leader_id));
         for replica in replicas {
@@ -418,7 +419,7 @@ pub(crate) async fn verify(mut client: Client, history: History) {
     history.note("verified");
 }
 
-/// Everything that a replica has below `end`, which the leader, asked first, sets.
+/// Everything that a replica has, at least up to `end`, which the leader, asked first, may raise.
 async fn replica_of(
     client: &mut Client,
     replica: i32,
@@ -430,7 +431,7 @@ async fn replica_of(
     loop {
         match client.fetch(replica, partition, offset).await {
             Some((ErrorCode::NONE, high_watermark, records)) => {
-                *end = if *end == 0 { high_watermark } else { *end };
+                *end = high_watermark.max(*end);
                 for (at, value) in values(records, offset) {
                     offset = at + 1;
                     found.insert(at, value);

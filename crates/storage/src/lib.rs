@@ -39,7 +39,9 @@ pub use disk::{
 };
 pub use epochs::EpochStart;
 pub use error::{AppendError, DataDirError, ReadError, StorageError};
-pub use log::{Append, Appended, Clean, CleanStats, Log, Retained, TimestampOffset};
+pub use log::{
+    Append, Appended, Clean, CleanStats, Log, Retained, Rot, ScrubPoint, Scrubbed, TimestampOffset,
+};
 pub use producers::ActiveProducer;
 pub use real_disk::RealDisk;
 pub use slice::{Located, ReadLimits, ReadMode, Slice, StoredBatches};

@@ -10,7 +10,7 @@ use common::{
 };
 use storage::{
     Append, AppendError, Clean, Cleanup, CompressionType, DataDir, DataDirError, DataDirOptions, Disk, Log,
-    LogConfig, OpenMode, Origin, ReadError, ReadLimits, StorageError, TimestampType,
+    LogConfig, OpenMode, Origin, ReadError, ReadLimits, Rot, Scrubbed, StorageError, TimestampType,
     fault::{Fault, FaultDisk},
 };
 use wire::{BrokerId, LeaderEpoch, Millis, Offset, compression::Compression, records::Batches};
@@ -508,6 +508,37 @@ fn epochs_that_were_cut_do_not_come_back_after_a_crash() {
     disk.crash(&mut |_| 0);
     let log = open_log(&open_dir(Arc::new(disk), "/data"), config());
     assert_eq!((log.log_end(), log.epochs()), (Offset(2), before));
+}
+
+#[test]
+fn rot_is_found_and_cut_down_to_what_is_sound() {
+    let (disk, _dir, log) = fresh(small_segments());
+    for _ in 0..20 {
+        put(&log, &["a", "b"]);
+    }
+    log.flush().expect("the flush");
+    let scrub = || {
+        let mut from = None;
+        loop {
+            match log.scrub(from, 150).expect("the scrub").0 {
+                Scrubbed::Until(point) => from = Some(point),
+                Scrubbed::Sound => return None,
+                Scrubbed::Rotten(rot) => return Some(rot),
+            }
+        }
+    };
+    assert_eq!(scrub(), None);
+    let second = Path::new("/data/orders-3/00000000000000000010.log");
+    assert!(log.segment_count() > 2 && log.read(Offset(10), limits(1, 40)).is_ok());
+    disk.rot(second, 40);
+    assert_eq!(scrub(), Some(Rot { sound: Some(Offset(8)) }), "the last batch of the segment before");
+    log.cut_rot(scrub().expect("it is still there"), Millis(1000)).expect("the cut");
+    assert_eq!((log.log_end(), scrub()), (Offset(8), None));
+    assert_eq!(put(&log, &["c"]), Offset(8));
+    log.flush().expect("the flush");
+    disk.rot(Path::new("/data/orders-3/00000000000000000000.log"), 40);
+    log.cut_rot(scrub().expect("the first batch"), Millis(1000)).expect("the cut");
+    assert_eq!((log.log_start(), log.log_end()), (Offset(0), Offset(0)), "nothing of it is sound");
 }
 
 #[test]

@@ -241,6 +241,12 @@ impl Quorum {
         std::mem::take(&mut *self.touched.lock())
     }
 
+    /// Has whoever follows the metadata look at a topic again.
+    pub(crate) fn touch(&self, topic: Uuid) {
+        self.touched.lock().topics.insert(topic);
+        self.applied.send_modify(|_| {});
+    }
+
     /// Whether this is a voter that lost its memory and must not vote until it is let in anew.
     pub(crate) fn is_voiceless(&self) -> bool {
         self.is_voiceless.load(Ordering::Acquire)

@@ -2,6 +2,7 @@
 //! while the others go on.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -127,6 +128,11 @@ impl TestCluster {
     /// Empties a broker's directory, as a new disk is empty.
     pub fn wipe(&mut self, id: i32) {
         self.member_mut(id).dir = tempfile::tempdir().expect("a directory can be made");
+    }
+
+    /// The first segment of a topic's first partition on a broker.
+    pub fn segment(&self, id: i32, topic: &str) -> PathBuf {
+        self.member(id).dir.path().join(format!("{topic}-0")).join("00000000000000000000.log")
     }
 
     /// Waits until so many brokers are counted in, and everybody who runs knows it.

@@ -34,6 +34,7 @@ mod flush;
 mod lookup;
 mod cut;
 mod clean;
+mod scrub;
 
 pub use append::{Append, Appended};
 pub use clean::{Clean, CleanStats};
@@ -42,6 +43,7 @@ pub(crate) use flush::LogCheckpoint;
 pub use lookup::TimestampOffset;
 pub(crate) use lookup::record_timestamp;
 pub(crate) use open::{Opening, read_topic_id};
+pub use scrub::{Rot, ScrubPoint, Scrubbed};
 
 /// A partition's log. Every method takes `&self` and may be called from any thread.
 #[derive(Debug)]

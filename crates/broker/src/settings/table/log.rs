@@ -10,6 +10,10 @@ section! {
     /// Answer producers with acks=all only after their records are flushed to the disk. Off: answer from the page cache, as
     /// Kafka does, and lose acknowledged records when all replicas lose power at once.
     "log.flush.before.ack" Boolean Any = "true", ClusterWide High => flush_before_ack: bool;
+    /// How many bytes a second a broker reads again of what it holds, to find what has rotted on the disk; 0 is none. What is
+    /// found is taken anew from another replica. A pass begins when the broker starts, and every ten minutes where it takes no
+    /// longer.
+    "log.scrub.bytes.per.second" Long AtLeast(0) = "4194304", ClusterWide Low => scrub_bytes_per_second: u64;
     /// Flush a log after this many records, whoever waits for it.
     "log.flush.interval.messages" Long AtLeast(1) = "9223372036854775807", ClusterWide High,
         inert "acknowledged records are on the disk already, others are left to the operating system"
