@@ -155,13 +155,6 @@ async fn try_register(
     if id.0 < 0 {
         return Err((ErrorCode::INVALID_REQUEST, "node.id must not be negative".to_owned()));
     }
-    let status = quorum.status();
-    let mut is_member = status.voters.contains(&id) || status.learners.contains(&id);
-    if request.is_voter_without_memory && status.voters.contains(&id) {
-        tracing::warn!(node = %id, "a voter has lost its memory: it leaves the quorum, and joins it anew");
-        quorum.change_members(MembersChange::Remove(id)).await.map_err(not_committed)?;
-        is_member = false;
-    }
     let command = command(&request, id);
     let image = broker.metadata.image();
     // Whoever has the lock of the same data directory has outlived the process that had it before.
@@ -176,8 +169,18 @@ async fn try_register(
         let epoch = i64::try_from(quorum.applied() + 1).unwrap_or(i64::MAX);
         image.register_broker(&command, epoch, is_alive, &*settings)
     };
+    let refused = |refusal: Refusal| (ErrorCode::from(&refusal), refusal.to_string());
+    // Nothing is changed for a broker that is not let in.
+    decide(&image).map_err(refused)?;
+    let status = quorum.status();
+    let mut is_member = status.voters.contains(&id) || status.learners.contains(&id);
+    if request.is_voter_without_memory && status.voters.contains(&id) {
+        tracing::warn!(node = %id, "a voter has lost its memory: it leaves the quorum, and joins it anew");
+        quorum.change_members(MembersChange::Remove(id)).await.map_err(not_committed)?;
+        is_member = false;
+    }
     let registered = broker.metadata.try_commit(broker.clock.now(), decide).await.map_err(not_committed)?;
-    let registered = registered.map_err(|refusal| (ErrorCode::from(&refusal), refusal.to_string()))?;
+    let registered = registered.map_err(refused)?;
     broker.report("a broker was registered", id, &registered.changes);
     broker.controller.forget(id);
     let metadata_index = if is_member {

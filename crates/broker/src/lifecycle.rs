@@ -110,14 +110,14 @@ async fn register(broker: &Arc<Broker>, registration: &Registration) -> Result<b
     Ok(timeout(FOLLOW_MAX, quorum.wait_applied(index)).await.is_ok())
 }
 
-/// Asks the controller, if this node knows it, else whomever the settings name.
+/// Asks the controller, if this node knows it and where it is, else whomever the settings name.
 async fn ask_to_register(
     broker: &Arc<Broker>,
     registration: &Registration,
 ) -> Result<RegisterBrokerResponse, Unanswered> {
     let wait = RegisterBrokerRequest::WAIT;
     let mut last = match broker.ask_controller(registration.request(broker)).await {
-        Err(Unanswered::NoController) => Unanswered::NoController,
+        Err(unknown @ (Unanswered::NoController | Unanswered::NoAddress(_))) => unknown,
         answered => return answered,
     };
     let quorum = broker.metadata.quorum();

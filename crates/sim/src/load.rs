@@ -53,6 +53,8 @@ pub(crate) struct Client {
     environment: MachineEnvironment,
     options: Options,
     open: BTreeMap<i32, Connection>,
+    /// The newest leader epoch of each partition that it has heard of.
+    epochs: BTreeMap<i32, i32>,
     brokers: i32,
     dice: Dice,
 }
@@ -62,7 +64,7 @@ impl Client {
         let environment = MachineEnvironment { dice: dice.fork() };
         let mut options = Options::default();
         options.set("socket.connection.setup.timeout.ms", "1500").expect("the client takes its own settings");
-        Client { environment, options, open: BTreeMap::new(), brokers, dice }
+        Client { environment, options, open: BTreeMap::new(), epochs: BTreeMap::new(), brokers, dice }
     }
 
     /// Asks one broker; `None` is no answer, and whatever was asked may have been done.
@@ -99,8 +101,12 @@ impl Client {
 
     async fn leader(&mut self, partition: i32) -> Option<i32> {
         let partitions = self.partitions().await?;
-        let found = partitions.iter().find(|known| known.partition_index == partition)?;
-        (found.leader_id >= 0).then_some(found.leader_id)
+        let found = partitions.iter().find(|found| found.partition_index == partition)?;
+        // As clients do: whoever led before is not asked again, whatever a broker says that is behind.
+        let known = self.epochs.entry(partition).or_insert(found.leader_epoch);
+        let is_current = found.leader_epoch >= *known;
+        *known = found.leader_epoch.max(*known);
+        (found.leader_id >= 0 && is_current).then_some(found.leader_id)
     }
 
     /// Makes the topic, however long that takes.

@@ -192,7 +192,8 @@ impl DurableLog {
         let last = memory.snapshot.index + memory_len(&memory);
         let last_term = raft::Storage::term(&memory, last).unwrap_or(0);
         memory.hard_state.term = memory.hard_state.term.max(last_term);
-        memory.hard_state.commit = memory.hard_state.commit.clamp(memory.snapshot.index, last);
+        memory.hard_state.commit =
+            memory.hard_state.commit.max(memory.settled()).clamp(memory.snapshot.index, last);
         let may_vote = durable.state.may_vote;
         Ok(Found { durable, memory, image, has_memory, may_vote })
     }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot, SnapshotMetadata};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 use wire::Offset;
 
@@ -58,6 +58,15 @@ impl MemoryLog {
             Some(0) | None => self.snapshot.end,
             Some(beyond) => self.starts.get(beyond as usize).copied().unwrap_or(self.end),
         }
+    }
+
+    /// Up to where the log is committed, by what it holds itself. A change of the members is proposed only once the one before
+    /// is applied, so all changes but the last are committed. A node that forgot that would act as one of an older quorum,
+    /// which need not have anybody in common with the present one.
+    pub(super) fn settled(&self) -> u64 {
+        let changes_members = |entry: &&Entry| entry.get_entry_type() != EntryType::EntryNormal;
+        let before_last = self.entries.iter().rev().filter(changes_members).nth(1);
+        before_last.map_or(self.snapshot.index, |entry| entry.index)
     }
 
     /// Whether a newer snapshot was asked for since this was last asked.
@@ -186,6 +195,20 @@ mod tests {
 
     fn entry(index: u64, term: u64) -> Entry {
         Entry { index, term, ..Entry::default() }
+    }
+
+    #[test]
+    fn all_changes_of_the_members_but_the_last_are_committed() {
+        let mut log = MemoryLog::default();
+        let change = |index| {
+            let mut change = entry(index, 1);
+            change.set_entry_type(EntryType::EntryConfChangeV2);
+            change
+        };
+        log.append(&[entry(1, 1), change(2), entry(3, 1)]);
+        assert_eq!(log.settled(), 0);
+        log.append(&[change(4), entry(5, 1)]);
+        assert_eq!(log.settled(), 2);
     }
 
     #[test]
