@@ -285,17 +285,18 @@ async fn try_heartbeat(
         broker.report("a broker is back", id, &changes);
     }
     if !request.out_of_service.is_empty() {
-        let replicas: BTreeSet<_> = request
+        let replicas: BTreeMap<_, _> = request
             .out_of_service
             .iter()
-            .flat_map(|topic| {
-                topic.partitions.iter().map(|partition| (topic.topic_id, PartitionId(*partition)))
-            })
+            .flat_map(|topic| topic.partitions.iter().map(|partition| (topic.topic_id, partition)))
+            .map(|(topic, partition)| ((topic, PartitionId(partition.partition_index)), partition.is_damaged))
             .collect();
         let decide = |image: &Image| image.take_out_of_service(id, epoch, &replicas, &*settings);
         let changes =
             broker.metadata.try_commit(now, decide).await?.map_err(|refusal| ErrorCode::from(&refusal))?;
-        broker.report("a broker has replicas out of service", id, &changes);
+        if changes.leaders_moved > 0 {
+            broker.report("a broker has replicas out of service", id, &changes);
+        }
     }
     let is_fenced = broker.metadata.image().broker(id).is_none_or(|known| known.fenced);
     Ok(BrokerHeartbeatResponse { is_fenced, ..answered(broker) })

@@ -11,7 +11,7 @@ use client::Address;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use wire::messages::add_raft_voter::AddRaftVoterRequest;
-use wire::messages::broker_heartbeat::{BrokerHeartbeatRequest, OutOfService};
+use wire::messages::broker_heartbeat::{BrokerHeartbeatRequest, OutOfService, PartitionOutOfService};
 use wire::messages::register_broker::{
     Listener as RegisteredListener, RegisterBrokerRequest, RegisterBrokerResponse,
 };
@@ -235,20 +235,23 @@ fn heartbeat(broker: &Broker) -> BrokerHeartbeatRequest {
 
 /// Replicas that cannot be served here, as long as the metadata counts on them.
 fn out_of_service(broker: &Broker) -> Vec<OutOfService> {
+    // Whether each is damaged.
     let mut replicas = broker.replicas.unopened();
     let hosted = broker.partitions.load_full();
     let unfit = hosted.partitions().filter(|partition| partition.is_out_of_service());
-    replicas.extend(unfit.map(|partition| (partition.topic_id, partition.id.partition)));
+    replicas
+        .extend(unfit.map(|partition| ((partition.topic_id, partition.id.partition), partition.has_rot())));
     let image = broker.metadata.image();
     let mut topics: Vec<OutOfService> = Vec::new();
-    for (topic_id, id) in replicas {
+    for ((topic_id, id), is_damaged) in replicas {
         let partition = image.topic_by_id(topic_id).and_then(|topic| topic.partition(id));
         if !partition.is_some_and(|partition| partition.is_held_by(broker.node_id)) {
             continue;
         }
+        let partition = PartitionOutOfService { partition_index: id.0, is_damaged };
         match topics.last_mut().filter(|topic| topic.topic_id == topic_id) {
-            Some(topic) => topic.partitions.push(id.0),
-            None => topics.push(OutOfService { topic_id, partitions: vec![id.0] }),
+            Some(topic) => topic.partitions.push(partition),
+            None => topics.push(OutOfService { topic_id, partitions: vec![partition] }),
         }
     }
     topics

@@ -63,9 +63,9 @@ impl Replicas {
         self.failures.lock().remove(&topic)
     }
 
-    /// Replicas of this broker whose logs could not be opened.
-    pub(crate) fn unopened(&self) -> BTreeSet<(Uuid, PartitionId)> {
-        self.unopened.lock().keys().copied().collect()
+    /// Replicas of this broker whose logs could not be opened, and whether they are damaged.
+    pub(crate) fn unopened(&self) -> BTreeMap<(Uuid, PartitionId), bool> {
+        self.unopened.lock().iter().map(|(key, unopened)| (*key, unopened.is_damaged)).collect()
     }
 
     /// Forgets those of them that are damaged and may go, and returns them.

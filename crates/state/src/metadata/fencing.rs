@@ -4,7 +4,7 @@
 //! who is fenced is in sync nowhere, so that nobody waits for it and it leads nothing. A broker that is unregistered is no
 //! longer eligible either: who registers with its id later may be another machine.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use wire::messages::broker_registration_change_record::BrokerRegistrationChangeRecord;
 use wire::messages::unregister_broker_record::UnregisterBrokerRecord;
@@ -71,29 +71,32 @@ impl Image {
         Ok(draft.decided())
     }
 
-    /// A broker has replicas that it cannot serve: a log that is damaged, or whose disk failed. They are neither in sync nor
-    /// eligible any more, and others lead in their stead. Where nobody else could lead, nothing changes: what is there may
-    /// yet be saved.
+    /// A broker has replicas that it cannot serve, and others lead in their stead. One whose disk failed leaves the in-sync
+    /// set: what it acknowledged is on its disk. One that is damaged (true) is not eligible either. Where nobody else could
+    /// lead, nothing changes: what is there may yet be saved.
     pub fn take_out_of_service(
         &self,
         id: BrokerId,
         epoch: i64,
-        replicas: &BTreeSet<(Uuid, PartitionId)>,
+        replicas: &BTreeMap<(Uuid, PartitionId), bool>,
         rules: &dyn TopicRules,
     ) -> Result<Decision<Changes>, Refusal> {
         self.registered(id, epoch)?;
         let mut draft = Draft::new(self, rules);
-        for (topic_id, partition) in replicas {
-            let Ok((topic, partition_now)) = draft.partition_by_id(*topic_id, *partition) else { continue };
-            let mut others =
-                partition_now.isr.iter().chain(&*partition_now.elr).filter(|other| **other != id);
-            if !partition_now.is_held_by(id) || !others.any(|other| draft.image.may_lead(*other)) {
-                continue;
-            }
-            let wanted = Wanted::unchanged(&partition_now).losing(id);
+        for ((topic_id, partition_id), is_damaged) in replicas {
+            let Ok((topic, partition)) = draft.partition_by_id(*topic_id, *partition_id) else { continue };
+            let may_lead = |other: &BrokerId| *other != id && draft.image.may_lead(*other);
+            let in_sync = partition.isr.iter().any(may_lead);
+            let eligible = partition.elr.iter().any(may_lead);
+            let wanted = Wanted::unchanged(&partition);
+            let wanted = match is_damaged {
+                true if partition.is_held_by(id) && (in_sync || eligible) => wanted.losing(id),
+                false if partition.isr.contains(&id) && in_sync => wanted.out_of_sync(id),
+                true | false => continue,
+            };
             let rule = draft.rule(&topic.name);
-            let changed = draft.image.change_partition((&topic, *partition, &partition_now), wanted, rule);
-            draft.take(&topic, *partition, partition_now.leader, &changed);
+            let changed = draft.image.change_partition((&topic, *partition_id, &partition), wanted, rule);
+            draft.take(&topic, *partition_id, partition.leader, &changed);
         }
         Ok(draft.decided())
     }

@@ -1,6 +1,6 @@
 //! What becomes of partitions when brokers come and go, and when their leaders and operators ask.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use wire::{BrokerId, ErrorCode, LeaderEpoch, PartitionId, Str, Uuid};
 
@@ -96,20 +96,24 @@ fn a_replaced_disk_is_eligible_nowhere() {
 }
 
 #[test]
-fn a_replica_out_of_service_is_eligible_nowhere_unless_there_is_no_other() {
+fn a_replica_out_of_service_is_relied_on_only_where_there_is_no_other() {
     let mut image = replicated(3);
     let place = (image.topic("t").unwrap().id, PartitionId(0));
-    let take_out = |image: &mut Image, id: i32| {
+    let take_out = |image: &mut Image, id: i32, is_damaged: bool| {
         let epoch = image.broker(BrokerId(id)).unwrap().epoch;
-        let decision =
-            image.take_out_of_service(BrokerId(id), epoch, &BTreeSet::from([place]), &Rules).unwrap();
+        let replicas = BTreeMap::from([(place, is_damaged)]);
+        let decision = image.take_out_of_service(BrokerId(id), epoch, &replicas, &Rules).unwrap();
         commit(image, decision)
     };
-    assert_eq!(take_out(&mut image, 1).leaders_moved, 1);
+    assert_eq!(take_out(&mut image, 1, true).leaders_moved, 1);
     assert_eq!(tell(&image), "2@1 isr=2,3 elr=");
-    take_out(&mut image, 3);
-    assert_eq!(tell(&image), "2@1 isr=2 elr=", "it lacks records, however few are left");
-    take_out(&mut image, 2);
+    take_out(&mut image, 3, false);
+    assert_eq!(tell(&image), "2@1 isr=2 elr=3", "its disk has what it acknowledged");
+    take_out(&mut image, 2, false);
+    assert_eq!(tell(&image), "2@1 isr=2 elr=3", "nobody else is in sync");
+    take_out(&mut image, 3, true);
+    assert_eq!(tell(&image), "2@1 isr=2 elr=");
+    take_out(&mut image, 2, true);
     assert_eq!(tell(&image), "2@1 isr=2 elr=", "nobody else could lead");
     assert_eq!(alter(&mut image, &[1, 2], |_| {}), Ok(()));
     assert_eq!(tell(&image), "2@1 isr=1,2 elr=");
