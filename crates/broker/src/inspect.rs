@@ -23,12 +23,14 @@ pub struct Standing {
     pub applied: u64,
     /// What they say.
     pub image: Arc<Image>,
+    /// Whether it is the active controller.
+    pub is_controller: bool,
     /// Its replicas.
     pub replicas: Vec<Replica>,
 }
 
 /// A replica at one moment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Replica {
     /// The topic.
     pub topic_id: Uuid,
@@ -38,6 +40,8 @@ pub struct Replica {
     pub leader_epoch: LeaderEpoch,
     /// Whether it leads.
     pub leads: bool,
+    /// As the leader, whom the controller was asked to count as in sync, and has not answered.
+    pub joining: Vec<BrokerId>,
     /// The first offset.
     pub log_start: Offset,
     /// The end of what readers may see.
@@ -62,6 +66,7 @@ impl Inspector {
             partition: partition.id.partition,
             leader_epoch: partition.leader_epoch(),
             leads: partition.is_leader(),
+            joining: partition.joining(),
             log_start: partition.log.log_start(),
             high_watermark: partition.high_watermark(),
             durable_end: partition.durable_end(),
@@ -72,6 +77,7 @@ impl Inspector {
             broker_epoch: broker.epoch.load(Ordering::Acquire),
             applied: broker.metadata.quorum().applied(),
             image: broker.metadata.image(),
+            is_controller: broker.metadata.quorum().is_active_controller(),
             replicas: replicas.collect(),
         })
     }

@@ -410,6 +410,14 @@ impl Partition {
         Some((role.leader_epoch, leader.propose(now, lag_max_ms, joins)?))
     }
 
+    /// Whom the controller was asked to take into the in-sync set, where this broker leads.
+    pub(crate) fn joining(&self) -> Vec<BrokerId> {
+        match &self.role.read().part {
+            Part::Leader(leader) => leader.lock().joining(),
+            Part::Follower(_) => Vec::new(),
+        }
+    }
+
     /// Whether a proposal of this epoch waits for the controller.
     pub(crate) fn is_proposing(&self, leader_epoch: LeaderEpoch) -> bool {
         let role = self.role.read();

@@ -66,6 +66,9 @@ impl Faults {
     /// Breaks what is due.
     pub(crate) fn step(&mut self, sim: &mut Sim<'_>) {
         let now = sim.elapsed();
+        if self.may_wipe {
+            self.replace_who_joins(sim, now);
+        }
         if now >= self.next {
             self.next = now + Duration::from_millis(200 + self.dice.below(2_500));
             self.strike(sim, now);
@@ -199,6 +202,34 @@ impl Faults {
                 self.broken.push((until, Broken::Disk(one.id)));
             }
         }
+    }
+
+    /// A replica starts anew with an empty disk just as it was to be counted in, and the controller hears late that it was.
+    fn replace_who_joins(&mut self, sim: &mut Sim<'_>, now: Duration) {
+        let nodes = self.standings();
+        let Some(controller) = nodes.iter().find(|node| node.is_controller).map(|node| node.node.0) else {
+            return;
+        };
+        let asks = nodes.iter().find_map(|node| {
+            let joining = node.replicas.iter().flat_map(|replica| &replica.joining).next()?;
+            Some((node.node.0, joining.0))
+        });
+        let Some((leader, joins)) = asks.filter(|(leader, joins)| ![*leader, *joins].contains(&controller))
+        else {
+            return;
+        };
+        let machine = self.machines.iter().find(|machine| machine.id == joins).cloned();
+        let Some(machine) = machine.filter(|_| !self.is_down(joins) && self.dice.percent(50)) else { return };
+        self.may_wipe = false;
+        self.note(sim, &format!("hold {leader}-{controller}, slow {joins}-{leader}: {joins} was to join"));
+        sim.hold(name(leader), name(controller));
+        self.broken.push((now + Duration::from_millis(1_000), Broken::Held(leader, controller)));
+        let latency = Duration::from_millis(400);
+        sim.set_link_max_message_latency(name(joins), name(leader), latency);
+        self.broken.push((now + Duration::from_secs(4), Broken::Slow(joins, leader)));
+        self.kill(sim, &machine, now + Duration::from_millis(50), false);
+        self.note(sim, &format!("disk of {joins} is lost"));
+        machine.disk.wipe();
     }
 
     fn kill(&mut self, sim: &mut Sim<'_>, machine: &Machine, until: Duration, power: bool) {

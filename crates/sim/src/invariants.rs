@@ -48,7 +48,7 @@ impl Invariants {
     /// Offsets stand in their order, and no leader takes back what readers may see.
     fn check_node(&mut self, node: &Standing) -> Option<String> {
         for replica in &node.replicas {
-            let Replica { log_start, high_watermark, durable_end, log_end, .. } = *replica;
+            let &Replica { log_start, high_watermark, durable_end, log_end, .. } = replica;
             let where_it_is = || format!("{} on node {}", place(replica), node.node);
             if log_start > high_watermark || high_watermark > log_end || durable_end > log_end {
                 return Some(format!(

@@ -121,6 +121,12 @@ impl Leader {
         self.pending.is_some()
     }
 
+    /// Whom the controller was asked to take into the in-sync set, and has not answered.
+    pub fn joining(&self) -> Vec<BrokerId> {
+        let asked = self.pending.iter().flat_map(|pending| pending.isr.iter().map(|(id, _)| *id));
+        asked.filter(|id| !self.assignment.isr.contains(id)).collect()
+    }
+
     /// How far a follower has made its log durable, as it last said.
     pub fn vote_of(&self, replica: BrokerId) -> Option<Offset> {
         if replica == self.this { Some(self.vote) } else { Some(self.followers.get(&replica)?.vote) }
