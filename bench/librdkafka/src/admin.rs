@@ -9,20 +9,24 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::metadata::MetadataPartition;
+use rdkafka::{Offset, TopicPartitionList};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const SERVED_WAIT_MAX: Duration = Duration::from_secs(120);
 const CALL_WAIT_MAX: Duration = Duration::from_secs(60);
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);
 const POLL_PAUSE: Duration = Duration::from_millis(5);
 
 pub fn create(arguments: &Arguments) -> Result<String, String> {
     let names = arguments.topics()?;
     let partitions: i32 = arguments.number("partitions")?;
+    let replication = arguments.number_or("replication", 1)?;
     let settings = arguments.settings("config")?;
     let admin = admin(arguments)?;
     for name in &names {
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replication));
         for (key, value) in &settings {
             topic = topic.set(key, value);
         }
@@ -52,11 +56,7 @@ pub fn delete(arguments: &Arguments) -> Result<String, String> {
 pub fn wait_until_served(arguments: &Arguments) -> Result<String, String> {
     let names = arguments.topics()?;
     let partitions: i32 = arguments.number("partitions")?;
-    let mut config = arguments.client()?;
-    // A broker that is still starting refuses connections: the wait must not be librdkafka's back-off.
-    config.set("reconnect.backoff.ms", "5");
-    config.set("reconnect.backoff.max.ms", "20");
-    let consumer: BaseConsumer = config.set("group.id", "bench").create().map_err(|e| e.to_string())?;
+    let consumer = observer(arguments)?;
     let begin = Instant::now();
     let mut records = 0;
     for name in &names {
@@ -75,6 +75,80 @@ pub fn wait_until_served(arguments: &Arguments) -> Result<String, String> {
         }
     }
     Ok(format!("topics={} seconds={:.4} records={records}", names.len(), begin.elapsed().as_secs_f64()))
+}
+
+/// Waits until the leader of every partition of every topic has answered its end offset. `records` is their sum.
+pub fn wait_until_all_served(arguments: &Arguments) -> Result<String, String> {
+    let names = arguments.topics()?;
+    let partitions: i32 = arguments.number("partitions")?;
+    let wait_max = Duration::from_secs(arguments.number_or("wait", SERVED_WAIT_MAX.as_secs())?);
+    let consumer = observer(arguments)?;
+    let begin = Instant::now();
+    let mut records = 0;
+    let mut left: Vec<(String, i32)> =
+        names.iter().flat_map(|name| (0..partitions).map(|partition| (name.clone(), partition))).collect();
+    let asked = left.len();
+    while !left.is_empty() {
+        if begin.elapsed() > wait_max {
+            return Err(format!("{} of {asked} partitions not served after {wait_max:?}", left.len()));
+        }
+        let mut question = TopicPartitionList::with_capacity(left.len());
+        for (name, partition) in &left {
+            question.add_partition_offset(name, *partition, Offset::End).map_err(|e| e.to_string())?;
+        }
+        let Ok(answers) = consumer.offsets_for_times(question, ANSWER_WAIT_MAX) else {
+            sleep(POLL_PAUSE);
+            continue;
+        };
+        left.clear();
+        for answer in answers.elements() {
+            match (answer.error(), answer.offset()) {
+                (Ok(()), Offset::Offset(end)) => records += end,
+                _ => left.push((answer.topic().to_owned(), answer.partition())),
+            }
+        }
+    }
+    Ok(format!("partitions={asked} seconds={:.4} records={records}", begin.elapsed().as_secs_f64()))
+}
+
+/// Waits until metadata shows so many replicas in sync for every partition.
+pub fn wait_until_in_sync(arguments: &Arguments) -> Result<String, String> {
+    let name = arguments.text("topic")?;
+    let partitions: usize = arguments.number("partitions")?;
+    let replicas: usize = arguments.number("replication")?;
+    let consumer = observer(arguments)?;
+    let begin = Instant::now();
+    let is_in_sync = || {
+        let metadata = consumer.fetch_metadata(Some(name), ANSWER_WAIT_MAX).ok()?;
+        let topic = metadata.topics().first()?;
+        let is_whole = |p: &MetadataPartition| p.leader() >= 0 && p.isr().len() >= replicas;
+        Some(topic.partitions().len() == partitions && topic.partitions().iter().all(is_whole))
+    };
+    while is_in_sync() != Some(true) {
+        if begin.elapsed() > SERVED_WAIT_MAX {
+            return Err(format!("{name}: not {replicas} replicas in sync after {SERVED_WAIT_MAX:?}"));
+        }
+        sleep(POLL_PAUSE);
+    }
+    Ok(format!("seconds={:.4}", begin.elapsed().as_secs_f64()))
+}
+
+/// Who leads what, as whichever broker answers knows it.
+pub fn leaders(arguments: &Arguments) -> Result<String, String> {
+    let name = arguments.text("topic")?;
+    let metadata =
+        observer(arguments)?.fetch_metadata(Some(name), ANSWER_WAIT_MAX).map_err(|e| e.to_string())?;
+    let topic = metadata.topics().first().ok_or_else(|| format!("{name} is not there"))?;
+    let leader = |p: &MetadataPartition| format!("p{}={}", p.id(), p.leader());
+    Ok(topic.partitions().iter().map(leader).collect::<Vec<_>>().join(" "))
+}
+
+/// A consumer that only asks. A broker that is still starting refuses connections: the wait must not be librdkafka's back-off.
+fn observer(arguments: &Arguments) -> Result<BaseConsumer, String> {
+    let mut config = arguments.client()?;
+    config.set("reconnect.backoff.ms", "5");
+    config.set("reconnect.backoff.max.ms", "20");
+    config.set("group.id", "bench").create().map_err(|e| e.to_string())
 }
 
 fn has_leaders(consumer: &BaseConsumer, topic: &str, partitions: i32) -> bool {
