@@ -62,6 +62,10 @@ public final class Main {
             CrashProducer.run(Suite.options(Arrays.copyOfRange(args, 1, args.length)));
             return;
         }
+        if (args.length > 0 && args[0].equals("pulse")) {
+            Pulse.run(Suite.options(Arrays.copyOfRange(args, 1, args.length)));
+            return;
+        }
         Suite suite = new Suite("java", args);
         try (Admin admin = Admin.create(Map.of("bootstrap.servers", suite.bootstrap))) {
             Main main = new Main(suite, admin);
