@@ -5,15 +5,24 @@
 mod options;
 mod process;
 mod tools;
+mod service;
 mod broker;
+mod cluster;
 mod probe;
+mod question;
 mod throughput;
 mod receiver;
 mod latency;
 mod lifecycle;
+mod replicated;
+mod pulse;
+mod failover;
+mod scale;
+mod growth;
 mod figure;
 mod report;
 mod chart;
+mod growth_chart;
 
 use crate::arguments::Arguments;
 use crate::shell;
@@ -24,15 +33,17 @@ use tools::Workshop;
 const USAGE: &str = "\
 usage: cargo xtask bench [options]
 
-  --quick              a few cells, one or two pairs: about three minutes
-  --parts LIST         of throughput,latency,lifecycle (default: all)
+  --quick              a few cells, one or two pairs, two kills: about three minutes, and ten with clusters
+  --parts LIST         of throughput,latency,lifecycle,replicated,failover,scale,growth; cluster is the last four
+                       (default: all)
   --cells LIST         only cells whose name contains one of these, such as 1024B, 200p, java, librdkafka/100B/12p/flush
   --peer LIST          of ottla,kafka (default: both)
   --pairs N            how often both sides run, at most, if the time allows (default 3)
   --seconds N          how long a produce run should last (default 2)
+  --kills N            how often a broker of a cluster is killed under each client (default 25; Kafka: a sixth)
   --minutes N          how long the throughput cells may take in all (default 13); each has at least one pair
   --binary PATH        an ottla that is already built (default: the release profile is built)
-  --docs               put table and chart into docs/benchmarks.md
+  --docs               put tables and charts into docs/benchmarks.md, of the chapters that were run
 ";
 
 /// Runs what `args` ask for; an error is a bench that could not be carried out, not a missed target.
@@ -51,6 +62,10 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             Part::Throughput => throughput::measure(&workshop, &options, &mut findings),
             Part::Latency => latency::measure(&workshop, &options, &mut findings),
             Part::Lifecycle => lifecycle::measure(&workshop, &options, &mut findings),
+            Part::Replicated => replicated::measure(&workshop, &options, &mut findings),
+            Part::Failover => failover::measure(&workshop, &options, &mut findings),
+            Part::Scale => scale::measure(&workshop, &options, &mut findings),
+            Part::Growth => growth::measure(&workshop, &options, &mut findings),
         };
         findings.add(part, outcome.map(|()| Vec::new()));
     }

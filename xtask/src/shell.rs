@@ -6,6 +6,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The repository's root.
@@ -38,14 +39,16 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Milliseconds since 1970, for the timestamps of test records.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "test records carry today's timestamps, or retention would delete them"
-)]
+/// Milliseconds since 1970, for the timestamps of test records: retention would delete older ones.
 pub(crate) fn unix_ms() -> u64 {
+    unix_micros() / 1_000
+}
+
+/// Microseconds since 1970, for what other processes write down too.
+#[allow(clippy::disallowed_methods, reason = "the one clock that several processes share")]
+pub(crate) fn unix_micros() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A port that nothing listens on right now.
@@ -53,6 +56,26 @@ pub(crate) fn free_port() -> Result<u16, String> {
     let listener =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| format!("no free port: {error}"))?;
     listener.local_addr().map(|address| address.port()).map_err(|error| format!("no free port: {error}"))
+}
+
+/// Ports for servers that go down and come back: below those that outgoing connections are given, or one of these could have
+/// the port of a server that is down.
+pub(crate) fn lasting_ports(count: usize) -> Result<Vec<u16>, String> {
+    const FIRST: u16 = 20_000;
+    const END: u16 = 32_768;
+    // Several sets of one run, and two runs at the same time, begin at different places.
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let begin = FIRST + u16::try_from(std::process::id() % 100).expect("a number below 100") * 100;
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let first = begin + TAKEN.load(Ordering::Relaxed);
+    let ports: Vec<u16> = (first..END).filter(is_free).take(count).collect();
+    match ports.last() {
+        Some(last) if ports.len() == count => {
+            TAKEN.store(last + 1 - begin, Ordering::Relaxed);
+            Ok(ports)
+        }
+        _ => Err("too few ports are free".to_owned()),
+    }
 }
 
 /// How a command reads in a message.

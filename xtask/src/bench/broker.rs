@@ -1,15 +1,16 @@
-//! A broker under test: its directory and ports, its process, its end.
+//! A broker under test: its directory and ports, its place in a cluster, its process, its end.
 //! Both sides run with what they ship with, apart from addresses, the durability that a cell asks for, and a rebalance
 //! delay of zero (as in Kafka's own quick start) so that Java's consumer does not wait. A broker never outlives its value.
 
 use super::options::{Durability, Peer};
 use super::probe;
+use super::service::Service;
 use super::tools::{Workshop, output};
 use crate::shell;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 const READY_WAIT_MAX: Duration = Duration::from_secs(120);
@@ -25,15 +26,41 @@ const KAFKA_JVM: [&str; 8] = [
     "-Djava.awt.headless=true",
 ];
 
+/// What a broker runs at: its address for clients and for other brokers, and Ottla's admin port or Kafka's controller port.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addresses {
+    pub(crate) listen: SocketAddr,
+    pub(crate) second: SocketAddr,
+}
+
+/// A broker's place in a cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Seat {
+    pub(crate) id: usize,
+    /// Who begins the cluster and votes, by id.
+    pub(crate) voters: Vec<(usize, Addresses)>,
+}
+
+impl Seat {
+    /// `id@host:port,…`, as `controller.quorum.voters` has it.
+    fn voters(&self, address: impl Fn(&Addresses) -> SocketAddr) -> String {
+        let voters = self.voters.iter().map(|(id, addresses)| format!("{id}@{}", address(addresses)));
+        voters.collect::<Vec<_>>().join(",")
+    }
+}
+
+/// The id of a cluster, for both sides: 16 bytes in Kafka's alphabet.
+const CLUSTER_ID: &str = "b3R0bGEtYmVuY2gtMQ";
+
 /// A place where a broker can be started, killed, and started again.
 pub(crate) struct Site<'a> {
     workshop: &'a Workshop,
     peer: Peer,
     durability: Durability,
     dir: PathBuf,
-    listen: SocketAddr,
-    /// Ottla's admin port, Kafka's controller port.
-    second: SocketAddr,
+    addresses: Addresses,
+    /// None: a cluster of its own.
+    seat: Option<Seat>,
 }
 
 impl<'a> Site<'a> {
@@ -43,18 +70,49 @@ impl<'a> Site<'a> {
         durability: Durability,
     ) -> Result<Self, String> {
         let dir = workshop.fresh_dir(&format!("{peer}-{durability}"))?;
-        let (listen, second) = two_free_ports()?;
-        let site = Self { workshop, peer, durability, dir, listen, second };
+        let site = Self { workshop, peer, durability, dir, addresses: two_free_ports()?, seat: None };
         if peer == Peer::Kafka {
             site.format()?;
         }
         Ok(site)
     }
 
+    /// The site of one member of a cluster.
+    pub(crate) fn seated(
+        workshop: &'a Workshop,
+        peer: Peer,
+        durability: Durability,
+        addresses: Addresses,
+        seat: Seat,
+    ) -> Result<Self, String> {
+        let dir = workshop.fresh_dir(&format!("{peer}-{durability}-{}", seat.id))?;
+        let site = Self { workshop, peer, durability, dir, addresses, seat: Some(seat) };
+        if peer == Peer::Kafka {
+            site.format()?;
+        }
+        Ok(site)
+    }
+
+    pub(crate) fn listen(&self) -> SocketAddr {
+        self.addresses.listen
+    }
+
     /// Starts the broker and waits until it answers; the duration is from before the process exists until then.
     pub(crate) fn start(&self) -> Result<(Broker, Duration), String> {
-        let log_path = self.dir.join("broker.log");
-        let log = shell::append(&log_path)?;
+        let begin = shell::now();
+        let broker = self.launch()?;
+        let ready = probe::ready(self.listen(), begin, READY_WAIT_MAX)
+            .map_err(|reason| format!("{}: {reason} (see {})", self.peer, self.log().display()))?;
+        Ok((broker, ready))
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.join("broker.log")
+    }
+
+    /// Starts the process and does not wait for it.
+    pub(crate) fn launch(&self) -> Result<Broker, String> {
+        let log = shell::append(&self.log())?;
         let mut command = match self.peer {
             Peer::Ottla => self.ottla(),
             Peer::Kafka => {
@@ -63,20 +121,22 @@ impl<'a> Site<'a> {
                 kafka
             }
         };
-        command.stdout(log.try_clone().map_err(|e| e.to_string())?).stderr(log);
-        let begin = shell::now();
+        command.stdin(Stdio::null()).stdout(log.try_clone().map_err(|e| e.to_string())?).stderr(log);
         let process = command.spawn().map_err(|e| format!("{}: {e}", self.peer))?;
-        let broker = Broker { peer: self.peer, process, bootstrap: self.listen.to_string() };
-        let ready = probe::ready(self.listen, begin, READY_WAIT_MAX)
-            .map_err(|reason| format!("{}: {reason} (see {})", self.peer, log_path.display()))?;
-        Ok((broker, ready))
+        Ok(Broker { peer: self.peer, process, bootstrap: self.listen().to_string() })
     }
 
     fn ottla(&self) -> Command {
         let mut ottla = self.workshop.ottla();
         ottla.arg("dev").arg("--data-dir").arg(self.dir.join("data"));
-        ottla.args(["--listen", &self.listen.to_string(), "--admin", &self.second.to_string()]);
+        let Addresses { listen, second } = self.addresses;
+        ottla.args(["--listen", &listen.to_string(), "--admin", &second.to_string()]);
         ottla.args(["--set", "group.initial.rebalance.delay.ms=0"]);
+        if let Some(seat) = &self.seat {
+            let quorum = format!("controller.quorum.voters={}", seat.voters(|addresses| addresses.listen));
+            ottla.args(["--set", &format!("node.id={}", seat.id), "--set", &quorum]);
+            ottla.args(["--set", &format!("cluster.id={CLUSTER_ID}")]);
+        }
         if self.durability == Durability::PageCache {
             ottla.args(["--set", "log.flush.before.ack=false"]);
         }
@@ -84,23 +144,29 @@ impl<'a> Site<'a> {
     }
 
     fn format(&self) -> Result<(), String> {
-        let Self { listen, second, .. } = self;
+        let Addresses { listen, second } = self.addresses;
         let addresses = format!("PLAINTEXT://{listen},CONTROLLER://{second}");
+        let id = self.seat.as_ref().map_or(1, |seat| seat.id);
+        let cluster = match &self.seat {
+            None => {
+                format!("controller.quorum.bootstrap.servers={second}\noffsets.topic.replication.factor=1")
+            }
+            Some(seat) => format!("controller.quorum.voters={}", seat.voters(|addresses| addresses.second)),
+        };
         let flush = match self.durability {
             Durability::PageCache => "",
             Durability::Flush => "log.flush.interval.messages=1\n",
         };
         let properties = format!(
             "process.roles=broker,controller\n\
-             node.id=1\n\
+             node.id={id}\n\
              listeners={addresses}\n\
              advertised.listeners={addresses}\n\
              inter.broker.listener.name=PLAINTEXT\n\
              controller.listener.names=CONTROLLER\n\
-             controller.quorum.bootstrap.servers={second}\n\
+             {cluster}\n\
              listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
              log.dirs={}\n\
-             offsets.topic.replication.factor=1\n\
              group.initial.rebalance.delay.ms=0\n\
              {flush}",
             self.dir.join("data").display()
@@ -108,10 +174,12 @@ impl<'a> Site<'a> {
         let path = self.dir.join("server.properties");
         fs::write(&path, properties).map_err(|e| format!("{}: {e}", path.display()))?;
         let storage_tool = "kafka.tools.StorageTool";
-        let printed = output(self.workshop.kafka(storage_tool, &[]).arg("random-uuid"))?;
-        let cluster = printed.lines().last().unwrap_or_default().trim().to_owned();
-        let format = ["format", "--standalone", "-t", &cluster, "-c"];
-        output(self.workshop.kafka(storage_tool, &[]).args(format).arg(&path)).map(drop)
+        let mut format = self.workshop.kafka(storage_tool, &[]);
+        format.args(["format", "-t", CLUSTER_ID, "-c"]).arg(&path);
+        if self.seat.is_none() {
+            format.arg("--standalone");
+        }
+        output(&mut format).map(drop)
     }
 }
 
@@ -138,8 +206,17 @@ impl Broker {
         self.process.id()
     }
 
-    pub(crate) fn bootstrap(&self) -> &str {
-        &self.bootstrap
+    pub(crate) fn service(&self) -> Service {
+        Service { peer: self.peer, bootstrap: self.bootstrap.clone(), pids: vec![self.pid()], replication: 1 }
+    }
+
+    /// An error if it has ended by itself.
+    pub(crate) fn check_alive(&mut self) -> Result<(), String> {
+        match self.process.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => Err(format!("{} ended by itself: {status}", self.peer)),
+            Err(error) => Err(format!("{}: {error}", self.peer)),
+        }
     }
 
     /// SIGKILL, and the wait until it is gone.
@@ -171,10 +248,10 @@ impl Drop for Broker {
     }
 }
 
-fn two_free_ports() -> Result<(SocketAddr, SocketAddr), String> {
+fn two_free_ports() -> Result<Addresses, String> {
     // Both are held until both are known, so that they differ.
     let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| e.to_string());
     let (first, second) = (bind()?, bind()?);
     let address = |listener: &TcpListener| listener.local_addr().map_err(|e| e.to_string());
-    Ok((address(&first)?, address(&second)?))
+    Ok(Addresses { listen: address(&first)?, second: address(&second)? })
 }

@@ -1,7 +1,7 @@
 //! The comparison as a picture: one bar per figure, its length Ottla's share of the other side, with a line at even and a
 //! line at the goal.
 //! The scale is the same for all bars and linear from zero; a bar that would leave the picture is cut and says its value.
-//! It never draws a figure that only one side has.
+//! It never draws a figure that only one side has; growth has a picture of its own.
 
 use super::figure::{Figure, Goal, Kind, Verdict};
 use std::fmt::Write as _;
@@ -18,7 +18,7 @@ const SCALE: f64 = (WIDTH - LABEL_WIDTH - VALUE_WIDTH) / RATIO_MAX;
 pub(crate) fn svg(figures: &[Figure]) -> String {
     let mut body = String::new();
     let mut y = 56.0;
-    for kind in Kind::ALL {
+    for kind in Kind::ALL.into_iter().filter(|kind| !matches!(kind, Kind::GrowthLatency | Kind::GrowthCpu)) {
         let bars: Vec<(&Figure, f64)> = figures
             .iter()
             .filter(|figure| figure.kind == kind)
@@ -52,7 +52,9 @@ pub(crate) fn svg(figures: &[Figure]) -> String {
 
 fn better(kind: Kind) -> &'static str {
     match kind {
-        Kind::ProduceRate | Kind::ConsumeRate => "longer is better",
+        Kind::ProduceRate | Kind::ConsumeRate | Kind::ClusterProduceRate | Kind::ClusterConsumeRate => {
+            "longer is better"
+        }
         _ => "shorter is better",
     }
 }

@@ -16,10 +16,29 @@ pub(crate) enum Kind {
     Latency,
     Memory,
     Time,
+    ClusterProduceCpu,
+    ClusterConsumeCpu,
+    ClusterProduceRate,
+    ClusterConsumeRate,
+    ClusterLatency,
+    Failover,
+    Pause,
+    Errors,
+    ManyTime,
+    ManyMemory,
+    GrowthLatency,
+    GrowthCpu,
+}
+
+/// What is published together: a bench of one part leaves the figures of the others as they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Chapter {
+    OneBroker,
+    Cluster,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::ProduceCpu,
         Self::ConsumeCpu,
         Self::ProduceRate,
@@ -28,7 +47,44 @@ impl Kind {
         Self::Latency,
         Self::Memory,
         Self::Time,
+        Self::ClusterProduceCpu,
+        Self::ClusterConsumeCpu,
+        Self::ClusterProduceRate,
+        Self::ClusterConsumeRate,
+        Self::ClusterLatency,
+        Self::Failover,
+        Self::Pause,
+        Self::Errors,
+        Self::ManyTime,
+        Self::ManyMemory,
+        Self::GrowthLatency,
+        Self::GrowthCpu,
     ];
+
+    pub(crate) fn chapter(self) -> Chapter {
+        match self {
+            Self::ProduceCpu
+            | Self::ConsumeCpu
+            | Self::ProduceRate
+            | Self::ConsumeRate
+            | Self::AgainstTheMachine
+            | Self::Latency
+            | Self::Memory
+            | Self::Time => Chapter::OneBroker,
+            Self::ClusterProduceCpu
+            | Self::ClusterConsumeCpu
+            | Self::ClusterProduceRate
+            | Self::ClusterConsumeRate
+            | Self::ClusterLatency
+            | Self::Failover
+            | Self::Pause
+            | Self::Errors
+            | Self::ManyTime
+            | Self::ManyMemory
+            | Self::GrowthLatency
+            | Self::GrowthCpu => Chapter::Cluster,
+        }
+    }
 
     pub(crate) fn title(self) -> &'static str {
         match self {
@@ -40,6 +96,18 @@ impl Kind {
             Self::Latency => "End-to-end latency, ms",
             Self::Memory => "Resident memory, MiB",
             Self::Time => "Time, s",
+            Self::ClusterProduceCpu => "CPU of three brokers, seconds per GiB produced",
+            Self::ClusterConsumeCpu => "CPU of three brokers, seconds per GiB consumed",
+            Self::ClusterProduceRate => "Produce throughput with three replicas, MB/s",
+            Self::ClusterConsumeRate => "Consume throughput with three replicas, MB/s",
+            Self::ClusterLatency => "End-to-end latency with three replicas, ms",
+            Self::Failover => "From kill -9 of a leader to the first acknowledged write, s",
+            Self::Pause => "Leaders moved as planned: pause between acknowledgements, ms",
+            Self::Errors => "Errors that reached the application",
+            Self::ManyTime => "Many partitions: time, s",
+            Self::ManyMemory => "Many partitions: a broker's own memory, KiB per partition of the cluster",
+            Self::GrowthLatency => "Growth: p99 of an acknowledgement, ms",
+            Self::GrowthCpu => "Growth: CPU of three brokers, seconds per GiB produced",
         }
     }
 }
@@ -80,6 +148,14 @@ impl Series {
         self.0.iter().copied().min_by(f64::total_cmp)
     }
 
+    /// The smallest value that so large a share of all values does not exceed.
+    pub(crate) fn quantile(&self, share: f64) -> Option<f64> {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let rank = (share * sorted.len() as f64).ceil().max(1.0) as usize;
+        sorted.get(rank - 1).copied()
+    }
+
     pub(crate) fn max(&self) -> Option<f64> {
         self.0.iter().copied().max_by(f64::total_cmp)
     }
@@ -112,6 +188,10 @@ pub(crate) enum Verdict {
 }
 
 impl Figure {
+    pub(crate) fn new(kind: Kind, name: impl Into<String>, goal: Goal) -> Self {
+        Self { kind, name: name.into(), ours: Series::default(), theirs: Series::default(), goal }
+    }
+
     pub(crate) fn side(&mut self, peer: Peer) -> &mut Series {
         match peer {
             Peer::Ottla => &mut self.ours,
@@ -129,7 +209,10 @@ impl Figure {
         let excess = match self.goal {
             Goal::ShareAtMost(share) => self.ratios().median().map(|ratio| ratio / share - 1.0),
             Goal::ShareAtLeast(share) => self.ratios().median().map(|ratio| share / ratio - 1.0),
-            Goal::AtMost(value) => self.ours.median().map(|ours| ours / value - 1.0),
+            // Nothing more is no excess of nothing.
+            Goal::AtMost(value) => {
+                self.ours.median().map(|ours| if ours <= value { 0.0 } else { ours / value - 1.0 })
+            }
             Goal::Shown => None,
         };
         match excess {
@@ -155,6 +238,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ok => f.write_str("ok"),
+            Self::Missed(excess) if excess.is_infinite() => f.write_str("missed"),
             Self::Missed(excess) => write!(f, "missed by {:.0}%", (excess * 100.0).max(1.0)),
             Self::Open => Ok(()),
         }
@@ -190,5 +274,16 @@ mod tests {
         assert_eq!(figure(&[3.0], &[6.0], Goal::ShareAtLeast(1.0)).verdict().to_string(), "missed by 100%");
         assert_eq!(figure(&[], &[6.0], Goal::ShareAtLeast(1.0)).verdict().to_string(), "");
         assert_eq!(figure(&[20.0], &[], Goal::AtMost(20.0)).verdict().to_string(), "ok");
+        assert_eq!(figure(&[0.0], &[], Goal::AtMost(0.0)).verdict().to_string(), "ok");
+        assert_eq!(figure(&[1.0], &[], Goal::AtMost(0.0)).verdict().to_string(), "missed");
+    }
+
+    #[test]
+    fn the_p99_of_fifty_is_the_worst_of_them() {
+        let fifty = Series((1..=50).map(f64::from).collect());
+        assert_eq!(fifty.quantile(0.99), Some(50.0));
+        assert_eq!(fifty.quantile(0.5), Some(25.0));
+        assert_eq!(Series((1..=200).map(f64::from).collect()).quantile(0.99), Some(198.0));
+        assert_eq!(Series::default().quantile(0.99), None);
     }
 }

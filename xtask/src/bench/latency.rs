@@ -6,7 +6,8 @@ use super::broker::{Broker, Site};
 use super::figure::{Figure, Findings, Goal, Kind, Series};
 use super::options::{Durability, Options, Peer};
 use super::process;
-use super::tools::{Target, Workshop, figure, figures};
+use super::service::Service;
+use super::tools::{Workshop, figure, figures};
 
 const PARTITIONS: u32 = 12;
 const RECORD_BYTES: u32 = 1024;
@@ -40,21 +41,35 @@ fn measure_one(
     }
     let mut brokers = Vec::new();
     for site in &sites {
-        let (broker, _) = site.start()?;
-        run(workshop, &broker, durability, WARM_UP_SECONDS)?;
-        brokers.push(broker);
+        brokers.push(site.start()?.0);
     }
+    let services: Vec<Service> = brokers.iter().map(Broker::service).collect();
+    compare(workshop, options, durability, &services)
+}
+
+/// Warms all services and has them take turns.
+pub(super) fn compare(
+    workshop: &Workshop,
+    options: &Options,
+    durability: Durability,
+    services: &[Service],
+) -> Result<Vec<Figure>, String> {
+    for service in services {
+        run(workshop, service, durability, WARM_UP_SECONDS)?;
+    }
+    let is_replicated = services.iter().any(|service| service.replication > 1);
     let mut latencies = PERCENTILES.map(|(percentile, _)| Figure {
-        kind: Kind::Latency,
+        kind: if is_replicated { Kind::ClusterLatency } else { Kind::Latency },
         name: format!("{percentile} at {}/s, {durability}", rate(durability)),
         ours: Series::default(),
         theirs: Series::default(),
-        goal: Goal::ShareAtMost(0.5),
+        // With replication p99 is what was promised; the others are shown beside it.
+        goal: if is_replicated && percentile != "p99" { Goal::Shown } else { Goal::ShareAtMost(0.5) },
     });
     for _ in 0..options.pairs {
-        for broker in &brokers {
-            let peer = broker.peer();
-            let measured = run(workshop, broker, durability, options.latency_seconds)?;
+        for service in services {
+            let peer = service.peer;
+            let measured = run(workshop, service, durability, options.latency_seconds)?;
             let [p50, p99, p999] = measured.percentiles_ms;
             println!("latency {durability} {peer}: p50 {p50:.2} p99 {p99:.2} p99.9 {p999:.2} ms");
             for (latency, ms) in latencies.iter_mut().zip(measured.percentiles_ms) {
@@ -79,11 +94,11 @@ struct Measured {
 
 fn run(
     workshop: &Workshop,
-    broker: &Broker,
+    service: &Service,
     durability: Durability,
     seconds: u64,
 ) -> Result<Measured, String> {
-    let target = Target { bootstrap: broker.bootstrap(), topic: "latency", partitions: PARTITIONS };
+    let target = service.target("latency", PARTITIONS);
     workshop.create(target)?;
     process::sync()?;
     let mut load = workshop.on("latency", target);

@@ -2,6 +2,7 @@
 //! The whole matrix is written here once, and `--quick` is a subset of it, so that a quick figure is comparable with a
 //! full one. It never changes what is measured within a cell.
 
+use super::cluster::REPLICATION;
 use crate::arguments::Arguments;
 use std::fmt;
 use std::path::PathBuf;
@@ -18,6 +19,11 @@ pub(crate) struct Options {
     pub(crate) latency_seconds: u64,
     /// How often 2,000 partitions are killed on each side.
     pub(crate) restarts: usize,
+    /// How often a broker of a cluster is killed under each client.
+    pub(crate) kills: usize,
+    /// How many partitions the growth is measured at.
+    pub(crate) growth: &'static [u32],
+    pub(crate) scale: Scale,
     /// How long all cells may take; cells share it equally.
     pub(crate) throughput_wait_max: Duration,
     pub(crate) binary: Option<PathBuf>,
@@ -35,6 +41,32 @@ pub(crate) enum Part {
     Throughput,
     Latency,
     Lifecycle,
+    /// Three brokers, replication 3.
+    Replicated,
+    Failover,
+    Scale,
+    Growth,
+}
+
+impl Part {
+    const ALL: [Self; 7] = [
+        Self::Lifecycle,
+        Self::Latency,
+        Self::Throughput,
+        Self::Replicated,
+        Self::Failover,
+        Self::Scale,
+        Self::Growth,
+    ];
+    /// What `cluster` stands for.
+    const OF_CLUSTERS: [Self; 4] = [Self::Replicated, Self::Failover, Self::Scale, Self::Growth];
+}
+
+/// How much of what is measured with many partitions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Scale {
+    Whole,
+    Quick,
 }
 
 /// The two sides, in the order in which a pair runs.
@@ -67,6 +99,8 @@ pub(crate) struct Cell {
     pub(crate) generator: Generator,
     pub(crate) record_bytes: u64,
     pub(crate) partitions: u32,
+    /// Replicas of each partition, on as many brokers.
+    pub(crate) replication: u32,
     pub(crate) durability: Durability,
 }
 
@@ -74,6 +108,11 @@ const PAIRS_DEFAULT: u64 = 3;
 const PAIRS_MAX: u64 = 25;
 const SECONDS_DEFAULT: u64 = 2;
 const SECONDS_MAX: u64 = 60;
+const KILLS_DEFAULT: u64 = 25;
+const KILLS_QUICK: u64 = 2;
+const KILLS_MAX: u64 = 500;
+const GROWTH: &[u32] = &[10, 100, 1_000, 4_000];
+const GROWTH_QUICK: &[u32] = &[10, 100];
 const MINUTES_DEFAULT: u64 = 13;
 const MINUTES_QUICK: u64 = 2;
 const MINUTES_MAX: u64 = 24 * 60;
@@ -90,8 +129,8 @@ impl Options {
             cells.retain(|cell| wanted.iter().any(|part| cell.to_string().contains(part)));
         }
         let parts = match arguments.value("--parts")? {
-            Some(names) => list(&names)?,
-            None => vec![Part::Lifecycle, Part::Latency, Part::Throughput],
+            Some(names) => parts(&names)?,
+            None => Part::ALL.to_vec(),
         };
         let peers = match arguments.value("--peer")? {
             Some(names) => list(&names)?,
@@ -99,12 +138,15 @@ impl Options {
         };
         let pairs = bounded(&mut arguments, "--pairs", if quick { 2 } else { PAIRS_DEFAULT }, PAIRS_MAX)?;
         let seconds = bounded(&mut arguments, "--seconds", SECONDS_DEFAULT, SECONDS_MAX)?;
+        let kills =
+            bounded(&mut arguments, "--kills", if quick { KILLS_QUICK } else { KILLS_DEFAULT }, KILLS_MAX)?;
         let minutes_default = if quick { MINUTES_QUICK } else { MINUTES_DEFAULT };
         let minutes = bounded(&mut arguments, "--minutes", minutes_default, MINUTES_MAX)?;
         let binary = arguments.value("--binary")?.map(PathBuf::from);
         let docs = if arguments.flag("--docs") { Docs::Rewrite } else { Docs::Keep };
         arguments.finish()?;
-        if cells.is_empty() && parts.contains(&Part::Throughput) {
+        let wants_cells = parts.contains(&Part::Throughput) || parts.contains(&Part::Replicated);
+        if cells.is_empty() && wants_cells {
             return Err("no cell has such a name".to_owned());
         }
         Ok(Self {
@@ -115,6 +157,9 @@ impl Options {
             seconds: seconds as f64,
             latency_seconds: if quick { 5 } else { 8 },
             restarts: if quick { 1 } else { pairs as usize },
+            kills: kills as usize,
+            growth: if quick { GROWTH_QUICK } else { GROWTH },
+            scale: if quick { Scale::Quick } else { Scale::Whole },
             throughput_wait_max: Duration::from_secs(minutes * 60),
             binary,
             docs,
@@ -135,9 +180,17 @@ fn matrix() -> Vec<Cell> {
         for generator in [Generator::Librdkafka, Generator::Java] {
             for record_bytes in [1024, 100] {
                 for partitions in [1, 12, 200] {
-                    cells.push(Cell { generator, record_bytes, partitions, durability });
+                    cells.push(Cell { generator, record_bytes, partitions, replication: 1, durability });
                 }
             }
+            let replicated = |record_bytes| Cell {
+                generator,
+                record_bytes,
+                partitions: 12,
+                replication: REPLICATION,
+                durability,
+            };
+            cells.push(replicated(1024));
         }
     }
     cells
@@ -145,6 +198,9 @@ fn matrix() -> Vec<Cell> {
 
 impl Cell {
     fn is_quick(&self) -> bool {
+        if self.replication > 1 {
+            return self.durability == Durability::Flush;
+        }
         match self.generator {
             Generator::Librdkafka => {
                 self.partitions == 12 || (self.partitions == 200 && self.record_bytes == 100)
@@ -156,8 +212,12 @@ impl Cell {
 
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { generator, record_bytes, partitions, durability } = self;
-        write!(f, "{generator}/{record_bytes}B/{partitions}p/{durability}")
+        let Self { generator, record_bytes, partitions, replication, durability } = self;
+        write!(f, "{generator}/{record_bytes}B/{partitions}p")?;
+        if *replication > 1 {
+            write!(f, "×{replication}")?;
+        }
+        write!(f, "/{durability}")
     }
 }
 
@@ -185,6 +245,10 @@ impl fmt::Display for Part {
             Self::Throughput => "throughput",
             Self::Latency => "latency",
             Self::Lifecycle => "lifecycle",
+            Self::Replicated => "replicated",
+            Self::Failover => "failover",
+            Self::Scale => "scale",
+            Self::Growth => "growth",
         })
     }
 }
@@ -202,12 +266,8 @@ impl FromStr for Part {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
-        match word {
-            "throughput" => Ok(Self::Throughput),
-            "latency" => Ok(Self::Latency),
-            "lifecycle" => Ok(Self::Lifecycle),
-            _ => Err(format!("no part is called {word:?}")),
-        }
+        let part = Self::ALL.into_iter().find(|part| part.to_string() == word);
+        part.ok_or_else(|| format!("no part is called {word:?}"))
     }
 }
 
@@ -221,6 +281,17 @@ impl FromStr for Peer {
             _ => Err(format!("no peer is called {word:?}")),
         }
     }
+}
+
+fn parts(words: &str) -> Result<Vec<Part>, String> {
+    let mut parts = Vec::new();
+    for word in words.split(',') {
+        match word {
+            "cluster" => parts.extend(Part::OF_CLUSTERS),
+            _ => parts.push(word.parse()?),
+        }
+    }
+    Ok(parts)
 }
 
 fn list<T: FromStr<Err = String>>(words: &str) -> Result<Vec<T>, String> {

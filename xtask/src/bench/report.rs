@@ -3,7 +3,8 @@
 //! It never rounds a figure across its goal: verdicts come from the figures, not from what is printed.
 
 use super::chart;
-use super::figure::{Figure, Kind, Series};
+use super::figure::{Chapter, Figure, Kind, Series};
+use super::growth_chart;
 use super::options::{Docs, Options};
 use super::tools::Workshop;
 use crate::table::{Side, Table};
@@ -11,8 +12,29 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-const BEGIN_MARK: &str = "<!-- figures: written by cargo xtask bench --docs -->";
-const END_MARK: &str = "<!-- end of figures -->";
+/// What one chapter of figures fills: the lines around it in docs/benchmarks.md, and its pictures.
+struct Place {
+    chapter: Chapter,
+    begin_mark: &'static str,
+    end_mark: &'static str,
+    chart: &'static str,
+}
+
+const PLACES: [Place; 2] = [
+    Place {
+        chapter: Chapter::OneBroker,
+        begin_mark: "<!-- figures: written by cargo xtask bench --docs -->",
+        end_mark: "<!-- end of figures -->",
+        chart: "benchmarks.svg",
+    },
+    Place {
+        chapter: Chapter::Cluster,
+        begin_mark: "<!-- cluster figures: written by cargo xtask bench --docs -->",
+        end_mark: "<!-- end of cluster figures -->",
+        chart: "benchmarks-cluster.svg",
+    },
+];
+const GROWTH_CHART: &str = "benchmarks-growth.svg";
 
 pub(crate) fn print(title: &str, figures: &[Figure]) {
     println!("\n{title}\nmedian (range) of the runs; the ratio is Ottla over the other, pair by pair");
@@ -34,7 +56,8 @@ pub(crate) fn print(title: &str, figures: &[Figure]) {
     }
 }
 
-/// Writes results.json and chart.svg beside the scratch data, and with `--docs` the published page.
+/// Writes results.json and the pictures beside the scratch data, and with `--docs` the published page: the chapters that this
+/// run has figures of, whole.
 pub(crate) fn write(
     workshop: &Workshop,
     options: &Options,
@@ -47,14 +70,33 @@ pub(crate) fn write(
         Ok::<(), String>(())
     };
     put(&workshop.scratch().join("results.json"), &json(title, figures))?;
-    let chart = chart::svg(figures);
-    put(&workshop.scratch().join("chart.svg"), &chart)?;
-    if options.docs == Docs::Rewrite {
+    let mut pictures = Vec::new();
+    let mut page = None;
+    for place in PLACES {
+        let members: Vec<Figure> =
+            figures.iter().filter(|figure| figure.kind.chapter() == place.chapter).cloned().collect();
+        // A run without the chapter's parts leaves what is published.
+        if members.is_empty() {
+            continue;
+        }
+        pictures.push((place.chart, chart::svg(&members)));
+        pictures.extend(growth_chart::svg(&members).map(|picture| (GROWTH_CHART, picture)));
+        if options.docs == Docs::Rewrite {
+            let path = workshop.root().join("docs/benchmarks.md");
+            let read = || fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()));
+            let old = page.take().map_or_else(read, Ok)?;
+            page = Some(between_marks(&old, &place, &markdown(title, &members))?);
+        }
+    }
+    for (name, picture) in &pictures {
+        put(&workshop.scratch().join(name), picture)?;
+    }
+    if let Some(page) = page {
         let docs = workshop.root().join("docs");
-        let page = docs.join("benchmarks.md");
-        let old = fs::read_to_string(&page).map_err(|e| format!("{}: {e}", page.display()))?;
-        put(&page, &between_marks(&old, &markdown(title, figures))?)?;
-        put(&docs.join("benchmarks.svg"), &chart)?;
+        put(&docs.join("benchmarks.md"), &page)?;
+        for (name, picture) in &pictures {
+            put(&docs.join(name), picture)?;
+        }
     }
     Ok(())
 }
@@ -113,13 +155,14 @@ fn markdown(title: &str, figures: &[Figure]) -> String {
     page
 }
 
-fn between_marks(page: &str, figures: &str) -> Result<String, String> {
+fn between_marks(page: &str, place: &Place, figures: &str) -> Result<String, String> {
+    let Place { begin_mark, end_mark, .. } = place;
     let parts = || {
-        let (head, rest) = page.split_once(BEGIN_MARK)?;
-        let (_, tail) = rest.split_once(END_MARK)?;
-        Some(format!("{head}{BEGIN_MARK}\n\n{figures}\n{END_MARK}{tail}"))
+        let (head, rest) = page.split_once(begin_mark)?;
+        let (_, tail) = rest.split_once(end_mark)?;
+        Some(format!("{head}{begin_mark}\n\n{figures}\n{end_mark}{tail}"))
     };
-    parts().ok_or_else(|| format!("docs/benchmarks.md lacks the lines {BEGIN_MARK} and {END_MARK}"))
+    parts().ok_or_else(|| format!("docs/benchmarks.md lacks the lines {begin_mark} and {end_mark}"))
 }
 
 fn json(title: &str, figures: &[Figure]) -> String {
@@ -182,10 +225,13 @@ mod tests {
 
     #[test]
     fn the_published_page_keeps_what_stands_around_the_figures() {
-        let page = format!("before\n{BEGIN_MARK}\nold\n{END_MARK}\nafter\n");
-        let new = between_marks(&page, "new").expect("both marks are there");
-        assert_eq!(new, format!("before\n{BEGIN_MARK}\n\nnew\n{END_MARK}\nafter\n"));
-        assert!(between_marks("no marks", "new").is_err());
+        for place in &PLACES {
+            let Place { begin_mark, end_mark, .. } = place;
+            let page = format!("before\n{begin_mark}\nold\n{end_mark}\nafter\n");
+            let new = between_marks(&page, place, "new").expect("both marks are there");
+            assert_eq!(new, format!("before\n{begin_mark}\n\nnew\n{end_mark}\nafter\n"));
+            assert!(between_marks("no marks", place, "new").is_err());
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::figure::{Figure, Findings, Goal, Kind, Series};
 use super::options::{Cell, Durability, Generator, Options, Peer};
 use super::process::{self, MemoryWatch};
 use super::receiver::{self, Recording};
+use super::service::Service;
 use super::tools::{Load, Rate, Target, Workshop};
 use crate::shell;
 use std::time::Instant;
@@ -22,7 +23,8 @@ const TOPIC: &str = "bench";
 
 pub(crate) fn measure(workshop: &Workshop, options: &Options, findings: &mut Findings) -> Result<(), String> {
     for durability in Durability::BOTH {
-        let cells: Vec<Cell> = options.cells.iter().copied().filter(|c| c.durability == durability).collect();
+        let is_wanted = |cell: &Cell| cell.durability == durability && cell.replication == 1;
+        let cells: Vec<Cell> = options.cells.iter().copied().filter(is_wanted).collect();
         if cells.is_empty() {
             continue;
         }
@@ -33,21 +35,23 @@ pub(crate) fn measure(workshop: &Workshop, options: &Options, findings: &mut Fin
         let mut brokers = Vec::new();
         for site in &sites {
             let (broker, _) = site.start()?;
-            warm_up(workshop, &broker)?;
+            warm_up(workshop, &broker.service())?;
             brokers.push(broker);
         }
+        let services: Vec<Service> = brokers.iter().map(Broker::service).collect();
         let watches: Vec<MemoryWatch> = brokers.iter().map(|b| MemoryWatch::begin(b.pid())).collect();
         for cell in cells {
-            let deadline = shell::now() + options.throughput_wait_max / options.cells.len() as u32;
-            findings.add(&cell, Bench { workshop, options, cell, deadline }.measure(&brokers));
+            let single = options.cells.iter().filter(|cell| cell.replication == 1).count();
+            let deadline = shell::now() + options.throughput_wait_max / single as u32;
+            findings.add(&cell, Bench { workshop, options, cell, deadline }.measure(&services));
         }
         findings.figures.extend(memory(durability, &brokers, watches)?);
     }
     Ok(())
 }
 
-fn warm_up(workshop: &Workshop, broker: &Broker) -> Result<(), String> {
-    let target = Target { bootstrap: broker.bootstrap(), topic: "warm-up", partitions: 12 };
+pub(super) fn warm_up(workshop: &Workshop, service: &Service) -> Result<(), String> {
+    let target = service.target("warm-up", 12);
     workshop.create(target)?;
     // Java comes last: its consumer's group makes the broker create its offsets topic.
     for generator in [Generator::Librdkafka, Generator::Librdkafka, Generator::Java] {
@@ -80,12 +84,12 @@ fn memory(
     Ok(figures)
 }
 
-struct Bench<'a> {
-    workshop: &'a Workshop,
-    options: &'a Options,
-    cell: Cell,
+pub(super) struct Bench<'a> {
+    pub(super) workshop: &'a Workshop,
+    pub(super) options: &'a Options,
+    pub(super) cell: Cell,
     /// No pair begins after this, apart from the first.
-    deadline: Instant,
+    pub(super) deadline: Instant,
 }
 
 /// How a trial reaches its broker.
@@ -104,12 +108,12 @@ struct Run {
 }
 
 impl Bench<'_> {
-    fn measure(&self, brokers: &[Broker]) -> Result<Vec<Figure>, String> {
-        for broker in brokers {
+    pub(super) fn measure(&self, services: &[Service]) -> Result<Vec<Figure>, String> {
+        for service in services {
             // Only there if the cell before failed.
-            self.workshop.delete(self.target(broker))?;
+            self.workshop.delete(self.target(service))?;
         }
-        let (loads, recording) = self.plan(brokers)?;
+        let (loads, recording) = self.plan(services)?;
         let name = self.cell.to_string();
         let figure = |kind, goal| Figure {
             kind,
@@ -118,18 +122,29 @@ impl Bench<'_> {
             theirs: Series::default(),
             goal,
         };
-        let mut produce_cpu = figure(Kind::ProduceCpu, Goal::ShareAtMost(1.0 / 3.0));
-        let mut consume_cpu = figure(Kind::ConsumeCpu, Goal::ShareAtMost(1.0 / 3.0));
-        let mut produce_rate = figure(Kind::ProduceRate, Goal::ShareAtLeast(1.0));
-        let mut consume_rate = figure(Kind::ConsumeRate, Goal::ShareAtLeast(1.0));
+        let [mut produce_cpu, mut consume_cpu, mut produce_rate, mut consume_rate] =
+            match self.cell.replication {
+                1 => [
+                    figure(Kind::ProduceCpu, Goal::ShareAtMost(1.0 / 3.0)),
+                    figure(Kind::ConsumeCpu, Goal::ShareAtMost(1.0 / 3.0)),
+                    figure(Kind::ProduceRate, Goal::ShareAtLeast(1.0)),
+                    figure(Kind::ConsumeRate, Goal::ShareAtLeast(1.0)),
+                ],
+                _ => [
+                    figure(Kind::ClusterProduceCpu, Goal::ShareAtMost(1.0 / 3.0)),
+                    figure(Kind::ClusterConsumeCpu, Goal::Shown),
+                    figure(Kind::ClusterProduceRate, Goal::Shown),
+                    figure(Kind::ClusterConsumeRate, Goal::Shown),
+                ],
+            };
         let mut machine = figure(Kind::AgainstTheMachine, Goal::ShareAtMost(1.5));
         for pair in 0..self.options.pairs {
             if pair > 0 && shell::now() > self.deadline {
                 break;
             }
-            for (broker, load) in brokers.iter().zip(&loads) {
-                let run = self.run(broker, *load)?;
-                let peer = broker.peer();
+            for (service, load) in services.iter().zip(&loads) {
+                let run = self.run(service, *load)?;
+                let peer = service.peer;
                 println!(
                     "{name} {peer}: produce {:.2} CPU s/GiB {:.0} MB/s, consume {:.2} CPU s/GiB {:.0} MB/s",
                     run.produce_cpu, run.produce.mb_per_s, run.consume_cpu, run.consume.mb_per_s
@@ -157,16 +172,16 @@ impl Bench<'_> {
     /// A trial on each side says how many records keep that side busy for as long as asked: CPU time is counted in steps
     /// of 10 ms, so a fast side must not be given a slow side's few megabytes. librdkafka's trial on the first side is
     /// recorded on the way, for the receiver.
-    fn plan(&self, brokers: &[Broker]) -> Result<(Vec<Load>, Option<Recording>), String> {
+    fn plan(&self, services: &[Service]) -> Result<(Vec<Load>, Option<Recording>), String> {
         let record_bytes = self.cell.record_bytes;
-        let mut loads = Vec::with_capacity(brokers.len());
+        let mut loads = Vec::with_capacity(services.len());
         let mut recording = None;
-        for broker in brokers {
-            let way = match (&recording, self.cell.generator) {
-                (None, Generator::Librdkafka) => Way::Recorded,
+        for service in services {
+            let way = match (&recording, self.cell.generator, self.cell.replication) {
+                (None, Generator::Librdkafka, 1) => Way::Recorded,
                 _ => Way::Direct,
             };
-            let (rate, recorded) = self.trial(broker, way)?;
+            let (rate, recorded) = self.trial(service, way)?;
             recording = recording.or(recorded);
             let bytes = (rate.mb_per_s * 1e6 * self.options.seconds).clamp(CELL_BYTES_MIN, CELL_BYTES_MAX);
             loads.push(Load { record_bytes, records: bytes as u64 / record_bytes });
@@ -175,8 +190,8 @@ impl Bench<'_> {
     }
 
     /// Starts small and grows until a run lasts long enough for its rate to mean something.
-    fn trial(&self, broker: &Broker, way: Way) -> Result<(Rate, Option<Recording>), String> {
-        let target = self.target(broker);
+    fn trial(&self, service: &Service, way: Way) -> Result<(Rate, Option<Recording>), String> {
+        let target = self.target(service);
         let record_bytes = self.cell.record_bytes;
         // Java's first second is slow whatever the broker does.
         let mut bytes = match (self.cell.generator, self.cell.durability) {
@@ -203,16 +218,16 @@ impl Bench<'_> {
         }
     }
 
-    fn run(&self, broker: &Broker, load: Load) -> Result<Run, String> {
-        let target = self.target(broker);
+    fn run(&self, service: &Service, load: Load) -> Result<Run, String> {
+        let target = self.target(service);
         let generator = self.cell.generator;
         self.workshop.create(target)?;
         process::sync()?;
-        let before = process::cpu_seconds(broker.pid())?;
+        let before = service.cpu_seconds()?;
         let produce = self.workshop.produce(generator, target, load)?;
-        let between = process::cpu_seconds(broker.pid())?;
+        let between = service.cpu_seconds()?;
         let consume = self.workshop.consume(generator, target, load)?;
-        let after = process::cpu_seconds(broker.pid())?;
+        let after = service.cpu_seconds()?;
         self.workshop.delete(target)?;
         Ok(Run {
             produce,
@@ -222,7 +237,7 @@ impl Bench<'_> {
         })
     }
 
-    fn target<'b>(&self, broker: &'b Broker) -> Target<'b> {
-        Target { bootstrap: broker.bootstrap(), topic: TOPIC, partitions: self.cell.partitions }
+    fn target<'s>(&self, service: &'s Service) -> Target<'s> {
+        service.target(TOPIC, self.cell.partitions)
     }
 }

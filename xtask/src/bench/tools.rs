@@ -2,7 +2,7 @@
 //! Scratch data lies under the target directory, on a real disk, for both sides alike. It never installs anything outside
 //! the repository: Apache Kafka is the one that the suites of real clients have in `.tools`.
 
-use super::options::{Generator, Options, Peer};
+use super::options::{Generator, Options, Part, Peer};
 use crate::shell;
 use crate::toolbox::{Kit, Toolbox};
 use std::collections::HashMap;
@@ -20,6 +20,7 @@ pub(crate) struct Workshop {
     load: PathBuf,
     receiver: PathBuf,
     ottla: PathBuf,
+    toolbox: Toolbox,
     kafka_classpath: String,
 }
 
@@ -34,7 +35,8 @@ impl Workshop {
         }
         let ottla = match &options.binary {
             Some(binary) => binary.clone(),
-            None if options.peers.contains(&Peer::Ottla) => {
+            // `ottla cluster elect` moves Kafka's leaders too.
+            None if options.peers.contains(&Peer::Ottla) || options.parts.contains(&Part::Failover) => {
                 cargo_build(
                     Command::new("cargo").current_dir(&root).args(["build", "-p", "ottla"]),
                     &target,
@@ -43,14 +45,15 @@ impl Workshop {
             }
             None => PathBuf::new(),
         };
-        let jars = Toolbox::install(&[Kit::Java])?.jars();
+        let toolbox = Toolbox::install(&[Kit::Java])?;
         Ok(Self {
             root,
             scratch,
             load: tools.join("release/load"),
             receiver: tools.join("release/receiver"),
             ottla,
-            kafka_classpath: format!("{}/*", jars.display()),
+            kafka_classpath: format!("{}/*", toolbox.jars().display()),
+            toolbox,
         })
     }
 
@@ -74,6 +77,13 @@ impl Workshop {
         let mut load = Command::new(&self.load);
         load.arg(command);
         load
+    }
+
+    /// One of the Java programs of compat/java.
+    pub(crate) fn java_program(&self, name: &str) -> Command {
+        let mut java = self.toolbox.java();
+        java.args(["compat.Main", name]);
+        java
     }
 
     /// A main class of Apache Kafka: broker or tool.
@@ -103,18 +113,29 @@ pub(crate) struct Rate {
     pub(crate) mb_per_s: f64,
 }
 
-/// One topic on one broker, as a client is told about it.
+/// One topic, as a client is told about it.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'a> {
     pub(crate) bootstrap: &'a str,
     pub(crate) topic: &'a str,
     pub(crate) partitions: u32,
+    pub(crate) replication: u32,
 }
 
 impl Workshop {
     pub(crate) fn create(&self, target: Target<'_>) -> Result<(), String> {
         // Deleted topics give their disk and page cache back before the next run needs them.
-        output(self.on("create", target).args(["--config", "file.delete.delay.ms=1000"])).map(drop)
+        output(self.creation(target).args(["--config", "file.delete.delay.ms=1000"])).map(drop)
+    }
+
+    /// The command that creates topics. Two of three replicas acknowledge.
+    pub(crate) fn creation(&self, target: Target<'_>) -> Command {
+        let mut create = self.on("create", target);
+        create.args(["--replication", &target.replication.to_string()]);
+        if target.replication > 1 {
+            create.args(["--config", "min.insync.replicas=2"]);
+        }
+        create
     }
 
     pub(crate) fn delete(&self, target: Target<'_>) -> Result<(), String> {

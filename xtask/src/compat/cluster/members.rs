@@ -3,7 +3,6 @@
 
 use crate::shell;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -29,7 +28,7 @@ impl Members {
     /// Starts all of them, with empty directories below `home`.
     pub(super) fn start(binary: &Path, home: &Path) -> Result<Self, String> {
         fs::create_dir_all(home).map_err(|error| format!("cannot create {}: {error}", home.display()))?;
-        let ports = free_ports(2 * BROKERS)?;
+        let ports = shell::lasting_ports(2 * BROKERS)?;
         let member = |ports: &[u16]| Member { port: ports[0], admin_port: ports[1], process: None };
         let members = ports.chunks(2).map(member).collect();
         let mut members = Self { binary: binary.to_path_buf(), home: home.to_path_buf(), members };
@@ -128,15 +127,4 @@ impl Drop for Members {
             let _ = self.kill(id);
         }
     }
-}
-
-/// Ports below those that outgoing connections are given, or one of these could have the port of a broker that is down.
-fn free_ports(count: usize) -> Result<Vec<u16>, String> {
-    const FIRST: u16 = 20_000;
-    const END: u16 = 32_768;
-    // Two runs at the same time begin at different places.
-    let begin = FIRST + u16::try_from(std::process::id() % 100).expect("a number below 100") * 100;
-    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    let ports: Vec<u16> = (begin..END).filter(is_free).take(count).collect();
-    if ports.len() == count { Ok(ports) } else { Err("too few ports are free".to_owned()) }
 }
