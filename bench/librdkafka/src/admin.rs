@@ -82,31 +82,44 @@ pub fn wait_until_all_served(arguments: &Arguments) -> Result<String, String> {
     let names = arguments.topics()?;
     let partitions: i32 = arguments.number("partitions")?;
     let wait_max = Duration::from_secs(arguments.number_or("wait", SERVED_WAIT_MAX.as_secs())?);
-    let consumer = observer(arguments)?;
     let begin = Instant::now();
+    let mut consumer = observer(arguments)?;
+    let is_over = || begin.elapsed() > wait_max;
+    for name in &names {
+        while !has_leaders(&consumer, name, partitions) {
+            if is_over() {
+                return Err(format!("{name}: not led after {wait_max:?}"));
+            }
+            sleep(POLL_PAUSE);
+        }
+    }
     let mut records = 0;
     let mut left: Vec<(String, i32)> =
         names.iter().flat_map(|name| (0..partitions).map(|partition| (name.clone(), partition))).collect();
     let asked = left.len();
-    while !left.is_empty() {
-        if begin.elapsed() > wait_max {
-            return Err(format!("{} of {asked} partitions not served after {wait_max:?}", left.len()));
-        }
+    loop {
         let mut question = TopicPartitionList::with_capacity(left.len());
         for (name, partition) in &left {
             question.add_partition_offset(name, *partition, Offset::End).map_err(|e| e.to_string())?;
         }
-        let Ok(answers) = consumer.offsets_for_times(question, ANSWER_WAIT_MAX) else {
-            sleep(POLL_PAUSE);
-            continue;
-        };
-        left.clear();
-        for answer in answers.elements() {
-            match (answer.error(), answer.offset()) {
-                (Ok(()), Offset::Offset(end)) => records += end,
-                _ => left.push((answer.topic().to_owned(), answer.partition())),
+        if let Ok(answers) = consumer.offsets_for_times(question, ANSWER_WAIT_MAX) {
+            left.clear();
+            for answer in answers.elements() {
+                match (answer.error(), answer.offset()) {
+                    (Ok(()), Offset::Offset(end)) => records += end,
+                    _ => left.push((answer.topic().to_owned(), answer.partition())),
+                }
             }
         }
+        if left.is_empty() {
+            break;
+        }
+        if is_over() {
+            return Err(format!("{} of {asked} partitions not served after {wait_max:?}", left.len()));
+        }
+        sleep(POLL_PAUSE);
+        // A client that has once learned who leads does not ask again for minutes.
+        consumer = observer(arguments)?;
     }
     Ok(format!("partitions={asked} seconds={:.4} records={records}", begin.elapsed().as_secs_f64()))
 }
