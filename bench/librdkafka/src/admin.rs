@@ -30,12 +30,33 @@ pub fn create(arguments: &Arguments) -> Result<String, String> {
         for (key, value) in &settings {
             topic = topic.set(key, value);
         }
-        let answers = block_on(admin.create_topics([&topic], &options())).map_err(|e| e.to_string())?;
-        for answer in answers {
-            answer.map_err(|(topic, code)| format!("create {topic}: {code}"))?;
-        }
+        create_one(&admin, &topic)?;
     }
     wait_until_served(arguments)
+}
+
+/// Once more where the controller has just gone to another broker.
+fn create_one(admin: &AdminClient<DefaultClientContext>, topic: &NewTopic<'_>) -> Result<(), String> {
+    let begin = Instant::now();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let answers = block_on(admin.create_topics([topic], &options())).map_err(|e| e.to_string())?;
+        match answers.into_iter().next() {
+            Some(Ok(_)) => return Ok(()),
+            // The answer to an earlier try was lost.
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) if tries > 1 => return Ok(()),
+            Some(Err((_, code))) if is_passing(code) && begin.elapsed() < SERVED_WAIT_MAX => {
+                sleep(POLL_PAUSE);
+            }
+            Some(Err((name, code))) => return Err(format!("create {name}: {code}")),
+            None => return Err("create: no answer".to_owned()),
+        }
+    }
+}
+
+fn is_passing(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::NotController | RDKafkaErrorCode::RequestTimedOut)
 }
 
 pub fn delete(arguments: &Arguments) -> Result<String, String> {

@@ -42,6 +42,10 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
+    fn votes(&self) -> bool {
+        self.voters.iter().any(|(id, _)| *id == self.id)
+    }
+
     /// `id@host:port,…`, as `controller.quorum.voters` has it.
     fn voters(&self, address: impl Fn(&Addresses) -> SocketAddr) -> String {
         let voters = self.voters.iter().map(|(id, addresses)| format!("{id}@{}", address(addresses)));
@@ -86,6 +90,7 @@ impl<'a> Site<'a> {
         seat: Seat,
     ) -> Result<Self, String> {
         let dir = workshop.fresh_dir(&format!("{peer}-{durability}-{}", seat.id))?;
+        assert!(peer == Peer::Ottla || seat.votes(), "every Kafka broker here is a controller too");
         let site = Self { workshop, peer, durability, dir, addresses, seat: Some(seat) };
         if peer == Peer::Kafka {
             site.format()?;
@@ -133,7 +138,12 @@ impl<'a> Site<'a> {
         ottla.args(["--listen", &listen.to_string(), "--admin", &second.to_string()]);
         ottla.args(["--set", "group.initial.rebalance.delay.ms=0"]);
         if let Some(seat) = &self.seat {
-            let quorum = format!("controller.quorum.voters={}", seat.voters(|addresses| addresses.listen));
+            let quorum = if seat.votes() {
+                format!("controller.quorum.voters={}", seat.voters(|addresses| addresses.listen))
+            } else {
+                let known: Vec<String> = seat.voters.iter().map(|(_, at)| at.listen.to_string()).collect();
+                format!("controller.quorum.bootstrap.servers={}", known.join(","))
+            };
             ottla.args(["--set", &format!("node.id={}", seat.id), "--set", &quorum]);
             ottla.args(["--set", &format!("cluster.id={CLUSTER_ID}")]);
         }

@@ -28,13 +28,23 @@ pub(crate) struct Cluster<'a> {
 impl<'a> Cluster<'a> {
     /// Three brokers with empty directories, started and ready.
     pub(crate) fn start(workshop: &'a Workshop, peer: Peer, durability: Durability) -> Result<Self, String> {
-        let ports = shell::lasting_ports(2 * VOTERS)?;
+        Self::of(workshop, peer, durability, VOTERS)
+    }
+
+    /// So many brokers, of which three vote.
+    pub(crate) fn of(
+        workshop: &'a Workshop,
+        peer: Peer,
+        durability: Durability,
+        brokers: usize,
+    ) -> Result<Self, String> {
+        let ports = shell::lasting_ports(2 * brokers)?;
         let at = |port: &u16| SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
         let addresses: Vec<Addresses> =
             ports.chunks(2).map(|pair| Addresses { listen: at(&pair[0]), second: at(&pair[1]) }).collect();
-        let voters: Vec<(usize, Addresses)> = (1..).zip(addresses.iter().copied()).collect();
+        let voters: Vec<(usize, Addresses)> = (1..).zip(addresses.iter().copied()).take(VOTERS).collect();
         let mut sites = Vec::new();
-        for (id, addresses) in voters.clone() {
+        for (id, addresses) in (1..).zip(addresses) {
             let seat = Seat { id, voters: voters.clone() };
             sites.push(Site::seated(workshop, peer, durability, addresses, seat)?);
         }

@@ -299,7 +299,7 @@ impl Rounds<'_> {
 }
 
 /// Waits until some broker knows.
-pub(super) fn active_controller(cluster: &Cluster<'_>) -> Result<usize, String> {
+fn active_controller(cluster: &Cluster<'_>) -> Result<usize, String> {
     let deadline = shell::now() + ACKNOWLEDGED_WAIT_MAX;
     loop {
         let asked =

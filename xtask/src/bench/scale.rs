@@ -4,7 +4,6 @@
 //! controller is back when a topic asked for through a broker that lives has been created: an answer that only it can give.
 
 use super::cluster::{Cluster, REPLICATION, VOTERS};
-use super::failover::active_controller;
 use super::figure::{Figure, Findings, Goal, Kind};
 use super::options::{Durability, Options, Peer, Scale};
 use super::process::Resident;
@@ -28,6 +27,8 @@ const METADATA_PARTITIONS_QUICK: u32 = 2_000;
 const METADATA_TOPIC_PARTITIONS: u32 = 1_000;
 /// What a log keeps open: the segment and two indexes.
 const DESCRIPTORS_PER_LOG: u64 = 3;
+/// Where three brokers may not open so many files, more of them share the logs; three of them vote all the same.
+const BROKERS_MAX: usize = 24;
 /// A JVM maps two indexes of each log, and the kernel allows 65,530 maps.
 const KAFKA_PARTITIONS_MAX: u32 = 12_000;
 const CONTROLLER_KILLS: usize = 9;
@@ -72,11 +73,33 @@ pub(crate) fn measure(workshop: &Workshop, options: &Options, findings: &mut Fin
         }
         findings.figures.push(led);
     }
+    let mut figures: Vec<Figure> = Vec::new();
     for peer in &options.peers {
-        let outcome = metadata_of(workshop, *peer, metadata, kills);
-        findings.add(&format!("many partitions in the metadata, {peer}"), outcome);
+        let mut clusters = vec![(VOTERS, feasible(*peer, metadata, VOTERS)?)];
+        if *peer == Peer::Ottla && clusters[0].1 < metadata {
+            clusters.extend((VOTERS + 1..=BROKERS_MAX).find_map(|brokers| {
+                let room = feasible(*peer, metadata, brokers).ok()?;
+                (room == metadata).then_some((brokers, room))
+            }));
+        }
+        for (brokers, partitions) in clusters {
+            let outcome = metadata_of(workshop, *peer, brokers, partitions, kills, &mut figures);
+            let what = format!("{partitions} partitions on {brokers} brokers, {peer}");
+            findings.add(&what, outcome.map(|()| Vec::new()));
+        }
     }
+    findings.figures.extend(figures);
     Ok(())
+}
+
+/// The figure of this name; both sides share it where they are of one size.
+fn named(figures: &mut Vec<Figure>, kind: Kind, name: String, goal: Goal) -> &mut Figure {
+    let is_it = |figure: &Figure| figure.kind == kind && figure.name == name;
+    let at = figures.iter().position(is_it).unwrap_or_else(|| {
+        figures.push(Figure::new(kind, name, goal));
+        figures.len() - 1
+    });
+    &mut figures[at]
 }
 
 /// Seconds from the start of the first process until every partition is served.
@@ -107,23 +130,16 @@ fn cold_start(workshop: &Workshop, peer: Peer, layout: Layout) -> Result<f64, St
     Ok(seconds)
 }
 
-fn metadata_of(workshop: &Workshop, peer: Peer, wanted: u32, kills: usize) -> Result<Vec<Figure>, String> {
-    let partitions = feasible(peer, wanted)?;
-    let size = if partitions == wanted {
-        format!("{partitions} partitions")
-    } else {
-        // The name says openly what was not measured.
-        format!("{partitions} partitions (as many of {wanted} as this machine's limits let {peer} have)")
-    };
-    let mut failover = Figure::new(
-        Kind::ManyTime,
-        format!("kill -9 of the active controller to the next change, {size}"),
-        Goal::AtMost(CONTROLLER_SECONDS_MAX),
-    );
-    let mut created = Figure::new(Kind::ManyTime, format!("to create {size}"), Goal::Shown);
-    let mut memory = Figure::new(Kind::ManyMemory, size, Goal::Shown);
-
-    let mut cluster = Cluster::start(workshop, peer, Durability::Flush)?;
+fn metadata_of(
+    workshop: &Workshop,
+    peer: Peer,
+    brokers: usize,
+    partitions: u32,
+    kills: usize,
+    figures: &mut Vec<Figure>,
+) -> Result<(), String> {
+    let size = format!("{partitions} partitions on {brokers} brokers");
+    let mut cluster = Cluster::of(workshop, peer, Durability::Flush, brokers)?;
     let service = cluster.service();
     let before = own_kib(&service.pids)?;
     // One replica each: the controller's work is the same for each, and the logs are fewer.
@@ -131,23 +147,25 @@ fn metadata_of(workshop: &Workshop, peer: Peer, wanted: u32, kills: usize) -> Re
     let topics = (partitions / METADATA_TOPIC_PARTITIONS).to_string();
     let begin = shell::now();
     output(workshop.creation(target).args(["--topics", &topics]))?;
-    created.side(peer).0.push(begin.elapsed().as_secs_f64());
+    let created = begin.elapsed().as_secs_f64();
+    named(figures, Kind::ManyTime, format!("to create {size}"), Goal::Shown).side(peer).0.push(created);
     let each = (own_kib(&service.pids)? - before) / f64::from(partitions) / service.pids.len() as f64;
-    memory.side(peer).0.push(each);
-    println!("{peer}: {partitions} partitions, {each:.2} KiB each on each broker");
+    named(figures, Kind::ManyMemory, size.clone(), Goal::Shown).side(peer).0.push(each);
+    println!("{peer}: {partitions} partitions created in {created:.1} s, {each:.2} KiB each on each broker");
 
+    let name = format!("kill -9 of the active controller to the next change, {size}");
     for round in 0..kills {
         let seconds = controller_killed(&mut cluster, round)?;
         println!("controller of {peer} killed, {} of {kills}: {seconds:.2} s", round + 1);
-        failover.side(peer).0.push(seconds);
+        let goal = Goal::AtMost(CONTROLLER_SECONDS_MAX);
+        named(figures, Kind::ManyTime, name.clone(), goal).side(peer).0.push(seconds);
     }
-    cluster.check_alive()?;
-    Ok(vec![failover, created, memory])
+    cluster.check_alive()
 }
 
 /// Seconds from just before the signal until a broker that lives has had a topic created.
 fn controller_killed(cluster: &mut Cluster<'_>, round: usize) -> Result<f64, String> {
-    let victim = active_controller(cluster)?;
+    let victim = agreed_controller(cluster)?;
     let through = cluster.address(victim % VOTERS + 1);
     let begin = shell::now();
     cluster.kill(victim)?;
@@ -166,15 +184,30 @@ fn controller_killed(cluster: &mut Cluster<'_>, round: usize) -> Result<f64, Str
     Ok(seconds)
 }
 
+/// Waits until all who vote name the same one: who has just come back has caught up so far.
+fn agreed_controller(cluster: &Cluster<'_>) -> Result<usize, String> {
+    let deadline = shell::now() + CONTROLLER_WAIT_MAX;
+    loop {
+        let named: Vec<Option<usize>> = (1..=VOTERS)
+            .map(|id| question::active_controller(cluster.address(id), QUESTION_WAIT_MAX).ok())
+            .collect();
+        match named[0] {
+            Some(id) if named.iter().all(|other| *other == Some(id)) => return Ok(id),
+            _ if shell::now() > deadline => return Err(format!("who is the controller: {named:?}")),
+            _ => thread::sleep(RETRY_PAUSE),
+        }
+    }
+}
+
 fn own_kib(pids: &[u32]) -> Result<f64, String> {
     let each: Result<Vec<f64>, String> =
         pids.iter().map(|pid| Ok(Resident::of(*pid)?.anon_mib * 1024.0)).collect();
     Ok(each?.iter().sum())
 }
 
-/// As many partitions as three brokers can have open, in whole topics.
-fn feasible(peer: Peer, wanted: u32) -> Result<u32, String> {
-    let logs = descriptors()? / 8 * 7 / DESCRIPTORS_PER_LOG * VOTERS as u64;
+/// As many partitions as so many brokers can have open, up to those wanted, in whole topics.
+fn feasible(peer: Peer, wanted: u32, brokers: usize) -> Result<u32, String> {
+    let logs = descriptors()? / 8 * 7 / DESCRIPTORS_PER_LOG * brokers as u64;
     let room = u32::try_from(logs).unwrap_or(u32::MAX).min(wanted);
     let room = if peer == Peer::Kafka { room.min(KAFKA_PARTITIONS_MAX) } else { room };
     Ok((room / METADATA_TOPIC_PARTITIONS * METADATA_TOPIC_PARTITIONS).max(METADATA_TOPIC_PARTITIONS))
