@@ -24,6 +24,8 @@ const TRIAL: Load = Load { record_bytes: RECORD_BYTES, records: 16 << 10 };
 const LOAD_BYTES_MIN: f64 = 8e6;
 const LOAD_BYTES_MAX: f64 = 512e6;
 const PULSE_WAIT_MAX: Duration = Duration::from_secs(120);
+/// No further pair of a size begins after this.
+const PAIRS_WAIT_MAX: Duration = Duration::from_secs(60);
 const WARM_UP: Duration = Duration::from_secs(2);
 
 pub(crate) fn measure(workshop: &Workshop, options: &Options, findings: &mut Findings) -> Result<(), String> {
@@ -58,7 +60,11 @@ fn at(
         workshop.create(target)?;
         loads.push(plan(workshop, options, target)?);
     }
-    for _ in 0..options.pairs {
+    let deadline = shell::now() + PAIRS_WAIT_MAX;
+    for pair in 0..options.pairs {
+        if pair > 0 && shell::now() > deadline {
+            break;
+        }
         for (service, load) in services.iter().zip(&loads) {
             let target = service.target(TOPIC, partitions);
             process::sync()?;
