@@ -7,7 +7,7 @@ use super::figure::{Figure, Goal, Kind, Verdict};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 900.0;
-const LABEL_WIDTH: f64 = 300.0;
+const LABEL_WIDTH: f64 = 350.0;
 const VALUE_WIDTH: f64 = 60.0;
 const ROW: f64 = 18.0;
 const SECTION_GAP: f64 = 34.0;

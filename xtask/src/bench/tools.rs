@@ -6,7 +6,7 @@ use super::options::{Generator, Options, Part, Peer};
 use crate::shell;
 use crate::toolbox::{Kit, Toolbox};
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -22,11 +22,14 @@ pub(crate) struct Workshop {
     ottla: PathBuf,
     toolbox: Toolbox,
     kafka_classpath: String,
+    /// Held as long as the scratch data is in use.
+    _lock: File,
 }
 
 impl Workshop {
     pub(crate) fn open(options: &Options) -> Result<Self, String> {
         let (root, target) = (shell::root(), shell::target());
+        let lock = alone(&target)?;
         let scratch = shell::scratch("bench")?;
         let tools = target.join("bench-tools");
         for program in ["librdkafka", "receiver"] {
@@ -54,6 +57,7 @@ impl Workshop {
             ottla,
             kafka_classpath: format!("{}/*", toolbox.jars().display()),
             toolbox,
+            _lock: lock,
         })
     }
 
@@ -261,6 +265,19 @@ pub(crate) fn output(command: &mut Command) -> Result<String, String> {
     let arguments: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
     let complaint = String::from_utf8_lossy(&output.stderr);
     Err(format!("{program} {} failed: {}\n{complaint}{printed}", arguments.join(" "), output.status))
+}
+
+/// Keeps a second bench away, which would empty the directories of the first one's brokers.
+fn alone(target: &Path) -> Result<File, String> {
+    let path = target.join("bench.lock");
+    let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    fs::create_dir_all(target).map_err(|e| failed(&e))?;
+    let lock = shell::append(&path)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(failed(&"another bench runs in this target directory")),
+        Err(TryLockError::Error(error)) => Err(failed(&error)),
+    }
 }
 
 fn cargo_build(command: &mut Command, target: &Path) -> Result<(), String> {
