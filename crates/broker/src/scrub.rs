@@ -23,6 +23,9 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// Shortest time from the beginning of one pass to that of the next.
 const PASS_MIN: Duration = Duration::from_secs(600);
 
+/// What a look at a log costs, however little is in it: a pass over many small ones is spread over time too.
+const LOOK_BYTES: u64 = 4096;
+
 /// How far a pass has come.
 #[derive(Debug, Default)]
 struct Pass {
@@ -61,13 +64,16 @@ pub(crate) async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
 impl Pass {
     /// Reads about so many bytes more.
     fn read_on(&mut self, broker: &Broker, bytes_max: u64) {
+        if self.is_done || bytes_max == 0 {
+            return;
+        }
         let hosted = broker.partitions.load_full();
         let partitions: BTreeMap<_, _> = hosted
             .partitions()
             .map(|partition| ((partition.topic_id, partition.id.partition), partition))
             .collect();
         let mut left = bytes_max;
-        while left > 0 && !self.is_done {
+        while left > 0 {
             let (from, point) = match self.at {
                 Some((key, Some(point))) => (Bound::Included(key), Some(point)),
                 Some((key, None)) => (Bound::Excluded(key), None),
@@ -79,7 +85,7 @@ impl Pass {
             };
             let is_same = self.at.is_some_and(|(before, _)| before == *key);
             let (next, bytes) = look(broker, partition, point.filter(|_| is_same), left);
-            left = left.saturating_sub(bytes);
+            left = left.saturating_sub(bytes.max(LOOK_BYTES));
             self.at = Some((*key, next));
         }
     }

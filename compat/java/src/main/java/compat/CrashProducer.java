@@ -21,13 +21,7 @@ final class CrashProducer {
         String topic = options.get("topic");
         String name = options.get("name");
         long pauseNanos = 1_000_000_000L / Long.parseLong(options.get("rate"));
-        AtomicBoolean ended = new AtomicBoolean();
-        Thread input = new Thread(() -> {
-            Suite.untilInputEnds();
-            ended.set(true);
-        });
-        input.setDaemon(true);
-        input.start();
+        AtomicBoolean ended = Suite.inputEnds();
 
         Map<String, Object> settings = Map.of(
                 "bootstrap.servers", options.get("bootstrap"),

@@ -25,13 +25,7 @@ final class Pulse {
         int partitions = Integer.parseInt(options.get("partitions"));
         long rate = Long.parseLong(options.get("rate"));
         byte[] value = new byte[Integer.parseInt(options.get("size"))];
-        AtomicBoolean ended = new AtomicBoolean();
-        Thread input = new Thread(() -> {
-            Suite.untilInputEnds();
-            ended.set(true);
-        });
-        input.setDaemon(true);
-        input.start();
+        AtomicBoolean ended = Suite.inputEnds();
 
         Map<String, Object> settings = Map.of("bootstrap.servers", options.get("bootstrap"), "acks", "all");
         // By the line: who reads along waits for the next acknowledgement.

@@ -4,6 +4,7 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.util.HashMap;
 import java.util.Map;
+import java.util.concurrent.atomic.AtomicBoolean;
 
 /** One run: its names and sizes from the command line, and a report line per step for xtask. */
 final class Suite {
@@ -89,8 +90,20 @@ final class Suite {
         }
     }
 
+    /** Turns true when whoever started this program closes its standard input. */
+    static AtomicBoolean inputEnds() {
+        AtomicBoolean ended = new AtomicBoolean();
+        Thread input = new Thread(() -> {
+            untilInputEnds();
+            ended.set(true);
+        });
+        input.setDaemon(true);
+        input.start();
+        return ended;
+    }
+
     /** Blocks until whoever started this program closes its standard input. */
-    static void untilInputEnds() {
+    private static void untilInputEnds() {
         try {
             while (System.in.read() >= 0) {}
         } catch (IOException e) {
