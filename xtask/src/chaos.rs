@@ -48,8 +48,8 @@ Faults:
 const TOPIC: &str = "chaos";
 const PARTITIONS: usize = 6;
 const BROKERS: usize = 3;
-/// Segments roll within a run, so that closed ones are compared too.
-const SEGMENT_BYTES: u32 = 4 << 20;
+/// Segments roll within a run, so that closed ones are compared too, and can rot.
+const SEGMENT_MS: u32 = 4_000;
 
 /// The options of one run.
 #[derive(Debug)]
@@ -180,7 +180,7 @@ impl Run<'_> {
             .args(["--bootstrap-server", &self.cluster.bootstrap(), "--create", "--topic", TOPIC])
             .args(["--partitions", &PARTITIONS.to_string(), "--replication-factor", &BROKERS.to_string()])
             .args(["--config", "min.insync.replicas=2"])
-            .args(["--config", &format!("segment.bytes={SEGMENT_BYTES}")]);
+            .args(["--config", &format!("segment.ms={SEGMENT_MS}")]);
         shell::pipe(&mut create, "", &self.home.join("topic.log")).map(|_| ())
     }
 

@@ -28,6 +28,16 @@ pub(super) struct Broker {
     process: Option<Child>,
     /// Its disk was full and not all is well since.
     is_excused: bool,
+    /// What its disk gives back and was never written.
+    rot: Option<Rot>,
+}
+
+/// A byte that was flipped.
+#[derive(Debug)]
+struct Rot {
+    segment: PathBuf,
+    position: u64,
+    right: u8,
 }
 
 impl Broker {
@@ -36,7 +46,7 @@ impl Broker {
         let home = home.join(format!("broker{id}"));
         fs::create_dir_all(&home).map_err(|error| format!("{}: {error}", home.display()))?;
         let disk = Disk::make(&home)?;
-        Ok(Self { id, disk, binary: binary.to_path_buf(), home, process: None, is_excused: false })
+        Ok(Self { id, disk, binary: binary.to_path_buf(), home, process: None, is_excused: false, rot: None })
     }
 
     /// `host:port` for clients and other brokers.
@@ -64,6 +74,8 @@ impl Broker {
             "min.insync.replicas=2".to_owned(),
             format!("offsets.topic.replication.factor={BROKERS}"),
             "offsets.topic.num.partitions=4".to_owned(),
+            // A start looks at what is newer by itself; older rot has to be looked for.
+            "log.flush.offset.checkpoint.interval.ms=2000".to_owned(),
             // Shorter than some faults, so that in-sync sets shrink and grow.
             "replica.lag.time.max.ms=10000".to_owned(),
         ];
@@ -154,19 +166,39 @@ impl Broker {
     /// kill -9, and one byte in the middle of its oldest closed segment is another one.
     pub(super) fn kill_and_flip(&mut self) -> Result<(), String> {
         self.kill()?;
-        let Some(segment) = replicas::closed_segment(&self.data())? else { return Ok(()) };
-        let flip = || -> std::io::Result<()> {
-            let mut file = File::options().read(true).write(true).open(&segment)?;
-            let middle = SeekFrom::Start(file.metadata()?.len() / 2);
-            let mut byte = [0];
-            file.seek(middle)?;
-            file.read_exact(&mut byte)?;
-            file.seek(middle)?;
-            file.write_all(&[byte[0] ^ 1])?;
-            file.sync_all()
+        let Some(segment) = replicas::closed_segment(&self.data())? else {
+            println!("    broker {} has no closed segment yet: it was killed, and nothing flipped", self.id);
+            return Ok(());
         };
-        flip().map_err(|error| format!("{}: {error}", segment.display()))?;
-        shell::note(&self.log(), &format!("--- flipped a byte in {}\n", segment.display()))
+        let flip = || -> std::io::Result<(u64, u8)> {
+            let mut file = File::options().read(true).write(true).open(&segment)?;
+            let position = file.metadata()?.len() / 2;
+            let mut byte = [0];
+            file.seek(SeekFrom::Start(position))?;
+            file.read_exact(&mut byte)?;
+            file.seek(SeekFrom::Start(position))?;
+            file.write_all(&[byte[0] ^ 1])?;
+            file.sync_all()?;
+            Ok((position, byte[0]))
+        };
+        let (position, right) = flip().map_err(|error| format!("{}: {error}", segment.display()))?;
+        shell::note(&self.log(), &format!("--- flipped a byte in {}\n", segment.display()))?;
+        self.rot = Some(Rot { segment, position, right });
+        Ok(())
+    }
+
+    /// Whether what was flipped has not been taken anew from another broker yet. Before it has, nobody else's copy may rot.
+    pub(super) fn is_rotten(&self) -> bool {
+        let is_right = |rot: &Rot| {
+            let mut byte = [0];
+            let read = File::open(&rot.segment).and_then(|mut file| {
+                file.seek(SeekFrom::Start(rot.position))?;
+                file.read_exact(&mut byte)
+            });
+            // It is shorter, or not there, while it is copied.
+            read.is_ok() && byte[0] == rot.right
+        };
+        self.rot.as_ref().is_some_and(|rot| !is_right(rot))
     }
 
     /// Its process id, while it has one.

@@ -105,7 +105,9 @@ impl<'a> Cluster<'a> {
     /// Who does not answer that it is ready.
     pub(super) fn not_ready(&self) -> Vec<String> {
         let waiting = self.brokers.iter().filter(|broker| !broker.is_ready());
-        waiting.map(|broker| format!("the broker {} is not ready", broker.id)).collect()
+        let waiting = waiting.map(|broker| format!("the broker {} is not ready", broker.id));
+        let rotten = self.brokers.iter().filter(|broker| broker.is_rotten());
+        waiting.chain(rotten.map(|broker| format!("rot on broker {} is not repaired", broker.id))).collect()
     }
 
     /// Keeps what the brokers say of themselves beside their logs, for who looks into a failure.
