@@ -1,7 +1,8 @@
 """Compares a topic with what its interrupted producers and readers were told.
 
-Every acknowledged record must lie at its offset with its value, no value may lie at two offsets, and the values of one
-producer must rise within a partition. Values that were never acknowledged may lie there, once. A value may lie there again
+Every acknowledged record must lie at its offset with its value, or anywhere in its partition if the producer was told that it
+is there and not where (a negative offset, for DUPLICATE_SEQUENCE_NUMBER); no value may lie at two offsets, and the values of
+one producer must rise within a partition. Values that were never acknowledged may lie there, once. A value may lie there again
 only if its producer has given itself a higher epoch in between (`--epochs`): librdkafka does that when the second of two
 requests in flight is refused because the first was, for all partitions, and sends there again what it has no answer for.
 
@@ -113,16 +114,20 @@ def main():
     anomalies = []
     epoch_of = read_epochs(args.epochs)
     acknowledged = {}
+    placeless = {}
     for path in args.logs:
         with open(path) as lines:
             for line in lines:
                 p, offset, value = line.rstrip("\n").split(" ", 2)
                 place = (int(p), int(offset))
+                if place[1] < 0:
+                    placeless[value] = place[0]
+                    continue
                 if place in acknowledged:
                     anomalies.append(f"two acknowledgements name {place}: {number(value)}, {number(acknowledged[place])}")
                 acknowledged[place] = value
 
-    count = len(acknowledged)
+    count = len(acknowledged) + len(placeless)
     found = 0
     seen = {}
     last = {}
@@ -146,13 +151,16 @@ def main():
             anomalies.append(f"out of order: {name}-{i} lies behind {name}-{last[sender]} at {place}")
         last[sender] = i
         expected = acknowledged.pop(place, None)
-        if expected == value:
+        if expected == value or placeless.pop(value, None) == p:
             found += 1
         elif expected is not None:
             anomalies.append(f"wrong value: {name}-{i} lies at {place}, acknowledged was {number(expected)}")
     for place, value in acknowledged.items():
         where = seen.get(value)
         anomalies.append(f"lost: {number(value)} was acknowledged at {place}" + (f", lies at {where}" if where else ""))
+
+    for value, p in placeless.items():
+        anomalies.append(f"lost: {number(value)} was acknowledged in partition {p}, lies at {seen.get(value)}")
 
     if args.readers:
         check_readers(read_events(args.readers), log, anomalies)

@@ -546,12 +546,14 @@ fn producers_get_ids_of_their_own_across_restarts_and_are_described() {
         base_sequence: 0,
         ..Default::default()
     };
-    let mut batch = BatchBuilder::new(options);
-    batch.append(Millis(1_000), None, Some(b"a"), &[]);
-    batch.append(Millis(2_000), None, Some(b"b"), &[]);
-    let batch = batch.build();
-    assert_eq!(client.append("t", 0, batch.clone()), 0);
-    assert_eq!(client.append("t", 0, batch), 0, "a repeated batch has its first offset");
+    let pair = |base_sequence| {
+        let mut batch = BatchBuilder::new(BatchOptions { base_sequence, ..options.clone() });
+        batch.append(Millis(1_000), None, Some(b"a"), &[]);
+        batch.append(Millis(2_000), None, Some(b"b"), &[]);
+        batch.build()
+    };
+    assert_eq!(client.append("t", 0, pair(0)), 0);
+    assert_eq!(client.append("t", 0, pair(0)), 0, "a repeated batch has its first offset");
     let topic = describe_producers::TopicRequest { name: "t".into(), partition_indexes: vec![0, 9] };
     let described = client.ask(DescribeProducersRequest { topics: vec![topic] }).topics.remove(0);
     let active = &described.partitions[0].active_producers[0];
@@ -559,6 +561,12 @@ fn producers_get_ids_of_their_own_across_restarts_and_are_described() {
     assert_eq!((active.last_sequence, active.last_timestamp), (1, 2_000));
     assert_eq!((active.coordinator_epoch, active.current_txn_start_offset), (-1, -1));
     assert_eq!(described.partitions[1].error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    for sequence in (2..12).step_by(2) {
+        assert_eq!(client.append("t", 0, pair(sequence)), i64::from(sequence));
+    }
+    let forgotten = (ErrorCode::DUPLICATE_SEQUENCE_NUMBER, -1);
+    assert_eq!(client.try_append("t", 0, pair(0)), forgotten, "it is there, five batches ago");
+    assert_eq!(client.try_append("t", 0, pair(14)), (ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER, -1));
 
     broker.restart();
     let mut client = TestClient::connect(&broker);

@@ -1,4 +1,5 @@
-//! What a log remembers of its producers: epoch, the last five batches, an open transaction. It is a function
+//! What a log remembers of its producers: epoch, the last five batches, how far back the sequences before them go, an open
+//! transaction. It is a function
 //! of the batches in the log and of nothing else, so that a restart, a follower and the leader agree; recovery
 //! replays batches through `apply`, the same as appending does. `check` decides and changes nothing.
 
@@ -14,6 +15,8 @@ use crate::{
 
 /// Batches remembered per producer: as many as an idempotent client keeps in flight.
 pub(crate) const BATCHES_MAX: usize = 5;
+/// Sequences wrap around at 2^31; up to half of that, one that lies behind is told from one that lies ahead.
+const FORGOTTEN_MAX: i32 = 1 << 30;
 
 /// A producer as DescribeProducers shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +50,7 @@ impl BatchMark {
     }
 
     fn base_sequence(&self) -> i32 {
-        let sequence = i64::from(self.last_sequence) - i64::from(self.offset_delta);
-        sequence.rem_euclid(1 << 31) as i32
+        sequence_plus(self.last_sequence, -self.offset_delta)
     }
 }
 
@@ -58,11 +60,23 @@ pub(crate) struct Producer {
     pub(crate) epoch: ProducerEpoch,
     /// Oldest first.
     pub(crate) batches: VecDeque<BatchMark>,
+    /// How many sequences that end right before the oldest of `batches` this epoch has written too, in batches
+    /// that are remembered no more.
+    pub(crate) forgotten: i32,
     pub(crate) last_timestamp: Millis,
     pub(crate) coordinator_epoch: i32,
     pub(crate) txn_start: Option<Offset>,
     /// When it was last heard of: by this process's clock, or by its timestamps after a restart.
     pub(crate) heard: Millis,
+}
+
+/// What a log knows of a batch that it has already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// All of it.
+    Remembered(BatchMark),
+    /// That it lies before this offset.
+    Before(Offset),
 }
 
 /// What an end-of-transaction marker says.
@@ -87,6 +101,7 @@ impl Producer {
         Producer {
             epoch: ProducerEpoch::NONE,
             batches: VecDeque::new(),
+            forgotten: 0,
             last_timestamp: Millis(-1),
             coordinator_epoch: -1,
             txn_start: None,
@@ -102,21 +117,68 @@ impl Producer {
         if self.epoch != epoch {
             self.epoch = epoch;
             self.batches.clear();
+            self.forgotten = 0;
         }
+    }
+
+    /// Takes its next batch, and keeps of the oldest one no more than that it was there.
+    pub(crate) fn remember(&mut self, batch: BatchMark) {
+        self.batches.push_back(batch);
+        if self.batches.len() <= BATCHES_MAX {
+            return;
+        }
+        let Some(oldest) = self.batches.pop_front() else { return };
+        let is_followed = self.oldest_sequence() == Some(sequence_plus(oldest.last_sequence, 1));
+        self.forgotten = if is_followed {
+            self.forgotten.saturating_add(oldest.offset_delta).saturating_add(1).min(FORGOTTEN_MAX)
+        } else {
+            // It had expired where it was led, and began anew.
+            0
+        };
+    }
+
+    fn oldest_sequence(&self) -> Option<i32> {
+        self.batches.front().map(BatchMark::base_sequence)
+    }
+
+    /// What was forgotten, as one batch that stands for all of it.
+    pub(crate) fn forgotten(&self) -> Option<BatchMark> {
+        let oldest = self.batches.front().filter(|_| self.forgotten > 0)?;
+        Some(BatchMark {
+            last_sequence: sequence_plus(oldest.base_sequence(), -1),
+            last_offset: oldest.base_offset().plus(-1),
+            offset_delta: self.forgotten - 1,
+            timestamp: oldest.timestamp,
+        })
+    }
+
+    /// What is known of a batch of this epoch that was written before.
+    fn known(&self, header: &Header) -> Option<Known> {
+        let (first, last) = (header.base_sequence, header.last_sequence());
+        let same = |batch: &&BatchMark| batch.base_sequence() == first && batch.last_sequence == last;
+        if let Some(batch) = self.batches.iter().find(same) {
+            return Some(Known::Remembered(*batch));
+        }
+        let oldest = self.batches.front()?;
+        // Counted backwards from the oldest: how far the batch lies behind, and how long it is.
+        let behind = sequence_plus(oldest.base_sequence(), -1).wrapping_sub(last) & i32::MAX;
+        let is_forgotten =
+            i64::from(behind) + i64::from(header.last_offset_delta) < i64::from(self.forgotten);
+        is_forgotten.then(|| Known::Before(oldest.base_offset()))
     }
 }
 
 impl Producers {
-    /// The batch that `header` repeats, if it is one of those remembered.
-    pub(crate) fn duplicate(&self, header: &Header) -> Option<BatchMark> {
+    /// What is known of the batch that `header` repeats, if it is a repetition.
+    ///
+    /// More than five batches of one producer can be in flight when a partition moves: those that the old leader
+    /// has not answered, and those that the new one has. What of the former it had from its predecessor comes
+    /// again after the latter, and is not out of order.
+    pub(crate) fn known(&self, header: &Header) -> Option<Known> {
         let producer = self.by_id.get(&header.producer_id)?;
-        if producer.epoch != header.producer_epoch {
-            return None;
-        }
-        let same = |batch: &&BatchMark| {
-            batch.base_sequence() == header.base_sequence && batch.last_sequence == header.last_sequence()
-        };
-        producer.batches.iter().find(same).copied()
+        (producer.epoch == header.producer_epoch && header.base_sequence >= 0)
+            .then(|| producer.known(header))
+            .flatten()
     }
 
     /// Whether a client's batch may follow: epoch not fenced, sequence contiguous. A producer that is not
@@ -186,10 +248,7 @@ impl Producers {
         producer.last_timestamp = header.max_timestamp;
         producer.heard = now.max(header.max_timestamp);
         if header.base_sequence >= 0 {
-            if producer.batches.len() == BATCHES_MAX {
-                producer.batches.pop_front();
-            }
-            producer.batches.push_back(BatchMark {
+            producer.remember(BatchMark {
                 last_sequence: header.last_sequence(),
                 last_offset: header.last_offset(),
                 offset_delta: header.last_offset_delta,
@@ -297,11 +356,9 @@ impl Producers {
         }
         match self.by_id.get_mut(&id) {
             Some(known) if known.epoch == loaded.epoch => {
-                let mut batches = std::mem::take(&mut known.batches);
-                batches.extend(&loaded.batches);
-                let excess = batches.len().saturating_sub(BATCHES_MAX);
-                batches.drain(..excess);
-                *known = Producer { batches, ..loaded };
+                loaded.batches.iter().for_each(|batch| known.remember(*batch));
+                let batches = std::mem::take(&mut known.batches);
+                *known = Producer { batches, forgotten: known.forgotten, ..loaded };
             }
             _ => {
                 self.by_id.insert(id, loaded);

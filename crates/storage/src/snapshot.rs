@@ -1,6 +1,7 @@
 //! Kafka's producer snapshot, version 1: the producers of a log as they were at the offset in the file's name.
-//! Where Kafka writes one entry per producer, up to five are written here, oldest first, so that a restart
-//! still recognises every batch in flight; Kafka's loader keeps the last one and is none the wiser. A file
+//! Where Kafka writes one entry per producer, up to six are written here, oldest first: one that stands for all
+//! batches of its epoch that are remembered no more, and those that are, so that a restart still recognises every batch in
+//! flight. Kafka's loader keeps the last one and is none the wiser. A file
 //! whose checksum or shape is wrong is no snapshot, and an older one is used.
 
 use std::collections::VecDeque;
@@ -34,7 +35,7 @@ pub(crate) fn encode(producers: &Producers) -> Vec<u8> {
     };
     for (id, producer) in producers.sorted() {
         let older = producer.batches.len().saturating_sub(1);
-        for batch in producer.batches.iter().take(older) {
+        for batch in producer.forgotten().iter().chain(producer.batches.iter().take(older)) {
             put(id, producer, Some(batch), batch.timestamp);
         }
         put(id, producer, producer.batches.back(), producer.last_timestamp);
@@ -71,6 +72,7 @@ pub(crate) fn decode(content: &[u8], now: Millis) -> Option<Producers> {
         let loaded = Producer {
             epoch: ProducerEpoch(i16::from_be_bytes([entry[8], entry[9]])),
             batches,
+            forgotten: 0,
             last_timestamp: timestamp,
             coordinator_epoch: int(34),
             txn_start: Some(Offset(long(38))).filter(|start| start.0 >= 0),

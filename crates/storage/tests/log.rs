@@ -164,12 +164,33 @@ fn a_repeated_batch_gets_its_first_offset_and_a_gap_is_refused() {
     let repeated = send(0, 2).expect("a repetition");
     assert!(repeated.duplicate);
     assert_eq!((repeated.base_offset, repeated.last_offset), (Offset(2), Offset(3)));
-    assert!(matches!(send(0, 0), Err(AppendError::OutOfOrderSequence { .. })), "only five are remembered");
+    let forgotten = send(0, 0).expect("a repetition of what is not among the last five");
+    assert!(forgotten.duplicate && forgotten.forgotten);
+    assert_eq!((forgotten.base_offset, forgotten.last_offset), (Offset(-1), Offset(1)));
     assert!(matches!(send(0, 14), Err(AppendError::OutOfOrderSequence { expected: 12, .. })));
     assert!(matches!(send(1, 12), Err(AppendError::OutOfOrderSequence { expected: 0, .. })));
     assert_eq!(send(1, 0).expect("the next epoch").base_offset, Offset(12));
     assert!(matches!(send(0, 12), Err(AppendError::InvalidProducerEpoch { .. })), "fenced");
     assert_eq!(log.log_end(), Offset(14));
+}
+
+#[test]
+fn what_comes_before_the_first_known_sequence_is_no_repetition() {
+    let (_, _, log) = fresh(config());
+    let send = |epoch, sequence| log.append(make(&["a"]).by(7, epoch, sequence).bytes(), as_leader(1000));
+    // The log never had 97 to 99: its leader died with them.
+    for sequence in 100..107 {
+        send(0, sequence).expect("an unknown producer starts anywhere");
+    }
+    assert!(send(0, 100).expect("a repetition").forgotten);
+    assert!(send(0, 101).expect("a repetition").forgotten);
+    assert!(matches!(send(0, 99), Err(AppendError::OutOfOrderSequence { expected: 107, found: 99, .. })));
+    assert!(matches!(send(0, 108), Err(AppendError::OutOfOrderSequence { expected: 107, found: 108, .. })));
+    for sequence in 0..7 {
+        send(1, sequence).expect("a new epoch begins at 0");
+    }
+    assert!(send(1, 1).expect("a repetition").forgotten);
+    assert!(matches!(send(1, 100), Err(AppendError::OutOfOrderSequence { .. })), "that was another epoch");
 }
 
 #[test]
@@ -181,10 +202,16 @@ fn sequences_wrap_after_the_largest() {
     send(&["b", "c"], i32::MAX).expect("a batch across the end");
     assert!(send(&["b", "c"], i32::MAX).expect("a repetition").duplicate);
     assert_eq!(send(&["d"], 1).expect("after the wrap").base_offset, Offset(3));
+    for sequence in 2..7 {
+        send(&["e"], sequence).expect("the append");
+    }
+    assert!(send(&["b", "c"], i32::MAX).expect("a repetition").forgotten);
+    assert!(send(&["a"], i32::MAX - 1).expect("a repetition").forgotten);
+    assert!(matches!(send(&["a"], i32::MAX - 2), Err(AppendError::OutOfOrderSequence { .. })));
 }
 
 #[test]
-fn producers_survive_a_restart_with_all_five_batches() {
+fn producers_survive_a_restart_with_all_that_is_known_of_their_batches() {
     for clean in [true, false] {
         let (disk, dir, log) = fresh(config());
         for sequence in 0..7 {
@@ -203,6 +230,10 @@ fn producers_survive_a_restart_with_all_five_batches() {
             let again =
                 log.append(make(&["a"]).by(7, 0, sequence).bytes(), as_leader(1000)).expect("the append");
             assert!(again.duplicate && again.base_offset == Offset(i64::from(sequence)), "{clean} {again:?}");
+        }
+        for sequence in 0..2 {
+            let again = log.append(make(&["a"]).by(7, 0, sequence).bytes(), as_leader(1000));
+            assert!(again.expect("a repetition").forgotten, "{clean} {sequence}");
         }
     }
 }

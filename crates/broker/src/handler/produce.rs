@@ -219,6 +219,12 @@ fn append_partition(
         required: appended.last_offset.plus(1),
         leader_epoch,
         response: PartitionProduceResponse {
+            // Clients take it for what it is: written, and nobody knows where.
+            error_code: if appended.forgotten {
+                ErrorCode::DUPLICATE_SEQUENCE_NUMBER
+            } else {
+                ErrorCode::NONE
+            },
             base_offset: appended.base_offset.0,
             log_append_time_ms: appended.log_append_time.map_or(-1, |time| time.0),
             log_start_offset: appended.log_start.0,

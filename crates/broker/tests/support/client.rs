@@ -106,13 +106,18 @@ impl TestClient {
 
     /// Produces a batch to a partition and returns its base offset.
     pub fn append(&mut self, topic: &'static str, partition: i32, records: Bytes) -> i64 {
+        let (error, base_offset) = self.try_append(topic, partition, records);
+        assert_eq!(error, ErrorCode::NONE);
+        base_offset
+    }
+
+    /// Produces a batch to a partition.
+    pub fn try_append(&mut self, topic: &'static str, partition: i32, records: Bytes) -> (ErrorCode, i64) {
         let data = PartitionProduceData { index: partition, records: Some(records) };
         let topic = TopicProduceData { name: topic.into(), partition_data: vec![data], ..Default::default() };
         let request =
             ProduceRequest { acks: -1, timeout_ms: 10_000, topic_data: vec![topic], ..Default::default() };
-        let (error, base_offset) = self.produce(request);
-        assert_eq!(error, ErrorCode::NONE);
-        base_offset
+        self.produce(request)
     }
 
     /// Reads one answer's worth of a partition from an offset on; what is read may be empty.

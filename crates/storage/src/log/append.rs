@@ -18,7 +18,7 @@ use crate::{
     error::{AppendError, StorageError},
     header::{HEADER_BYTES, Header, assign, crc_matches},
     layout::{FileKind, segment_file},
-    producers::{BatchMark, Marker},
+    producers::{Known, Marker},
     segment::Segment,
     snapshot, txn_index,
     validate::{self, Checked, Origin, parse_marker, refuse_header},
@@ -40,7 +40,8 @@ pub struct Append {
 pub struct Appended {
     /// The first offset; of a duplicate, the one that it got the first time.
     pub base_offset: Offset,
-    /// The last offset. An acknowledgement waits for the flushed end to pass it, for duplicates too.
+    /// The last offset. An acknowledgement waits for the flushed end to pass it, for duplicates too. Of a
+    /// duplicate whose place is forgotten, the last one that it can have.
     pub last_offset: Offset,
     /// The time that the log stamped, `None` under CreateTime.
     pub log_append_time: Option<Millis>,
@@ -48,6 +49,9 @@ pub struct Appended {
     pub log_start: Offset,
     /// Whether an idempotent producer sent it before; nothing was written then.
     pub duplicate: bool,
+    /// Whether it is not known any more where that duplicate lies: DUPLICATE_SEQUENCE_NUMBER, which clients take
+    /// for an acknowledgement without an offset.
+    pub forgotten: bool,
 }
 
 /// Headers and bytes, ready to be written in one go.
@@ -94,6 +98,7 @@ impl Log {
             log_append_time: append_time.then_some(append.now),
             log_start: self.log_start(),
             duplicate: false,
+            forgotten: false,
         })
     }
 
@@ -137,17 +142,23 @@ impl Log {
             log_append_time: None,
             log_start: self.log_start(),
             duplicate: false,
+            forgotten: false,
         })
     }
 
-    fn duplicate(&self, known: BatchMark, config: &LogConfig) -> Appended {
+    fn duplicate(&self, known: Known, config: &LogConfig) -> Appended {
         let append_time = config.message_timestamp_type == TimestampType::LogAppendTime;
+        let (base_offset, last_offset, timestamp) = match known {
+            Known::Remembered(batch) => (batch.base_offset(), batch.last_offset, Some(batch.timestamp)),
+            Known::Before(offset) => (Offset(-1), offset.plus(-1), None),
+        };
         Appended {
-            base_offset: known.base_offset(),
-            last_offset: known.last_offset,
-            log_append_time: append_time.then_some(known.timestamp),
+            base_offset,
+            last_offset,
+            log_append_time: timestamp.filter(|_| append_time),
             log_start: self.log_start(),
             duplicate: true,
+            forgotten: matches!(known, Known::Before(_)),
         }
     }
 
@@ -272,19 +283,19 @@ impl Log {
     }
 }
 
-/// Whether the log's producers let a batch in; the remembered batch when it is a repetition.
+/// Whether the log's producers let a batch in; what they know of it when it is a repetition.
 fn check_producer(
     appender: &Appender,
     batch: &Checked,
     origin: Origin,
-) -> Result<Option<BatchMark>, AppendError> {
+) -> Result<Option<Known>, AppendError> {
     let header = &batch.header;
     if !header.has_producer() {
         return Ok(None);
     }
     match (origin, batch.marker) {
         (Origin::Client, _) => {
-            let known = appender.producers.duplicate(header);
+            let known = appender.producers.known(header);
             if known.is_none() {
                 appender.producers.check(header)?;
             }
