@@ -10,18 +10,18 @@ mod broker;
 mod fault;
 mod cluster;
 mod readers;
-mod replicas;
 
 use crate::arguments::Arguments;
 use crate::compat;
 use crate::dice::Dice;
 use crate::producers::{Load, Producers, Watch};
+use crate::replicas;
 use crate::shell;
 use crate::toolbox::{Kit, Toolbox};
+use crate::verdict::{self, Told};
 use cluster::Cluster;
 use fault::{Fault, Plan};
 use readers::Readers;
-use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,6 @@ usage: cargo xtask chaos [options]
   --minutes N      for how long faults are injected (default 5)
   --rounds N       instead: this many rounds
   --fault NAME     this fault in every round, nothing else (repeatable: one of these)
-  --flip           mixes contain flipped bytes too; off, for a replica that finds rot does not fetch it again yet
   --seed S         of the mixes and moments (default: from the clock, and printed)
   --rate N         records per second and producer (default 200)
   --patience N     seconds after which a cluster that is healed and not well counts as stuck (default 60)
@@ -86,13 +85,12 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
 }
 
 fn options(arguments: &mut Arguments) -> Result<Options, String> {
-    let flip = arguments.flag("--flip");
     let mut faults = Vec::new();
     while let Some(name) = arguments.value("--fault")? {
         faults.push(Fault::named(&name)?);
     }
     if faults.is_empty() {
-        faults = fault::ALL.into_iter().filter(|&fault| flip || fault != Fault::Flip).collect();
+        faults = fault::ALL.to_vec();
     }
     let end = match arguments.number("--rounds", 0)? {
         0 => End::After(Duration::from_secs(60 * arguments.number("--minutes", 5)?)),
@@ -164,9 +162,13 @@ impl Run<'_> {
         }
 
         let acknowledged = clients.watch.acknowledged();
-        let told = Told { producers: clients.producers.stop()?, readers: clients.readers.stop()? };
+        let told = Told {
+            producers: clients.producers.stop()?,
+            readers: clients.readers.stop()?,
+            ..Told::default()
+        };
         self.cluster.check_alive()?;
-        let batches = self.judge(&told)?;
+        let batches = self.judge(told)?;
         println!(
             "{round} rounds, {acknowledged} acknowledged before the last ended, nothing acknowledged is lost, nothing \
              is there twice, the group has read everything in order; {batches} batches are the same on {BROKERS} brokers"
@@ -234,36 +236,20 @@ impl Run<'_> {
     }
 
     /// Compares what is there with what clients were told, and what is there with itself; the number of batches.
-    fn judge(&self, told: &Told) -> Result<usize, String> {
-        let agreed = replicas::compare(&self.cluster.data(), self.options.patience);
-        let epochs = agreed.as_ref().map_or("", |agreed| &agreed.epochs);
-        let path = self.home.join("epochs");
-        fs::write(&path, epochs).map_err(|error| format!("{}: {error}", path.display()))?;
-        let verdicts =
-            [agreed.as_ref().map(|_| ()).map_err(Clone::clone), self.verify(told), self.cluster.check_logs()];
+    fn judge(&self, mut told: Told) -> Result<usize, String> {
+        let agreed = replicas::compare(&self.cluster.data(), TOPIC, PARTITIONS, self.options.patience);
+        if let Ok(agreed) = &agreed {
+            told.epochs.clone_from(&agreed.epochs);
+        }
+        let verdicts = [
+            agreed.as_ref().map(|_| ()).map_err(Clone::clone),
+            verdict::verify(self.toolbox, &self.cluster.bootstrap(), TOPIC, &told, &self.home),
+            self.cluster.check_logs(),
+        ];
         let reasons: Vec<String> = verdicts.into_iter().filter_map(Result::err).collect();
         match agreed {
             Ok(agreed) if reasons.is_empty() => Ok(agreed.batches),
             _ => Err(reasons.join("; ")),
         }
     }
-
-    /// Reads the topic as a client and compares it with what clients have written down.
-    fn verify(&self, told: &Told) -> Result<(), String> {
-        let mut verify = self.toolbox.python_program("crash_verify.py");
-        verify.args(["--bootstrap", &self.cluster.bootstrap(), "--topic", TOPIC]);
-        verify.arg("--epochs").arg(self.home.join("epochs"));
-        verify.arg("--readers").args(&told.readers).arg("--").args(&told.producers);
-        let log = self.home.join("verify.log");
-        let verdict = shell::pipe(&mut verify, "", &log);
-        let text = fs::read_to_string(&log).unwrap_or_default();
-        print!("{}", text.lines().skip(1).map(|line| line.to_owned() + "\n").collect::<String>());
-        verdict.map(|_| ())
-    }
-}
-
-/// The files in which clients have written down what they were told.
-struct Told {
-    producers: Vec<PathBuf>,
-    readers: Vec<PathBuf>,
 }

@@ -1,6 +1,8 @@
 //! `cargo xtask crash`: three idempotent producers with acks=all, and a broker that is killed (SIGKILL) at random moments.
 //! At the end every acknowledged record lies at its offset with its value and no value lies twice; after each restart
-//! Apache Kafka's own dump tool must read every segment and index to the end.
+//! Apache Kafka's own dump tool must read every segment and index to the end. With `--brokers` it is one of several.
+
+mod cluster;
 
 use crate::arguments::Arguments;
 use crate::compat;
@@ -9,6 +11,7 @@ use crate::peer::{Kind, Peer};
 use crate::producers::{Load, Producers};
 use crate::shell;
 use crate::toolbox::{Kit, Toolbox};
+use crate::verdict::{self, Told};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -17,7 +20,8 @@ use std::process::Stdio;
 const USAGE: &str = "\
 usage: cargo xtask crash [options]
 
-  --rounds N       how often the broker is killed (default 20)
+  --rounds N       how often a broker is killed (default 20)
+  --brokers N      one of these is, of `ottla dev --brokers N`; clients must go on and its health must be told (default 1)
   --seed S         of the moments at which it is (default: from the clock, and printed)
   --rate N         records per second and producer (default 400)
   --peer NAME      ottla (default) or kafka, the reference
@@ -25,7 +29,7 @@ usage: cargo xtask crash [options]
 ";
 
 const TOPIC: &str = "crash";
-const PARTITIONS: u32 = 6;
+const PARTITIONS: usize = 6;
 /// Segments roll within a run, so that closed ones are looked at too.
 const SEGMENT_BYTES: u32 = 1 << 20;
 
@@ -34,6 +38,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let rounds = arguments.number("--rounds", 20)?;
     let seed = arguments.number("--seed", shell::unix_ms())?;
     let rate = arguments.number("--rate", 400)?;
+    let brokers = arguments.number("--brokers", 1)?;
+    let brokers = u16::try_from(brokers).ok().filter(|count| (1..=9).contains(count));
+    let brokers = brokers.ok_or("--brokers is 1 to 9")?;
     let kafka = match arguments.value("--peer")?.as_deref() {
         None | Some("ottla") => false,
         Some("kafka") => true,
@@ -43,6 +50,13 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     arguments.finish()?;
 
     let toolbox = Toolbox::install(&[Kit::Java, Kit::Python, Kit::Go])?;
+    if brokers > 1 {
+        if kafka {
+            return Err("--brokers is for ottla alone".to_owned());
+        }
+        let plan = cluster::Plan { brokers, rounds, seed, rate };
+        return cluster::run(&plan, &toolbox, &compat::ottla(binary)?);
+    }
     let kind = if kafka { Kind::Kafka } else { Kind::Ottla { binary: compat::ottla(binary)? } };
     let home = shell::scratch("crash")?;
     let mut peer = Peer::new(kind, &home.join("broker"), &[])?;
@@ -71,13 +85,8 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     peer.check_alive()?;
     let dumped = peer.frozen(|| dump(&toolbox, &peer.data(), &home))?;
 
-    let mut verify = toolbox.python_program("crash_verify.py");
-    verify.args(["--bootstrap", &peer.bootstrap(), "--topic", TOPIC]).args(&logs);
-    let log = home.join("verify.log");
-    let verdict = shell::pipe(&mut verify, "", &log);
-    let text = fs::read_to_string(&log).unwrap_or_default();
-    print!("{}", text.lines().skip(1).map(|line| line.to_owned() + "\n").collect::<String>());
-    verdict?;
+    let told = Told { producers: logs, ..Told::default() };
+    verdict::verify(&toolbox, &peer.bootstrap(), TOPIC, &told, &home)?;
     println!(
         "{rounds} crashes, nothing acknowledged is lost, nothing is there twice; {dumped} files readable at the end"
     );

@@ -8,6 +8,8 @@ mod shell;
 mod toolbox;
 mod peer;
 mod producers;
+mod replicas;
+mod verdict;
 mod table;
 mod test;
 mod check;

@@ -58,7 +58,7 @@ pub(crate) fn free_port() -> Result<u16, String> {
     listener.local_addr().map(|address| address.port()).map_err(|error| format!("no free port: {error}"))
 }
 
-/// Ports for servers that go down and come back: below those that outgoing connections are given, or one of these could have
+/// Ports, one after the other, for servers that go down and come back: below those that outgoing connections are given, or one of these could have
 /// the port of a server that is down.
 pub(crate) fn lasting_ports(count: usize) -> Result<Vec<u16>, String> {
     const FIRST: u16 = 20_000;
@@ -68,14 +68,19 @@ pub(crate) fn lasting_ports(count: usize) -> Result<Vec<u16>, String> {
     let begin = FIRST + u16::try_from(std::process::id() % 100).expect("a number below 100") * 100;
     let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     let first = begin + TAKEN.load(Ordering::Relaxed);
-    let ports: Vec<u16> = (first..END).filter(is_free).take(count).collect();
-    match ports.last() {
-        Some(last) if ports.len() == count => {
-            TAKEN.store(last + 1 - begin, Ordering::Relaxed);
-            Ok(ports)
+    let mut ports = Vec::new();
+    for port in first..END {
+        if !is_free(&port) {
+            ports.clear();
+            continue;
         }
-        _ => Err("too few ports are free".to_owned()),
+        ports.push(port);
+        if ports.len() == count {
+            TAKEN.store(port + 1 - begin, Ordering::Relaxed);
+            return Ok(ports);
+        }
     }
+    Err(format!("there are no {count} free ports in a row"))
 }
 
 /// How a command reads in a message.

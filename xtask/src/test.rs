@@ -11,24 +11,27 @@ const USAGE: &str = "\
 usage: cargo xtask test
 
 Format, lints, licences, unit and integration tests, 2,000 simulated clusters and the bugs that such must find, release
-build, every command of docs/operations.md, all real clients (5,000 records each), two crashes.
+build, every command of docs/operations.md, all real clients (5,000 records each), Apache Kafka's tools for clusters, two
+crashes of a broker and three of one in a cluster.
 Client libraries are installed into .tools/ first.
 ";
 
 type Stage = (&'static str, fn() -> Result<(), String>);
 
-const STAGES: [Stage; 11] = [
+const STAGES: [Stage; 13] = [
     ("format", check::format),
     ("licences", check::licences),
     ("tools", tools),
     ("lint", check::lint),
     ("unit", unit),
     ("simulation", || sim::run(&[])),
-    ("mutations", || sim::run(&["--mutations".to_owned()])),
+    ("mutations", || sim::run(&words("--mutations"))),
     ("release build", || compat::ottla(None).map(|_| ())),
     ("operations", || operations::run(&[])),
-    ("clients", || compat::run(&["--quick".to_owned()])),
-    ("crash", || crash::run(&["--rounds".to_owned(), "2".to_owned()])),
+    ("clients", || compat::run(&words("--quick"))),
+    ("tools of clusters", || compat::run(&words("--client cluster"))),
+    ("crash", || crash::run(&words("--rounds 2"))),
+    ("crash in cluster", || crash::run(&words("--brokers 3 --rounds 3"))),
 ];
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
@@ -48,11 +51,15 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             failures.push(name);
         }
         println!("=== {name} {verdict} after {seconds:.0} s");
-        summary.push(format!("{name:<14} {verdict} {seconds:>5.0} s"));
+        summary.push(format!("{name:<18} {verdict} {seconds:>5.0} s"));
     }
     println!("\n{}\n{:.0} s in all", summary.join("\n"), begin.elapsed().as_secs_f64());
     println!("{} passed, {} failed", STAGES.len() - failures.len(), failures.len());
     if failures.is_empty() { Ok(()) } else { Err(format!("failed: {}", failures.join(", "))) }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
 }
 
 fn tools() -> Result<(), String> {

@@ -1,7 +1,8 @@
 //! One broker of the cluster: a process in its namespace, on its disk. It may be down, or stand still.
 
 use super::disk::Disk;
-use super::{BROKERS, network, replicas};
+use super::{BROKERS, PARTITIONS, TOPIC, network};
+use crate::replicas;
 use crate::shell;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -166,7 +167,7 @@ impl Broker {
     /// kill -9, and one byte in the middle of its oldest closed segment is another one.
     pub(super) fn kill_and_flip(&mut self) -> Result<(), String> {
         self.kill()?;
-        let Some(segment) = replicas::closed_segment(&self.data())? else {
+        let Some(segment) = replicas::closed_segment(&self.data(), TOPIC, PARTITIONS)? else {
             println!("    broker {} has no closed segment yet: it was killed, and nothing flipped", self.id);
             return Ok(());
         };

@@ -3,7 +3,6 @@
 //! sequences of a producer's epoch begin with 0 and follow each other: a batch that was let in twice, or too early, shows
 //! here whatever clients make of it.
 
-use super::{PARTITIONS, TOPIC};
 use crate::shell;
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -20,19 +19,24 @@ const LENGTH_MAX: usize = 16 << 20;
 
 /// What all replicas agree on.
 #[derive(Debug, Default)]
-pub(super) struct Agreed {
-    pub(super) batches: usize,
+pub(crate) struct Agreed {
+    pub(crate) batches: usize,
     /// One line per batch of a producer's epoch above 0: partition, first offset, last offset, epoch.
-    pub(super) epochs: String,
+    pub(crate) epochs: String,
 }
 
-/// Compares all partitions on these data directories; followers have `patience` to fetch what is left.
-pub(super) fn compare(data: &[PathBuf], patience: Duration) -> Result<Agreed, String> {
+/// Compares all partitions of a topic on these data directories; followers have `patience` to fetch what is left.
+pub(crate) fn compare(
+    data: &[PathBuf],
+    topic: &str,
+    partitions: usize,
+    patience: Duration,
+) -> Result<Agreed, String> {
     let deadline = shell::now() + patience;
     let mut agreed = Agreed::default();
-    for partition in 0..PARTITIONS {
-        let folders: Vec<PathBuf> =
-            data.iter().map(|data| data.join(format!("{TOPIC}-{partition}"))).collect();
+    for partition in 0..partitions {
+        let partition = format!("{topic}-{partition}");
+        let folders: Vec<PathBuf> = data.iter().map(|data| data.join(&partition)).collect();
         let producers = loop {
             match compare_logs(&folders) {
                 Ok(producers) => break producers,
@@ -42,7 +46,7 @@ pub(super) fn compare(data: &[PathBuf], patience: Duration) -> Result<Agreed, St
             }
         };
         agreed.batches += producers.len();
-        follow(partition, &producers, &mut agreed.epochs)?;
+        follow(&partition, &producers, &mut agreed.epochs)?;
     }
     Ok(agreed)
 }
@@ -72,7 +76,7 @@ impl Sent {
 }
 
 /// An error unless each batch follows its producer's last one; notes epochs above 0.
-fn follow(partition: usize, batches: &[Sent], epochs: &mut String) -> Result<(), String> {
+fn follow(partition: &str, batches: &[Sent], epochs: &mut String) -> Result<(), String> {
     let mut expected: HashMap<i64, (i16, i32)> = HashMap::new();
     for sent in batches {
         let (epoch, sequence) = expected.get(&sent.producer).copied().unwrap_or_default();
@@ -82,7 +86,7 @@ fn follow(partition: usize, batches: &[Sent], epochs: &mut String) -> Result<(),
         };
         if !follows {
             return Err(format!(
-                "{TOPIC}-{partition} at offset {}: the producer {} is at sequence {} of epoch {} where {sequence} of \
+                "{partition} at offset {}: the producer {} is at sequence {} of epoch {} where {sequence} of \
                  epoch {epoch} is next",
                 sent.first_offset, sent.producer, sent.sequence, sent.epoch
             ));
@@ -90,7 +94,8 @@ fn follow(partition: usize, batches: &[Sent], epochs: &mut String) -> Result<(),
         expected.insert(sent.producer, (sent.epoch, sent.sequence + sent.records));
         if sent.epoch > 0 {
             let last = sent.first_offset + i64::from(sent.records) - 1;
-            let line = writeln!(epochs, "{partition} {} {last} {}", sent.first_offset, sent.epoch);
+            let (_, number) = partition.rsplit_once('-').expect("a topic and a number");
+            let line = writeln!(epochs, "{number} {} {last} {}", sent.first_offset, sent.epoch);
             line.expect("a string takes everything");
         }
     }
@@ -186,9 +191,9 @@ fn read_batch(file: &mut impl Read) -> Result<Option<Vec<u8>>, String> {
 }
 
 /// A segment that is written to no more, of whichever partition has one.
-pub(super) fn closed_segment(data: &Path) -> Result<Option<PathBuf>, String> {
-    for partition in 0..PARTITIONS {
-        let segments = segments(&data.join(format!("{TOPIC}-{partition}")))?;
+pub(crate) fn closed_segment(data: &Path, topic: &str, partitions: usize) -> Result<Option<PathBuf>, String> {
+    for partition in 0..partitions {
+        let segments = segments(&data.join(format!("{topic}-{partition}")))?;
         if segments.len() > 1 {
             return Ok(segments.into_iter().next());
         }

@@ -1,0 +1,35 @@
+//! Whether a topic is what its producers and readers were told, after whatever was done to the brokers in between.
+
+use crate::shell;
+use crate::toolbox::Toolbox;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What clients have written down, each into a file of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) producers: Vec<PathBuf>,
+    pub(crate) readers: Vec<PathBuf>,
+    /// Which offsets were written in which producer epoch: one line per batch of an epoch above 0.
+    pub(crate) epochs: String,
+}
+
+/// Reads the topic as a client, compares it with what clients have written down, and prints the figures.
+pub(crate) fn verify(
+    toolbox: &Toolbox,
+    bootstrap: &str,
+    topic: &str,
+    told: &Told,
+    home: &Path,
+) -> Result<(), String> {
+    let epochs = home.join("epochs");
+    fs::write(&epochs, &told.epochs).map_err(|error| format!("{}: {error}", epochs.display()))?;
+    let mut verify = toolbox.python_program("crash_verify.py");
+    verify.args(["--bootstrap", bootstrap, "--topic", topic]).arg("--epochs").arg(epochs);
+    verify.arg("--readers").args(&told.readers).arg("--").args(&told.producers);
+    let log = home.join("verify.log");
+    let verdict = shell::pipe(&mut verify, "", &log);
+    let text = fs::read_to_string(&log).unwrap_or_default();
+    print!("{}", text.lines().skip(1).map(|line| line.to_owned() + "\n").collect::<String>());
+    verdict.map(|_| ())
+}
