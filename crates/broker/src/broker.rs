@@ -28,7 +28,8 @@ use crate::partitions::Partitions;
 use crate::producer_ids::ProducerIds;
 use crate::replicas::Replicas;
 use crate::replication::{Followers, Replication};
-use crate::settings::{RACK_AWARE, Settings};
+use crate::settings::{RACK_AWARE, Settings, TopicSettings};
+use crate::throttle::Throttles;
 use crate::topics::{TopicError, Topics};
 use crate::unpacking::Unpacking;
 
@@ -48,6 +49,7 @@ pub(crate) struct Broker {
     pub(crate) partitions: Partitions,
     pub(crate) replicas: Replicas,
     pub(crate) replication: Replication,
+    pub(crate) throttles: Throttles,
     pub(crate) followers: Followers,
     pub(crate) isr: InSync,
     pub(crate) topics: Topics,
@@ -111,6 +113,11 @@ impl Broker {
     /// True for topics that the broker writes by itself.
     pub(crate) fn is_internal_topic(&self, topic: &str) -> bool {
         topic == OFFSETS_TOPIC
+    }
+
+    /// A topic's settings.
+    pub(crate) fn topic_settings(&self, image: &Image, topic: &Str) -> TopicSettings {
+        self.settings().topic(image.configs(&ConfigResource::topic(topic.clone())))
     }
 
     /// How a topic's logs are kept.

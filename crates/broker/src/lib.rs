@@ -35,6 +35,7 @@ mod controller_link;
 mod lifecycle;
 mod replicas;
 // What the broker knows of topics and groups.
+mod throttle;
 mod topics;
 mod producer_ids;
 mod coordinator;

@@ -44,6 +44,7 @@ use crate::quorum::{Driver, Peers, Quorum, QuorumLogError, QuorumOptions};
 use crate::replicas::{self, Replicas};
 use crate::replication::{Followers, Replication};
 use crate::settings::{GroupSettings, Settings};
+use crate::throttle::Throttles;
 use crate::topics::Topics;
 use crate::unpacking::Unpacking;
 use crate::{blocking, housekeeping, opening, scrub};
@@ -182,6 +183,7 @@ impl Node {
             partitions: Partitions::default(),
             replicas: Replicas::default(),
             replication: Replication::default(),
+            throttles: Throttles::default(),
             followers: Followers::default(),
             isr: InSync::default(),
             topics: Topics::default(),

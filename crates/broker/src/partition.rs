@@ -17,6 +17,7 @@ use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Offset, TopicPartition, Uui
 
 use crate::flush::{FlushState, Flusher};
 use crate::metrics::TopicMetrics;
+use crate::throttle::Throttled;
 use crate::waiting::{ParkedProduce, Waiting};
 
 /// A replica that this broker has.
@@ -27,6 +28,7 @@ pub(crate) struct Partition {
     pub(crate) waiting: Waiting,
     pub(crate) flush_state: FlushState,
     pub(crate) metrics: Arc<TopicMetrics>,
+    pub(crate) throttled: Throttled,
     flusher: Arc<Flusher>,
     role: RwLock<Role>,
     high_watermark: AtomicI64,
@@ -101,6 +103,7 @@ impl Partition {
             waiting: Waiting::default(),
             flush_state: FlushState::default(),
             metrics,
+            throttled: Throttled::default(),
             flusher,
             role: RwLock::new(Role {
                 leader_epoch: LeaderEpoch::NONE,
@@ -240,6 +243,14 @@ impl Partition {
                 })
             }
             Part::Follower(_) => None,
+        }
+    }
+
+    /// Whether this broker leads and the replica is in sync with it.
+    pub(crate) fn is_in_sync(&self, replica: BrokerId) -> bool {
+        match &self.role.read().part {
+            Part::Leader(leader) => leader.lock().assignment().isr.contains(&replica),
+            Part::Follower(_) => false,
         }
     }
 

@@ -35,6 +35,8 @@ const PARTITION_RETRY: Duration = Duration::from_millis(50);
 const APPEND_RETRY: Duration = Duration::from_secs(1);
 /// Wait after a leader could not be reached.
 const LEADER_RETRY: Duration = Duration::from_millis(100);
+/// Longest wait of a partition that is throttled: the rate may be another one by then.
+const THROTTLE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Beyond its parking, an answer may take this long.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
@@ -153,6 +155,12 @@ async fn pull(broker: Arc<Broker>, fetcher: Arc<Fetcher>, mut stop: watch::Recei
         delayed.retain(|_, until| *until > now);
         let mut partitions = fetcher.partitions();
         let has_any = !partitions.is_empty();
+        for (key, (partition, _)) in &partitions {
+            let limit = broker.throttles.following(&broker, partition);
+            if let Some(wait) = limit.and_then(|limit| limit.wait()) {
+                delayed.entry(*key).or_insert(now + wait.min(THROTTLE_WAIT_MAX));
+            }
+        }
         partitions.retain(|key, (partition, _)| !delayed.contains_key(key) && !partition.is_out_of_service());
         if partitions.is_empty() {
             let wait = async {
@@ -231,13 +239,16 @@ impl Session {
             if self.told.insert(*key, Some(told)) == Some(Some(told)) {
                 continue;
             }
+            let limit = broker.throttles.following(broker, partition);
+            let bytes_max = limit.map_or(usize::MAX, |limit| limit.bytes_max());
+            let bytes_max = bytes_max.min(replication.fetch_partition_bytes_max);
             let fetch = FetchPartition {
                 partition: key.1.0,
                 current_leader_epoch: told.leader_epoch.0,
                 fetch_offset: told.offset.0,
                 last_fetched_epoch: told.last_fetched_epoch.0,
                 log_start_offset: partition.log.log_start().0,
-                partition_max_bytes: i32::try_from(replication.fetch_partition_bytes_max).unwrap_or(i32::MAX),
+                partition_max_bytes: i32::try_from(bytes_max).unwrap_or(i32::MAX),
                 flushed_end: told.flushed_end.0,
                 ..FetchPartition::default()
             };
@@ -362,6 +373,9 @@ fn append(
         return Ok(());
     }
     let bytes = records.len();
+    if let Some(limit) = broker.throttles.following(broker, partition) {
+        limit.throttle().spend(bytes);
+    }
     match partition.append_from_leader(leader_epoch, records, broker.clock.now()) {
         Ok(_) => {
             broker.metrics.replicated(bytes);

@@ -12,6 +12,9 @@ use wire::messages::describe_quorum::{DescribeQuorumRequest, PartitionData, Part
 use wire::messages::elect_leaders::ElectLeadersRequest;
 use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use wire::messages::find_coordinator::FindCoordinatorRequest;
+use wire::messages::incremental_alter_configs::{
+    AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest,
+};
 use wire::messages::list_partition_reassignments::ListPartitionReassignmentsRequest;
 use wire::messages::offset_commit::{
     OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
@@ -229,12 +232,7 @@ fn a_broker_joins_takes_over_a_replica_becomes_a_voter_and_leaves() {
     let described = quorum(&mut cluster.client(fourth));
     assert_eq!((nodes(&described.current_voters), nodes(&described.observers)), (vec![1, 2, 3], vec![4]));
 
-    let moved = ReassignablePartition { partition_index: 0, replicas: Some(vec![4, 2, 3]) };
-    let topic = ReassignableTopic { name: "t".into(), partitions: vec![moved] };
-    let request =
-        AlterPartitionReassignmentsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
-    let answer = cluster.client(fourth).ask(request);
-    assert_eq!(answer.responses[0].partitions[0].error_code, ErrorCode::NONE);
+    move_to(&mut cluster.client(fourth), "t", &[4, 2, 3]);
     let moved = cluster.wait_for_partition(2, "t", |partition| partition.replica_nodes.len() == 3);
     assert_eq!(moved.replica_nodes, [4, 2, 3]);
     let listed = cluster.client(2).ask(ListPartitionReassignmentsRequest::default());
@@ -343,4 +341,55 @@ fn a_consumer_reads_from_a_replica_in_its_rack() {
         from_follower.records.is_some_and(|records| !records.into_bytes().is_empty())
     });
     cluster.kill(3);
+}
+
+/// Has these brokers hold the only partition of a topic.
+fn move_to(client: &mut TestClient, name: &'static str, replicas: &[i32]) {
+    let moved = ReassignablePartition { partition_index: 0, replicas: Some(replicas.to_vec()) };
+    let topic = ReassignableTopic { name: name.into(), partitions: vec![moved] };
+    let request =
+        AlterPartitionReassignmentsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    let answer = client.ask(request);
+    assert_eq!(answer.responses[0].partitions[0].error_code, ErrorCode::NONE);
+}
+
+/// Sets one value of a topic or a broker.
+fn configure(client: &mut TestClient, kind: i8, name: &'static str, key: &'static str, value: &'static str) {
+    let config = AlterableConfig { name: key.into(), config_operation: 0, value: Some(value.into()) };
+    let resource =
+        AlterConfigsResource { resource_type: kind, resource_name: name.into(), configs: vec![config] };
+    let request = IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false };
+    let answer = client.ask(request).responses.remove(0);
+    assert_eq!((answer.error_code, answer.error_message), (ErrorCode::NONE, None));
+}
+
+#[test]
+fn a_replica_that_is_throttled_is_filled_at_that_rate_and_others_are_not_held_back() {
+    const TOPIC: i8 = 2;
+    const BROKER: i8 = 4;
+    // One batch goes through, and pays for a day.
+    let sides = [
+        ("leader.replication.throttled.replicas", "0:1", "leader.replication.throttled.rate", "1"),
+        ("follower.replication.throttled.replicas", "0:2", "follower.replication.throttled.rate", "2"),
+    ];
+    for (replicas, replica, rate, broker) in sides {
+        let cluster = TestCluster::start(2, &["min.insync.replicas=1"]);
+        let mut client = cluster.client(1);
+        for name in ["slow", "fast"] {
+            create(&mut client, name, &[1]);
+            for _ in 0..3 {
+                assert_eq!(produce(&mut client, name, &[b'x'; 100_000]).0, ErrorCode::NONE);
+            }
+        }
+        configure(&mut client, TOPIC, "slow", replicas, replica);
+        configure(&mut client, BROKER, broker, rate, "1");
+        move_to(&mut client, "slow", &[1, 2]);
+        move_to(&mut client, "fast", &[1, 2]);
+        cluster.wait_for_partition(1, "fast", |partition| partition.isr_nodes.len() == 2);
+        let slow = cluster.wait_for_partition(1, "slow", |_| true);
+        assert_eq!(slow.isr_nodes, [1], "{rate}");
+        assert_eq!(produce(&mut client, "slow", b"x").0, ErrorCode::NONE, "who writes does not wait for it");
+        configure(&mut client, BROKER, broker, rate, "1000000000");
+        cluster.wait_for_partition(1, "slow", |partition| partition.isr_nodes.len() == 2);
+    }
 }

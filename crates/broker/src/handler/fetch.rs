@@ -31,6 +31,7 @@ use crate::leader_hints::LeaderHints;
 use crate::metrics::TopicMetrics;
 use crate::partition::Partition;
 use crate::partitions::Hosted;
+use crate::throttle::Throttle;
 use crate::waiting::ParkedFetch;
 
 /// Clients that ask in an older version cannot read zstd (KIP-110).
@@ -110,12 +111,14 @@ struct Found {
     /// What the index, not in memory, has to be asked for.
     unlocated: Option<Slice>,
     metrics: Option<Arc<TopicMetrics>>,
+    /// What the answer is counted against.
+    throttle: Option<Arc<Throttle>>,
 }
 
 impl Found {
     fn new(target: &FetchTarget, data: PartitionData) -> Self {
         let answer = FetchAnswer { key: target.key.clone(), data, batches: None };
-        Found { answer, unlocated: None, metrics: None }
+        Found { answer, unlocated: None, metrics: None, throttle: None }
     }
 
     /// Bytes that the partition adds to the answer; of what is not located, at most.
@@ -160,6 +163,8 @@ async fn find_enough(
             for target in targets {
                 let Ok(partition) = locate(&hosted, wants, &target.key) else { continue };
                 match wants.replica {
+                    // What is held back is looked at again with the next fetch.
+                    Some(replica) if is_held_back(broker, partition, replica) => {}
                     Some(_) => partition.waiting.park_follower(&parked),
                     None => partition.waiting.park_fetch(&parked),
                 }
@@ -206,6 +211,12 @@ fn find(broker: &Arc<Broker>, hosted: &Hosted, wants: &Wants, targets: &[FetchTa
         round.found.push(found);
     }
     round
+}
+
+/// Whether a follower has to wait for what it may be sent, however much there is.
+fn is_held_back(broker: &Broker, partition: &Partition, follower: Replica) -> bool {
+    let limit = broker.throttles.leading(broker, partition, follower.id);
+    limit.is_some_and(|limit| limit.wait().is_some())
 }
 
 fn locate<'a>(hosted: &'a Hosted, wants: &Wants, key: &FetchKey) -> Result<&'a Arc<Partition>, ErrorCode> {
@@ -259,6 +270,8 @@ fn find_in(
     }
     let mut data = data;
     let mut upper = upper;
+    let mut bytes_max = bytes_left.min(target.bytes_max);
+    let mut throttle = None;
     if let Some(replica) = wants.replica {
         // Its history is this log's up to here, so what it says that it has counts.
         let fetched = Fetched {
@@ -275,15 +288,22 @@ fn find_in(
         }
         data.high_watermark = partition.high_watermark().0;
         upper = partition.log.log_end();
+        if let Some(limit) = broker.throttles.leading(broker, partition, replica.id) {
+            if limit.wait().is_some() {
+                return Found::new(target, data);
+            }
+            bytes_max = bytes_max.min(limit.bytes_max());
+            throttle = Some(limit.throttle());
+        }
     } else if let Some(closer) = broker.closer_replica(partition, &wants.rack, target.offset) {
         data.preferred_read_replica = closer.0;
         return Found::new(target, data);
     }
-    let limits = ReadLimits { bytes_max: bytes_left.min(target.bytes_max), upper, minimum_one };
+    let limits = ReadLimits { bytes_max, upper, minimum_one };
     match partition.read(target.offset, limits) {
         Ok(slice) => {
-            let mut found =
-                Found { metrics: Some(Arc::clone(&partition.metrics)), ..Found::new(target, data) };
+            let metrics = Some(Arc::clone(&partition.metrics));
+            let mut found = Found { metrics, throttle, ..Found::new(target, data) };
             if !slice.is_empty() {
                 found.locate(slice, ReadMode::CachedOnly);
             }
@@ -348,6 +368,7 @@ async fn locate_rest(mut found: Vec<Found>) -> Vec<FetchAnswer> {
     let answers = found.into_iter().map(|part| {
         if let (Some(metrics), Some(batches)) = (&part.metrics, &part.answer.batches) {
             metrics.fetched(batches.len());
+            part.throttle.iter().for_each(|throttle| throttle.spend(batches.len()));
         }
         part.answer
     });

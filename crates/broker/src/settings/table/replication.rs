@@ -55,10 +55,10 @@ section! {
     /// Hand leadership over before stopping.
     "controlled.shutdown.enable" Boolean Any = "true", ReadOnly Medium => controlled_shutdown: bool;
     /// Bytes per second that leaders may send to throttled followers.
-    "leader.replication.throttled.rate" Long AtLeast(0) = "9223372036854775807", PerBroker Medium, awaits "throttled replication"
+    "leader.replication.throttled.rate" Long AtLeast(0) = "9223372036854775807", PerBroker Medium
         => leader_throttle: u64;
     /// Bytes per second that throttled followers may fetch.
-    "follower.replication.throttled.rate" Long AtLeast(0) = "9223372036854775807", PerBroker Medium, awaits "throttled replication"
+    "follower.replication.throttled.rate" Long AtLeast(0) = "9223372036854775807", PerBroker Medium
         => follower_throttle: u64;
 
     /// Listeners that carry the controller's traffic. Ottla's controller uses the broker listener; listeners named here

@@ -105,10 +105,10 @@ section! {
     "unclean.leader.election.enable" Boolean Any = "false", Topic Medium,
         from ["unclean.leader.election.enable"] => unclean_leader_election: bool;
     /// Replicas whose leaders are throttled, as `partition:broker`, or `*`.
-    "leader.replication.throttled.replicas" List ThrottledReplicas = "", Topic Medium, awaits "throttled replication"
+    "leader.replication.throttled.replicas" List ThrottledReplicas = "", Topic Medium
         => leader_throttled_replicas: Vec<String>;
     /// Replicas that are throttled as followers, as `partition:broker`, or `*`.
-    "follower.replication.throttled.replicas" List ThrottledReplicas = "", Topic Medium, awaits "throttled replication"
+    "follower.replication.throttled.replicas" List ThrottledReplicas = "", Topic Medium
         => follower_throttled_replicas: Vec<String>;
     /// Keep closed segments in the object store.
     "remote.storage.enable" Boolean Any = "false", Topic Medium, awaits "tiered storage" => remote_storage: bool;
