@@ -34,6 +34,10 @@ const NOBODY_DECIDES: Duration = Duration::from_secs(2);
 /// How often a broker that wants to stop asks whether it may.
 const SHUTDOWN_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How long a broker that leads nothing any more still answers: clients ask around when they are told that another one leads, and
+/// one whose question is cut off waits before it asks again. librdkafka has moved on after a quarter of a second.
+const CLIENTS_LEAVE: Duration = Duration::from_millis(500);
+
 /// What a broker says of itself when it registers, the same as long as it runs.
 pub(crate) struct Registration {
     pub(crate) incarnation_id: Uuid,
@@ -257,7 +261,7 @@ fn out_of_service(broker: &Broker) -> Vec<OutOfService> {
     topics
 }
 
-/// Has others lead what this broker leads, where there are others, and has another node lead the quorum.
+/// Has others lead what this broker leads, where there are others, has another node lead the quorum, and lets clients find out.
 pub(crate) async fn hand_over(broker: &Arc<Broker>) {
     if !broker.settings().broker().replication.controlled_shutdown {
         return;
@@ -265,9 +269,13 @@ pub(crate) async fn hand_over(broker: &Arc<Broker>) {
     broker.is_leaving.store(true, Ordering::Release);
     let deadline = Instant::now() + SHUTDOWN_MAX;
     let mut heard = Instant::now();
+    let mut clients_leave = Duration::ZERO;
     while !is_alone(broker) && Instant::now() < deadline {
         match timeout_at(deadline, broker.ask_controller(heartbeat(broker))).await {
-            Ok(Ok(response)) if response.should_shut_down => break,
+            Ok(Ok(response)) if response.should_shut_down => {
+                clients_leave = CLIENTS_LEAVE;
+                break;
+            }
             Ok(Ok(response)) if response.error_code == ErrorCode::BROKER_ID_NOT_REGISTERED => break,
             Ok(Ok(_)) => heard = Instant::now(),
             // The others may be stopping too, and nobody is left to decide.
@@ -277,6 +285,7 @@ pub(crate) async fn hand_over(broker: &Arc<Broker>) {
         sleep(SHUTDOWN_INTERVAL).await;
     }
     broker.metadata.quorum().hand_over().await;
+    sleep(clients_leave).await;
 }
 
 /// Whether nobody else is counted in who could lead.
