@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use arc_swap::ArcSwap;
 use client::{Address, Environment};
 use state::metadata::{ConfigResource, Image};
-use storage::{DataDir, LogConfig};
+use storage::DataDir;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use wire::{BrokerId, Millis, Offset, Str};
@@ -118,12 +118,6 @@ impl Broker {
     /// A topic's settings.
     pub(crate) fn topic_settings(&self, image: &Image, topic: &Str) -> TopicSettings {
         self.settings().topic(image.configs(&ConfigResource::topic(topic.clone())))
-    }
-
-    /// How a topic's logs are kept.
-    pub(crate) fn log_config(&self, image: &Image, topic: &Str) -> LogConfig {
-        let resource = ConfigResource::topic(topic.clone());
-        self.settings().log_config(image.configs(&resource))
     }
 
     /// Makes the offsets topic if it is not there yet.

@@ -25,6 +25,7 @@ mod fetch_session;
 // How others come to have it too.
 mod peer;
 mod replication;
+mod throttle;
 mod isr;
 mod leader_hints;
 // What the cluster has decided, and what the broker makes of it.
@@ -35,7 +36,6 @@ mod controller_link;
 mod lifecycle;
 mod replicas;
 // What the broker knows of topics and groups.
-mod throttle;
 mod topics;
 mod producer_ids;
 mod coordinator;

@@ -67,11 +67,11 @@ impl Broker {
         id: TopicPartition,
         topic_id: Uuid,
     ) -> Result<Arc<Partition>, StorageError> {
-        let config = self.log_config(image, &id.topic);
+        let topic = self.topic_settings(image, &id.topic);
+        let config = self.settings().log_config(&topic);
         let log = self.data_dir.open_log(&id, topic_id, config, self.clock.now())?;
         let high_watermark = self.data_dir.high_watermark(&id).unwrap_or(Offset::ZERO);
         let metrics = self.metrics.topic(&id.topic);
-        let topic = self.topic_settings(image, &id.topic);
         let partition = Partition::new(id, topic_id, high_watermark, log, Arc::clone(&self.flusher), metrics);
         partition.throttled.update(&topic, partition.id.partition, self.node_id);
         Ok(partition)

@@ -348,8 +348,8 @@ async fn apply_configs(broker: &Arc<Broker>, touched: &Touched) {
 }
 
 fn update_logs(broker: &Broker, image: &Image, topic: &crate::partitions::HostedTopic) {
-    let config = broker.log_config(image, &topic.name);
     let settings = broker.topic_settings(image, &topic.name);
+    let config = broker.settings().log_config(&settings);
     for partition in topic.partitions() {
         partition.throttled.update(&settings, partition.id.partition, broker.node_id);
         partition.log.update_config(config.clone());

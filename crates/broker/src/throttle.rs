@@ -1,7 +1,7 @@
 //! Throttled replication: filling replicas that have moved leaves room for clients.
 //!
 //! Topics say which replicas are throttled (`leader.replication.throttled.replicas` and `follower.…`), brokers how fast
-//! (`….throttled.rate`), as kafka-reassign-partitions and `ottla cluster` set them. Invariant: only a replica that is not in
+//! (`….throttled.rate`), as kafka-reassign-partitions sets them. Invariant: only a replica that is not in
 //! sync is held back, so that no acknowledgement ever waits for a throttle.
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! What a log remembers of its producers: epoch, the last five batches, how far back the sequences before them go, an open
-//! transaction. It is a function
-//! of the batches in the log and of nothing else, so that a restart, a follower and the leader agree; recovery
-//! replays batches through `apply`, the same as appending does. `check` decides and changes nothing.
+//! What a log remembers of its producers: epoch, the last five batches, how far back the sequences before them
+//! go, an open transaction. It is a function of the batches in the log and of nothing else, so that a restart, a
+//! follower and the leader agree; recovery replays batches through `apply`, the same as appending does. `check`
+//! decides and changes nothing.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -172,8 +172,8 @@ impl Producers {
     /// What is known of the batch that `header` repeats, if it is a repetition.
     ///
     /// More than five batches of one producer can be in flight when a partition moves: those that the old leader
-    /// has not answered, and those that the new one has. What of the former it had from its predecessor comes
-    /// again after the latter, and is not out of order.
+    /// has not answered, and those that the new one has. The former come again after the latter, and those that
+    /// the new leader had from the old one are not out of order.
     pub(crate) fn known(&self, header: &Header) -> Option<Known> {
         let producer = self.by_id.get(&header.producer_id)?;
         (producer.epoch == header.producer_epoch && header.base_sequence >= 0)

@@ -10,13 +10,9 @@ use super::{Settings, TopicSettings};
 const METADATA_BATCH_BYTES_MAX: u32 = 8 * 1024 * 1024;
 
 impl Settings {
-    /// What the logs of a topic are opened with; `own` is what the topic itself has, as the metadata stores it.
+    /// What the logs of a topic with these settings are opened with.
     #[must_use]
-    pub fn log_config<K: AsRef<str>, V: AsRef<str>>(
-        &self,
-        own: impl IntoIterator<Item = (K, V)>,
-    ) -> LogConfig {
-        let topic = self.topic(own);
+    pub fn log_config(&self, topic: &TopicSettings) -> LogConfig {
         let log = &self.broker.log;
         LogConfig {
             segment_bytes: topic.segment_bytes,
@@ -25,16 +21,16 @@ impl Settings {
             index_interval_bytes: topic.index_interval_bytes,
             retention_ms: topic.retention_ms.map(|ms| ms.0),
             retention_bytes: topic.retention_bytes,
-            cleanup: Cleanup { delete: has(&topic, "delete"), compact: has(&topic, "compact") },
+            cleanup: Cleanup { delete: has(topic, "delete"), compact: has(topic, "compact") },
             delete_retention_ms: topic.delete_retention_ms.0,
             min_cleanable_dirty_ratio: topic.min_cleanable_dirty_ratio,
             min_compaction_lag_ms: topic.min_compaction_lag_ms.0,
             max_compaction_lag_ms: topic.max_compaction_lag_ms.0,
             max_message_bytes: u32::try_from(topic.message_bytes_max).unwrap_or(u32::MAX),
-            message_timestamp_type: timestamp_type(&topic),
+            message_timestamp_type: timestamp_type(topic),
             timestamp_before_max_ms: topic.timestamp_before_max_ms.0,
             timestamp_after_max_ms: topic.timestamp_after_max_ms.0,
-            compression_type: compression_type(&topic),
+            compression_type: compression_type(topic),
             file_delete_delay_ms: topic.file_delete_delay_ms.0,
             flush_before_ack: topic.flush_before_ack,
             preallocate: topic.preallocate,
