@@ -443,29 +443,69 @@ async fn acknowledge(broker: Arc<Broker>, fetcher: Arc<Fetcher>, mut stop: watch
         let Some(address) = broker.metadata.quorum().peers().address_of(fetcher.leader) else { continue };
         if let Err(error) = link.ask(&address, request, ANSWER_MAX).await {
             tracing::debug!(leader = %fetcher.leader, %error, "a leader could not be told what is durable");
-            // The next fetch tells.
+            // The next fetch tells, unless it is the one that was to come back.
             told.clear();
             sleep(LEADER_RETRY).await;
+            if wake {
+                fetcher.recall.store(true, Ordering::Release);
+                fetcher.progress.notify_one();
+            }
         }
     }
 }
 
 /// The fetches of followers that are parked at this broker, by follower.
+///
+/// A recall may come while the fetch that it is for is still on its way, over another connection: it holds for the next fetch
+/// that parks, too, or that would wait in vain for as long as it may. One that knows better comes back once too often.
 #[derive(Debug, Default)]
 pub(crate) struct Followers {
-    parked: Mutex<BTreeMap<BrokerId, Arc<ParkedFetch>>>,
+    parked: Mutex<BTreeMap<BrokerId, ParkedFollower>>,
+}
+
+#[derive(Debug, Default)]
+struct ParkedFollower {
+    fetch: Option<Arc<ParkedFetch>>,
+    recalls_next: bool,
 }
 
 impl Followers {
     /// Remembers a follower's parked fetch, of which there is one at a time.
     pub(crate) fn park(&self, follower: BrokerId, fetch: &Arc<ParkedFetch>) {
-        self.parked.lock().insert(follower, Arc::clone(fetch));
+        let mut parked = self.parked.lock();
+        let parked = parked.entry(follower).or_default();
+        parked.fetch = Some(Arc::clone(fetch));
+        if std::mem::take(&mut parked.recalls_next) {
+            fetch.recall();
+        }
     }
 
     /// Has a follower's fetch come back.
     pub(crate) fn recall(&self, follower: BrokerId) {
-        if let Some(fetch) = self.parked.lock().remove(&follower) {
+        let mut parked = self.parked.lock();
+        let parked = parked.entry(follower).or_default();
+        parked.recalls_next = true;
+        if let Some(fetch) = parked.fetch.take() {
             fetch.recall();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recall_overtakes_the_fetch_that_it_is_for() {
+        let followers = Followers::default();
+        let [one, other] = [BrokerId(1), BrokerId(2)];
+        followers.recall(one);
+        let (late, elsewhere, next) = (ParkedFetch::new(), ParkedFetch::new(), ParkedFetch::new());
+        followers.park(one, &late);
+        followers.park(other, &elsewhere);
+        followers.park(one, &next);
+        assert_eq!([&late, &elsewhere, &next].map(|fetch| fetch.is_recalled()), [true, false, false]);
+        followers.recall(one);
+        assert!(next.is_recalled());
     }
 }
