@@ -178,7 +178,9 @@ async fn pull(broker: Arc<Broker>, fetcher: Arc<Fetcher>, mut stop: watch::Recei
             }
             continue;
         }
-        let request = session.request(&broker, &partitions);
+        // What was left out is asked for in time, and not when there is something for the others.
+        let wait_max = delayed.values().min().map_or(Duration::MAX, |until| *until - now);
+        let request = session.request(&broker, &partitions, wait_max);
         let fetched = tokio::select! {
             biased;
             () = stopped(&mut stop) => return,
@@ -223,7 +225,12 @@ async fn fetch(
 
 impl Session {
     /// The next request: what has changed since the last one, or everything.
-    fn request(&mut self, broker: &Broker, partitions: &BTreeMap<Key, Followed>) -> FetchRequest {
+    fn request(
+        &mut self,
+        broker: &Broker,
+        partitions: &BTreeMap<Key, Followed>,
+        wait_max: Duration,
+    ) -> FetchRequest {
         let settings = broker.settings();
         let replication = &settings.broker().replication;
         let mut topics: Vec<FetchTopic> = Vec::new();
@@ -283,7 +290,8 @@ impl Session {
                 replica_id: broker.node_id.0,
                 replica_epoch: broker.epoch.load(Ordering::Acquire),
             },
-            max_wait_ms: i32::try_from(replication.fetch_wait_max.as_millis()).unwrap_or(i32::MAX),
+            max_wait_ms: i32::try_from(wait_max.min(replication.fetch_wait_max).as_millis())
+                .unwrap_or(i32::MAX),
             min_bytes: i32::try_from(replication.fetch_bytes_min).unwrap_or(1),
             max_bytes: i32::try_from(replication.fetch_bytes_max).unwrap_or(i32::MAX),
             session_id: self.id,

@@ -368,12 +368,21 @@ fn a_replica_that_is_throttled_is_filled_at_that_rate_and_others_are_not_held_ba
     const TOPIC: i8 = 2;
     const BROKER: i8 = 4;
     // One batch goes through, and pays for a day.
+    // A follower that waits for more of one partition does not let the other wait with it.
+    let patient = "replica.fetch.wait.max.ms=60000";
     let sides = [
-        ("leader.replication.throttled.replicas", "0:1", "leader.replication.throttled.rate", "1"),
-        ("follower.replication.throttled.replicas", "0:2", "follower.replication.throttled.rate", "2"),
+        ("leader.replication.throttled.replicas", "0:1", "leader.replication.throttled.rate", "1", None),
+        (
+            "follower.replication.throttled.replicas",
+            "0:2",
+            "follower.replication.throttled.rate",
+            "2",
+            Some(patient),
+        ),
     ];
-    for (replicas, replica, rate, broker) in sides {
-        let cluster = TestCluster::start(2, &["min.insync.replicas=1"]);
+    for (replicas, replica, rate, broker, waits) in sides {
+        let settings: Vec<&str> = std::iter::once("min.insync.replicas=1").chain(waits).collect();
+        let cluster = TestCluster::start(2, &settings);
         let mut client = cluster.client(1);
         for name in ["slow", "fast"] {
             create(&mut client, name, &[1]);
