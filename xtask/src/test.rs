@@ -12,13 +12,13 @@ usage: cargo xtask test
 
 Format, lints, licences, unit and integration tests, 2,000 simulated clusters and the bugs that such must find, release
 build, every command of docs/operations.md, all real clients (5,000 records each), Apache Kafka's tools for clusters, two
-crashes.
+crashes of a broker and three in a cluster.
 Client libraries are installed into .tools/ first.
 ";
 
 type Stage = (&'static str, fn() -> Result<(), String>);
 
-const STAGES: [Stage; 12] = [
+const STAGES: [Stage; 13] = [
     ("format", check::format),
     ("licences", check::licences),
     ("tools", tools),
@@ -31,6 +31,7 @@ const STAGES: [Stage; 12] = [
     ("clients", || compat::run(&words("--quick"))),
     ("tools of clusters", || compat::run(&words("--client cluster"))),
     ("crash", || crash::run(&words("--rounds 2"))),
+    ("crash of a cluster", || crash::run(&words("--brokers 3 --rounds 3"))),
 ];
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {

@@ -1,4 +1,5 @@
-//! The same on a cluster as `ottla dev --brokers N` runs it: each round one of its brokers, whichever, is killed under load.
+//! The same on a cluster as `ottla dev --brokers N` runs it: each round one of its brokers, whichever, is killed under load,
+//! when it leads its share of the partitions.
 //! `ottla cluster health` must say so while it is down and that all is well before and after, and every producer must be
 //! acknowledged in every partition again.
 
@@ -47,6 +48,7 @@ pub(super) fn run(plan: &Plan, toolbox: &Toolbox, binary: &Path) -> Result<(), S
     let mut dice = Dice::new(plan.seed);
     let ids: Vec<u16> = (1..=plan.brokers).collect();
     for round in 1..=plan.rounds {
+        cluster.spread_leaders()?;
         std::thread::sleep(dice.millis(500, 2000));
         cluster.check()?;
         let before = cluster.health()?;
@@ -166,6 +168,13 @@ impl<'a> Cluster<'a> {
             .args(["--bootstrap-server", &self.bootstrap(), "--create", "--topic", TOPIC])
             .args(["--partitions", &PARTITIONS.to_string()]);
         shell::pipe(&mut create, "", &self.home.join("topic.log")).map(|_| ())
+    }
+
+    /// A broker that came back leads nothing until the cluster balances its leaders, which takes minutes.
+    fn spread_leaders(&self) -> Result<(), String> {
+        let mut elect = Command::new(self.binary);
+        elect.args(["cluster", "elect", TOPIC, "--brokers", &self.bootstrap()]);
+        shell::pipe(&mut elect, "", &self.home.join("elect.log")).map(|_| ())
     }
 
     /// kill -9 of one broker; the process above starts it again after a while.
