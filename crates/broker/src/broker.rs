@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use wire::{BrokerId, Millis, Offset, Str};
 
 use crate::clock::Clock;
+use crate::clock_skew::ClockSkew;
 use crate::context::RequestContext;
 use crate::controller::Controller;
 use crate::controller_link::ControllerLink;
@@ -68,6 +69,7 @@ pub(crate) struct Broker {
     pub(crate) is_leaving: AtomicBool,
     /// Until when, in ticks, the controller surely counts this broker as present.
     pub(crate) lease: AtomicI64,
+    pub(crate) clock_skew: ClockSkew,
     /// Told when the broker has carried out more of the metadata.
     pub(crate) metadata_caught_up: Notify,
     /// Where the ticks are counted from.
@@ -206,6 +208,7 @@ impl Broker {
             is_controller: self.metadata.quorum().is_active_controller(),
             is_fenced: *self.fenced.borrow(),
             metadata_applied: self.metadata.quorum().applied(),
+            clock_ahead_ms: self.clock_skew.ahead_ms(),
             ..BrokerState::default()
         };
         let image = self.metadata.image();

@@ -303,7 +303,11 @@ async fn try_heartbeat(
 }
 
 fn answered(broker: &Broker) -> BrokerHeartbeatResponse {
-    BrokerHeartbeatResponse { controller_id: broker.node_id.0, ..BrokerHeartbeatResponse::default() }
+    BrokerHeartbeatResponse {
+        controller_id: broker.node_id.0,
+        controller_time_ms: broker.clock.now().0,
+        ..BrokerHeartbeatResponse::default()
+    }
 }
 
 /// Changes in-sync sets as the partitions' leaders ask for.

@@ -34,6 +34,7 @@ mod metadata;
 mod controller;
 mod controller_link;
 mod lifecycle;
+mod clock_skew;
 mod replicas;
 // What the broker knows of topics and groups.
 mod topics;

@@ -15,7 +15,7 @@ use wire::messages::broker_heartbeat::{BrokerHeartbeatRequest, OutOfService, Par
 use wire::messages::register_broker::{
     Listener as RegisteredListener, RegisterBrokerRequest, RegisterBrokerResponse,
 };
-use wire::{BrokerId, ErrorCode, Str, Uuid};
+use wire::{BrokerId, ErrorCode, Millis, Str, Uuid};
 
 use crate::broker::{Broker, stopped};
 use crate::controller_link::{ControllerRequest, Lane, Unanswered};
@@ -162,7 +162,7 @@ pub(crate) async fn beat(
     loop {
         let settings = Arc::clone(&broker.settings());
         let replication = &settings.broker().replication;
-        let sent = Instant::now();
+        let (sent, sent_at) = (Instant::now(), broker.clock.now());
         let next = sent + replication.heartbeat_interval;
         let deadline = sent + replication.session_timeout;
         let answer = tokio::select! {
@@ -174,6 +174,8 @@ pub(crate) async fn beat(
         match answer {
             Ok(Ok(response)) if response.error_code.is_ok() => {
                 broker.lease_until(sent + replication.session_timeout);
+                let (told, received_at) = (Millis(response.controller_time_ms), broker.clock.now());
+                broker.clock_skew.learn(sent_at, told, received_at, BrokerId(response.controller_id));
                 if response.is_fenced {
                     // The next one may be what lets it in.
                     wait = wait.min(Instant::now() + RETRY);

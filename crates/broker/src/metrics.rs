@@ -106,6 +106,8 @@ pub struct BrokerState {
     pub is_fenced: bool,
     /// Index of the last entry of the metadata that this broker has applied.
     pub metadata_applied: u64,
+    /// How far this broker's clock is ahead of the controller's.
+    pub clock_ahead_ms: i64,
     /// Partitions whose log is offline after a failure of the disk.
     pub partitions_offline: usize,
     /// Size of the logs in bytes, by topic.
@@ -342,6 +344,11 @@ fn write_state(page: &mut Page, state: &BrokerState) {
         "Index of the last entry of the metadata that was applied here.",
     )
     .value(&[], state.metadata_applied);
+    page.gauge(
+        "ottla_clock_ahead_seconds",
+        "How far this broker's clock is ahead of the active controller's; negative where it is behind.",
+    )
+    .value(&[], state.clock_ahead_ms as f64 / 1e3);
     page.gauge("ottla_partitions_offline", "Partitions whose log is offline after a failure of the disk.")
         .value(&[], state.partitions_offline);
 
@@ -435,6 +442,7 @@ mod tests {
                 ottla_controller_active 0
                 ottla_broker_fenced 0
                 ottla_metadata_applied_index 0
+                ottla_clock_ahead_seconds 0
                 ottla_partitions_offline 0
                 ottla_log_bytes{topic="orders"} 100
                 ottla_groups{state="Stable"} 1

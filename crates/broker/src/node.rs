@@ -23,6 +23,7 @@ use wire::{Millis, Str, TopicPartition, Uuid};
 use crate::admin::{self, Readiness};
 use crate::broker::Broker;
 use crate::clock::Clock;
+use crate::clock_skew::ClockSkew;
 use crate::connection::ConnectionLimits;
 use crate::controller::{self, Controller};
 use crate::controller_link::ControllerLink;
@@ -197,6 +198,7 @@ impl Node {
             fenced: watch::Sender::new(true),
             is_leaving: AtomicBool::new(false),
             lease: AtomicI64::new(0),
+            clock_skew: ClockSkew::default(),
             metadata_caught_up: Notify::new(),
             began: Instant::now(),
             ready: watch::Sender::new(false),
