@@ -9,6 +9,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::Address;
 use parking_lot::Mutex;
 use state::metadata::{AlterPartition, Changes, Endpoint, FeatureRange, Image, Refusal, RegisterBroker};
 use tokio::sync::watch;
@@ -29,6 +30,8 @@ use crate::quorum::{MembersChange, NotCommitted};
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 /// How often it is looked at whether a broker is still to be watched.
 const WATCH_LOOK: Duration = Duration::from_secs(1);
+/// How long a broker that registers may take to answer where it says that it is.
+const REACH_MAX: Duration = Duration::from_secs(2);
 /// Leaders that one round of balancing moves.
 const BALANCED_MAX: usize = 1_000;
 
@@ -172,6 +175,10 @@ async fn try_register(
     let refused = |refusal: Refusal| (ErrorCode::from(&refusal), refusal.to_string());
     // Nothing is changed for a broker that is not let in.
     decide(&image).map_err(refused)?;
+    if id != broker.node_id {
+        let reached = reach_back(broker, id, &command).await;
+        reached.map_err(|problem| (ErrorCode::BROKER_NOT_AVAILABLE, problem))?;
+    }
     let status = quorum.status();
     let mut is_member = status.voters.contains(&id) || status.learners.contains(&id);
     if request.is_voter_without_memory && status.voters.contains(&id) {
@@ -197,6 +204,26 @@ async fn try_register(
         controller_port,
         ..RegisterBrokerResponse::default()
     })
+}
+
+/// Finds the broker where it says that it is: the others will follow and lead it there.
+async fn reach_back(broker: &Broker, id: BrokerId, command: &RegisterBroker) -> Result<(), String> {
+    let Some(endpoint) = command.endpoints.first() else {
+        return Err(format!("node {id} registers without a listener"));
+    };
+    let address = Address { host: endpoint.host.to_string(), port: endpoint.port };
+    let peers = broker.metadata.quorum().peers();
+    let mut link = peers.reach().link();
+    let problem = match link.ask(&address, peers.request(id, &[]), REACH_MAX).await {
+        Ok(answer) if answer.error_code.is_ok() => return Ok(()),
+        Ok(answer) => answer.error_message.unwrap_or_default().to_string(),
+        Err(error) => error.to_string(),
+    };
+    Err(format!(
+        "the controller, node {}, does not reach node {id} at {address}, where its listener {} is said to be: {problem}. \
+         Correct advertised.listeners of node {id}, or what is in between (name resolution, firewall)",
+        broker.node_id, endpoint.listener
+    ))
 }
 
 fn command(request: &RegisterBrokerRequest, id: BrokerId) -> RegisterBroker {

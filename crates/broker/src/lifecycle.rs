@@ -83,6 +83,8 @@ async fn register(broker: &Arc<Broker>, registration: &Registration) -> Result<b
                 let message = response.error_message.unwrap_or_default().to_string();
                 let is_final = match response.error_code {
                     ErrorCode::NOT_CONTROLLER | ErrorCode::REQUEST_TIMED_OUT => false,
+                    // A name or a route that comes late; the message tells what to do if it does not come.
+                    ErrorCode::BROKER_NOT_AVAILABLE => false,
                     // The session of a process that is gone runs out.
                     ErrorCode::DUPLICATE_BROKER_REGISTRATION => {
                         begun.elapsed() > 3 * broker.settings().broker().replication.session_timeout

@@ -21,6 +21,7 @@ use wire::messages::offset_commit::{
 };
 use wire::messages::offset_fetch::{OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use wire::messages::register_broker::{Listener, RegisterBrokerRequest};
 use wire::messages::remove_raft_voter::RemoveRaftVoterRequest;
 use wire::messages::unregister_broker::UnregisterBrokerRequest;
 
@@ -286,6 +287,24 @@ fn a_stop_in_order_moves_leaders_first() {
     cluster.wait_for_partition(1, "t", |partition| partition.isr_nodes.len() == 3);
 }
 
+/// What a controller says to a broker that would be found at this port.
+fn register_at(controller: &mut TestClient, id: i32, port: u16) -> (ErrorCode, String) {
+    let answer = controller.ask(RegisterBrokerRequest {
+        broker_id: id,
+        cluster_id: "test".into(),
+        incarnation_id: wire::Uuid::from_u128(9),
+        listeners: vec![Listener {
+            name: "PLAINTEXT".into(),
+            host: "127.0.0.1".into(),
+            port,
+            security_protocol: 0,
+        }],
+        log_dirs: vec![wire::Uuid::from_u128(99)],
+        ..RegisterBrokerRequest::default()
+    });
+    (answer.error_code, answer.error_message.unwrap_or_default().to_string())
+}
+
 #[test]
 fn who_does_not_belong_is_told_why() {
     let mut cluster =
@@ -301,6 +320,16 @@ fn who_does_not_belong_is_told_why() {
     cluster.prepare();
     let text = refused(&cluster, 4, &["node.id=2"]);
     assert!(text.contains("Another broker is registered with that broker id"), "{text}");
+    // Where nobody listens, and where another one does.
+    let controller = cluster.describe(1).controller_id;
+    for (port, problem) in
+        [(1, "connect"), (cluster.addr(controller).port(), "takes this for node 9, and it is")]
+    {
+        let (error, text) = register_at(&mut cluster.client(controller), 9, port);
+        assert_eq!(error, ErrorCode::BROKER_NOT_AVAILABLE, "{text}");
+        assert!(text.contains("does not reach node 9") && text.contains("advertised.listeners"), "{text}");
+        assert!(text.contains(&format!("127.0.0.1:{port}")) && text.contains(problem), "{text}");
+    }
 
     // A new disk: the node joins anew, and everything is copied to it.
     cluster.wipe(3);

@@ -332,7 +332,7 @@ impl Quorum {
             return refused(
                 ErrorCode::INVALID_REQUEST,
                 format!(
-                    "node {} takes this for node {}, and it is node {}: check the ids and addresses in controller.quorum.voters",
+                    "node {} takes this for node {}, and it is node {}: check the ids and addresses in controller.quorum.voters and advertised.listeners",
                     request.from, request.to, self.node
                 ),
             );

@@ -92,8 +92,8 @@ impl Peers {
         self.registered.store(Arc::new(registered));
     }
 
-    /// A request that carries messages, or none to ask a node whether it remembers anything.
-    pub(super) fn request(&self, to: BrokerId, messages: &[Message]) -> QuorumMessagesRequest {
+    /// A request that carries messages, or none to ask a node who it is and whether it remembers anything.
+    pub(crate) fn request(&self, to: BrokerId, messages: &[Message]) -> QuorumMessagesRequest {
         QuorumMessagesRequest {
             cluster_id: self.cluster_id.clone(),
             from: self.node.0,

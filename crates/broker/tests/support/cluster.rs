@@ -15,7 +15,7 @@ use client::TokioEnvironment;
 use storage::RealDisk;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use wire::messages::describe_cluster::DescribeClusterRequest;
+use wire::messages::describe_cluster::{DescribeClusterRequest, DescribeClusterResponse};
 use wire::messages::describe_topic_partitions::{
     DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponsePartition, TopicRequest,
 };
@@ -139,12 +139,15 @@ impl TestCluster {
     pub fn wait_for_brokers(&self, count: usize) {
         for id in self.running() {
             wait_until(|| {
-                let answer = self
-                    .client(id)
-                    .ask_in(1, DescribeClusterRequest { endpoint_type: 1, ..Default::default() });
+                let answer = self.describe(id);
                 answer.brokers.len() == count && answer.controller_id >= 0
             });
         }
+    }
+
+    /// The cluster in the eyes of one broker.
+    pub fn describe(&self, id: i32) -> DescribeClusterResponse {
+        self.client(id).ask_in(1, DescribeClusterRequest { endpoint_type: 1, ..Default::default() })
     }
 
     /// Waits until a partition is as is wanted, in the eyes of one broker.
