@@ -281,6 +281,12 @@ async fn try_heartbeat(
     broker.controller.heard(id);
     let settings = Arc::clone(&broker.settings());
     let now = broker.clock.now();
+    if request.want_fence && !known.fenced {
+        let fenced = broker.metadata.try_commit(now, |image| image.fence_broker(id, &*settings)).await?;
+        let changes = fenced.map_err(|refusal| ErrorCode::from(&refusal))?;
+        broker.report("a broker stops", id, &changes);
+        return Ok(answered(broker));
+    }
     if request.want_shut_down && !known.fenced {
         let decide = |image: &Image| image.begin_controlled_shutdown(id, epoch, &*settings);
         let changes =
@@ -294,13 +300,11 @@ async fn try_heartbeat(
         let still_needed = image
             .partitions_of(id)
             .any(|(_, _, partition)| partition.leader == Some(id) && partition.isr.iter().any(others));
-        if still_needed {
-            return Ok(BrokerHeartbeatResponse { is_fenced: false, ..answered(broker) });
-        }
-        let fenced = broker.metadata.try_commit(now, |image| image.fence_broker(id, &*settings)).await?;
-        let changes = fenced.map_err(|refusal| ErrorCode::from(&refusal))?;
-        broker.report("a broker stops", id, &changes);
-        return Ok(BrokerHeartbeatResponse { should_shut_down: true, ..answered(broker) });
+        return Ok(BrokerHeartbeatResponse {
+            is_fenced: false,
+            should_shut_down: !still_needed,
+            ..answered(broker)
+        });
     }
     if request.want_shut_down {
         return Ok(BrokerHeartbeatResponse { should_shut_down: true, ..answered(broker) });

@@ -34,9 +34,12 @@ const NOBODY_DECIDES: Duration = Duration::from_secs(2);
 /// How often a broker that wants to stop asks whether it may.
 const SHUTDOWN_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long a broker that leads nothing any more still answers: clients ask around when they are told that another one leads, and
-/// one whose question is cut off waits before it asks again. librdkafka has moved on after a quarter of a second.
+/// How long a broker that leads nothing any more still answers and is counted in: clients ask around when they are told that
+/// another one leads, and one whose question is cut off waits before it asks again. librdkafka has moved on after a quarter of a
+/// second, and forgets for a second who leads what it was about to move when the broker is gone from the metadata.
 const CLIENTS_LEAVE: Duration = Duration::from_millis(500);
+/// How long the controller may take to count a broker out that has stopped in order. It notices by itself, a little later.
+const FENCE_MAX: Duration = Duration::from_secs(1);
 
 /// What a broker says of itself when it registers, the same as long as it runs.
 pub(crate) struct Registration {
@@ -273,11 +276,11 @@ pub(crate) async fn hand_over(broker: &Arc<Broker>) {
     broker.is_leaving.store(true, Ordering::Release);
     let deadline = Instant::now() + SHUTDOWN_MAX;
     let mut heard = Instant::now();
-    let mut clients_leave = Duration::ZERO;
+    let mut others_lead = false;
     while !is_alone(broker) && Instant::now() < deadline {
         match timeout_at(deadline, broker.ask_controller(heartbeat(broker))).await {
             Ok(Ok(response)) if response.should_shut_down => {
-                clients_leave = CLIENTS_LEAVE;
+                others_lead = true;
                 break;
             }
             Ok(Ok(response)) if response.error_code == ErrorCode::BROKER_ID_NOT_REGISTERED => break,
@@ -289,7 +292,15 @@ pub(crate) async fn hand_over(broker: &Arc<Broker>) {
         sleep(SHUTDOWN_INTERVAL).await;
     }
     broker.metadata.quorum().hand_over().await;
-    sleep(clients_leave).await;
+    if !others_lead {
+        return;
+    }
+    sleep(CLIENTS_LEAVE).await;
+    let counted_out = BrokerHeartbeatRequest { want_fence: true, ..heartbeat(broker) };
+    match timeout(FENCE_MAX, broker.ask_controller(counted_out)).await {
+        Ok(Ok(response)) if response.error_code.is_ok() => {}
+        answer => tracing::debug!(?answer, "this broker stops before it is counted out"),
+    }
 }
 
 /// Whether nobody else is counted in who could lead.
