@@ -26,6 +26,9 @@ const KILLS_PER_STOP: usize = 3;
 const ACKNOWLEDGED_WAIT_MAX: Duration = Duration::from_secs(120);
 const QUESTION_WAIT_MAX: Duration = Duration::from_secs(5);
 const LOOK_PAUSE: Duration = Duration::from_millis(5);
+/// A client waits this long at most before it dials again a broker that was down: `reconnect.backoff.max.ms` of the Java client
+/// with its jitter. A move is planned when all are well, which the client has to see too.
+const RECONNECT_BACKOFF_MAX: Duration = Duration::from_millis(1_200);
 const CLIENTS: [Generator; 2] = [Generator::Librdkafka, Generator::Java];
 
 /// One client's rounds on one side.
@@ -274,7 +277,9 @@ impl Rounds<'_> {
     fn returned(&self, cluster: &mut Cluster<'_>, id: usize) -> Result<(), String> {
         cluster.launch(id)?;
         cluster.wait_until_ready(id)?;
-        self.wait_until_in_sync()
+        self.wait_until_in_sync()?;
+        thread::sleep(RECONNECT_BACKOFF_MAX);
+        Ok(())
     }
 
     fn led_by(&self, id: usize) -> Result<BTreeSet<u32>, String> {
