@@ -54,7 +54,6 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let workshop = Workshop::open(&options)?;
     let machine = process::Machine::look()?;
     println!("{machine}");
-    process::touch_memory(workshop.scratch())?;
 
     let mut findings = Findings::default();
     for part in &options.parts {

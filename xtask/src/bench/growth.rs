@@ -4,7 +4,7 @@
 //! records come as fast as they are taken. Each side has its topic for all runs of one size. It never shares a run's load
 //! with the other side: the one that waits is idle.
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, REPLICATION};
 use super::figure::{Figure, Findings, Goal, Kind};
 use super::options::{Durability, Generator, Options};
 use super::process;
@@ -68,6 +68,7 @@ fn at(
         for (service, load) in services.iter().zip(&loads) {
             let target = service.target(TOPIC, partitions);
             process::sync()?;
+            process::touch_memory(workshop.scratch(), load.bytes() * u64::from(REPLICATION))?;
             let before = service.cpu_seconds()?;
             workshop.produce(Generator::Librdkafka, target, *load)?;
             let per_gib = (service.cpu_seconds()? - before) / load.gib();

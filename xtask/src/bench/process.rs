@@ -14,8 +14,9 @@ use std::time::Duration;
 
 const TICKS_PER_SECOND: f64 = 100.0;
 const MEMORY_LOOK_EVERY: Duration = Duration::from_millis(50);
-/// More than any cell keeps in the page cache at one time.
-const TOUCHED_BYTES: usize = 3 << 30;
+/// What is touched beyond the records: indexes, sockets, the client.
+const TOUCHED_BESIDE_BYTES: u64 = 128 << 20;
+const BLOCK_BYTES: usize = 1 << 20;
 
 /// User and system seconds that `pid` has used so far.
 pub(crate) fn cpu_seconds(pid: u32) -> Result<f64, String> {
@@ -133,14 +134,15 @@ impl fmt::Display for Machine {
     }
 }
 
-/// Lets the kernel take as many pages as the runs will use and give them back. On a virtual machine the first touch of a
-/// page can cost several times what using it does, and the first runs would pay for the later ones.
-pub(crate) fn touch_memory(scratch: &Path) -> Result<(), String> {
+/// Lets the kernel take as many pages of the page cache as a run is about to use, and give them back. A virtual machine hands
+/// free pages back to its host within seconds, and the next touch of each can cost ten times what using it does: a run
+/// would be charged for what stood free before it, and both sides for something that is not theirs.
+pub(crate) fn touch_memory(scratch: &Path, used_bytes: u64) -> Result<(), String> {
     let path = scratch.join("touched");
-    let block = vec![0x5a; 1 << 20];
+    let block = vec![0x5a; BLOCK_BYTES];
     let write = || -> std::io::Result<()> {
         let mut file = fs::File::create(&path)?;
-        for _ in 0..TOUCHED_BYTES / block.len() {
+        for _ in 0..(used_bytes + TOUCHED_BESIDE_BYTES) / BLOCK_BYTES as u64 {
             file.write_all(&block)?;
         }
         fs::remove_file(&path)

@@ -159,6 +159,7 @@ impl Bench<'_> {
             }
             if let (Some(recording), Some(load)) = (&recording, loads.first()) {
                 process::sync()?;
+                process::touch_memory(self.workshop.scratch(), load.bytes())?;
                 let cpu = receiver::receive(self.workshop, recording, self.cell.durability, *load)?;
                 println!("{name} receiver: {cpu:.2} CPU s/GiB");
                 machine.theirs.0.push(cpu);
@@ -202,6 +203,7 @@ impl Bench<'_> {
         loop {
             let load = Load { record_bytes, records: bytes / record_bytes };
             self.workshop.create(target)?;
+            self.touch_memory(load)?;
             let (rate, recording) = match way {
                 Way::Direct => (self.workshop.produce(self.cell.generator, target, load)?, None),
                 Way::Recorded => {
@@ -223,6 +225,7 @@ impl Bench<'_> {
         let generator = self.cell.generator;
         self.workshop.create(target)?;
         process::sync()?;
+        self.touch_memory(load)?;
         let before = service.cpu_seconds()?;
         let produce = self.workshop.produce(generator, target, load)?;
         let between = service.cpu_seconds()?;
@@ -235,6 +238,10 @@ impl Bench<'_> {
             consume,
             consume_cpu: (after - between) / load.gib(),
         })
+    }
+
+    fn touch_memory(&self, load: Load) -> Result<(), String> {
+        process::touch_memory(self.workshop.scratch(), load.bytes() * u64::from(self.cell.replication))
     }
 
     fn target<'s>(&self, service: &'s Service) -> Target<'s> {
