@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use client::Address;
 use parking_lot::Mutex;
-use state::metadata::{AlterPartition, Changes, Endpoint, FeatureRange, Image, Refusal, RegisterBroker};
+use state::metadata::{
+    AlterPartition, Changes, ConfigResource, Endpoint, FeatureRange, Image, MIN_ISR_KEY, OutOfService,
+    Refusal, RegisterBroker,
+};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -444,6 +447,9 @@ pub(crate) async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
             continue;
         }
         let image = broker.metadata.image();
+        if image.config(&ConfigResource::cluster_default(), MIN_ISR_KEY).is_none() {
+            settle_min_isr(&broker).await;
+        }
         watched.follow(&broker, &image);
         for id in broker.controller.silent(&image, status.term, broker.session_timeout()) {
             fence(&broker, id, "a broker fell silent and is fenced").await;
@@ -515,6 +521,15 @@ async fn fence(broker: &Broker, id: BrokerId, why: &str) {
         Ok(Err(refusal)) => tracing::warn!(broker = %id, %refusal, "a broker could not be fenced"),
         // Another controller will see to it.
         Err(error) => tracing::debug!(broker = %id, %error, "a broker could not be fenced"),
+    }
+}
+
+/// The cluster goes by what the first controller was started with, until it is changed for all.
+async fn settle_min_isr(broker: &Broker) {
+    let value = broker.settings().broker().topics.min_insync_replicas.to_string();
+    let decide = |image: &Image| image.settle_min_isr(Str::from(value));
+    if let Err(error) = broker.metadata.commit(broker.clock.now(), decide).await {
+        tracing::debug!(%error, "min.insync.replicas could not be settled");
     }
 }
 

@@ -49,11 +49,13 @@ use wire::{BrokerId, LeaderEpoch, PartitionId, ProducerId, Str, Uuid};
 pub use self::brokers::{Broker, Endpoint, FeatureRange, ProducerIdBlock, RegisterBroker, Registered};
 pub use self::change::Changes;
 pub use self::configs::{
-    AlterConfigs, ConfigOp, ConfigResource, ConfigRules, ReplaceConfigs, ResourceKind, TopicRule, TopicRules,
+    AlterConfigs, ConfigOp, ConfigResource, ConfigRules, MIN_ISR_KEY, ReplaceConfigs, ResourceKind,
+    TopicRule, TopicRules,
 };
 pub use self::elections::Election;
+pub use self::fencing::OutOfService;
 pub use self::names::check_topic_name;
-pub use self::partitions::AlterPartition;
+pub use self::partitions::{AlterPartition, EPOCH_UNKNOWN};
 pub use self::reassignments::{Reassigned, Reassignment};
 pub use self::record::{MetadataRecord, RecordError};
 pub use self::refusal::{NameError, Refusal};

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use state::metadata::{ConfigResource, ConfigRules, Image, ResourceKind, TopicRule, TopicRules};
+use state::metadata::{ConfigResource, ConfigRules, Image, MIN_ISR_KEY, ResourceKind, TopicRule, TopicRules};
 use wire::{BrokerId, Str};
 
 use super::layers::read_dynamic;
@@ -42,8 +42,15 @@ impl ConfigRules for Settings {
 }
 
 impl TopicRules for Settings {
+    /// What all brokers have to agree on comes from the image, as does what belongs to the topic: what this broker has taken
+    /// over may be older or newer.
     fn rule(&self, image: &Image, topic: &Str) -> TopicRule {
-        let settings = self.topic(image.configs(&ConfigResource::topic(topic.clone())));
+        let of_all = image.config(&ConfigResource::cluster_default(), MIN_ISR_KEY);
+        let of_all = of_all.map(|value| (MIN_ISR_KEY, value)).into_iter();
+        let own = ConfigResource::topic(topic.clone());
+        let own = image.configs(&own).map(|(key, value)| (&**key, value));
+        // The later of two counts.
+        let settings = self.topic(of_all.chain(own));
         TopicRule {
             min_insync_replicas: usize::try_from(settings.min_insync_replicas).unwrap_or(1),
             unclean_election: settings.unclean_leader_election,
@@ -84,6 +91,11 @@ impl Settings {
                 Scope::PerBroker if name.is_empty() => {
                     return Err(format!(
                         "Cannot update these configs at default cluster level, broker id must be specified: [{key}]"
+                    ));
+                }
+                Scope::ClusterWide if key == MIN_ISR_KEY && !name.is_empty() => {
+                    return Err(format!(
+                        "{MIN_ISR_KEY} cannot differ between brokers: set it for all of them (the default entity) or for a topic"
                     ));
                 }
                 Scope::PerBroker | Scope::ClusterWide => check_value(row, text)?,

@@ -68,6 +68,23 @@ fn defaults_are_kafkas() {
 }
 
 #[test]
+fn how_many_must_be_in_sync_is_what_the_metadata_says_and_the_same_for_all() {
+    let settings = loaded("min.insync.replicas=3");
+    let mut image = Image::default();
+    let topic = Str::from("t");
+    assert_eq!(settings.rule(&image, &topic).min_insync_replicas, 3);
+    for record in image.settle_min_isr(Str::from("2")).records {
+        image.apply(&record);
+    }
+    assert_eq!(settings.rule(&image, &topic).min_insync_replicas, 2);
+    let of_one = ConfigResource::broker(wire::BrokerId(1));
+    let wanted = BTreeMap::from([(Str::from("min.insync.replicas"), Str::from("1"))]);
+    let refused = settings.check(&of_one, &wanted).expect_err("brokers agree on it");
+    assert!(refused.contains("cannot differ between brokers"), "{refused}");
+    assert_eq!(settings.check(&ConfigResource::cluster_default(), &wanted), Ok(()));
+}
+
+#[test]
 fn later_sources_win() {
     let environment =
         [("KAFKA_NUM_PARTITIONS", "3"), ("KAFKA_LOG_RETENTION_HOURS", "3"), ("KAFKA_NODE_ID", "3")];

@@ -14,7 +14,7 @@ use super::topics::config_record;
 use super::{Decision, Image, MetadataRecord, Mode, Refusal, Topic};
 
 /// The key that decides how many must be in sync.
-const MIN_ISR_KEY: &str = "min.insync.replicas";
+pub const MIN_ISR_KEY: &str = "min.insync.replicas";
 
 /// What settings can belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -191,6 +191,18 @@ impl Image {
             let set = values.iter().map(|(key, value)| (key.clone(), Some(value.clone())));
             Ok(unset.chain(set).collect())
         })
+    }
+
+    /// Makes a controller's own `min.insync.replicas` that of the cluster, where the cluster has none. Eligibility stands on
+    /// it: a leader that goes by a smaller one acknowledges what those who are eligible lack (KIP-966).
+    pub fn settle_min_isr(&self, value: Str) -> Decision<()> {
+        let resource = ConfigResource::cluster_default();
+        if self.config(&resource, MIN_ISR_KEY).is_some() {
+            return Decision { records: Vec::new(), reply: () };
+        }
+        let mut records = vec![config_record(&resource, Str::from(MIN_ISR_KEY), Some(value))];
+        records.extend(self.no_longer_eligible(&records));
+        Decision { records, reply: () }
     }
 
     fn decide_configs(

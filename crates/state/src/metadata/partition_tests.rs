@@ -160,6 +160,32 @@ fn a_reassignment_is_done_when_those_who_come_are_in_sync() {
     assert_eq!(refused, Err(ErrorCode::NO_REASSIGNMENT_IN_PROGRESS));
 }
 
+#[test]
+fn a_leader_names_as_in_sync_whom_it_has_not_heard_yet_but_adds_nobody_unheard() {
+    let mut image = replicated(3);
+    fence(&mut image, 3);
+    unfence(&mut image, 3);
+    let unheard = |wanted: &mut AlterPartition| wanted.isr[1].1 = EPOCH_UNKNOWN;
+    assert_eq!(alter(&mut image, &[1, 2, 3], unheard), Ok(()));
+    fence(&mut image, 3);
+    unfence(&mut image, 3);
+    let unheard = |wanted: &mut AlterPartition| wanted.isr[2].1 = EPOCH_UNKNOWN;
+    let refused = alter(&mut image, &[1, 2, 3], unheard).map_err(|refusal| ErrorCode::from(&refusal));
+    assert_eq!(refused, Err(ErrorCode::INELIGIBLE_REPLICA));
+}
+
+#[test]
+fn the_first_controllers_min_isr_is_the_clusters_and_nobody_is_eligible_by_another() {
+    let mut image = replicated(3);
+    fence(&mut image, 3);
+    fence(&mut image, 2);
+    assert_eq!(tell(&image), "1@0 isr=1 elr=2");
+    let decision = image.settle_min_isr(Str::from("1"));
+    commit(&mut image, decision);
+    assert_eq!(tell(&image), "1@0 isr=1 elr=");
+    assert_eq!(image.settle_min_isr(Str::from("3")).records.len(), 0, "it is settled");
+}
+
 /// Sets `min.insync.replicas` of topic `t`.
 fn require(image: &mut Image, isr_min: &str) {
     let ops = vec![(Str::from("min.insync.replicas"), ConfigOp::Set(Str::copy_from(isr_min)))];
