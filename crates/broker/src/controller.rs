@@ -323,7 +323,14 @@ async fn try_heartbeat(
             .out_of_service
             .iter()
             .flat_map(|topic| topic.partitions.iter().map(|partition| (topic.topic_id, partition)))
-            .map(|(topic, partition)| ((topic, PartitionId(partition.partition_index)), partition.is_damaged))
+            .map(|(topic, partition)| {
+                let known_in = LeaderEpoch(partition.leader_epoch);
+                let why = match partition.is_damaged {
+                    true => OutOfService::Damaged { known_in },
+                    false => OutOfService::Offline,
+                };
+                ((topic, PartitionId(partition.partition_index)), why)
+            })
             .collect();
         let decide = |image: &Image| image.take_out_of_service(id, epoch, &replicas, &*settings);
         let changes =

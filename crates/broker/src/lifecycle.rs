@@ -244,22 +244,30 @@ fn heartbeat(broker: &Broker) -> BrokerHeartbeatRequest {
     }
 }
 
-/// Replicas that cannot be served here, as long as the metadata counts on them.
+/// Replicas that cannot be served here, as long as the metadata or a leader counts on them.
 fn out_of_service(broker: &Broker) -> Vec<OutOfService> {
-    // Whether each is damaged.
-    let mut replicas = broker.replicas.unopened();
+    let unopened = broker.replicas.unopened().into_iter();
+    let mut replicas: BTreeMap<_, _> =
+        unopened.map(|(key, is_damaged)| (key, (is_damaged, LeaderEpoch::NONE))).collect();
     let hosted = broker.partitions.load_full();
     let unfit = hosted.partitions().filter(|partition| partition.is_out_of_service());
-    replicas
-        .extend(unfit.map(|partition| ((partition.topic_id, partition.id.partition), partition.has_rot())));
+    replicas.extend(unfit.map(|partition| {
+        let rot = partition.rot_known_in();
+        let key = (partition.topic_id, partition.id.partition);
+        (key, (rot.is_some(), rot.unwrap_or(LeaderEpoch::NONE)))
+    }));
     let image = broker.metadata.image();
     let mut topics: Vec<OutOfService> = Vec::new();
-    for ((topic_id, id), is_damaged) in replicas {
-        let partition = image.topic_by_id(topic_id).and_then(|topic| topic.partition(id));
-        if !partition.is_some_and(|partition| partition.is_held_by(broker.node_id)) {
+    for ((topic_id, id), (is_damaged, known_in)) in replicas {
+        let Some(partition) = image.topic_by_id(topic_id).and_then(|topic| topic.partition(id)) else {
+            continue;
+        };
+        let is_counted_on = partition.is_held_by(broker.node_id)
+            || partition.replicas.contains(&broker.node_id) && partition.leader_epoch <= known_in;
+        if !is_counted_on {
             continue;
         }
-        let partition = PartitionOutOfService { partition_index: id.0, is_damaged };
+        let partition = PartitionOutOfService { partition_index: id.0, is_damaged, leader_epoch: known_in.0 };
         match topics.last_mut().filter(|topic| topic.topic_id == topic_id) {
             Some(topic) => topic.partitions.push(partition),
             None => topics.push(OutOfService { topic_id, partitions: vec![partition] }),

@@ -35,7 +35,8 @@ pub(crate) struct Partition {
     /// When, in ticks, the partition may complain of its disk again.
     complains_at: AtomicI64,
     /// Where the log has rotted.
-    rot: Mutex<Option<Rot>>,
+    /// What has rotted, and the epoch in which it was found.
+    rot: Mutex<Option<(Rot, LeaderEpoch)>>,
 }
 
 /// How often a partition complains of the same, in ticks.
@@ -562,9 +563,15 @@ impl Partition {
         self.rot.lock().is_some()
     }
 
+    /// The epoch in which rot was found that is still there: its leader, and those before it, may count on what was there.
+    pub(crate) fn rot_known_in(&self) -> Option<LeaderEpoch> {
+        self.rot.lock().map(|(_, epoch)| epoch)
+    }
+
     /// Rot was found. The replica asks nobody for records until it is cut away.
     pub(crate) fn note_rot(&self, rot: Rot) {
-        *self.rot.lock() = Some(rot);
+        let role = self.role.read();
+        *self.rot.lock() = Some((rot, role.leader_epoch));
     }
 
     /// Cuts what has rotted, for which nobody may count on this replica: what is missing then comes from the leader. False
@@ -572,7 +579,12 @@ impl Partition {
     pub(crate) fn cut_rot(&self, now: Millis) -> Result<bool, StorageError> {
         let role = self.role.write();
         let mut rot = self.rot.lock();
-        let (Part::Follower(following), Some(found)) = (&role.part, *rot) else { return Ok(false) };
+        let (Part::Follower(following), Some((found, known_in))) = (&role.part, *rot) else {
+            return Ok(false);
+        };
+        if role.leader_epoch <= known_in {
+            return Ok(false);
+        }
         following.is_compared.store(false, Ordering::Release);
         self.log.cut_rot(found, now)?;
         self.high_watermark.fetch_min(self.log.log_end().0, Ordering::AcqRel);

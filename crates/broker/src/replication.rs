@@ -425,6 +425,9 @@ async fn acknowledge(broker: Arc<Broker>, fetcher: Arc<Fetcher>, mut stop: watch
         told.retain(|key, _| partitions.contains_key(key));
         let mut topics: Vec<FlushedTopic> = Vec::new();
         for (key, (partition, leader_epoch)) in &partitions {
+            if partition.is_out_of_service() {
+                continue;
+            }
             let Some(flushed_end) = partition.acknowledgeable_end(*leader_epoch) else { continue };
             if told.insert(*key, (*leader_epoch, flushed_end)) == Some((*leader_epoch, flushed_end)) {
                 continue;

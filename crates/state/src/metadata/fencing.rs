@@ -18,6 +18,18 @@ const FENCE: i8 = 1;
 const UNFENCE: i8 = -1;
 const SHUTDOWN: i8 = 1;
 
+/// Why a broker cannot serve a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutOfService {
+    /// Its disk failed. What it acknowledged is there.
+    Offline,
+    /// It is not what it was. Leaders up to this epoch may count on more of it than there is.
+    Damaged {
+        /// The epoch.
+        known_in: LeaderEpoch,
+    },
+}
+
 impl Image {
     /// Fences a broker that was not heard of for too long, or that has stopped. It leaves every in-sync set, and others
     /// lead in its stead. Nothing, if it is fenced.
@@ -72,27 +84,35 @@ impl Image {
     }
 
     /// A broker has replicas that it cannot serve, and others lead in their stead. One whose disk failed leaves the in-sync
-    /// set: what it acknowledged is on its disk. One that is damaged (true) is not eligible either. Where nobody else could
-    /// lead, nothing changes: what is there may yet be saved.
+    /// set. One that is damaged is not eligible either, and the leader forgets in a new epoch what it knew of it. Where nobody
+    /// else could lead, nothing changes: what is there may yet be saved.
     pub fn take_out_of_service(
         &self,
         id: BrokerId,
         epoch: i64,
-        replicas: &BTreeMap<(Uuid, PartitionId), bool>,
+        replicas: &BTreeMap<(Uuid, PartitionId), OutOfService>,
         rules: &dyn TopicRules,
     ) -> Result<Decision<Changes>, Refusal> {
         self.registered(id, epoch)?;
         let mut draft = Draft::new(self, rules);
-        for ((topic_id, partition_id), is_damaged) in replicas {
+        for ((topic_id, partition_id), why) in replicas {
             let Ok((topic, partition)) = draft.partition_by_id(*topic_id, *partition_id) else { continue };
             let may_lead = |other: &BrokerId| *other != id && draft.image.may_lead(*other);
             let in_sync = partition.isr.iter().any(may_lead);
             let eligible = partition.elr.iter().any(may_lead);
             let wanted = Wanted::unchanged(&partition);
-            let wanted = match is_damaged {
-                true if partition.is_held_by(id) && (in_sync || eligible) => wanted.losing(id),
-                false if partition.isr.contains(&id) && in_sync => wanted.out_of_sync(id),
-                true | false => continue,
+            let wanted = match why {
+                OutOfService::Offline if partition.isr.contains(&id) && in_sync => wanted.out_of_sync(id),
+                OutOfService::Damaged { .. } if partition.is_held_by(id) => {
+                    if !in_sync && !eligible {
+                        continue;
+                    }
+                    Wanted { incumbent: Incumbent::StartsAnew, ..wanted.losing(id) }
+                }
+                OutOfService::Damaged { known_in } if partition.leader_epoch <= *known_in => {
+                    Wanted { incumbent: Incumbent::StartsAnew, ..wanted }
+                }
+                OutOfService::Offline | OutOfService::Damaged { .. } => continue,
             };
             let rule = draft.rule(&topic.name);
             let changed = draft.image.change_partition((&topic, *partition_id, &partition), wanted, rule);

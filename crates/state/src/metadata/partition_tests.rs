@@ -6,8 +6,8 @@ use wire::{BrokerId, ErrorCode, LeaderEpoch, PartitionId, Str, Uuid};
 
 use super::testing::{Rules, broker, commit, register, replicated};
 use super::{
-    AlterConfigs, AlterPartition, ConfigOp, ConfigResource, CreateTopic, Image, Mode, Partition,
-    Reassignment, Refusal, RegisterBroker, TopicDefaults,
+    AlterConfigs, AlterPartition, ConfigOp, ConfigResource, CreateTopic, EPOCH_UNKNOWN, Image, Mode,
+    OutOfService, Partition, Reassignment, Refusal, RegisterBroker, TopicDefaults,
 };
 
 fn partition(image: &Image) -> &Partition {
@@ -99,24 +99,29 @@ fn a_replaced_disk_is_eligible_nowhere() {
 fn a_replica_out_of_service_is_relied_on_only_where_there_is_no_other() {
     let mut image = replicated(3);
     let place = (image.topic("t").unwrap().id, PartitionId(0));
-    let take_out = |image: &mut Image, id: i32, is_damaged: bool| {
+    let take_out = |image: &mut Image, id: i32, why: OutOfService| {
         let epoch = image.broker(BrokerId(id)).unwrap().epoch;
-        let replicas = BTreeMap::from([(place, is_damaged)]);
+        let replicas = BTreeMap::from([(place, why)]);
         let decision = image.take_out_of_service(BrokerId(id), epoch, &replicas, &Rules).unwrap();
         commit(image, decision)
     };
-    assert_eq!(take_out(&mut image, 1, true).leaders_moved, 1);
+    let damaged = |epoch| OutOfService::Damaged { known_in: LeaderEpoch(epoch) };
+    assert_eq!(take_out(&mut image, 1, damaged(0)).leaders_moved, 1);
     assert_eq!(tell(&image), "2@1 isr=2,3 elr=");
-    take_out(&mut image, 3, false);
+    take_out(&mut image, 3, OutOfService::Offline);
     assert_eq!(tell(&image), "2@1 isr=2 elr=3", "its disk has what it acknowledged");
-    take_out(&mut image, 2, false);
+    take_out(&mut image, 2, OutOfService::Offline);
     assert_eq!(tell(&image), "2@1 isr=2 elr=3", "nobody else is in sync");
-    take_out(&mut image, 3, true);
-    assert_eq!(tell(&image), "2@1 isr=2 elr=");
-    take_out(&mut image, 2, true);
-    assert_eq!(tell(&image), "2@1 isr=2 elr=", "nobody else could lead");
+    take_out(&mut image, 3, damaged(1));
+    assert_eq!(tell(&image), "2@2 isr=2 elr=");
+    take_out(&mut image, 2, damaged(2));
+    assert_eq!(tell(&image), "2@2 isr=2 elr=", "nobody else could lead");
+    take_out(&mut image, 1, damaged(1));
+    assert_eq!(tell(&image), "2@2 isr=2 elr=", "this epoch's leader does not know it as it was");
+    take_out(&mut image, 1, damaged(2));
+    assert_eq!(tell(&image), "2@3 isr=2 elr=", "the leader forgets what it knew");
     assert_eq!(alter(&mut image, &[1, 2], |_| {}), Ok(()));
-    assert_eq!(tell(&image), "2@1 isr=1,2 elr=");
+    assert_eq!(tell(&image), "2@3 isr=1,2 elr=");
 }
 
 #[test]
