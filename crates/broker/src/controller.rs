@@ -105,8 +105,18 @@ impl Broker {
                 "an unclean leader was elected (unclean.leader.election.enable): acknowledged records may be lost"
             );
         }
+        let leaderless = changes.leaderless.len();
+        if leaderless > 0 {
+            let names = changes.leaderless.iter().take(NAMED_MAX).map(|(topic, id)| format!("{topic}-{id}"));
+            let names = names.collect::<Vec<_>>().join(", ");
+            tracing::error!(
+                broker = %id, leaderless, %names,
+                "partitions are without a leader, as no replica is in sync or eligible: start the brokers that were in sync \
+                 last. Only if they are gone for good: ottla cluster elect --unclean TOPIC:PARTITION"
+            );
+        }
         self.metrics.leaders_elected(changes.leaders_moved);
-        tracing::info!(broker = %id, leaders_moved = changes.leaders_moved, leaderless = changes.leaderless, "{why}");
+        tracing::info!(broker = %id, leaders_moved = changes.leaders_moved, leaderless, "{why}");
     }
 
     fn controller_hint(&self) -> (i32, Str, u16) {

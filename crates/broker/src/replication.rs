@@ -35,6 +35,8 @@ const PARTITION_RETRY: Duration = Duration::from_millis(50);
 const APPEND_RETRY: Duration = Duration::from_secs(1);
 /// Wait after a leader could not be reached.
 const LEADER_RETRY: Duration = Duration::from_millis(100);
+/// How long a leader cannot be reached before it is told, and how often after that.
+const UNREACHED_TOLD: Duration = Duration::from_secs(10);
 /// Longest wait of a partition that is throttled: the rate may be another one by then.
 const THROTTLE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Beyond its parking, an answer may take this long.
@@ -150,6 +152,7 @@ async fn pull(broker: Arc<Broker>, fetcher: Arc<Fetcher>, mut stop: watch::Recei
     let mut link = broker.metadata.quorum().peers().reach().link();
     let mut session = Session::default();
     let mut delayed: BTreeMap<Key, Instant> = BTreeMap::new();
+    let mut told = Instant::now();
     loop {
         let now = Instant::now();
         delayed.retain(|_, until| *until > now);
@@ -188,6 +191,7 @@ async fn pull(broker: Arc<Broker>, fetcher: Arc<Fetcher>, mut stop: watch::Recei
         };
         match fetched {
             Ok(response) if response.error_code.is_ok() => {
+                told = Instant::now();
                 session.answered(&response);
                 for (key, until) in take(&broker, &mut session, &partitions, response).await {
                     delayed.insert(key, until);
@@ -199,7 +203,14 @@ async fn pull(broker: Arc<Broker>, fetcher: Arc<Fetcher>, mut stop: watch::Recei
                 sleep(PARTITION_RETRY).await;
             }
             Err(error) => {
-                tracing::debug!(leader = %fetcher.leader, %error, "a leader cannot be reached");
+                if told.elapsed() > UNREACHED_TOLD {
+                    told = Instant::now();
+                    tracing::warn!(
+                        leader = %fetcher.leader, %error, partitions = partitions.len(),
+                        "a leader cannot be reached from here, and its replicas here fall behind: if it runs, correct its \
+                         advertised.listeners, or what is in between (name resolution, firewall)"
+                    );
+                }
                 session = Session::default();
                 tokio::select! {
                     biased;

@@ -182,8 +182,8 @@ fn tell_changes(changes: &Changes) -> String {
     if changes.leaders_moved > 0 {
         told.push(format!("moved {}", changes.leaders_moved));
     }
-    if changes.leaderless > 0 {
-        told.push(format!("leaderless {}", changes.leaderless));
+    if !changes.leaderless.is_empty() {
+        told.push(format!("leaderless {}", changes.leaderless.len()));
     }
     if !unclean.is_empty() {
         told.push(format!("unclean {}", unclean.join(",")));

@@ -27,7 +27,7 @@ pub struct Changes {
     /// Those of them whose new leader may lack acknowledged records.
     pub unclean: Vec<(Str, PartitionId)>,
     /// Partitions that had a leader and have none now.
-    pub leaderless: usize,
+    pub leaderless: Vec<(Str, PartitionId)>,
 }
 
 /// A partition as a decision would have it; it starts as it is.
@@ -338,7 +338,8 @@ impl<'a> Draft<'a> {
         self.push(MetadataRecord::PartitionChange(record.clone()));
         match changed.partition.leader {
             Some(leader) => self.changes.leaders_moved += usize::from(leader_before != Some(leader)),
-            None => self.changes.leaderless += usize::from(leader_before.is_some()),
+            None if leader_before.is_some() => self.changes.leaderless.push((topic.name.clone(), id)),
+            None => {}
         }
         if changed.unclean {
             self.changes.unclean.push((topic.name.clone(), id));

@@ -19,9 +19,12 @@ pub struct AlterPartition {
     pub leader_epoch: LeaderEpoch,
     /// The state that this replaces.
     pub partition_epoch: i32,
-    /// Who is in sync, each with the broker epoch that the leader knows.
+    /// Who is in sync, each with the broker epoch that the leader knows, or [`EPOCH_UNKNOWN`].
     pub isr: Vec<(BrokerId, i64)>,
 }
+
+/// Of a replica from which the leader has not heard yet.
+pub const EPOCH_UNKNOWN: i64 = -1;
 
 impl Image {
     /// Decides an AlterPartition request. One answer per partition in the order of the request: the partition as it will
@@ -79,22 +82,25 @@ impl Draft<'_> {
             return invalid(format!("does not include the leader {leader}"));
         }
         let ineligible = change.isr.iter().filter_map(|(id, epoch)| {
-            self.ineligible(*id, *epoch, leader).map(|why| format!("{id} ({why})"))
+            // A leader that has just begun may not have heard of all whom it takes over as in sync.
+            let epoch =
+                if partition.isr.contains(id) && *epoch == EPOCH_UNKNOWN { None } else { Some(*epoch) };
+            self.ineligible(*id, epoch, leader).map(|why| format!("{id} ({why})"))
         });
         let ineligible: Vec<String> = ineligible.collect();
         if ineligible.is_empty() { Ok(()) } else { Err(Refusal::IneligibleReplica(ineligible.join(", "))) }
     }
 
     /// Why a broker may not be in sync. A leader that is about to stop may: whoever joins it takes over from it.
-    fn ineligible(&self, id: BrokerId, epoch: i64, leader: BrokerId) -> Option<String> {
+    fn ineligible(&self, id: BrokerId, epoch: Option<i64>, leader: BrokerId) -> Option<String> {
         match self.image.broker(id) {
             None => Some("not registered".to_owned()),
             Some(broker) if broker.fenced => Some("fenced".to_owned()),
             Some(broker) if broker.in_controlled_shutdown && id != leader => Some("shutting down".to_owned()),
-            Some(broker) if broker.epoch != epoch => {
-                Some(format!("broker epoch mismatch: requested={epoch} VS expected={}", broker.epoch))
+            Some(broker) => {
+                let other = epoch.filter(|epoch| *epoch != broker.epoch)?;
+                Some(format!("broker epoch mismatch: requested={other} VS expected={}", broker.epoch))
             }
-            Some(_) => None,
         }
     }
 }
