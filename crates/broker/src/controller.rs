@@ -35,6 +35,8 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 const WATCH_LOOK: Duration = Duration::from_secs(1);
 /// How long a broker that registers may take to answer where it says that it is.
 const REACH_MAX: Duration = Duration::from_secs(2);
+/// Partitions that one message names.
+const NAMED_MAX: usize = 20;
 /// Leaders that one round of balancing moves.
 const BALANCED_MAX: usize = 1_000;
 
@@ -193,9 +195,11 @@ async fn try_register(
         reached.map_err(|problem| (ErrorCode::BROKER_NOT_AVAILABLE, problem))?;
     }
     let status = quorum.status();
-    let mut is_member = status.voters.contains(&id) || status.learners.contains(&id);
-    if request.is_voter_without_memory && status.voters.contains(&id) {
-        tracing::warn!(node = %id, "a voter has lost its memory: it leaves the quorum, and joins it anew");
+    let is_voter = status.voters.contains(&id);
+    let mut is_member = is_voter || status.learners.contains(&id);
+    // What the quorum believes it to have is not there.
+    if is_voter && request.is_voiceless || is_member && !is_voter && is_other_disk {
+        tracing::warn!(node = %id, is_voter, "a node has lost its memory: it leaves the quorum, and joins it anew");
         quorum.change_members(MembersChange::Remove(id)).await.map_err(not_committed)?;
         is_member = false;
     }
@@ -215,6 +219,7 @@ async fn try_register(
         controller_id,
         controller_host,
         controller_port,
+        may_have_vote_back: is_voter || quorum.peers().configured().contains_key(&id),
         ..RegisterBrokerResponse::default()
     })
 }

@@ -3,6 +3,7 @@
 //! Invariant: a broker that the controller may have given up serves no writes: once it has heard nothing for as long as the
 //! controller waits for it, it counts itself as cut off ([`Broker::is_cut_off`]), whatever it believes to lead.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use wire::messages::broker_heartbeat::{BrokerHeartbeatRequest, OutOfService, Par
 use wire::messages::register_broker::{
     Listener as RegisteredListener, RegisterBrokerRequest, RegisterBrokerResponse,
 };
-use wire::{BrokerId, ErrorCode, Millis, Str, Uuid};
+use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Str, Uuid};
 
 use crate::broker::{Broker, stopped};
 use crate::controller_link::{ControllerRequest, Lane, Unanswered};
@@ -62,21 +63,32 @@ impl Registration {
             log_dirs: vec![broker.data_dir.directory_id()],
             previous_broker_epoch: self.previous_epoch,
             voters_configured: quorum.peers().voters_configured().clone(),
-            is_voter_without_memory: quorum.is_voiceless(),
+            is_voiceless: quorum.is_voiceless(),
         }
     }
 }
 
-/// Registers, and waits until the metadata has come as far as the registration.
-pub(crate) async fn join(broker: &Arc<Broker>, registration: &Registration) -> Result<(), StartError> {
-    while !register(broker, registration).await? {
+/// Registers, and waits until the metadata has come as far as the registration. Says whether the node may ask for a vote that it
+/// lost.
+pub(crate) async fn join(broker: &Arc<Broker>, registration: &Registration) -> Result<bool, StartError> {
+    let mut may_have_vote_back = false;
+    loop {
+        let registered = register(broker, registration).await?;
+        // The first attempt may have taken the vote that the second one does not find.
+        may_have_vote_back |= registered.may_have_vote_back;
+        let index = u64::try_from(registered.metadata_index).unwrap_or(0);
+        if timeout(FOLLOW_MAX, broker.metadata.quorum().wait_applied(index)).await.is_ok() {
+            return Ok(may_have_vote_back);
+        }
         tracing::warn!(node = %broker.node_id, "the metadata does not come: this broker registers anew");
     }
-    Ok(())
 }
 
-/// Registers once; false if the metadata did not follow.
-async fn register(broker: &Arc<Broker>, registration: &Registration) -> Result<bool, StartError> {
+/// Asks to be registered until it is.
+async fn register(
+    broker: &Arc<Broker>,
+    registration: &Registration,
+) -> Result<RegisterBrokerResponse, StartError> {
     let begun = Instant::now();
     let mut told = begun;
     let response = loop {
@@ -115,8 +127,7 @@ async fn register(broker: &Arc<Broker>, registration: &Registration) -> Result<b
         let address = Address { host: response.controller_host.to_string(), port: response.controller_port };
         quorum.peers().learn([(controller, address)].into());
     }
-    let index = u64::try_from(response.metadata_index).unwrap_or(0);
-    Ok(timeout(FOLLOW_MAX, quorum.wait_applied(index)).await.is_ok())
+    Ok(response)
 }
 
 /// Asks the controller, if this node knows it and where it is, else whomever the settings name.
@@ -317,34 +328,46 @@ fn is_alone(broker: &Broker) -> bool {
     !image.brokers().any(|other| other.id != broker.node_id && !other.fenced)
 }
 
-/// A voter that lost its memory was let in as one that only follows: it asks for its vote until it has it again. A node whose
-/// vote was taken away asks for nothing.
-pub(crate) async fn regain_vote(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
+/// A node that began with nothing does not vote before it was given a vote after it was let in. One that may have had a vote
+/// before asks for it; another waits until an operator gives it one.
+pub(crate) async fn regain_vote(
+    broker: Arc<Broker>,
+    may_have_vote_back: bool,
+    mut stop: watch::Receiver<bool>,
+) {
     let quorum = Arc::clone(broker.metadata.quorum());
-    while quorum.is_voiceless() {
-        if quorum.status().voters.contains(&broker.node_id) {
-            quorum.regain_voice().await;
-            return;
-        }
+    if !quorum.is_voiceless() {
+        return;
+    }
+    if !may_have_vote_back && quorum.peers().configured().contains_key(&broker.node_id) {
+        tracing::error!(
+            node = %broker.node_id,
+            "controller.quorum.voters names this node, and the quorum was formed without it: it follows without a vote. Give \
+             it one (ottla cluster quorum add {}), or take it out of the setting", broker.node_id
+        );
+    }
+    tokio::select! {
+        biased;
+        () = stopped(&mut stop) => {}
+        () = quorum.wait_voter() => quorum.regain_voice().await,
+        () = ask_for_vote(&broker), if may_have_vote_back => {}
+    }
+}
+
+/// Asks again and again, whether it has one by then or not.
+async fn ask_for_vote(broker: &Arc<Broker>) {
+    loop {
         let request = AddRaftVoterRequest {
             cluster_id: None,
             timeout_ms: i32::try_from(AddRaftVoterRequest::WAIT.as_millis()).unwrap_or(i32::MAX),
             voter_id: broker.node_id.0,
             ..AddRaftVoterRequest::default()
         };
-        tokio::select! {
-            biased;
-            () = stopped(&mut stop) => return,
-            asked = broker.ask_controller(request) => match asked {
-                Ok(answer) if answer.error_code.is_ok() => {}
-                Ok(answer) => tracing::info!(reason = ?answer.error_message, "no vote yet"),
-                Err(error) => tracing::debug!(%error, "nobody can be asked for a vote"),
-            }
+        match broker.ask_controller(request).await {
+            Ok(answer) if answer.error_code.is_ok() => {}
+            Ok(answer) => tracing::info!(reason = ?answer.error_message, "no vote yet"),
+            Err(error) => tracing::debug!(%error, "nobody can be asked for a vote"),
         }
-        tokio::select! {
-            biased;
-            () = stopped(&mut stop) => return,
-            () = sleep(VOTE_RETRY) => {}
-        }
+        sleep(VOTE_RETRY).await;
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use state::metadata::{Decision, Image};
 use wire::Millis;
 
-use crate::quorum::{NotCommitted, Quorum};
+use crate::quorum::{NotCommitted, Quorum, QuorumStatus};
 
 /// The topic that holds the cluster's metadata, in one partition.
 pub(crate) const METADATA_TOPIC: &str = "__cluster_metadata";
@@ -45,9 +45,9 @@ impl Metadata {
         decide: impl FnOnce(&Image) -> Decision<R>,
     ) -> Result<R, NotCommitted> {
         let one_at_a_time = Arc::clone(&self.commits).lock_owned().await;
-        if !self.quorum.is_active_controller() {
+        let QuorumStatus { is_active: true, term, .. } = self.quorum.status() else {
             return Err(NotCommitted::NotController);
-        }
+        };
         let Decision { records, reply } = decide(&self.quorum.image());
         if records.is_empty() {
             return Ok(reply);
@@ -55,7 +55,7 @@ impl Metadata {
         let quorum = Arc::clone(&self.quorum);
         let carried_out = tokio::spawn(async move {
             let _one_at_a_time = one_at_a_time;
-            quorum.propose(&records, now).await
+            quorum.propose(&records, now, term).await
         });
         carried_out.await.expect("a commit does not panic")?;
         Ok(reply)

@@ -218,14 +218,14 @@ impl Node {
         broker
             .metrics
             .look_up_with(move || looked_at.upgrade().map(|broker| broker.state()).unwrap_or_default());
-        tokio::select! {
+        let may_have_vote_back = tokio::select! {
             joined = join(&broker, &registration, opened.found) => joined?,
             () = broker.metadata.quorum().failed() => return Err(StartError::Offline),
-        }
+        };
         tasks.spawn(replicas::run(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(isr::run(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(lifecycle::beat(Arc::clone(&broker), registration, stopping.clone()));
-        tasks.spawn(lifecycle::regain_vote(Arc::clone(&broker), stopping.clone()));
+        tasks.spawn(lifecycle::regain_vote(Arc::clone(&broker), may_have_vote_back, stopping.clone()));
         tasks.spawn(housekeeping::run(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(scrub::run(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(Arc::clone(&broker.groups).run_clock(stopping));
@@ -307,21 +307,22 @@ fn int_millis(millis: Millis) -> i32 {
     i32::try_from(millis.0).unwrap_or(i32::MAX)
 }
 
-/// Has the cluster know the broker, and opens what the cluster says that the broker has.
+/// Has the cluster know the broker, and opens what the cluster says that the broker has. Says whether the node may ask for a
+/// vote that it lost.
 async fn join(
     broker: &Arc<Broker>,
     registration: &Registration,
     found: Vec<storage::FoundLog>,
-) -> Result<(), StartError> {
+) -> Result<bool, StartError> {
     // The only voter needs the task that decides to be registered at all.
     let stop = broker.stop.subscribe();
     tokio::spawn(controller::run(Arc::clone(broker), stop));
-    lifecycle::join(broker, registration).await?;
+    let may_have_vote_back = lifecycle::join(broker, registration).await?;
     broker.apply_dynamic_settings();
     let cleaner = Arc::clone(broker);
     blocking::run(move || replicas::set_aside_strays(&cleaner, &found)).await?;
     replicas::reconcile(broker).await;
-    Ok(())
+    Ok(may_have_vote_back)
 }
 
 /// Reads the metadata log, and says who the others are.

@@ -575,7 +575,7 @@ impl Partition {
     }
 
     /// Cuts what has rotted, for which nobody may count on this replica: what is missing then comes from the leader. False
-    /// while this broker leads. Blocks.
+    /// while this broker leads, or follows one that may remember what was there. Blocks.
     pub(crate) fn cut_rot(&self, now: Millis) -> Result<bool, StorageError> {
         let role = self.role.write();
         let mut rot = self.rot.lock();

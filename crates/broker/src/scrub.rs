@@ -147,6 +147,7 @@ fn repair(broker: &Broker) {
         if !may_go(partition.topic_id, partition.id.partition) {
             continue;
         }
+        // False for as long as the metadata's next epoch is not this replica's.
         match partition.cut_rot(broker.clock.now()) {
             Ok(true) => {
                 tracing::info!(partition = %partition.id, log_end = %partition.log.log_end(), "what had rotted is cut, and taken from the leader");

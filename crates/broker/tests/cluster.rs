@@ -4,6 +4,7 @@ mod support;
 
 use support::{TestClient, TestCluster, batch_of, wait_until};
 use wire::ErrorCode;
+use wire::messages::add_raft_voter::AddRaftVoterRequest;
 use wire::messages::alter_partition_reassignments::{
     AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
 };
@@ -221,6 +222,39 @@ fn nodes(replicas: &[wire::messages::describe_quorum::ReplicaState]) -> Vec<i32>
     nodes
 }
 
+fn add_voter(client: &mut TestClient, id: i32) -> ErrorCode {
+    let request = AddRaftVoterRequest { voter_id: id, timeout_ms: 10_000, ..Default::default() };
+    client.ask(AddRaftVoterRequest { cluster_id: None, ..request }).error_code
+}
+
+#[test]
+fn who_loses_its_memory_is_a_learner_first_whoever_gave_it_its_vote() {
+    let mut cluster = TestCluster::start(3, &[]);
+    create(&mut cluster.client(1), "t", &[1, 2, 3]);
+    // Two at once: the quorum takes in one after the other.
+    let (fourth, fifth) = (cluster.prepare(), cluster.prepare());
+    cluster.open(vec![fourth, fifth]);
+    cluster.wait_for_brokers(5);
+    let described = quorum(&mut cluster.client(fourth));
+    assert_eq!((nodes(&described.current_voters), nodes(&described.observers)), (vec![1, 2, 3], vec![4, 5]));
+    assert_eq!(add_voter(&mut cluster.client(2), fourth), ErrorCode::NONE);
+
+    for id in [fourth, fifth] {
+        cluster.kill(id);
+        cluster.wipe(id);
+        cluster.open(vec![id]);
+        cluster.wait_for_brokers(5);
+    }
+    // Not a word of anybody: it asks for its vote, and the one that had none does not.
+    wait_until(|| nodes(&quorum(&mut cluster.client(fifth)).current_voters) == [1, 2, 3, 4]);
+    assert_eq!(nodes(&quorum(&mut cluster.client(fourth)).observers), [5]);
+    // It votes again: without it, two of four are no majority.
+    cluster.kill(1);
+    wait_until(|| cluster.describe(fourth).controller_id > 1);
+    let led = cluster.wait_for_partition(fourth, "t", |partition| partition.leader_id > 1);
+    wait_until(|| produce(&mut cluster.client(led.leader_id), "t", b"a").0 == ErrorCode::NONE);
+}
+
 #[test]
 fn a_broker_joins_takes_over_a_replica_becomes_a_voter_and_leaves() {
     let mut cluster = TestCluster::start(3, &[]);
@@ -248,13 +282,7 @@ fn a_broker_joins_takes_over_a_replica_becomes_a_voter_and_leaves() {
     cluster.wait_for_partition(fourth, "t", |partition| partition.leader_id == 4);
     wait_until(|| cluster.client(fourth).fetch("t", 0, 19).is_ok());
 
-    let add = wire::messages::add_raft_voter::AddRaftVoterRequest {
-        cluster_id: None,
-        voter_id: fourth,
-        timeout_ms: 10_000,
-        ..Default::default()
-    };
-    assert_eq!(cluster.client(2).ask(add).error_code, ErrorCode::NONE);
+    assert_eq!(add_voter(&mut cluster.client(2), fourth), ErrorCode::NONE);
     assert_eq!(nodes(&quorum(&mut cluster.client(1)).current_voters), [1, 2, 3, 4]);
     // Whoever leads the quorum: it hands over before it loses its vote.
     let leader = quorum(&mut cluster.client(1)).leader_id;

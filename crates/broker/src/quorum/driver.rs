@@ -50,6 +50,8 @@ const SNAPSHOT_ENTRIES: u64 = 10_000;
 const SNAPSHOT_BYTES: usize = 16 * 1024 * 1024;
 /// Wait between questions to the other nodes while a quorum is formed.
 const FORMING_RETRY: Duration = Duration::from_millis(100);
+/// How often it is told that the quorum does not form.
+const FORMING_TOLD: Duration = Duration::from_secs(5);
 const FORMING_ANSWER_MAX: Duration = Duration::from_secs(1);
 /// How long a node that stops waits for another to lead.
 const HAND_OVER_MAX: Duration = Duration::from_secs(1);
@@ -69,7 +71,7 @@ pub(crate) struct QuorumOptions {
 /// What is asked of the task.
 pub(crate) enum Command {
     Step(Vec<Message>),
-    Propose { data: Bytes, reply: oneshot::Sender<Result<u64, NotCommitted>> },
+    Propose { data: Bytes, term: u64, reply: oneshot::Sender<Result<u64, NotCommitted>> },
     ChangeMembers { change: MembersChange, reply: oneshot::Sender<Result<u64, NotCommitted>> },
     Unreachable { to: u64, snapshot: bool },
     SnapshotTaken { to: u64 },
@@ -168,6 +170,8 @@ pub(crate) struct Quorum {
     touched: Mutex<Touched>,
     has_memory: AtomicBool,
     is_voiceless: AtomicBool,
+    /// Held through a change of the members, by the task that carries it out.
+    member_changes: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A node of the quorum that is about to run.
@@ -197,6 +201,7 @@ impl Quorum {
             touched: Mutex::default(),
             has_memory: AtomicBool::new(found.has_memory),
             is_voiceless: AtomicBool::new(!found.may_vote),
+            member_changes: Arc::default(),
         });
         let driver = Driver { quorum: Arc::clone(&quorum), commands, options, found };
         Ok((quorum, driver))
@@ -247,12 +252,19 @@ impl Quorum {
         self.applied.send_modify(|_| {});
     }
 
-    /// Whether this is a voter that lost its memory and must not vote until it is let in anew.
+    /// Waits until the members, as applied here, give this node a vote.
+    pub(crate) async fn wait_voter(&self) {
+        let mut status = self.status.subscribe();
+        // The sender lives as long as this does.
+        let _ = status.wait_for(|status| status.voters.contains(&self.node)).await;
+    }
+
+    /// Whether this node began with nothing and must not vote until the quorum has given it a vote since.
     pub(crate) fn is_voiceless(&self) -> bool {
         self.is_voiceless.load(Ordering::Acquire)
     }
 
-    /// The controller has let this node in anew.
+    /// The quorum has given this node a vote after it was let in.
     pub(crate) async fn regain_voice(&self) {
         let _ = self.commands.send(Command::RegainVoice).await;
     }
@@ -269,17 +281,30 @@ impl Quorum {
         self.failed.send_replace(true);
     }
 
-    /// Has records committed and applied. Their decision must stand on the image of now.
-    pub(crate) async fn propose(&self, records: &[MetadataRecord], now: Millis) -> Result<u64, NotCommitted> {
+    /// Has records committed and applied. Their decision must stand on the last image of the term: nothing is proposed when this
+    /// node does not lead in that term any more, though it may lead again in a later one.
+    pub(crate) async fn propose(
+        &self,
+        records: &[MetadataRecord],
+        now: Millis,
+        term: u64,
+    ) -> Result<u64, NotCommitted> {
         let (reply, answer) = oneshot::channel();
         let data = entry::batch_of(records, now);
-        self.ask(Command::Propose { data, reply }, answer).await
+        self.ask(Command::Propose { data, term, reply }, answer).await
     }
 
-    /// Changes the members of the quorum.
-    pub(crate) async fn change_members(&self, change: MembersChange) -> Result<u64, NotCommitted> {
-        let (reply, answer) = oneshot::channel();
-        self.ask(Command::ChangeMembers { change, reply }, answer).await
+    /// Changes the members of the quorum, one change at a time: the core drops one that is proposed while another is not
+    /// applied. A change that was begun is carried out also when nobody waits for it any more.
+    pub(crate) async fn change_members(self: &Arc<Self>, change: MembersChange) -> Result<u64, NotCommitted> {
+        let one_at_a_time = Arc::clone(&self.member_changes).lock_owned().await;
+        let quorum = Arc::clone(self);
+        let carried_out = tokio::spawn(async move {
+            let _one_at_a_time = one_at_a_time;
+            let (reply, answer) = oneshot::channel();
+            quorum.ask(Command::ChangeMembers { change, reply }, answer).await
+        });
+        carried_out.await.expect("a change of the members does not panic")
     }
 
     async fn ask(
@@ -375,6 +400,10 @@ impl Driver {
     ) -> Result<JoinHandle<()>, QuorumLogError> {
         let Driver { quorum, commands, options, mut found } = self;
         let voters: Vec<u64> = options.first_voters.iter().map(|node| raft_id(*node)).collect();
+        if !found.has_memory && voters.is_empty() {
+            // It may have had a vote, given to it later, and have forgotten what it said with it.
+            quorum.is_voiceless.store(true, Ordering::Release);
+        }
         if !found.has_memory && voters.len() > 1 {
             let is_new = tokio::select! {
                 is_new = form(&options, &voters) => is_new,
@@ -443,19 +472,23 @@ async fn form(options: &QuorumOptions, voters: &[u64]) -> bool {
     let mut fresh = BTreeSet::from([raft_id(options.node)]);
     let mut links = BTreeMap::new();
     let mut told = Instant::now();
+    let mut refused = None;
     loop {
         for voter in voters.iter().filter_map(|id| node_id(*id)).filter(|node| *node != options.node) {
             let Some(address) = peers.address_of(voter) else { continue };
             let link = links.entry(voter).or_insert_with(|| peers.reach().link());
             match link.ask(&address, peers.request(voter, &[]), FORMING_ANSWER_MAX).await {
                 Ok(answer) if !answer.error_code.is_ok() => {
-                    let reason = answer.error_message.unwrap_or_default();
-                    tracing::error!(node = %voter, error = ?answer.error_code, %reason, "a node of the quorum refuses this one");
+                    if refused.is_none_or(|refused: Instant| refused.elapsed() > FORMING_TOLD) {
+                        refused = Some(Instant::now());
+                        let reason = answer.error_message.unwrap_or_default();
+                        tracing::error!(node = %voter, error = ?answer.error_code, %reason, "a node of the quorum refuses this one");
+                    }
                 }
                 Ok(answer) if answer.has_memory => return false,
                 Ok(_) => drop(fresh.insert(raft_id(voter))),
                 Err(error) => {
-                    if told.elapsed() > Duration::from_secs(5) {
+                    if told.elapsed() > FORMING_TOLD {
                         told = Instant::now();
                         tracing::warn!(
                             node = %voter, %error,
@@ -632,19 +665,14 @@ impl Task {
                     self.step(message);
                 }
             }
-            Command::Propose { data, reply } => {
-                let proposed = if self.quorum.is_active_controller() {
-                    self.node.propose(Vec::new(), data.to_vec()).map_err(|_| NotCommitted::NotController)
-                } else {
-                    Err(NotCommitted::NotController)
-                };
+            Command::Propose { data, term, reply } => {
+                let may_propose = self.is_active() && self.node.raft.term == term;
+                let proposed = may_propose.then(|| self.node.propose(Vec::new(), data.to_vec()));
                 self.await_commit(proposed, reply);
             }
             Command::ChangeMembers { change, reply } => {
-                let proposed = self
-                    .node
-                    .propose_conf_change(change.encode().to_vec(), change.to_raft())
-                    .map_err(|_| NotCommitted::NotController);
+                let (data, change) = (change.encode().to_vec(), change.to_raft());
+                let proposed = self.is_active().then(|| self.node.propose_conf_change(data, change));
                 self.await_commit(proposed, reply);
             }
             Command::Unreachable { to, snapshot } => {
@@ -704,19 +732,26 @@ impl Task {
 
     fn await_commit(
         &mut self,
-        proposed: Result<(), NotCommitted>,
+        proposed: Option<raft::Result<()>>,
         reply: oneshot::Sender<Result<u64, NotCommitted>>,
     ) {
-        match proposed {
-            Ok(()) => {
-                let index = self.node.raft.raft_log.last_index();
-                if let Some((_, before)) = self.proposals.insert(index, (self.node.raft.term, reply)) {
-                    // An earlier term's, overwritten here.
-                    let _ = before.send(Err(NotCommitted::NotController));
-                }
-            }
-            Err(refusal) => drop(reply.send(Err(refusal))),
+        let Some(Ok(())) = proposed else {
+            let _ = reply.send(Err(NotCommitted::NotController));
+            return;
+        };
+        let index = self.node.raft.raft_log.last_index();
+        assert!(index > self.quorum.applied(), "what was just proposed is not applied yet");
+        if let Some((_, before)) = self.proposals.insert(index, (self.node.raft.term, reply)) {
+            // An earlier term's, overwritten here.
+            let _ = before.send(Err(NotCommitted::NotController));
         }
+    }
+
+    /// Whether this node leads, and has applied everything from before it did. The status that others read is published only
+    /// after all commands at hand: a newer leader may have spoken among them, and the core hands a follower's proposals on.
+    fn is_active(&self) -> bool {
+        let raft = &self.node.raft;
+        raft.state == StateRole::Leader && self.elected_term == raft.term
     }
 
     fn refuse_proposals(&mut self, error: NotCommitted) {
@@ -878,6 +913,7 @@ impl Task {
         let mut image = Image::clone(&self.quorum.image.load());
         let mut done = Vec::new();
         for entry in &committed {
+            let mut is_in_effect = true;
             match entry::content(entry).map_err(QuorumLogError::Log)? {
                 Content::Records(records) => {
                     let mut touched = self.quorum.touched.lock();
@@ -889,7 +925,8 @@ impl Task {
                 Content::Members(change) => match self.node.apply_conf_change(&change.to_raft()) {
                     Ok(conf) => self.conf = conf,
                     Err(error) => {
-                        tracing::error!(%error, ?change, "a change of the quorum's members was not applied")
+                        is_in_effect = false;
+                        tracing::error!(%error, ?change, "a change of the quorum's members was not applied");
                     }
                 },
                 Content::Nothing => {}
@@ -900,8 +937,11 @@ impl Task {
                 self.elected_term = entry.term;
             }
             if let Some((term, reply)) = self.proposals.remove(&entry.index) {
-                let outcome =
-                    if term == entry.term { Ok(entry.index) } else { Err(NotCommitted::NotController) };
+                let outcome = match term == entry.term {
+                    true if is_in_effect => Ok(entry.index),
+                    true => Err(NotCommitted::Unknown),
+                    false => Err(NotCommitted::NotController),
+                };
                 done.push((reply, outcome));
             }
         }
@@ -919,7 +959,7 @@ impl Task {
         let status = QuorumStatus {
             leader: node_id(raft.leader_id),
             term: raft.term,
-            is_active: raft.state == StateRole::Leader && self.elected_term == raft.term,
+            is_active: self.is_active(),
             voters: entry::nodes(&self.conf.voters),
             learners: entry::nodes(&self.conf.learners),
         };

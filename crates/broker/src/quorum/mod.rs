@@ -15,7 +15,7 @@ mod transport;
 mod driver;
 
 pub(crate) use driver::{
-    Driver, NotCommitted, Quorum, QuorumDescription, QuorumOptions, ReplicaDescription, Touched,
+    Driver, NotCommitted, Quorum, QuorumDescription, QuorumOptions, QuorumStatus, ReplicaDescription, Touched,
 };
 pub use durable::QuorumLogError;
 pub(crate) use entry::MembersChange;

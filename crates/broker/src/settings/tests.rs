@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use expect_test::{Expect, expect};
-use state::metadata::{ConfigResource, ConfigRules, ResourceKind};
+use state::metadata::{ConfigResource, ConfigRules, Image, ResourceKind, TopicRules};
 
 use super::*;
 

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use wire::messages::broker_registration_change_record::BrokerRegistrationChangeRecord;
 use wire::messages::unregister_broker_record::UnregisterBrokerRecord;
-use wire::{BrokerId, PartitionId, Uuid};
+use wire::{BrokerId, LeaderEpoch, PartitionId, Uuid};
 
-use super::change::{Changes, Draft, Wanted};
+use super::change::{Changes, Draft, Incumbent, Wanted};
 use super::{Broker, Decision, Image, MetadataRecord, Refusal, TopicRules};
 
 /// The record's numbers.

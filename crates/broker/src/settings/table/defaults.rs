@@ -12,7 +12,8 @@ section! {
     "num.partitions" Int AtLeast(1) = "1", ReadOnly Medium => partitions: i32;
     /// Replicas of a partition of a topic whose creator names no number.
     "default.replication.factor" Int AtLeast(1) = "1", ReadOnly Medium => replication_factor: i16;
-    /// In-sync replicas that must have a record before a producer with acks=all is answered.
+    /// In-sync replicas that must have a record before a producer with acks=all is answered. The first controller's value is the
+    /// cluster's, until it is changed for all brokers.
     "min.insync.replicas" Int AtLeast(1) = "1", ClusterWide High => min_insync_replicas: i32;
     /// Let a replica that may lack acknowledged records become leader. Off: rather no leader than lost records.
     "unclean.leader.election.enable" Boolean Any = "false", ClusterWide High
