@@ -16,7 +16,7 @@ pub(crate) type Place = (i32, i64);
 struct Events {
     acknowledged: BTreeMap<Place, String>,
     read: BTreeMap<Place, String>,
-    committed: i64,
+    committed: Option<i64>,
     anomalies: Vec<String>,
     trace: String,
 }
@@ -61,19 +61,19 @@ impl History {
     pub(crate) fn committed(&self, offset: i64) {
         self.note(&format!("committed {offset}"));
         let mut events = self.0.lock();
-        events.committed = events.committed.max(offset);
+        events.committed = events.committed.max(Some(offset));
     }
 
     /// A group's offset was asked for, after everything that was committed until `since`.
-    pub(crate) fn offset_read(&self, offset: i64, since: i64) {
-        if offset < since {
+    pub(crate) fn offset_read(&self, offset: i64, since: Option<i64>) {
+        if let Some(since) = since.filter(|since| offset < *since) {
             let message = format!("the group's offset is {offset} after {since} was acknowledged");
             self.0.lock().anomalies.push(message);
         }
     }
 
     /// The largest offset that was committed.
-    pub(crate) fn last_committed(&self) -> i64 {
+    pub(crate) fn last_committed(&self) -> Option<i64> {
         self.0.lock().committed
     }
 
