@@ -209,6 +209,7 @@ impl Broker {
             is_fenced: *self.fenced.borrow(),
             metadata_applied: self.metadata.quorum().applied(),
             clock_ahead_ms: self.clock_skew.ahead_ms(),
+            partitions_offline: self.replicas.unopened().len(),
             ..BrokerState::default()
         };
         let image = self.metadata.image();
@@ -229,6 +230,7 @@ impl Broker {
                 state.partitions_under_min_isr += usize::from(counts.in_sync < counts.in_sync_min);
             }
             state.partitions_offline += usize::from(partition.log.is_offline());
+            state.partitions_rotten += usize::from(partition.has_rot());
             state.fetches_parked += partition.waiting.fetches_parked();
             *state.log_bytes.entry(partition.id.topic.clone()).or_default() += partition.log.size_bytes();
         }

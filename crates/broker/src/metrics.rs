@@ -36,6 +36,8 @@ struct Shared {
     flushes: Histogram,
     flush_failures: Counter,
     bytes_replicated: Counter,
+    in_sync_shrinks: Counter,
+    in_sync_expands: Counter,
     leaders_elected: Counter,
     rot_found: Counter,
     unclean_elections: Counter,
@@ -108,8 +110,10 @@ pub struct BrokerState {
     pub metadata_applied: u64,
     /// How far this broker's clock is ahead of the controller's.
     pub clock_ahead_ms: i64,
-    /// Partitions whose log is offline after a failure of the disk.
+    /// Partitions whose log could not be opened, or is offline after a failure of the disk.
     pub partitions_offline: usize,
+    /// Partitions whose log has rotted, and is not whole again.
+    pub partitions_rotten: usize,
     /// Size of the logs in bytes, by topic.
     pub log_bytes: BTreeMap<Str, u64>,
     /// Consumer groups by the name of their state.
@@ -178,6 +182,16 @@ impl Metrics {
     /// Records came from a leader.
     pub fn replicated(&self, bytes: usize) {
         self.shared.bytes_replicated.add(bytes as u64);
+    }
+
+    /// The set in sync of a partition led here changed in size.
+    pub fn in_sync_changed(&self, before: usize, after: usize) {
+        let shared = &self.shared;
+        match after.cmp(&before) {
+            std::cmp::Ordering::Less => shared.in_sync_shrinks.add(1),
+            std::cmp::Ordering::Equal => {}
+            std::cmp::Ordering::Greater => shared.in_sync_expands.add(1),
+        }
     }
 
     /// A log turned out not to be what was written.
@@ -275,6 +289,16 @@ impl Metrics {
         page.counter("ottla_replicated_bytes_total", "Bytes appended from leaders, as compressed.")
             .value(&[], shared.bytes_replicated.get());
         page.counter(
+            "ottla_in_sync_shrinks_total",
+            "Times that a replica left the in-sync set of a partition led by this broker.",
+        )
+        .value(&[], shared.in_sync_shrinks.get());
+        page.counter(
+            "ottla_in_sync_expands_total",
+            "Times that a replica came back into the in-sync set of a partition led by this broker.",
+        )
+        .value(&[], shared.in_sync_expands.get());
+        page.counter(
             "ottla_leaders_elected_total",
             "Partitions that this broker, as the controller, gave another leader.",
         )
@@ -349,8 +373,13 @@ fn write_state(page: &mut Page, state: &BrokerState) {
         "How far this broker's clock is ahead of the active controller's; negative where it is behind.",
     )
     .value(&[], state.clock_ahead_ms as f64 / 1e3);
-    page.gauge("ottla_partitions_offline", "Partitions whose log is offline after a failure of the disk.")
-        .value(&[], state.partitions_offline);
+    page.gauge(
+        "ottla_partitions_offline",
+        "Partitions whose log could not be opened, or is offline after a failure of the disk.",
+    )
+    .value(&[], state.partitions_offline);
+    page.gauge("ottla_partitions_rotten", "Partitions whose log has rotted and is not whole again.")
+        .value(&[], state.partitions_rotten);
 
     let mut log_bytes = page.gauge("ottla_log_bytes", "Size of the logs of a topic on this broker.");
     let by_size = |(_, bytes): &(&Str, &u64)| std::cmp::Reverse(**bytes);
@@ -427,6 +456,8 @@ mod tests {
                 ottla_flush_failures_total 1
                 ottla_log_rot_found_total 0
                 ottla_replicated_bytes_total 0
+                ottla_in_sync_shrinks_total 0
+                ottla_in_sync_expands_total 0
                 ottla_leaders_elected_total 0
                 ottla_unclean_elections_total 0
                 ottla_topic_records_in_total{topic="orders"} 3
@@ -444,6 +475,7 @@ mod tests {
                 ottla_metadata_applied_index 0
                 ottla_clock_ahead_seconds 0
                 ottla_partitions_offline 0
+                ottla_partitions_rotten 0
                 ottla_log_bytes{topic="orders"} 100
                 ottla_groups{state="Stable"} 1
                 ottla_fetches_parked 0

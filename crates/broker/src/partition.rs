@@ -34,7 +34,6 @@ pub(crate) struct Partition {
     high_watermark: AtomicI64,
     /// When, in ticks, the partition may complain of its disk again.
     complains_at: AtomicI64,
-    /// Where the log has rotted.
     /// What has rotted, and the epoch in which it was found.
     rot: Mutex<Option<(Rot, LeaderEpoch)>>,
 }
@@ -287,8 +286,23 @@ impl Partition {
     fn moved(&self, to: Option<Offset>) {
         let Some(to) = to else { return };
         if self.high_watermark.fetch_max(to.0, Ordering::AcqRel) < to.0 {
+            self.assert_order();
             self.waiting.high_watermark_moved(to);
         }
+    }
+
+    /// The invariant of this module: log start <= last stable offset <= high watermark <= log end. Each may rise meanwhile,
+    /// so the lower ones are read first.
+    fn assert_order(&self) {
+        let log_start = self.log.log_start();
+        let last_stable = self.last_stable_offset();
+        let high_watermark = self.high_watermark();
+        let log_end = self.log.log_end();
+        assert!(
+            log_start <= last_stable && last_stable <= high_watermark && high_watermark <= log_end,
+            "{}: log start {log_start}, last stable offset {last_stable}, high watermark {high_watermark}, log end {log_end}",
+            self.id
+        );
     }
 
     // Writing.
@@ -332,10 +346,13 @@ impl Partition {
         index: usize,
     ) {
         let role = self.role.read();
-        if role.leader_epoch != leader_epoch {
-            produce.decide(index, ErrorCode::NOT_LEADER_OR_FOLLOWER);
-            return;
-        }
+        let leader = match &role.part {
+            Part::Leader(leader) if role.leader_epoch == leader_epoch => leader,
+            Part::Leader(_) | Part::Follower(_) => {
+                produce.decide(index, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+                return;
+            }
+        };
         self.waiting.park_produce(required, produce, index);
         if self.log.is_offline() {
             self.waiting.fail(ErrorCode::KAFKA_STORAGE_ERROR);
@@ -344,6 +361,9 @@ impl Partition {
             self.waiting.fail(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
         } else if self.high_watermark() >= required {
             self.waiting.high_watermark_moved(self.high_watermark());
+        } else if !leader.lock().has_enough_in_sync() {
+            // The set in sync shrank after the append; whoever waited then has been told.
+            self.waiting.fail_produces(ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND);
         }
     }
 

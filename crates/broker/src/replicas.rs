@@ -309,6 +309,9 @@ fn take_role(
             // What an earlier epoch of this broker believes must not be written in this one.
             broker.groups.resign(index);
         }
+        if let Some(before) = partition.in_sync().filter(|_| !is_new) {
+            broker.metrics.in_sync_changed(before.in_sync, assignment.isr.len());
+        }
         partition.lead(broker.node_id, assignment, broker.ticks());
         if is_new && is_offsets {
             broker.groups.lead(Arc::clone(partition));

@@ -155,6 +155,9 @@ const NOTHING: Found = Found { timestamp: UNKNOWN_TIME, offset: Offset(-1), lead
 
 fn find(partition: &Partition, view: View, asked: &ListOffsetsPartition) -> Result<Found, ErrorCode> {
     partition.check_leader(LeaderEpoch(asked.current_leader_epoch))?;
+    if partition.log.is_offline() {
+        return Err(ErrorCode::KAFKA_STORAGE_ERROR);
+    }
     let upper = view.upper(partition);
     match Wanted::read(asked.timestamp, view.version).ok_or(ErrorCode::UNSUPPORTED_VERSION)? {
         // An earlier leader may have told readers more (KIP-207).

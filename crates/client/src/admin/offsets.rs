@@ -139,7 +139,7 @@ fn by_topic<P>(
     topics
 }
 
-/// Asks each partition's leader, and asks again about those that were led by another.
+/// Asks each partition's leader, and asks again about those that were led by another, until time is up for what is left.
 async fn at_leaders<T, F>(
     cluster: &Cluster,
     doing: &str,
@@ -205,7 +205,9 @@ where
             doing: doing.to_owned(),
             problem: format!("nothing is said about {}", left[0]),
         });
-        retry.again(error).await?;
+        if let Err(error) = retry.again(error).await {
+            done.extend(left.drain(..).map(|partition| (partition, Err(error.clone()))));
+        }
     }
 }
 

@@ -7,7 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clap::Args;
-use client::{Admin, BrokerInfo, Cluster, ClusterInfo, Error, OngoingReassignment, PartitionInfo, TopicInfo};
+use client::{
+    Admin, BrokerInfo, Cluster, ClusterInfo, Error, Isolation, OffsetSpec, OngoingReassignment,
+    PartitionInfo, TopicInfo,
+};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use wire::{BrokerId, Str, TopicPartition};
@@ -33,8 +36,8 @@ const VOTERS_MIN: usize = 3;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Unhealthy is: no active controller, voters that are silent or lag, brokers that are fenced (registered and not
-counted in) or do not answer, and partitions that have no leader, lack replicas in sync, or have fewer in sync
-than min.insync.replicas. Partitions led by another than their preferred replica and reassignments under way
+counted in) or do not answer, and partitions that have no leader or one that cannot serve them, lack replicas in
+sync, or have fewer in sync than min.insync.replicas. Partitions led by another than their preferred replica and reassignments under way
 are noted.
 
 Exit codes: 0 healthy, 1 not.
@@ -82,6 +85,8 @@ struct Facts {
     /// The setting of each topic.
     min_in_sync: BTreeMap<Str, usize>,
     ongoing: Vec<OngoingReassignment>,
+    /// Partitions whose leader answers, and not for them, and what it says.
+    unserved: Vec<(TopicPartition, String)>,
 }
 
 #[derive(Debug)]
@@ -139,6 +144,7 @@ async fn facts(admin: &Admin) -> Result<Facts, Error> {
         ongoing => ongoing?,
     };
     let unreachable = unreachable(admin, &cluster.brokers).await;
+    let unserved = unserved(admin, &topics, &unreachable).await?;
     let quorum = match quorum::look(admin).await {
         Ok(quorum) if quorum.leader.is_some() => Quorum::Known(quorum),
         Ok(_) | Err(Error::Timeout { .. } | Error::Disconnected { .. } | Error::Connect { .. }) => {
@@ -152,7 +158,7 @@ async fn facts(admin: &Admin) -> Result<Facts, Error> {
         // A topic that was just deleted has none.
         .filter_map(|(topic, value)| Some((topic, value.ok()??.parse().ok()?)))
         .collect();
-    Ok(Facts { cluster, quorum, unreachable, topics, min_in_sync, ongoing })
+    Ok(Facts { cluster, quorum, unreachable, topics, min_in_sync, ongoing, unserved })
 }
 
 async fn unreachable(admin: &Admin, brokers: &[BrokerInfo]) -> Vec<BrokerId> {
@@ -170,6 +176,33 @@ async fn unreachable(admin: &Admin, brokers: &[BrokerInfo]) -> Vec<BrokerId> {
         .collect();
     unreachable.sort();
     unreachable
+}
+
+/// Asks every leader that answers where its partitions end.
+async fn unserved(
+    admin: &Admin,
+    topics: &[TopicInfo],
+    unreachable: &[BrokerId],
+) -> Result<Vec<(TopicPartition, String)>, Error> {
+    let led = topics.iter().flat_map(|topic| {
+        let is_asked = |partition: &&PartitionInfo| {
+            partition.leader.is_some_and(|leader| !unreachable.contains(&leader))
+        };
+        let name = |partition: &PartitionInfo| TopicPartition::new(topic.name.clone(), partition.id);
+        topic.partitions.iter().filter(is_asked).map(move |partition| (name(partition), OffsetSpec::Latest))
+    });
+    let asked: Vec<_> = led.collect();
+    let listed = admin.list_offsets(&asked, Isolation::ReadUncommitted).await?;
+    let failed = listed.into_iter().filter_map(|(partition, listed)| {
+        let why = match listed.err()? {
+            // Deleted meanwhile.
+            Error::UnknownTopic { .. } | Error::UnknownPartition { .. } => return None,
+            Error::Timeout { last: Some(last), .. } => last.to_string(),
+            error => error.to_string(),
+        };
+        Some((partition, why))
+    });
+    Ok(failed.collect())
 }
 
 /// What follows from what the cluster says.
@@ -322,6 +355,14 @@ fn judge_partitions(facts: &Facts, health: &mut Health) {
         leaderless.first().map(colon).unwrap_or_default()
     );
     health.partitions("partitions_without_leader", message, advice, leaderless);
+
+    if let Some((_, why)) = facts.unserved.first() {
+        let partitions: Vec<_> = facts.unserved.iter().map(|(partition, _)| partition.clone()).collect();
+        let message = format!("{} not served by the leader: {why}", plural(partitions.len(), "partition"));
+        let advice =
+            "the leader's log names the cause; a failed disk is replaced, then the broker started again";
+        health.partitions("partitions_not_served", message, advice.to_owned(), partitions);
+    }
 
     let too_few = find(&|name, partition| {
         let asked = facts.min_in_sync.get(&name.topic).copied().unwrap_or(1);
@@ -508,6 +549,7 @@ mod tests {
             }],
             min_in_sync: BTreeMap::from([(Str::from("orders"), 2)]),
             ongoing: Vec::new(),
+            unserved: Vec::new(),
         }
     }
 
