@@ -5,20 +5,22 @@
 //! applied after a majority has it, in the same order on every node.
 //!
 //! In reading order: how entries look on disk and on the wire, what is kept in memory for the core, what makes it durable,
-//! the way to the other nodes, and the task.
+//! the way to the other nodes, what the broker holds of it all, and the task.
 
 mod entry;
 mod message;
 mod memory;
 mod durable;
 mod transport;
+mod handle;
 mod driver;
 
-pub(crate) use driver::{
-    Driver, NotCommitted, Quorum, QuorumDescription, QuorumOptions, QuorumStatus, ReplicaDescription, Touched,
-};
+pub(crate) use driver::Driver;
 pub use durable::QuorumLogError;
 pub(crate) use entry::MembersChange;
+pub(crate) use handle::{
+    NotCommitted, Quorum, QuorumDescription, QuorumOptions, QuorumStatus, ReplicaDescription, Touched,
+};
 pub(crate) use transport::Peers;
 
 use wire::BrokerId;

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use wire::messages::quorum_messages::QuorumMessagesRequest;
 use wire::{BrokerId, Str};
 
-use super::driver::Command;
+use super::handle::Command;
 use super::{message, node_id};
 use crate::peer::Reach;
 
