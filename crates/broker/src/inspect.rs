@@ -23,8 +23,8 @@ pub struct Standing {
     pub applied: u64,
     /// What they say.
     pub image: Arc<Image>,
-    /// Whether it is the active controller.
-    pub is_controller: bool,
+    /// The term in which it is the active controller, if it is.
+    pub controls_in: Option<u64>,
     /// Its replicas.
     pub replicas: Vec<Replica>,
 }
@@ -72,12 +72,13 @@ impl Inspector {
             durable_end: partition.durable_end(),
             log_end: partition.log.log_end(),
         });
+        let quorum = broker.metadata.quorum().status();
         Some(Standing {
             node: broker.node_id,
             broker_epoch: broker.epoch.load(Ordering::Acquire),
             applied: broker.metadata.quorum().applied(),
             image: broker.metadata.image(),
-            is_controller: broker.metadata.quorum().is_active_controller(),
+            controls_in: quorum.is_active.then_some(quorum.term),
             replicas: replicas.collect(),
         })
     }

@@ -207,7 +207,8 @@ impl Faults {
     /// A replica starts anew with an empty disk just as it was to be counted in, and the controller hears late that it was.
     fn replace_who_joins(&mut self, sim: &mut Sim<'_>, now: Duration) {
         let nodes = self.standings();
-        let Some(controller) = nodes.iter().find(|node| node.is_controller).map(|node| node.node.0) else {
+        let Some(controller) = nodes.iter().find(|node| node.controls_in.is_some()).map(|node| node.node.0)
+        else {
             return;
         };
         let asks = nodes.iter().find_map(|node| {

@@ -2,8 +2,10 @@
 //! two nodes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use broker::{Replica, Standing};
+use state::metadata::Image;
 use wire::{BrokerId, LeaderEpoch, Offset, PartitionId, Uuid};
 
 type Key = (Uuid, PartitionId);
@@ -15,30 +17,45 @@ pub(crate) struct Invariants {
     leaders: BTreeMap<(BrokerId, Key), (i64, LeaderEpoch, Offset)>,
     /// How far each node had come in the metadata when they were last compared.
     compared: Vec<(BrokerId, u64)>,
+    /// What so many entries of the metadata came to, and on which node first.
+    images: BTreeMap<u64, (BrokerId, Arc<Image>)>,
+    /// Who is, or was, the active controller in which term.
+    controllers: BTreeMap<u64, BrokerId>,
 }
 
 impl Invariants {
     /// What does not hold, if anything.
     pub(crate) fn check(&mut self, nodes: &[Standing]) -> Option<String> {
-        self.check_metadata(nodes)
+        self.check_controllers(nodes)
+            .or_else(|| self.check_metadata(nodes))
             .or_else(|| nodes.iter().find_map(|node| self.check_node(node)))
             .or_else(|| check_in_sync(nodes))
     }
 
-    /// Whoever has applied as many records has the same metadata.
+    /// No term has two controllers, not even one after the other.
+    fn check_controllers(&mut self, nodes: &[Standing]) -> Option<String> {
+        nodes.iter().find_map(|node| {
+            let term = node.controls_in?;
+            let other = *self.controllers.entry(term).or_insert(node.node);
+            (other != node.node)
+                .then(|| format!("nodes {other} and {} are the controller of term {term}", node.node))
+        })
+    }
+
+    /// Whoever has applied as many entries has the same metadata, whenever that was: what is committed does not change.
     fn check_metadata(&mut self, nodes: &[Standing]) -> Option<String> {
         let applied: Vec<_> = nodes.iter().map(|node| (node.node, node.applied)).collect();
         if applied == self.compared {
             return None;
         }
         self.compared = applied;
-        let mut by_applied: BTreeMap<u64, &Standing> = BTreeMap::new();
         for node in nodes {
-            let other = by_applied.entry(node.applied).or_insert(node);
-            if other.image != node.image {
+            let (first, image) =
+                self.images.entry(node.applied).or_insert_with(|| (node.node, Arc::clone(&node.image)));
+            if *image != node.image {
                 return Some(format!(
-                    "nodes {} and {} have applied {} entries of the metadata, and differ",
-                    other.node, node.node, node.applied
+                    "nodes {first} and {} have applied {} entries of the metadata, and differ",
+                    node.node, node.applied
                 ));
             }
         }
