@@ -12,8 +12,8 @@ use std::time::Duration;
 use client::Address;
 use parking_lot::Mutex;
 use state::metadata::{
-    AlterPartition, Changes, ConfigResource, Endpoint, FeatureRange, Image, MIN_ISR_KEY, OutOfService,
-    Refusal, RegisterBroker,
+    AlterPartition, Broker as RegisteredBroker, Changes, ConfigResource, Endpoint, FeatureRange, Image,
+    MIN_ISR_KEY, OutOfService, Refusal, RegisterBroker,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -175,13 +175,16 @@ async fn try_register(
     }
     let command = command(&request, id);
     let image = broker.metadata.image();
-    // Whoever has the lock of the same data directory has outlived the process that had it before.
-    let is_other_disk = image
-        .broker(id)
-        .is_some_and(|known| known.log_dirs.iter().all(|dir| !command.log_dirs.contains(dir)));
+    let known = image.broker(id);
+    let is_other_disk =
+        known.is_some_and(|known| known.log_dirs.iter().all(|dir| !command.log_dirs.contains(dir)));
     // The controller itself lives, or nobody would be asked.
     let is_heard = id == broker.node_id || broker.controller.is_alive(id, broker.session_timeout());
-    let is_alive = is_other_disk && is_heard;
+    let is_alive = match known {
+        Some(known) if is_heard && !is_other_disk => still_answers(broker, known, &command).await,
+        Some(_) => is_heard,
+        None => false,
+    };
     let settings = Arc::clone(&broker.settings());
     let decide = |image: &Image| {
         let epoch = i64::try_from(quorum.applied() + 1).unwrap_or(i64::MAX);
@@ -224,24 +227,47 @@ async fn try_register(
     })
 }
 
+/// Whether another process than the one that registers runs on its disk. Whoever has the lock of a data directory has outlived
+/// the process that had it before, unless the directory is a copy: then both answer, each at its address.
+async fn still_answers(broker: &Broker, known: &RegisteredBroker, command: &RegisterBroker) -> bool {
+    let is_other_process = known.incarnation_id != command.incarnation_id && command.id != broker.node_id;
+    match known.endpoints.first() {
+        Some(before) if is_other_process && command.endpoints.first() != Some(before) => {
+            reach(broker, command.id, before).await.is_ok()
+        }
+        _ => false,
+    }
+}
+
 /// Finds the broker where it says that it is: the others will follow and lead it there.
 async fn reach_back(broker: &Broker, id: BrokerId, command: &RegisterBroker) -> Result<(), String> {
     let Some(endpoint) = command.endpoints.first() else {
         return Err(format!("node {id} registers without a listener"));
     };
-    let address = Address { host: endpoint.host.to_string(), port: endpoint.port };
+    reach(broker, id, endpoint).await.map_err(|problem| {
+        format!(
+            "the controller, node {}, does not reach node {id} at {}, where its listener {} is said to be: {problem}. \
+             Correct advertised.listeners of node {id}, or what is in between (name resolution, firewall)",
+            broker.node_id,
+            address_of(endpoint),
+            endpoint.listener
+        )
+    })
+}
+
+/// Asks whether the node `id` is at this endpoint.
+async fn reach(broker: &Broker, id: BrokerId, endpoint: &Endpoint) -> Result<(), String> {
     let peers = broker.metadata.quorum().peers();
     let mut link = peers.reach().link();
-    let problem = match link.ask(&address, peers.request(id, &[]), REACH_MAX).await {
-        Ok(answer) if answer.error_code.is_ok() => return Ok(()),
-        Ok(answer) => answer.error_message.unwrap_or_default().to_string(),
-        Err(error) => error.to_string(),
-    };
-    Err(format!(
-        "the controller, node {}, does not reach node {id} at {address}, where its listener {} is said to be: {problem}. \
-         Correct advertised.listeners of node {id}, or what is in between (name resolution, firewall)",
-        broker.node_id, endpoint.listener
-    ))
+    match link.ask(&address_of(endpoint), peers.request(id, &[]), REACH_MAX).await {
+        Ok(answer) if answer.error_code.is_ok() => Ok(()),
+        Ok(answer) => Err(answer.error_message.unwrap_or_default().to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn address_of(endpoint: &Endpoint) -> Address {
+    Address { host: endpoint.host.to_string(), port: endpoint.port }
 }
 
 fn command(request: &RegisterBrokerRequest, id: BrokerId) -> RegisterBroker {

@@ -349,6 +349,11 @@ fn who_does_not_belong_is_told_why() {
     cluster.prepare();
     let text = refused(&cluster, 4, &["node.id=2"]);
     assert!(text.contains("Another broker is registered with that broker id"), "{text}");
+    // And on a copy of its own disk, which both would take for theirs.
+    let copy = cluster.copy_of(2);
+    let log_dirs = format!("log.dirs={}", copy.path().display());
+    let text = refused(&cluster, 4, &["node.id=2", &log_dirs]);
+    assert!(text.contains("Another broker is registered with that broker id"), "{text}");
     // Where nobody listens, and where another one does.
     let controller = cluster.describe(1).controller_id;
     for (port, problem) in

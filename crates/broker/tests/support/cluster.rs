@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -128,6 +129,15 @@ impl TestCluster {
     /// Empties a broker's directory, as a new disk is empty.
     pub fn wipe(&mut self, id: i32) {
         self.member_mut(id).dir = tempfile::tempdir().expect("a directory can be made");
+    }
+
+    /// A copy of a broker's directory, as somebody makes one to start another broker with.
+    pub fn copy_of(&self, id: i32) -> TempDir {
+        let copy = tempfile::tempdir().expect("a directory can be made");
+        let from = self.member(id).dir.path().join(".");
+        let copied = Command::new("cp").arg("-r").arg(from).arg(copy.path()).status();
+        assert!(copied.expect("cp is there").success(), "the directory can be copied");
+        copy
     }
 
     /// The first segment of a topic's first partition on a broker.
