@@ -107,6 +107,8 @@ pub struct Field {
     /// Kafka's default where it is not zero, empty or false; `null` for null.
     pub default: Option<String>,
     pub tag: Option<u32>,
+    /// Whether fields of other versions have items of the same struct.
+    pub is_shared: bool,
     /// The line as it stands in the file, for the generated documentation.
     pub notation: String,
     /// What follows `#`.
@@ -277,14 +279,15 @@ impl Parser<'_> {
             if let Some(deeper) = self.lines.get(self.at).filter(|line| line.depth > depth) {
                 let name =
                     field.ty.struct_name().ok_or(format!("line {}: fields of what?", deeper.number))?;
-                self.structure(name, field.versions, depth + 1)?;
+                let versions = if field.is_shared { self.versions } else { field.versions };
+                self.structure(name, versions, depth + 1)?;
             }
             self.structs[place].fields.push(field);
         }
         Ok(())
     }
 
-    /// `name: type[?[versions]] [= default] [@versions] [tag N] [key] [ignorable]`
+    /// `name: type[?[versions]] [= default] [@versions] [tag N] [shared] [key] [ignorable]`
     fn field(&self, line: &Line, outer: Versions) -> Result<Field, String> {
         let (name, rest) = line.text.split_once(':').ok_or("a field is `name: type …`")?;
         let mut words = rest.split_whitespace();
@@ -300,6 +303,7 @@ impl Parser<'_> {
             nullable: None,
             default: None,
             tag: None,
+            is_shared: false,
             notation: line.text.split_whitespace().collect::<Vec<_>>().join(" "),
             doc: line.doc.clone(),
         };
@@ -310,6 +314,7 @@ impl Parser<'_> {
                     let tag = words.next().and_then(|w| w.parse().ok()).ok_or("`tag` wants a number")?;
                     field.tag = Some(tag);
                 }
+                "shared" => field.is_shared = true,
                 "key" | "ignorable" => {}
                 _ => {
                     let range = word.strip_prefix('@').ok_or(format!("unexpected {word:?}"))?;

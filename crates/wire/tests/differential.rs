@@ -22,6 +22,7 @@ const UNKNOWN_TO_THEM: &[(ApiKey, i16)] = &[
     (ApiKey::OffsetFetch, 10),
     (ApiKey::DescribeLogDirs, 5),
     (ApiKey::AddRaftVoter, 1),
+    (ApiKey::WriteTxnMarkers, 2),
 ];
 
 #[test]
@@ -129,6 +130,8 @@ fn records_read_and_write_the_same_bytes() {
         register_broker_record::RegisterBrokerRecord,
         remove_topic_record::RemoveTopicRecord,
         topic_record::TopicRecord,
+        transaction_log_key::TransactionLogKey,
+        transaction_log_value::TransactionLogValue,
         unregister_broker_record::UnregisterBrokerRecord,
     );
     let records = schemas.iter().filter(|schema| matches!(schema.kind, Kind::Record { .. }));
