@@ -184,14 +184,8 @@ impl Producers {
     /// Whether a client's batch may follow: epoch not fenced, sequence contiguous. A producer that is not
     /// known may start anywhere, as Kafka has it: its state may have gone with its records.
     pub(crate) fn check(&self, header: &Header) -> Result<(), AppendError> {
+        self.check_epoch(header)?;
         let Some(producer) = self.by_id.get(&header.producer_id) else { return Ok(()) };
-        if header.producer_epoch < producer.epoch {
-            return Err(AppendError::InvalidProducerEpoch {
-                producer_id: header.producer_id,
-                current: producer.epoch,
-                found: header.producer_epoch,
-            });
-        }
         if producer.txn_start.is_some() && !header.is_transactional() {
             return Err(AppendError::InvalidTxnState(header.producer_id));
         }
@@ -213,16 +207,35 @@ impl Producers {
         Ok(())
     }
 
+    /// Whether a batch of the broker's own may follow: only its epoch counts.
+    pub(crate) fn check_epoch(&self, header: &Header) -> Result<(), AppendError> {
+        match self.by_id.get(&header.producer_id) {
+            Some(producer) if header.producer_epoch < producer.epoch => {
+                Err(AppendError::InvalidProducerEpoch {
+                    producer_id: header.producer_id,
+                    current: producer.epoch,
+                    found: header.producer_epoch,
+                })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// A producer's newest epoch.
+    pub(crate) fn epoch_of(&self, id: ProducerId) -> Option<ProducerEpoch> {
+        self.by_id.get(&id).map(|producer| producer.epoch)
+    }
+
+    /// The epoch in which a producer has a transaction open.
+    pub(crate) fn open_transaction(&self, id: ProducerId) -> Option<ProducerEpoch> {
+        let producer = self.by_id.get(&id)?;
+        producer.txn_start.is_some().then_some(producer.epoch)
+    }
+
     /// Whether a marker may be written.
     pub(crate) fn check_marker(&self, header: &Header, marker: Marker) -> Result<(), AppendError> {
+        self.check_epoch(header)?;
         let Some(producer) = self.by_id.get(&header.producer_id) else { return Ok(()) };
-        if header.producer_epoch < producer.epoch {
-            return Err(AppendError::InvalidProducerEpoch {
-                producer_id: header.producer_id,
-                current: producer.epoch,
-                found: header.producer_epoch,
-            });
-        }
         if marker.coordinator_epoch < producer.coordinator_epoch {
             return Err(AppendError::CoordinatorFenced(header.producer_id));
         }

@@ -22,6 +22,7 @@ use crate::{
     index::{IndexPlace, OffsetEntry, SparseIndex, TimeEntry, relative},
     layout::{FileKind, segment_file},
     slice::ReadMode,
+    txn_index::{self, AbortedTxn},
     walk::{HeaderWalk, Stop},
 };
 
@@ -68,6 +69,8 @@ pub(crate) struct Segment {
     index: SparseIndex<OffsetEntry>,
     time_index: SparseIndex<TimeEntry>,
     times: Mutex<Times>,
+    /// What the `.txnindex` holds, once somebody has asked.
+    aborted: Mutex<Option<Arc<[AbortedTxn]>>>,
 }
 
 #[derive(Debug, Default)]
@@ -91,7 +94,24 @@ impl Segment {
             index: SparseIndex::new(lens.index),
             time_index: SparseIndex::new(lens.time_index),
             times: Mutex::new(Times::default()),
+            aborted: Mutex::new(None),
         }
+    }
+
+    /// The aborted transactions whose markers lie in the segment.
+    pub(crate) fn aborted_transactions(&self) -> io::Result<Arc<[AbortedTxn]>> {
+        let mut aborted = self.aborted.lock();
+        if let Some(known) = &*aborted {
+            return Ok(known.clone());
+        }
+        let read: Arc<[AbortedTxn]> = txn_index::read(self)?.into();
+        *aborted = Some(read.clone());
+        Ok(read)
+    }
+
+    /// The `.txnindex` has changed.
+    pub(crate) fn forget_aborted_transactions(&self) {
+        *self.aborted.lock() = None;
     }
 
     /// A new, empty segment with its `.log` file.

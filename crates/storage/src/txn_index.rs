@@ -68,7 +68,9 @@ pub(crate) fn append(segment: &Segment, txn: &AbortedTxn) -> io::Result<()> {
     let file = segment.disk().open(&segment.path(FileKind::TxnIndex), OpenMode::Create)?;
     let end = file.len()?;
     let entry = encode(txn);
-    write_all_at(&*file, &mut [IoSlice::new(&entry)], end - end % ENTRY_BYTES as u64)
+    let written = write_all_at(&*file, &mut [IoSlice::new(&entry)], end - end % ENTRY_BYTES as u64);
+    segment.forget_aborted_transactions();
+    written
 }
 
 /// Syncs a segment's file if it has one.
@@ -84,9 +86,11 @@ pub(crate) fn sync(segment: &Segment) -> io::Result<()> {
 pub(crate) fn truncate(segment: &Segment, end: Offset) -> io::Result<()> {
     let txns = read(segment)?;
     let kept = txns.partition_point(|txn| txn.last_offset < end);
-    match segment.disk().open(&segment.path(FileKind::TxnIndex), OpenMode::Write) {
+    let cut = match segment.disk().open(&segment.path(FileKind::TxnIndex), OpenMode::Write) {
         Ok(file) => file.truncate((kept * ENTRY_BYTES) as u64),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),
-    }
+    };
+    segment.forget_aborted_transactions();
+    cut
 }

@@ -302,7 +302,7 @@ fn check_producer(
             Ok(known)
         }
         (Origin::Coordinator, Some(marker)) => appender.producers.check_marker(header, marker).map(|()| None),
-        (Origin::Coordinator, None) => Ok(None),
+        (Origin::Coordinator, None) => appender.producers.check_epoch(header).map(|()| None),
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
-use wire::{LeaderEpoch, Millis, Offset, TopicPartition, Uuid};
+use wire::{LeaderEpoch, Millis, Offset, ProducerEpoch, ProducerId, TopicPartition, Uuid};
 
 use crate::{
     checkpoint::Checkpoints,
@@ -24,7 +24,7 @@ use crate::{
     producers::{ActiveProducer, Producers},
     segment::{LogDir, Segment},
     slice::{Hints, ReadLimits, Segments, Slice},
-    txn_index::{self, AbortedTxn},
+    txn_index::AbortedTxn,
 };
 
 // In the order of a log's life.
@@ -267,13 +267,33 @@ impl Log {
         last_stable_offset
     }
 
+    /// The epoch in which a producer has a transaction open here, if it has.
+    pub fn open_transaction(&self, producer: ProducerId) -> Option<ProducerEpoch> {
+        if !self.view.read().has_undecided {
+            return None;
+        }
+        self.appender.lock().producers.open_transaction(producer)
+    }
+
+    /// The newest epoch of a producer that the log knows.
+    pub fn producer_epoch(&self, producer: ProducerId) -> Option<ProducerEpoch> {
+        self.appender.lock().producers.epoch_of(producer)
+    }
+
     /// The aborted transactions that reach into `from..to`, for readers of committed data.
     pub fn aborted_transactions(&self, from: Offset, to: Offset) -> Result<Vec<AbortedTxn>, StorageError> {
         self.check_open()?;
         let mut aborted = Vec::new();
-        for segment in self.segments().iter() {
-            let txns = txn_index::read(segment).map_err(StorageError::disk(&self.dir.path))?;
-            aborted.extend(txns.into_iter().filter(|txn| txn.last_offset >= from && txn.first_offset < to));
+        let segments = self.segments();
+        for segment in &segments[segment_at(&segments, from)..] {
+            let txns = segment.aborted_transactions().map_err(StorageError::disk(&self.dir.path))?;
+            // Transactions that end where everything before the bound was decided are the last that reach below it.
+            let is_last = txns.iter().any(|txn| txn.last_stable_offset >= to);
+            let reaches = |txn: &&AbortedTxn| txn.last_offset >= from && txn.first_offset < to;
+            aborted.extend(txns.iter().filter(reaches));
+            if is_last {
+                break;
+            }
         }
         Ok(aborted)
     }
