@@ -5,11 +5,7 @@
 //! flight are soft state, which clients restore by joining again). It never waits, and it never answers with state that
 //! is not covered by the records returned so far.
 //!
-//! # What the shell owes this module
-//!
-//! Memory changes at once, the log a moment later. So the shell appends [`Outcome::records`] in the order of the calls
-//! and delivers replies, those of read-only calls included, only when everything that this shard returned before is
-//! durable. If an append fails, the shell drops the whole [`Groups`] and loads the partition again.
+//! What the shell owes this module stands in [`crate::coordinator`].
 
 mod describe;
 mod expiry;
@@ -22,6 +18,7 @@ mod records;
 mod refusal;
 mod sync;
 mod timers;
+mod transactions;
 
 #[cfg(test)]
 mod history_tests;
@@ -42,40 +39,14 @@ use wire::messages::sync_group::SyncGroupResponse;
 use wire::{ErrorCode, Millis, Response, Str};
 
 pub use self::offsets::CommittedOffset;
-pub use self::records::{CoordinatorRecord, RecordError};
 pub use self::refusal::Refusal;
+
+pub use crate::coordinator::{CoordinatorRecord, Now, Outcome, RecordError, Replayed, Token};
 
 use self::member::{Member, Members};
 use self::records::Event;
 use self::timers::{Alarm, Timers};
-
-/// Names one parked request of the shell. The shell may forget a token at any time: a reply to it is then dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Token(pub u64);
-
-/// What time it is, twice: deadlines follow a clock that only runs forward, what is stored follows the calendar's, which
-/// may be set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// Milliseconds of a clock that never jumps, from any beginning.
-    pub ticks: Millis,
-    /// Milliseconds since the Unix epoch.
-    pub wall: Millis,
-}
-
-impl Now {
-    /// The deadline in `ms` milliseconds.
-    fn plus(self, ms: i64) -> Millis {
-        self.ticks.plus(ms)
-    }
-}
-
-/// One clock for both, where nobody sets it.
-impl From<Millis> for Now {
-    fn from(now: Millis) -> Self {
-        Now { ticks: now, wall: now }
-    }
-}
+use self::transactions::Pending;
 
 /// Who sent a request, and in which version of its API.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,15 +57,6 @@ pub struct ClientInfo {
     pub client_host: Str,
     /// Version of the request, for the answers that depend on it (KIP-394, KIP-814).
     pub api_version: i16,
-}
-
-/// What a command leaves to do: records to append, and requests to answer once they are durable.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    /// Records for the shard's partition, in order.
-    pub records: Vec<CoordinatorRecord>,
-    /// Answers, which may go to requests that were parked by earlier commands.
-    pub replies: Vec<(Token, Response)>,
 }
 
 /// Settings of the group coordinator. Durations are milliseconds.
@@ -141,13 +103,14 @@ const PENDING_JOINS_MAX: usize = 10_000;
 pub struct Groups {
     config: GroupConfig,
     groups: BTreeMap<Str, Group>,
+    pending: Pending,
     timers: Timers,
 }
 
 impl Groups {
     /// A shard without groups.
     pub fn new(config: GroupConfig) -> Self {
-        Groups { config, groups: BTreeMap::new(), timers: Timers::default() }
+        Groups { config, groups: BTreeMap::new(), pending: Pending::default(), timers: Timers::default() }
     }
 
     /// Number of groups.
@@ -166,16 +129,21 @@ impl Groups {
     }
 
     /// Replays one record of the partition. An error concerns this record alone: loading can go on without it.
-    pub fn load(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), RecordError> {
-        let event = Event::decode(key, value)?;
-        self.apply(event);
+    pub fn load(&mut self, replayed: Replayed<'_>) -> Result<(), RecordError> {
+        match replayed {
+            Replayed::Record { key, value } => self.apply(Event::decode(key, value)?),
+            Replayed::InTransaction { producer, key, value } => {
+                self.pending.put(producer, Event::decode(key, value)?)?;
+            }
+            Replayed::Ended { producer, commit } => self.end_transaction(producer, commit),
+        }
         Ok(())
     }
 
     /// Ends the replay: every loaded member gets a fresh session deadline, and a group that outgrew `group.max.size`
     /// starts to rebalance.
     pub fn loaded(&mut self, now: impl Into<Now>) {
-        let Groups { config, groups, timers } = self;
+        let Groups { config, groups, timers, .. } = self;
         let mut step = Step::new(config, timers, now.into());
         for group in groups.values_mut() {
             group.restart_sessions(&mut step);
@@ -204,7 +172,7 @@ impl Groups {
 
     /// Runs everything whose time has come: sessions, rebalances, the initial delay.
     pub fn tick(&mut self, now: impl Into<Now>) -> Outcome {
-        let Groups { config, groups, timers } = self;
+        let Groups { config, groups, timers, .. } = self;
         let mut step = Step::new(config, timers, now.into());
         while let Some(alarm) = step.timers.pop_due(step.now.ticks) {
             let Some(group) = groups.get_mut(alarm.group()) else { continue };
@@ -241,6 +209,7 @@ impl Groups {
                 }
             }
             Event::OffsetCommitted { group, topic, partition, committed } => {
+                self.pending.supersede(&group, &topic, partition);
                 let group = match self.groups.get_mut(&group) {
                     Some(group) => group,
                     None => self.groups.entry(group.clone()).or_insert_with(|| Group::new(group)),
@@ -248,6 +217,7 @@ impl Groups {
                 group.offsets.put(topic, partition, committed);
             }
             Event::OffsetForgotten { group, topic, partition } => {
+                self.pending.supersede(&group, &topic, partition);
                 if let Some(group) = self.groups.get_mut(&group) {
                     group.offsets.remove(&topic, partition);
                 }
@@ -461,12 +431,6 @@ impl<'a> Step<'a> {
 
     fn reply(&mut self, token: Token, response: Response) {
         self.outcome.replies.push((token, response));
-    }
-}
-
-impl Outcome {
-    fn reply(token: Token, response: Response) -> Self {
-        Outcome { records: Vec::new(), replies: vec![(token, response)] }
     }
 }
 

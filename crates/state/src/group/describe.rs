@@ -7,7 +7,8 @@ use wire::messages::describe_groups::{DescribedGroup, DescribedGroupMember};
 use wire::messages::list_groups::{ListGroupsRequest, ListedGroup};
 use wire::{ErrorCode, PartitionId, Str};
 
-use super::records::{CoordinatorRecord, Event};
+use super::CoordinatorRecord;
+use super::records::Event;
 use super::{Group, Groups, Outcome, Refusal, State};
 
 /// From this version on a group that is not there is an error; before, it is described as dead (KIP-1043).

@@ -39,7 +39,7 @@ impl Groups {
             created.push(event.encode());
             self.apply(event);
         }
-        let Groups { config, groups, timers } = self;
+        let Groups { config, groups, timers, .. } = self;
         let mut step = Step::new(config, timers, now);
         step.outcome.records = created;
         let group = groups.get_mut(&request.group_id).expect("made above if it was not there");

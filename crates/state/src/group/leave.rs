@@ -19,7 +19,7 @@ impl Groups {
         request: &LeaveGroupRequest,
         now: impl Into<Now>,
     ) -> Outcome {
-        let Groups { config, groups, timers } = self;
+        let Groups { config, groups, timers, .. } = self;
         let mut step = Step::new(config, timers, now.into());
         let mut response = LeaveGroupResponse::default();
         if request.group_id.is_empty() {

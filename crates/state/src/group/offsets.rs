@@ -17,7 +17,9 @@ use wire::messages::offset_fetch::{
     OffsetFetchRequestGroup, OffsetFetchRequestTopics, OffsetFetchResponseGroup,
     OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
 };
-use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Response, Str, Uuid};
+use wire::{
+    ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, ProducerEpoch, ProducerId, Response, Str, Uuid,
+};
 
 use super::records::Event;
 use super::{Group, Groups, Now, Outcome, Refusal, State, Step, Token};
@@ -95,11 +97,23 @@ impl Groups {
         now: impl Into<Now>,
     ) -> Outcome {
         let now = now.into();
-        let mut outcome = Outcome::default();
         let allowed = self.check_commit(api_version, request);
         if allowed.is_ok() {
             self.commit_keeps_session(request, now);
         }
+        self.commit(token, request, allowed, None, now)
+    }
+
+    /// Commits what is allowed, at once or when the producer's transaction is committed.
+    pub(super) fn commit(
+        &mut self,
+        token: Token,
+        request: &OffsetCommitRequest,
+        allowed: Result<(), Refusal>,
+        transaction: Option<(ProducerId, ProducerEpoch)>,
+        now: Now,
+    ) -> Outcome {
+        let mut outcome = Outcome { transaction, ..Outcome::default() };
         let allowed = allowed.and_then(|()| self.check_size(request));
         // Copies, made once: what is kept must not hold the request's frame.
         let group = Str::copy_from(&request.group_id);
@@ -119,7 +133,13 @@ impl Groups {
                         committed,
                     };
                     outcome.records.push(event.encode());
-                    self.apply(event);
+                    match transaction {
+                        Some((producer, _)) => {
+                            let put = self.pending.put(producer, event);
+                            put.expect("offsets are what a transaction commits");
+                        }
+                        None => self.apply(event),
+                    }
                 }
                 partitions.push(OffsetCommitResponsePartition {
                     partition_index: partition.partition_index,
@@ -176,7 +196,7 @@ impl Groups {
     }
 
     fn commit_keeps_session(&mut self, request: &OffsetCommitRequest, now: Now) {
-        let Groups { config, groups, timers } = self;
+        let Groups { config, groups, timers, .. } = self;
         if let Some(group) = groups.get(&request.group_id)
             && matches!(group.state, State::Stable | State::PreparingRebalance(_))
         {
@@ -273,23 +293,40 @@ impl Groups {
     /// Answers one group of an OffsetFetch (versions before 8 ask for one group outside the list). Topics carry their
     /// names, also in the versions that speak of ids; `None` asks for all. What was never committed has offset -1.
     ///
-    /// `require_stable` needs no handling here: replies wait for the log (see [`super`]), and offsets of open
-    /// transactions are not kept yet.
+    /// Who requires stable offsets is not told of those that an open transaction may replace (KIP-447).
     /// `id_of` tells the id of the topic that has a name now: what was committed to an earlier topic of that name is no
     /// commit to this one.
     pub fn fetch_offsets(
         &self,
         request: &OffsetFetchRequestGroup,
+        require_stable: bool,
         id_of: impl Fn(&str) -> Option<Uuid>,
     ) -> OffsetFetchResponseGroup {
         let group = self.groups.get(&request.group_id);
-        let topics = match &request.topics {
+        let mut topics: Vec<_> = match &request.topics {
             Some(topics) => {
                 topics.iter().map(|topic| fetch_topic(group, topic, id_of(&topic.name))).collect()
             }
             None => group.map(|group| fetch_all(group, id_of)).unwrap_or_default(),
         };
+        if require_stable {
+            self.withhold_unstable(&request.group_id, &mut topics);
+        }
         OffsetFetchResponseGroup { group_id: request.group_id.clone(), topics, ..Default::default() }
+    }
+
+    fn withhold_unstable(&self, group_id: &str, topics: &mut [OffsetFetchResponseTopics]) {
+        for topic in topics {
+            for partition in &mut topic.partitions {
+                let index = PartitionId(partition.partition_index);
+                if self.pending.holds(group_id, &topic.name, index) {
+                    *partition = OffsetFetchResponsePartitions {
+                        error_code: ErrorCode::UNSTABLE_OFFSET_COMMIT,
+                        ..never_committed(index)
+                    };
+                }
+            }
+        }
     }
 
     /// One committed offset, for lag and inspection.
@@ -361,13 +398,7 @@ fn fetch_topic(
         let committed = committed.filter(|committed| committed.is_for(current));
         match committed {
             Some(committed) => fetched(PartitionId(index), committed),
-            None => OffsetFetchResponsePartitions {
-                partition_index: index,
-                committed_offset: -1,
-                committed_leader_epoch: LeaderEpoch::NONE.0,
-                metadata: Some(Str::default()),
-                ..Default::default()
-            },
+            None => never_committed(PartitionId(index)),
         }
     });
     OffsetFetchResponseTopics {
@@ -388,6 +419,16 @@ fn fetch_all(group: &Group, id_of: impl Fn(&str) -> Option<Uuid>) -> Vec<OffsetF
         }
     });
     topics.filter(|topic| !topic.partitions.is_empty()).collect()
+}
+
+fn never_committed(partition: PartitionId) -> OffsetFetchResponsePartitions {
+    OffsetFetchResponsePartitions {
+        partition_index: partition.0,
+        committed_offset: -1,
+        committed_leader_epoch: LeaderEpoch::NONE.0,
+        metadata: Some(Str::default()),
+        ..Default::default()
+    }
 }
 
 fn fetched(partition: PartitionId, committed: &CommittedOffset) -> OffsetFetchResponsePartitions {

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use wire::messages::group_metadata_value::{GroupMetadataValue, MemberMetadata};
 use wire::{LeaderEpoch, Millis, Offset, PartitionId, Str, Uuid};
 
+use super::RecordError;
 use super::offsets::CommittedOffset;
-use super::records::{Event, RecordError, empty_group};
+use super::records::{Event, empty_group};
 
 const OFFSET_KEY: &str = "000100016700017400000003";
 const GROUP_KEY: &str = "0002000167";

@@ -11,29 +11,11 @@ use wire::messages::group_metadata_key::GroupMetadataKey;
 use wire::messages::group_metadata_value::GroupMetadataValue;
 use wire::messages::offset_commit_key::OffsetCommitKey;
 use wire::messages::offset_commit_value::OffsetCommitValue;
-use wire::{DecodeError, Decoder, Encoder, LeaderEpoch, Message, Millis, Offset, PartitionId, Str};
+use wire::{DecodeError, Decoder, LeaderEpoch, Message, Millis, Offset, PartitionId, Str};
 
 use super::offsets::CommittedOffset;
-
-/// A record to append to the shard's partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CoordinatorRecord {
-    /// Record type and key.
-    pub key: Bytes,
-    /// Version and value; `None` is a tombstone.
-    pub value: Option<Bytes>,
-}
-
-/// Why a record could not be replayed.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum RecordError {
-    /// A record of something that is not kept here, such as a KIP-848 group.
-    #[error("record type {0} is not known")]
-    UnknownType(i16),
-    /// The bytes are not what the schema says, or of a version from the future.
-    #[error("record does not decode: {0}")]
-    Malformed(#[from] DecodeError),
-}
+use super::{CoordinatorRecord, RecordError};
+use crate::coordinator::{prefixed, versioned};
 
 /// The type of the two earliest schema versions of an offset's key, which are alike.
 const OFFSET_COMMIT_LEGACY: i16 = 0;
@@ -168,18 +150,4 @@ fn committed_offset(value: &OffsetCommitValue) -> CommittedOffset {
         expires_at: (value.expire_timestamp >= 0).then_some(Millis(value.expire_timestamp)),
         topic_id: value.topic_id,
     }
-}
-
-/// A value is preceded by the version of its schema.
-fn versioned<M: Message>(value: &[u8]) -> Result<M, DecodeError> {
-    let mut decoder = Decoder::new(Bytes::copy_from_slice(value));
-    let version = decoder.int16()?;
-    M::decode(&mut decoder, version)
-}
-
-fn prefixed(prefix: i16, body: impl FnOnce(&mut Encoder)) -> Bytes {
-    let mut encoder = Encoder::new();
-    encoder.int16(prefix);
-    body(&mut encoder);
-    encoder.into_bytes()
 }

@@ -16,7 +16,7 @@ use super::{Group, Groups, Now, Outcome, Refusal, State, Step, Token, sync_refus
 impl Groups {
     /// Handles a SyncGroup.
     pub fn sync(&mut self, token: Token, request: &SyncGroupRequest, now: impl Into<Now>) -> Outcome {
-        let Groups { config, groups, timers } = self;
+        let Groups { config, groups, timers, .. } = self;
         let mut step = Step::new(config, timers, now.into());
         let group = match groups.get_mut(&request.group_id) {
             _ if request.group_id.is_empty() => Err(Refusal::InvalidGroupId),
@@ -31,7 +31,7 @@ impl Groups {
 
     /// Handles a Heartbeat.
     pub fn heartbeat(&mut self, token: Token, request: &HeartbeatRequest, now: impl Into<Now>) -> Outcome {
-        let Groups { config, groups, timers } = self;
+        let Groups { config, groups, timers, .. } = self;
         let mut step = Step::new(config, timers, now.into());
         let alive = match groups.get_mut(&request.group_id) {
             _ if request.group_id.is_empty() => Err(Refusal::InvalidGroupId),

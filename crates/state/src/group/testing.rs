@@ -23,6 +23,7 @@ use wire::messages::offset_fetch::{OffsetFetchRequestGroup, OffsetFetchRequestTo
 use wire::messages::sync_group::{SyncGroupRequest, SyncGroupRequestAssignment};
 use wire::{Encoder, ErrorCode, Message, Millis, Response, Str, Uuid};
 
+use super::Replayed;
 use super::records::Event;
 use super::timers::Alarm;
 use super::{ClientInfo, GroupConfig, Groups, Outcome, State, Token};
@@ -84,7 +85,7 @@ impl World {
                 let groups = std::mem::replace(&mut self.groups, next_owner);
                 self.generations.clear();
                 self.groups.loaded(self.now);
-                Outcome { records: Vec::new(), replies: groups.unload() }
+                Outcome { replies: groups.unload(), ..Outcome::default() }
             }
             "describe" => return vec![self.describe(args.group())],
             "list" => return self.list(&args),
@@ -93,7 +94,7 @@ impl World {
             "delete" => {
                 let (records, result) = self.groups.delete(&Str::copy_from(args.group()));
                 told.push(result.error_code.name().to_owned());
-                Outcome { records, replies: Vec::new() }
+                Outcome { records, ..Outcome::default() }
             }
             "topic-deleted" => self.groups.topics_deleted(&[Str::copy_from(args.first())]),
             _ => self.request(line, &args),
@@ -158,7 +159,8 @@ impl World {
     fn replayed(&self) -> Groups {
         let mut groups = Groups::new(self.config.clone());
         for record in &self.log {
-            groups.load(&record.key, record.value.as_deref()).unwrap();
+            let (key, value) = (record.key.as_ref(), record.value.as_deref());
+            groups.load(Replayed::Record { key, value }).unwrap();
         }
         groups
     }
@@ -217,7 +219,7 @@ impl World {
             ..Default::default()
         };
         let current = args.topic_id();
-        let fetched = self.groups.fetch_offsets(&request, |_| (!current.is_zero()).then_some(current));
+        let fetched = self.groups.fetch_offsets(&request, false, |_| (!current.is_zero()).then_some(current));
         let mut told = Vec::new();
         for topic in fetched.topics {
             for partition in topic.partitions {
