@@ -27,6 +27,7 @@ pub(crate) enum Operation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ResourceKind {
     Topic,
+    TransactionalId,
     Group,
     Cluster,
     /// Answered to anybody: it is how a client finds out whom it talks to.
@@ -64,6 +65,12 @@ pub(crate) fn required(api: ApiKey) -> (Operation, ResourceKind) {
         | ApiKey::AcknowledgeFlushed
         | ApiKey::AutoCreateTopics => (Op::ClusterAction, On::Cluster),
         ApiKey::InitProducerId => (Op::IdempotentWrite, On::Cluster),
+        ApiKey::AddPartitionsToTxn | ApiKey::AddOffsetsToTxn | ApiKey::EndTxn => {
+            (Op::Write, On::TransactionalId)
+        }
+        ApiKey::DescribeTransactions | ApiKey::ListTransactions => (Op::Describe, On::TransactionalId),
+        ApiKey::WriteTxnMarkers => (Op::ClusterAction, On::Cluster),
+        ApiKey::TxnOffsetCommit => (Op::Read, On::Group),
         ApiKey::FindCoordinator | ApiKey::DescribeGroups | ApiKey::ListGroups => (Op::Describe, On::Group),
         ApiKey::OffsetFetch => (Op::Describe, On::Group),
         ApiKey::JoinGroup | ApiKey::SyncGroup | ApiKey::Heartbeat | ApiKey::LeaveGroup => {

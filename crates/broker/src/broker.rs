@@ -10,33 +10,37 @@ use state::metadata::{ConfigResource, Image};
 use storage::DataDir;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use wire::{BrokerId, Millis, Offset, Str};
+use wire::{BrokerId, Millis, Offset, Str, Uuid};
 
 use crate::clock::Clock;
 use crate::clock_skew::ClockSkew;
 use crate::context::RequestContext;
 use crate::controller::Controller;
 use crate::controller_link::ControllerLink;
-use crate::coordinator::{GroupCoordinator, OFFSETS_TOPIC};
 use crate::descriptors::Descriptors;
 use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
+use crate::groups::{GroupCoordinator, OFFSETS_TOPIC};
 use crate::isr::InSync;
 use crate::metadata::Metadata;
 use crate::metrics::{BrokerState, Metrics};
 use crate::partition::Partition;
 use crate::partitions::Partitions;
+use crate::peer::PeerLinks;
 use crate::producer_ids::ProducerIds;
 use crate::replicas::Replicas;
 use crate::replication::{Followers, Replication};
 use crate::settings::{RACK_AWARE, Settings, TopicSettings};
 use crate::throttle::Throttles;
 use crate::topics::{TopicError, Topics};
+use crate::transactions::{TRANSACTIONS_TOPIC, TxnCoordinator};
 use crate::unpacking::Unpacking;
 
 /// Everything the handlers share.
 pub(crate) struct Broker {
     pub(crate) node_id: BrokerId,
+    /// Tells this process from others that say that they are this broker.
+    pub(crate) incarnation_id: Uuid,
     pub(crate) cluster_id: Str,
     pub(crate) settings: ArcSwap<Settings>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -59,6 +63,9 @@ pub(crate) struct Broker {
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) fetch_sessions: FetchSessions,
     pub(crate) groups: Arc<GroupCoordinator>,
+    pub(crate) transactions: Arc<TxnCoordinator>,
+    /// For what coordinators and partitions' leaders ask each other.
+    pub(crate) peers: PeerLinks,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) metrics: Metrics,
     /// The epoch that this start of the broker was registered with.
@@ -114,7 +121,7 @@ impl Broker {
 
     /// True for topics that the broker writes by itself.
     pub(crate) fn is_internal_topic(&self, topic: &str) -> bool {
-        topic == OFFSETS_TOPIC
+        topic == OFFSETS_TOPIC || topic == TRANSACTIONS_TOPIC
     }
 
     /// A topic's settings.
@@ -122,12 +129,15 @@ impl Broker {
         self.settings().topic(image.configs(&ConfigResource::topic(topic.clone())))
     }
 
-    /// Makes the offsets topic if it is not there yet.
-    pub(crate) async fn ensure_offsets_topic(self: &Arc<Self>) -> Result<(), TopicError> {
-        if self.metadata.image().topic(OFFSETS_TOPIC).is_some() {
+    /// Makes one of the topics that the broker writes by itself, if it is not there yet.
+    pub(crate) async fn ensure_internal_topic(
+        self: &Arc<Self>,
+        name: &'static str,
+    ) -> Result<(), TopicError> {
+        if self.metadata.image().topic(name).is_some() {
             return Ok(());
         }
-        self.topics.ensure_internal(self, OFFSETS_TOPIC).await
+        self.topics.ensure_internal(self, name).await
     }
 
     /// A clock that never goes back.
@@ -203,6 +213,7 @@ impl Broker {
         let hosted = self.partitions.load_full();
         let mut state = BrokerState {
             groups: self.groups.states(),
+            transactions_open: self.transactions.open(),
             flushes_queued: self.flusher.queued(),
             fetch_sessions: self.fetch_sessions.len(),
             is_controller: self.metadata.quorum().is_active_controller(),

@@ -178,12 +178,13 @@ async fn try_register(
     let known = image.broker(id);
     let is_other_disk =
         known.is_some_and(|known| known.log_dirs.iter().all(|dir| !command.log_dirs.contains(dir)));
-    // The controller itself lives, or nobody would be asked.
-    let is_heard = id == broker.node_id || broker.controller.is_alive(id, broker.session_timeout());
     let is_alive = match known {
-        Some(known) if is_heard && !is_other_disk => still_answers(broker, known, &command).await,
-        Some(_) => is_heard,
-        None => false,
+        // The controller itself lives, or nobody would be asked.
+        Some(_) if id == broker.node_id => command.incarnation_id != broker.incarnation_id,
+        Some(known) if broker.controller.is_alive(id, broker.session_timeout()) => {
+            is_other_disk || still_answers(broker, known, &command).await
+        }
+        Some(_) | None => false,
     };
     let settings = Arc::clone(&broker.settings());
     let decide = |image: &Image| {
@@ -230,7 +231,7 @@ async fn try_register(
 /// Whether another process than the one that registers runs on its disk. Whoever has the lock of a data directory has outlived
 /// the process that had it before, unless the directory is a copy: then both answer, each at its address.
 async fn still_answers(broker: &Broker, known: &RegisteredBroker, command: &RegisterBroker) -> bool {
-    let is_other_process = known.incarnation_id != command.incarnation_id && command.id != broker.node_id;
+    let is_other_process = known.incarnation_id != command.incarnation_id;
     match known.endpoints.first() {
         Some(before) if is_other_process && command.endpoints.first() != Some(before) => {
             reach(broker, command.id, before).await.is_ok()

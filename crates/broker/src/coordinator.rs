@@ -1,59 +1,80 @@
-//! The group coordinator's shell: feeds requests to the pure state machine of their shard and its records to
-//! `__consumer_offsets`.
+//! The coordinators' shell: feeds requests to the pure state machine of their shard and its records to the shard's partition of
+//! a topic of the broker's own.
 //!
 //! Invariant: a reply leaves only when every record that the shard produced before it is safe, so nobody is told of
 //! a commit or a generation that a crash could undo. The machine is stepped under its shard's lock and never waits
 //! there. When the log refuses, the shard answers nobody, drops its state and loads it from the log again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use state::group::{CoordinatorRecord, GroupConfig, Groups, Now, Outcome, Token};
+use state::coordinator::{CoordinatorRecord, Now, Outcome, RecordError, Replayed, Token};
+use state::txn::Producer;
 use storage::Origin;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 use wire::records::{BatchBuilder, BatchOptions};
-use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Response};
+use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, ProducerEpoch, ProducerId, Response};
 
 use crate::blocking;
 use crate::broker::stopped;
 use crate::clock::Clock;
 use crate::log_reader::LogReader;
-use crate::partition::Partition;
+use crate::partition::{Marker, Partition, Verification};
 use crate::waiting::ParkedProduce;
-
-/// The topic that holds groups and their offsets.
-pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
 /// Records that leave together are one batch up to this size, and several from there on.
 const BATCH_BYTES: usize = 1024 * 1024;
 /// How long the clock task sleeps when no group has a deadline.
 const TICK_MAX: Duration = Duration::from_secs(60);
 
+/// What a shard believes, and how that changes.
+pub(crate) trait Machine: Sized + Send + 'static {
+    /// Its settings.
+    type Config: Clone + Send + Sync + 'static;
+    /// What is to be done outside of the shard, once the records that ask for it are safe.
+    type Effect: Send + 'static;
+
+    /// A shard that knows nothing, led in this epoch.
+    fn new(config: Self::Config, leader_epoch: LeaderEpoch) -> Self;
+    /// Takes over what the partition holds, in order.
+    fn load(&mut self, replayed: Replayed<'_>) -> Result<(), RecordError>;
+    /// That was all.
+    fn loaded(&mut self, now: Now);
+    /// Does what is due.
+    fn tick(&mut self, now: Now) -> Outcome;
+    /// When something is due next, in ticks.
+    fn next_deadline(&self) -> Option<Millis>;
+    /// What is to be done outside since this was asked last.
+    fn take_effects(&mut self) -> Vec<Self::Effect>;
+}
+
 /// All shards that this broker coordinates: those of the partitions that it leads.
-pub(crate) struct GroupCoordinator {
-    config: GroupConfig,
+pub(crate) struct Coordinator<M: Machine> {
+    config: M::Config,
     clock: Arc<dyn Clock>,
     /// Where the ticks are counted from, so that deadlines do not move when the clock is set.
     began: Instant,
-    /// By partition of `__consumer_offsets`; `None` where another broker leads. Empty until the topic exists.
-    shards: ArcSwap<Vec<Option<Arc<Shard>>>>,
+    /// By partition of the topic; `None` where another broker leads. Empty until the topic exists.
+    shards: ArcSwap<Vec<Option<Arc<Shard<M>>>>>,
     /// Told when a shard has a deadline that may be earlier than the one slept for.
     earlier_deadline: Notify,
+    /// Holds no more than the shards have under way.
+    effects: mpsc::UnboundedSender<M::Effect>,
 }
 
-/// One partition of `__consumer_offsets` and the groups in it, for as long as this broker leads it in one epoch.
-struct Shard {
+/// One partition of the topic and what is in it, for as long as this broker leads it in one epoch.
+struct Shard<M> {
     partition: Arc<Partition>,
     leader_epoch: LeaderEpoch,
-    state: Mutex<ShardState>,
+    state: Mutex<ShardState<M>>,
 }
 
-impl Shard {
+impl<M> Shard<M> {
     /// Whether everything below `required` is safe.
     fn is_safe(&self, required: Offset) -> bool {
         self.partition.is_safe(required, self.leader_epoch)
@@ -68,14 +89,14 @@ impl Shard {
     }
 }
 
-enum ShardState {
+enum ShardState<M> {
     Loading,
-    Active(Active),
+    Active(Active<M>),
     Failed,
 }
 
-impl ShardState {
-    fn active(&mut self) -> Result<&mut Active, ErrorCode> {
+impl<M> ShardState<M> {
+    fn active(&mut self) -> Result<&mut Active<M>, ErrorCode> {
         match self {
             ShardState::Active(active) => Ok(active),
             ShardState::Loading => Err(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS),
@@ -84,26 +105,33 @@ impl ShardState {
     }
 }
 
-struct Active {
-    groups: Groups,
+struct Active<M> {
+    machine: M,
     parked: HashMap<Token, oneshot::Sender<Response>>,
     token_next: u64,
     /// End of the shard's last record: what has to be safe before the next reply leaves.
     written_end: Offset,
 }
 
-impl GroupCoordinator {
-    pub(crate) fn new(config: GroupConfig, clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(GroupCoordinator {
+impl<M: Machine> Coordinator<M> {
+    /// A coordinator without shards, and what its shards will want to be done.
+    pub(crate) fn new(
+        config: M::Config,
+        clock: Arc<dyn Clock>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<M::Effect>) {
+        let (effects, wanted) = mpsc::unbounded_channel();
+        let coordinator = Coordinator {
             config,
             clock,
             began: Instant::now(),
             shards: ArcSwap::default(),
             earlier_deadline: Notify::new(),
-        })
+            effects,
+        };
+        (Arc::new(coordinator), wanted)
     }
 
-    /// Says how many partitions `__consumer_offsets` has.
+    /// Says how many partitions the topic has.
     pub(crate) fn set_partition_count(&self, count: usize) {
         if self.shards.load().len() < count {
             self.shards.rcu(|current| {
@@ -114,8 +142,7 @@ impl GroupCoordinator {
         }
     }
 
-    /// Looks after the groups of a partition from now on, in the epoch in which this broker leads it; loads them in the
-    /// background.
+    /// Looks after a partition from now on, in the epoch in which this broker leads it; loads it in the background.
     pub(crate) fn lead(self: &Arc<Self>, partition: Arc<Partition>) {
         let leader_epoch = partition.leader_epoch();
         let index = partition.id.partition;
@@ -125,12 +152,12 @@ impl GroupCoordinator {
         drop(blocking::start(move || coordinator.load(&shard)));
     }
 
-    /// Another broker looks after the groups of a partition. When this returns nothing more is written for them here.
+    /// Another broker looks after a partition. When this returns nothing more is written for it here.
     pub(crate) fn resign(&self, index: PartitionId) {
         self.replace(index, None);
     }
 
-    fn replace(&self, index: PartitionId, shard: Option<Arc<Shard>>) {
+    fn replace(&self, index: PartitionId, shard: Option<Arc<Shard<M>>>) {
         let slot = usize::try_from(index.0).expect("partition ids are not negative");
         let mut before = None;
         self.shards.rcu(|current| {
@@ -145,15 +172,15 @@ impl GroupCoordinator {
         }
     }
 
-    /// The partition of `__consumer_offsets` that a group belongs to, once the topic exists.
-    pub(crate) fn partition_of(&self, group_id: &str) -> Option<PartitionId> {
+    /// The partition of the topic that a key belongs to, once the topic exists.
+    pub(crate) fn partition_of(&self, key: &str) -> Option<PartitionId> {
         let count = self.shards.load().len();
-        (count > 0).then(|| partition_for(group_id, count))
+        (count > 0).then(|| partition_for(key, count))
     }
 
-    /// Whether a group's shard is there to answer, or soon will be.
-    pub(crate) fn serves(&self, group_id: &str) -> bool {
-        self.shard_of(group_id).is_ok_and(|shard| !matches!(*shard.state.lock(), ShardState::Failed))
+    /// Whether a key's shard is there to answer, or soon will be.
+    pub(crate) fn serves(&self, key: &str) -> bool {
+        self.shard_of(key).is_ok_and(|shard| !matches!(*shard.state.lock(), ShardState::Failed))
     }
 
     fn now(&self) -> Now {
@@ -161,33 +188,56 @@ impl GroupCoordinator {
         Now { ticks: Millis(ticks), wall: self.clock.now() }
     }
 
-    /// Steps the group's shard and waits for the reply.
+    /// Steps the key's shard and waits for the reply.
     pub(crate) async fn run(
         self: &Arc<Self>,
-        group_id: &str,
-        step: impl FnOnce(&mut Groups, Token, Now) -> Outcome,
+        key: &str,
+        step: impl FnOnce(&mut M, Token, Now) -> Outcome,
     ) -> Result<Response, ErrorCode> {
-        let reply = self.step_shard(&self.shard_of(group_id)?, step)?;
+        let reply = self.step_shard(&self.shard_of(key)?, step)?;
         reply.await.map_err(|_dropped| ErrorCode::NOT_COORDINATOR)
     }
 
-    /// Asks the group's shard something that it answers by itself, with the records that the answer stands on.
+    /// The partition that holds the key's shard here.
+    pub(crate) fn partition(&self, key: &str) -> Result<Arc<Partition>, ErrorCode> {
+        Ok(Arc::clone(&self.shard_of(key)?.partition))
+    }
+
+    /// Steps the key's shard as part of a producer's transaction, and waits for the reply. Markers are written under the same
+    /// lock, so the transaction is not ended in between.
+    pub(crate) async fn run_in_transaction(
+        self: &Arc<Self>,
+        key: &str,
+        producer: Producer,
+        verification: Option<Verification>,
+        step: impl FnOnce(&mut M, Token, Now) -> Outcome,
+    ) -> Result<Response, ErrorCode> {
+        let shard = self.shard_of(key)?;
+        let reply = {
+            let mut state = shard.state.lock();
+            shard.partition.check_transaction(producer, verification)?;
+            self.step_locked(&shard, &mut state, step)?
+        };
+        reply.await.map_err(|_dropped| ErrorCode::NOT_COORDINATOR)
+    }
+
+    /// Asks the key's shard something that it answers by itself, with the records that the answer stands on.
     pub(crate) async fn ask<Answer>(
         self: &Arc<Self>,
-        group_id: &str,
-        question: impl FnOnce(&mut Groups) -> (Vec<CoordinatorRecord>, Answer),
+        key: &str,
+        question: impl FnOnce(&mut M, Now) -> (Vec<CoordinatorRecord>, Answer),
     ) -> Result<Answer, ErrorCode> {
-        self.ask_shard(&self.shard_of(group_id)?, question).await
+        self.ask_shard(&self.shard_of(key)?, question).await
     }
 
     /// Asks every shard in turn; those that cannot be served have nothing to say.
     pub(crate) async fn ask_all<Answer>(
         self: &Arc<Self>,
-        mut question: impl FnMut(&Groups) -> Answer,
+        mut question: impl FnMut(&M) -> Answer,
     ) -> Result<Vec<Answer>, ErrorCode> {
         let mut answers = Vec::new();
         for shard in self.shards.load_full().iter().flatten() {
-            match self.ask_shard(shard, |groups| (Vec::new(), question(groups))).await {
+            match self.ask_shard(shard, |machine, _now| (Vec::new(), question(machine))).await {
                 Ok(answer) => answers.push(answer),
                 Err(ErrorCode::NOT_COORDINATOR) => {}
                 Err(error) => return Err(error),
@@ -196,34 +246,20 @@ impl GroupCoordinator {
         Ok(answers)
     }
 
-    /// How many groups are in which state, over all shards that are loaded.
-    pub(crate) fn states(&self) -> BTreeMap<&'static str, usize> {
-        let mut states = BTreeMap::new();
+    /// Looks at every shard that is loaded.
+    pub(crate) fn look(&self, mut see: impl FnMut(&M)) {
         for shard in self.shards.load().iter().flatten() {
-            let mut shard = shard.state.lock();
-            let Ok(active) = shard.active() else { continue };
-            for state in active.groups.states() {
-                *states.entry(state).or_default() += 1;
+            if let Ok(active) = shard.state.lock().active() {
+                see(&active.machine);
             }
         }
-        states
-    }
-
-    /// Drops offsets whose retention has passed, in all shards.
-    pub(crate) fn expire_offsets(self: &Arc<Self>) {
-        self.step_all(|groups, now| groups.expire_offsets(now.wall));
-    }
-
-    /// Drops the offsets of topics that are gone.
-    pub(crate) fn topics_deleted(self: &Arc<Self>, topics: &[wire::Str]) {
-        self.step_all(|groups, _now| groups.topics_deleted(topics));
     }
 
     /// Runs timeouts until `stop` turns true.
     pub(crate) async fn run_clock(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         loop {
             let now = self.now();
-            let deadline = self.step_all(|groups, now| groups.tick(now));
+            let deadline = self.step_all(M::tick);
             let wait = deadline.map_or(TICK_MAX, |deadline| millis_until(deadline, now.ticks).min(TICK_MAX));
             tokio::select! {
                 biased;
@@ -235,62 +271,78 @@ impl GroupCoordinator {
     }
 
     /// Steps every active shard without a request; returns the earliest deadline that is left.
-    fn step_all(self: &Arc<Self>, mut step: impl FnMut(&mut Groups, Now) -> Outcome) -> Option<Millis> {
+    pub(crate) fn step_all(self: &Arc<Self>, mut step: impl FnMut(&mut M, Now) -> Outcome) -> Option<Millis> {
         let now = self.now();
         let mut earliest: Option<Millis> = None;
         for shard in self.shards.load_full().iter().flatten() {
             let mut state = shard.state.lock();
             let Ok(active) = state.active() else { continue };
-            let outcome = step(&mut active.groups, now);
-            let deadline = active.groups.next_deadline();
+            let outcome = step(&mut active.machine, now);
+            let deadline = active.machine.next_deadline();
             if let Err(error) = self.carry_out(shard, &mut state, outcome, now.wall) {
-                tracing::error!(partition = %shard.partition.id, ?error, "group records could not be written");
+                tracing::error!(partition = %shard.partition.id, ?error, "a coordinator's records could not be written");
             }
             earliest = earliest.into_iter().chain(deadline).min();
         }
         earliest
     }
 
-    fn shard_of(&self, group_id: &str) -> Result<Arc<Shard>, ErrorCode> {
-        let partition = self.partition_of(group_id).ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)?;
+    fn shard_of(&self, key: &str) -> Result<Arc<Shard<M>>, ErrorCode> {
+        let partition = self.partition_of(key).ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)?;
+        self.shard_at(partition).ok_or(ErrorCode::NOT_COORDINATOR)
+    }
+
+    fn shard_at(&self, partition: PartitionId) -> Option<Arc<Shard<M>>> {
         let index = usize::try_from(partition.0).expect("partition ids are not negative");
-        self.shards.load().get(index).cloned().flatten().ok_or(ErrorCode::NOT_COORDINATOR)
+        self.shards.load().get(index).cloned().flatten()
+    }
+
+    /// Steps a machine; the clock's task is told if something is due earlier than before.
+    fn step<T>(&self, machine: &mut M, now: Now, step: impl FnOnce(&mut M, Now) -> T) -> T {
+        let before = machine.next_deadline();
+        let stepped = step(machine, now);
+        let deadline = machine.next_deadline();
+        if deadline.is_some_and(|deadline| before.is_none_or(|before| deadline < before)) {
+            self.earlier_deadline.notify_one();
+        }
+        stepped
     }
 
     fn step_shard(
         self: &Arc<Self>,
-        shard: &Arc<Shard>,
-        step: impl FnOnce(&mut Groups, Token, Now) -> Outcome,
+        shard: &Arc<Shard<M>>,
+        step: impl FnOnce(&mut M, Token, Now) -> Outcome,
+    ) -> Result<oneshot::Receiver<Response>, ErrorCode> {
+        self.step_locked(shard, &mut shard.state.lock(), step)
+    }
+
+    fn step_locked(
+        self: &Arc<Self>,
+        shard: &Arc<Shard<M>>,
+        state: &mut ShardState<M>,
+        step: impl FnOnce(&mut M, Token, Now) -> Outcome,
     ) -> Result<oneshot::Receiver<Response>, ErrorCode> {
         let now = self.now();
-        let mut state = shard.state.lock();
         let active = state.active()?;
-        let deadline_before = active.groups.next_deadline();
         let token = Token(active.token_next);
         active.token_next += 1;
         let (sender, receiver) = oneshot::channel();
         active.parked.insert(token, sender);
-        let outcome = step(&mut active.groups, token, now);
-        let deadline = active.groups.next_deadline();
-        self.carry_out(shard, &mut state, outcome, now.wall)?;
-        drop(state);
-        let is_earlier =
-            deadline.is_some_and(|deadline| deadline_before.is_none_or(|before| deadline < before));
-        if is_earlier {
-            self.earlier_deadline.notify_one();
-        }
+        let outcome = self.step(&mut active.machine, now, |machine, now| step(machine, token, now));
+        self.carry_out(shard, state, outcome, now.wall)?;
         Ok(receiver)
     }
 
     async fn ask_shard<Answer>(
         self: &Arc<Self>,
-        shard: &Arc<Shard>,
-        question: impl FnOnce(&mut Groups) -> (Vec<CoordinatorRecord>, Answer),
+        shard: &Arc<Shard<M>>,
+        question: impl FnOnce(&mut M, Now) -> (Vec<CoordinatorRecord>, Answer),
     ) -> Result<Answer, ErrorCode> {
+        let now = self.now();
         let (answer, required) = {
             let mut state = shard.state.lock();
-            let (records, answer) = question(&mut state.active()?.groups);
-            self.write(shard, &mut state, &records, self.clock.now())?;
+            let (records, answer) = self.step(&mut state.active()?.machine, now, question);
+            self.write(shard, &mut state, &records, None, now.wall)?;
             (answer, state.active()?.written_end)
         };
         if shard.is_safe(required) || shard.safe(required).await {
@@ -303,12 +355,12 @@ impl GroupCoordinator {
     /// Writes an outcome's records and sends its replies when they are safe.
     fn carry_out(
         self: &Arc<Self>,
-        shard: &Arc<Shard>,
-        state: &mut ShardState,
+        shard: &Arc<Shard<M>>,
+        state: &mut ShardState<M>,
         outcome: Outcome,
         now: Millis,
     ) -> Result<(), ErrorCode> {
-        self.write(shard, state, &outcome.records, now)?;
+        self.write(shard, state, &outcome.records, outcome.transaction, now)?;
         let active = state.active()?;
         let replies: Vec<_> = outcome
             .replies
@@ -336,9 +388,10 @@ impl GroupCoordinator {
     /// Appends records to the shard's log. If the log refuses them, the shard starts over from what it holds.
     fn write(
         self: &Arc<Self>,
-        shard: &Arc<Shard>,
-        state: &mut ShardState,
+        shard: &Arc<Shard<M>>,
+        state: &mut ShardState<M>,
         records: &[CoordinatorRecord],
+        transaction: Option<(ProducerId, ProducerEpoch)>,
         now: Millis,
     ) -> Result<(), ErrorCode> {
         let bytes_of =
@@ -352,24 +405,68 @@ impl GroupCoordinator {
             });
             let (together, later) = rest.split_at(fit.count().max(1));
             rest = later;
-            let mut batch = BatchBuilder::new(BatchOptions::default());
+            let (producer_id, producer_epoch) =
+                transaction.unwrap_or((ProducerId::NONE, ProducerEpoch::NONE));
+            let is_transactional = transaction.is_some();
+            let mut batch = BatchBuilder::new(BatchOptions {
+                producer_id,
+                producer_epoch,
+                is_transactional,
+                ..BatchOptions::default()
+            });
             for record in together {
                 batch.append(now, Some(&record.key), record.value.as_deref(), &[]);
             }
             match shard.partition.append(batch.build(), now, Origin::Coordinator) {
                 Ok(led) => state.active()?.written_end = led.appended.last_offset.plus(1),
                 Err(error) => {
-                    tracing::error!(partition = %shard.partition.id, %error, "group records were refused");
+                    tracing::error!(partition = %shard.partition.id, %error, "a coordinator's records were refused");
                     self.reload(shard, state);
                     return Err(ErrorCode::NOT_COORDINATOR);
                 }
             }
         }
+        self.begin_effects(shard, state.active()?);
         Ok(())
     }
 
+    /// Has done what the shard wants to be done outside, once what asks for it is safe.
+    fn begin_effects(self: &Arc<Self>, shard: &Arc<Shard<M>>, active: &mut Active<M>) {
+        let effects = active.machine.take_effects();
+        if effects.is_empty() {
+            return;
+        }
+        let (coordinator, shard, required) = (Arc::clone(self), Arc::clone(shard), active.written_end);
+        tokio::spawn(async move {
+            if shard.safe(required).await {
+                for effect in effects {
+                    // Nobody takes them any more when the broker stops.
+                    let _ = coordinator.effects.send(effect);
+                }
+            } else {
+                coordinator.reload(&shard, &mut shard.state.lock());
+            }
+        });
+    }
+
+    /// Writes the end of a producer's transaction into a shard's partition, where the shard's own records belong to it.
+    pub(crate) fn write_marker(
+        self: &Arc<Self>,
+        index: PartitionId,
+        marker: Marker,
+    ) -> Result<(Arc<Partition>, LeaderEpoch, Offset), ErrorCode> {
+        let shard = self.shard_at(index).ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?;
+        let mut state = shard.state.lock();
+        let active = state.active()?;
+        let led = shard.partition.append_marker(marker, self.clock.now()).map_err(ErrorCode::from)?;
+        let ended = Replayed::Ended { producer: marker.producer.id, commit: marker.commit };
+        active.machine.load(ended).expect("the machine takes transactions");
+        active.written_end = led.appended.last_offset.plus(1);
+        Ok((Arc::clone(&shard.partition), led.leader_epoch, active.written_end))
+    }
+
     /// Forgets what the shard believes: part of it is not in the log.
-    fn reload(self: &Arc<Self>, shard: &Arc<Shard>, state: &mut ShardState) {
+    fn reload(self: &Arc<Self>, shard: &Arc<Shard<M>>, state: &mut ShardState<M>) {
         if !matches!(state, ShardState::Active(_)) {
             return;
         }
@@ -386,17 +483,14 @@ impl GroupCoordinator {
 
     /// Rebuilds a shard's state from its log: all of it, also what is not safe yet, as replies that wait for that may
     /// still be given. Nothing is answered from it before it is safe. Blocks.
-    fn load(&self, shard: &Shard) {
-        let mut groups = Groups::new(self.config.clone());
+    fn load(self: &Arc<Self>, shard: &Arc<Shard<M>>) {
+        let mut machine = M::new(self.config.clone(), shard.leader_epoch);
         let partition = &shard.partition;
-        let mut unreadable: u64 = 0;
         let upper = partition.log.log_end();
         let mut reader = LogReader::new(&partition.log, upper);
-        let read = reader.for_each(|record| {
-            let Some(key) = &record.key else { return };
-            if let Err(error) = groups.load(key, record.value.as_deref()) {
-                unreadable += 1;
-                tracing::warn!(partition = %partition.id, offset = %record.offset, %error, "a group record was skipped");
+        let read = reader.replay(|offset, replayed| {
+            if let Err(error) = machine.load(replayed) {
+                tracing::warn!(partition = %partition.id, %offset, %error, "a coordinator's record was skipped");
             }
         });
         let mut state = shard.state.lock();
@@ -406,17 +500,15 @@ impl GroupCoordinator {
         }
         *state = match read {
             Ok(()) => {
-                groups.loaded(self.now());
-                tracing::debug!(partition = %partition.id, groups = groups.len(), unreadable, "groups loaded");
-                ShardState::Active(Active {
-                    groups,
-                    parked: HashMap::new(),
-                    token_next: 0,
-                    written_end: upper,
-                })
+                machine.loaded(self.now());
+                tracing::debug!(partition = %partition.id, "a coordinator's partition is loaded");
+                let mut active =
+                    Active { machine, parked: HashMap::new(), token_next: 0, written_end: upper };
+                self.begin_effects(shard, &mut active);
+                ShardState::Active(active)
             }
             Err(error) => {
-                tracing::error!(partition = %partition.id, %error, "groups could not be loaded");
+                tracing::error!(partition = %partition.id, %error, "a coordinator's partition could not be loaded");
                 ShardState::Failed
             }
         };
@@ -436,10 +528,10 @@ fn millis_until(deadline: Millis, now: Millis) -> Duration {
 }
 
 /// Java's `String.hashCode` over UTF-16 units, made positive, modulo the partitions: where every Kafka broker and
-/// tool looks for the group.
-pub(crate) fn partition_for(group_id: &str, partitions: usize) -> PartitionId {
+/// tool looks for a group or a transactional id.
+pub(crate) fn partition_for(key: &str, partitions: usize) -> PartitionId {
     let hash =
-        group_id.encode_utf16().fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
+        key.encode_utf16().fold(0_i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
     PartitionId((hash & i32::MAX) % i32::try_from(partitions).expect("a topic's partitions fit an i32"))
 }
 

@@ -23,6 +23,7 @@ use wire::{
 use crate::authorize;
 use crate::broker::Broker;
 use crate::context::{ConnectionContext, RequestContext};
+use crate::handler::verification::{Beginning, Verified};
 use crate::outbound::Reply;
 use crate::{controller, handler, topics};
 
@@ -50,6 +51,8 @@ pub(crate) enum DispatchError {
     Body { api: ApiKey, version: i16, error: DecodeError },
     #[error("{api:?} is not allowed")]
     NotAllowed { api: ApiKey },
+    #[error("records of a transaction came from a client that wants no replies (acks=0)")]
+    TransactionWithoutReply,
     #[error("records were refused and the client wants no replies (acks=0)")]
     RefusedWithoutReply,
     #[error("the answer to {api:?} is too long: {error}")]
@@ -338,6 +341,26 @@ fn start(pending: Pending, request: Request) -> Result<Answer, DispatchError> {
         Request::InitProducerId(request) => {
             pending.alone(|b, c| h::init_producer_id::handle(b, c, request), Response::InitProducerId)
         }
+        Request::AddPartitionsToTxn(request) => {
+            pending.alone(|b, c| h::transactions::add_partitions(b, c, request), Response::AddPartitionsToTxn)
+        }
+        Request::AddOffsetsToTxn(request) => {
+            pending.alone(|b, c| h::transactions::add_offsets(b, c, request), Response::AddOffsetsToTxn)
+        }
+        Request::EndTxn(request) => {
+            pending.alone(|b, c| h::transactions::end(b, c, request), Response::EndTxn)
+        }
+        Request::WriteTxnMarkers(request) => {
+            pending.alone(|b, c| h::write_txn_markers::handle(b, c, request), Response::WriteTxnMarkers)
+        }
+        Request::TxnOffsetCommit(request) => pending
+            .alone(|b, c| h::group_offsets::commit_in_transaction(b, c, request), Response::TxnOffsetCommit),
+        Request::DescribeTransactions(request) => {
+            pending.alone(|b, c| h::transactions::describe(b, c, request), Response::DescribeTransactions)
+        }
+        Request::ListTransactions(request) => {
+            pending.alone(|b, c| h::transactions::list(b, c, request), Response::ListTransactions)
+        }
         Request::FindCoordinator(request) => {
             pending.alone(|b, c| h::find_coordinator::handle(b, c, request), Response::FindCoordinator)
         }
@@ -426,7 +449,11 @@ fn start_fetch(pending: Pending, request: FetchRequest) -> Answer {
 }
 
 fn start_produce(pending: Pending, request: ProduceRequest) -> Result<Answer, DispatchError> {
-    let produced = handler::produce::append(&pending.broker, &pending.context, request);
+    let beginnings = handler::verification::beginnings(&pending.broker, &pending.context, &request);
+    if !beginnings.is_empty() {
+        return Ok(begin_transactions(pending, request, beginnings));
+    }
+    let produced = handler::produce::append(&pending.broker, &pending.context, request, Verified::new());
     if !produced.wants_reply {
         // A client that hears nothing must not go on believing (Kafka closes the connection too).
         return if produced.has_refusals() {
@@ -445,6 +472,22 @@ fn start_produce(pending: Pending, request: ProduceRequest) -> Result<Answer, Di
         let response = produced.acknowledged(&pending.broker).await;
         pending.reply(&Response::Produce(response))
     })))
+}
+
+/// Asks the coordinator before the first batches of a transaction are appended. What the client sends behind them waits, so that
+/// its order is kept.
+fn begin_transactions(pending: Pending, request: ProduceRequest, beginnings: Vec<Beginning>) -> Answer {
+    Answer::Alone(Box::pin(async move {
+        let (broker, version) = (&pending.broker, pending.context.version);
+        let id = request.transactional_id.clone().unwrap_or_default();
+        let verified = handler::verification::verify(broker, version, &id, beginnings).await;
+        let produced = handler::produce::append(broker, &pending.context, request, verified);
+        if !produced.wants_reply {
+            return Err(DispatchError::TransactionWithoutReply);
+        }
+        let response = produced.acknowledged(broker).await;
+        pending.reply(&Response::Produce(response))
+    }))
 }
 
 /// An API or version that this broker does not speak: said in the smallest way that any client can read.

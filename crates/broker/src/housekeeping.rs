@@ -23,11 +23,15 @@ pub(crate) async fn run(broker: Arc<Broker>, stop: watch::Receiver<bool>) {
     start(|settings| settings.log.recovery_checkpoint_interval, checkpoint);
     start(|settings| settings.log.retention_check_interval, retain);
     start(|settings| settings.groups.offsets_retention_check_interval, expire_offsets);
+    start(|_| EXPIRE_IDS_EVERY, expire_transactional_ids);
     if broker.settings().broker().log.cleaner_enabled {
         start(|settings| settings.log.cleaner_backoff, compact);
     }
     while jobs.join_next().await.is_some() {}
 }
+
+/// As often as Kafka does.
+const EXPIRE_IDS_EVERY: Duration = Duration::from_secs(60 * 60);
 
 type Job = fn(&Arc<Broker>);
 /// Looked up anew each time, as some of them change while the broker runs.
@@ -98,4 +102,8 @@ fn compact(broker: &Arc<Broker>) {
 
 fn expire_offsets(broker: &Arc<Broker>) {
     broker.groups.expire_offsets();
+}
+
+fn expire_transactional_ids(broker: &Arc<Broker>) {
+    broker.transactions.expire_ids();
 }

@@ -36,10 +36,13 @@ mod controller_link;
 mod lifecycle;
 mod clock_skew;
 mod replicas;
-// What the broker knows of topics and groups.
+// What the broker knows of topics, groups and transactions.
 mod topics;
 mod producer_ids;
 mod coordinator;
+mod groups;
+mod transactions;
+mod markers;
 mod log_reader;
 // Around it.
 mod blocking;

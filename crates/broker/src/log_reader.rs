@@ -1,6 +1,7 @@
 //! Reads a partition's records from start to end, for the broker's own topics.
 //! Blocks, holds one slice in memory at a time, and never sees more than the bound it was given.
 
+use state::coordinator::Replayed;
 use storage::{Log, ReadError, ReadLimits};
 use wire::Offset;
 use wire::records::{Batch, BatchError, Batches, Record};
@@ -32,13 +33,29 @@ impl<'a> LogReader<'a> {
         LogReader { log, upper }
     }
 
-    /// Calls `visit` with every record that is not part of a control batch, in order.
-    pub(crate) fn for_each(&mut self, mut visit: impl FnMut(&Record)) -> Result<(), LogReaderError> {
+    /// Calls `visit` with everything that a coordinator's machine is to take over, in order.
+    pub(crate) fn replay(
+        &mut self,
+        mut visit: impl FnMut(Offset, Replayed<'_>),
+    ) -> Result<(), LogReaderError> {
         self.for_each_batch(self.log.log_start(), |batch| {
-            if !batch.header().attributes().is_control() {
-                for record in batch.records(BATCH_BYTES_MAX) {
-                    visit(&record?);
+            let header = batch.header();
+            let (attributes, producer) = (header.attributes(), header.producer_id());
+            if attributes.is_control() {
+                if let Some(commit) = batch.records(BATCH_BYTES_MAX).next().transpose()?.and_then(ended) {
+                    visit(header.base_offset(), Replayed::Ended { producer, commit });
                 }
+                return Ok(());
+            }
+            for record in batch.records(BATCH_BYTES_MAX) {
+                let record = record?;
+                let Some(key) = record.key.as_deref() else { continue };
+                let value = record.value.as_deref();
+                let replayed = match attributes.is_transactional() {
+                    true => Replayed::InTransaction { producer, key, value },
+                    false => Replayed::Record { key, value },
+                };
+                visit(record.offset, replayed);
             }
             Ok(())
         })
@@ -66,5 +83,15 @@ impl<'a> LogReader<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a control record commits a transaction, or aborts it; nothing if it is of another kind.
+fn ended(record: Record) -> Option<bool> {
+    let [_, _, kind @ ..] = record.key.as_deref()?.first_chunk::<4>()?;
+    match i16::from_be_bytes(*kind) {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
     }
 }

@@ -110,6 +110,8 @@ pub struct BrokerState {
     pub metadata_applied: u64,
     /// How far this broker's clock is ahead of the controller's.
     pub clock_ahead_ms: i64,
+    /// Transactions coordinated here that are not ended.
+    pub transactions_open: usize,
     /// Partitions whose log could not be opened, or is offline after a failure of the disk.
     pub partitions_offline: usize,
     /// Partitions whose log has rotted, and is not whole again.
@@ -393,6 +395,9 @@ fn write_state(page: &mut Page, state: &BrokerState) {
         log_bytes.value(&[("topic", OTHER_TOPICS)], others.iter().map(|(_, bytes)| **bytes).sum::<u64>());
     }
 
+    page.gauge("ottla_transactions_open", "Transactions coordinated by this broker that are not ended.")
+        .value(&[], state.transactions_open);
+
     let mut groups = page.gauge("ottla_groups", "Consumer groups coordinated by this broker, by state.");
     for (name, count) in &state.groups {
         groups.value(&[("state", name)], count);
@@ -477,6 +482,7 @@ mod tests {
                 ottla_partitions_offline 0
                 ottla_partitions_rotten 0
                 ottla_log_bytes{topic="orders"} 100
+                ottla_transactions_open 0
                 ottla_groups{state="Stable"} 1
                 ottla_fetches_parked 0
                 ottla_flushes_queued 0

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use arc_swap::ArcSwap;
 use client::Environment;
 use state::group::GroupConfig;
+use state::txn::TxnConfig;
 use storage::{DataDirError, Disk, StorageError};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -27,10 +28,10 @@ use crate::clock_skew::ClockSkew;
 use crate::connection::ConnectionLimits;
 use crate::controller::{self, Controller};
 use crate::controller_link::ControllerLink;
-use crate::coordinator::GroupCoordinator;
 use crate::descriptors::Descriptors;
 use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
+use crate::groups::GroupCoordinator;
 use crate::inspect::Inspector;
 use crate::isr::{self, InSync};
 use crate::lifecycle::{self, Registration};
@@ -39,7 +40,7 @@ use crate::metadata::Metadata;
 use crate::metrics::Metrics;
 use crate::network::{Acceptor, Network};
 use crate::partitions::Partitions;
-use crate::peer::Reach;
+use crate::peer::{PeerLinks, Reach};
 use crate::producer_ids::ProducerIds;
 use crate::quorum::{Driver, Peers, Quorum, QuorumLogError, QuorumOptions};
 use crate::replicas::{self, Replicas};
@@ -47,8 +48,9 @@ use crate::replication::{Followers, Replication};
 use crate::settings::{GroupSettings, Settings};
 use crate::throttle::Throttles;
 use crate::topics::Topics;
+use crate::transactions::TxnCoordinator;
 use crate::unpacking::Unpacking;
-use crate::{blocking, housekeeping, opening, scrub};
+use crate::{blocking, housekeeping, markers, opening, scrub};
 
 /// What a node is started with.
 pub struct NodeOptions {
@@ -166,9 +168,18 @@ impl Node {
             open_quorum(&settings, &reach, &cluster_id, opened.metadata_log, disk, &clock).await?;
         let (stop, stopping) = watch::channel(false);
         let flusher = Flusher::start(metrics.clone(), &environment).map_err(StartError::Thread)?;
-        let groups = GroupCoordinator::new(group_config(&settings.broker().groups), Arc::clone(&clock));
+        let (groups, _) = GroupCoordinator::new(group_config(&settings.broker().groups), Arc::clone(&clock));
+        let replication = &settings.broker().replication;
+        let (timeout_max, expiration) =
+            (replication.transaction_timeout_max, replication.transactional_id_expiration);
+        let txn_config = TxnConfig {
+            timeout_ms_max: i32::try_from(timeout_max.as_millis()).unwrap_or(i32::MAX),
+            id_expiration_ms: i64::try_from(expiration.as_millis()).unwrap_or(i64::MAX),
+        };
+        let (transactions, decided) = TxnCoordinator::new(txn_config, Arc::clone(&clock));
         let broker = Arc::new(Broker {
             node_id: settings.node_id(),
+            incarnation_id: registration.incarnation_id,
             cluster_id,
             fetch_sessions: FetchSessions::new(
                 settings.broker().network.fetch_sessions_max,
@@ -192,6 +203,8 @@ impl Node {
             descriptors,
             flusher,
             groups,
+            transactions,
+            peers: PeerLinks::new(&reach),
             producer_ids: ProducerIds::default(),
             metrics,
             epoch: AtomicI64::new(-1),
@@ -228,6 +241,8 @@ impl Node {
         tasks.spawn(lifecycle::regain_vote(Arc::clone(&broker), may_have_vote_back, stopping.clone()));
         tasks.spawn(housekeeping::run(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(scrub::run(Arc::clone(&broker), stopping.clone()));
+        tasks.spawn(markers::run(Arc::clone(&broker), decided, stopping.clone()));
+        tasks.spawn(Arc::clone(&broker.transactions).run_clock(stopping.clone()));
         tasks.spawn(Arc::clone(&broker.groups).run_clock(stopping));
         let mut fenced = broker.fenced.subscribe();
         // The sender lives as long as the broker does.

@@ -5,15 +5,21 @@
 //! runs; a record is appended by the leader of the current epoch or by its follower, never by both, since whoever appends holds
 //! the role still. What counts for the high watermark is decided by the pure machine of `state::partition`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use state::partition::{Assignment, EpochEnd, Fetched, IsrProposal, Leader, LeaderStart, truncation};
+use state::txn::{Producer, Protocol};
 use storage::{Append, AppendError, Appended, Log, Origin, ReadError, ReadLimits, Rot, Slice, StorageError};
 use tokio::sync::Notify;
-use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Offset, TopicPartition, Uuid};
+use wire::messages::end_txn_marker::EndTxnMarker;
+use wire::records::{BatchBuilder, BatchOptions};
+use wire::{
+    BrokerId, Encoder, ErrorCode, LeaderEpoch, Message, Millis, Offset, ProducerId, TopicPartition, Uuid,
+};
 
 use crate::flush::{FlushState, Flusher};
 use crate::metrics::TopicMetrics;
@@ -32,11 +38,18 @@ pub(crate) struct Partition {
     flusher: Arc<Flusher>,
     role: RwLock<Role>,
     high_watermark: AtomicI64,
+    /// Producers of whom the coordinator is asked whether the partition belongs to their transaction, each with the number of
+    /// the question. An answer counts for as long as its number stands here, and a marker ends that.
+    verifying: Mutex<HashMap<ProducerId, u64>>,
+    verification_next: AtomicU64,
     /// When, in ticks, the partition may complain of its disk again.
     complains_at: AtomicI64,
     /// What has rotted, and the epoch in which it was found.
     rot: Mutex<Option<(Rot, LeaderEpoch)>>,
 }
+
+/// Version of the value of an end-of-transaction marker.
+const MARKER_VERSION: i16 = 0;
 
 /// How often a partition complains of the same, in ticks.
 const COMPLAIN_EVERY: i64 = 60_000;
@@ -76,13 +89,69 @@ pub(crate) struct Led {
     pub(crate) leader_epoch: LeaderEpoch,
 }
 
+/// What the coordinator's word, that a partition belongs to a transaction, counts by (KIP-890).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verification {
+    /// Its epoch: a marker that comes in between has a newer one, and what comes after it is refused.
+    Epoch,
+    /// No marker in between.
+    Numbered(u64),
+}
+
+/// The end of a producer's transaction, as it is written into a partition.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Marker {
+    pub(crate) producer: Producer,
+    pub(crate) commit: bool,
+    pub(crate) coordinator_epoch: i32,
+    pub(crate) protocol: Protocol,
+}
+
 /// An append that did not happen.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotAppended {
     #[error("this broker does not lead the partition")]
     NotLeader,
+    #[error("the partition is not known to belong to the producer's transaction")]
+    NotInTransaction,
+    #[error("a newer producer has written here")]
+    Fenced,
+    #[error("the transaction that the marker would end is over")]
+    LateMarker,
     #[error(transparent)]
     Log(#[from] AppendError),
+}
+
+impl From<NotAppended> for ErrorCode {
+    fn from(error: NotAppended) -> ErrorCode {
+        match error {
+            NotAppended::NotLeader => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+            NotAppended::NotInTransaction => ErrorCode::INVALID_TXN_STATE,
+            NotAppended::Fenced | NotAppended::LateMarker => ErrorCode::INVALID_PRODUCER_EPOCH,
+            NotAppended::Log(error) => append_error(&error),
+        }
+    }
+}
+
+/// What a client is told of an append that the log refused.
+pub(crate) fn append_error(error: &AppendError) -> ErrorCode {
+    match error {
+        // Deleted between its look-up and here.
+        AppendError::Storage(StorageError::Closed) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        AppendError::Storage(_) => ErrorCode::KAFKA_STORAGE_ERROR,
+        AppendError::Corrupt(_) => ErrorCode::CORRUPT_MESSAGE,
+        AppendError::UnsupportedFormat(_) => ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT,
+        AppendError::TooLarge { .. } => ErrorCode::MESSAGE_TOO_LARGE,
+        AppendError::LargerThanSegment { .. } => ErrorCode::RECORD_LIST_TOO_LARGE,
+        AppendError::InvalidRecord { .. } => ErrorCode::INVALID_RECORD,
+        AppendError::InvalidTimestamp { .. } => ErrorCode::INVALID_TIMESTAMP,
+        AppendError::OutOfOrderSequence { .. } => ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
+        AppendError::InvalidProducerEpoch { .. } => ErrorCode::INVALID_PRODUCER_EPOCH,
+        AppendError::InvalidTxnState(_) => ErrorCode::INVALID_TXN_STATE,
+        AppendError::CoordinatorFenced(_) => ErrorCode::TRANSACTION_COORDINATOR_FENCED,
+        // Clients do not choose offsets.
+        AppendError::OffsetsOutOfOrder { .. } => ErrorCode::UNKNOWN_SERVER_ERROR,
+    }
 }
 
 impl Partition {
@@ -111,6 +180,8 @@ impl Partition {
                 part: Part::Follower(Following::default()),
             }),
             high_watermark: AtomicI64::new(high_watermark.0),
+            verifying: Mutex::default(),
+            verification_next: AtomicU64::new(0),
             complains_at: AtomicI64::new(0),
             rot: Mutex::new(None),
         })
@@ -329,6 +400,88 @@ impl Partition {
         }
         self.waiting.log_grew();
         Ok(Led { appended, leader_epoch: role.leader_epoch })
+    }
+
+    /// Whether a batch of the producer's transaction would be its first one here: the coordinator has to be asked first.
+    pub(crate) fn begins_transaction(&self, producer: Producer) -> bool {
+        self.log.open_transaction(producer.id) != Some(producer.epoch)
+    }
+
+    /// The coordinator is about to be asked whether the partition belongs to the producer's transaction.
+    pub(crate) fn begin_verification(&self, producer: ProducerId, protocol: Protocol) -> Verification {
+        match protocol {
+            Protocol::First => {
+                let number = self.verification_next.fetch_add(1, Ordering::Relaxed);
+                Verification::Numbered(*self.verifying.lock().entry(producer).or_insert(number))
+            }
+            // The marker of the last transaction may come while the next one begins.
+            Protocol::Second => Verification::Epoch,
+        }
+    }
+
+    /// The coordinator denies it, or nothing was appended after all.
+    pub(crate) fn end_verification(&self, producer: ProducerId, verification: Verification) {
+        let mut verifying = self.verifying.lock();
+        if let Verification::Numbered(number) = verification
+            && verifying.get(&producer) == Some(&number)
+        {
+            verifying.remove(&producer);
+        }
+    }
+
+    /// Appends a batch of a producer's transaction. The first one begins the transaction here, and needs the coordinator's
+    /// word, given since the last marker: without, nobody would ever end it.
+    pub(crate) fn append_in_transaction(
+        self: &Arc<Self>,
+        records: Bytes,
+        now: Millis,
+        producer: Producer,
+        verification: Option<Verification>,
+    ) -> Result<Led, NotAppended> {
+        let mut verifying = self.verifying.lock();
+        self.check_begin(&mut verifying, producer, verification)?;
+        self.append(records, now, Origin::Client)
+    }
+
+    /// The same for records of a coordinator's own, which appends them before any marker is written.
+    pub(crate) fn check_transaction(
+        &self,
+        producer: Producer,
+        verification: Option<Verification>,
+    ) -> Result<(), NotAppended> {
+        self.check_begin(&mut self.verifying.lock(), producer, verification)?;
+        match self.log.producer_epoch(producer.id) {
+            Some(newest) if newest > producer.epoch => Err(NotAppended::Fenced),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn check_begin(
+        &self,
+        verifying: &mut HashMap<ProducerId, u64>,
+        producer: Producer,
+        verification: Option<Verification>,
+    ) -> Result<(), NotAppended> {
+        if !self.begins_transaction(producer) {
+            return Ok(());
+        }
+        let stands = match verification {
+            Some(Verification::Epoch) => true,
+            Some(Verification::Numbered(number)) => verifying.remove(&producer.id) == Some(number),
+            None => false,
+        };
+        if stands { Ok(()) } else { Err(NotAppended::NotInTransaction) }
+    }
+
+    /// Ends a producer's transaction here. With epochs of their own, a marker that comes late cannot end the next one.
+    pub(crate) fn append_marker(self: &Arc<Self>, marker: Marker, now: Millis) -> Result<Led, NotAppended> {
+        let mut verifying = self.verifying.lock();
+        verifying.remove(&marker.producer.id);
+        let open = self.log.open_transaction(marker.producer.id);
+        if marker.protocol == Protocol::Second && open.is_some_and(|open| open >= marker.producer.epoch) {
+            return Err(NotAppended::LateMarker);
+        }
+        self.append(marker.batch(now), now, Origin::Coordinator)
     }
 
     /// Whether everything below `required`, appended in `leader_epoch`, is safe.
@@ -626,6 +779,25 @@ impl Partition {
         self.log.truncate_fully_at(log_start)?;
         self.high_watermark.store(log_start.0, Ordering::Release);
         Ok(())
+    }
+}
+
+impl Marker {
+    /// The control batch: one record whose key is its version and type, and whose value names the coordinator's epoch.
+    fn batch(self, now: Millis) -> Bytes {
+        let mut batch = BatchBuilder::new(BatchOptions {
+            producer_id: self.producer.id,
+            producer_epoch: self.producer.epoch,
+            is_transactional: true,
+            is_control: true,
+            ..BatchOptions::default()
+        });
+        let key = [0, 0, 0, u8::from(self.commit)];
+        let mut value = Encoder::new();
+        value.int16(MARKER_VERSION);
+        EndTxnMarker { coordinator_epoch: self.coordinator_epoch }.encode(&mut value, MARKER_VERSION);
+        batch.append(now, Some(&key), Some(&value.into_bytes()), &[]);
+        batch.build()
     }
 }
 

@@ -2,12 +2,14 @@
 //! A link is one connection that is opened when it is needed and opened anew after it broke; whoever holds it decides when to
 //! try again. Requests between brokers carry their version: nothing of them is advertised.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Address, Connection, Environment, Error, Options};
+use parking_lot::Mutex;
 use tokio::time::Instant;
-use wire::ApiRequest;
+use wire::{ApiRequest, BrokerId};
 
 /// How long a broker waits for another to take a connection.
 const CONNECT_MAX: &str = "2000";
@@ -77,5 +79,32 @@ impl Link {
         let version = *C::API.versions().end();
         let connection = self.to(address).await?;
         connection.call_version(request, version, Instant::now() + wait).await
+    }
+}
+
+/// One link to each of the other brokers, for questions that do not wait for each other.
+pub(crate) struct PeerLinks {
+    reach: Reach,
+    links: Mutex<HashMap<BrokerId, Arc<tokio::sync::Mutex<Link>>>>,
+}
+
+impl PeerLinks {
+    pub(crate) fn new(reach: &Reach) -> Self {
+        PeerLinks { reach: reach.clone(), links: Mutex::default() }
+    }
+
+    /// Asks a broker, in the newest version that this broker knows.
+    pub(crate) async fn ask<C: ApiRequest>(
+        &self,
+        broker: BrokerId,
+        address: &Address,
+        request: C,
+        wait: Duration,
+    ) -> Result<C::Response, Error> {
+        let new_link = || Arc::new(tokio::sync::Mutex::new(self.reach.link()));
+        let link = Arc::clone(self.links.lock().entry(broker).or_insert_with(new_link));
+        // Held while connecting, not while waiting for the answer.
+        let connection = link.lock().await.to(address).await?;
+        connection.call_version(request, *C::API.versions().end(), Instant::now() + wait).await
     }
 }

@@ -47,3 +47,22 @@ impl ProducerIds {
         block.next().map(ProducerId).ok_or(ProducerIdError::Refused(ErrorCode::UNKNOWN_SERVER_ERROR))
     }
 }
+
+impl Broker {
+    /// An id that no producer had before, or what a client is told.
+    pub(crate) async fn next_producer_id(self: &Arc<Self>) -> Result<ProducerId, ErrorCode> {
+        // On a task of its own: a client that hangs up must not leave half a reservation behind.
+        let broker = Arc::clone(self);
+        let reserved = tokio::spawn(async move { broker.producer_ids.next(&broker).await });
+        reserved.await.expect("reserving ids does not panic").map_err(|error| {
+            tracing::warn!(%error, "no producer id could be reserved");
+            match error {
+                ProducerIdError::Refused(refused @ ErrorCode::KAFKA_STORAGE_ERROR) => refused,
+                // Clients ask again: the controller is changing.
+                ProducerIdError::Refused(_) | ProducerIdError::Unanswered(_) => {
+                    ErrorCode::COORDINATOR_LOAD_IN_PROGRESS
+                }
+            }
+        })
+    }
+}

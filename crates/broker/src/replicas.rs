@@ -19,10 +19,11 @@ use wire::{BrokerId, ErrorCode, PartitionId, TopicPartition, Uuid};
 
 use crate::blocking;
 use crate::broker::{Broker, stopped};
-use crate::coordinator::OFFSETS_TOPIC;
+use crate::groups::OFFSETS_TOPIC;
 use crate::opening::for_each_parallel;
 use crate::partition::Partition;
 use crate::quorum::Touched;
+use crate::transactions::TRANSACTIONS_TOPIC;
 
 /// Failures that are remembered for whoever made the topic.
 const FAILURES_MAX: usize = 1_000;
@@ -197,8 +198,10 @@ async fn remove_gone(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid
         for partition in &gone {
             broker.replication.assign(broker, partition, None);
             partition.waiting.fail(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
-            if &*partition.id.topic == OFFSETS_TOPIC {
-                broker.groups.resign(partition.id.partition);
+            match &*partition.id.topic {
+                OFFSETS_TOPIC => broker.groups.resign(partition.id.partition),
+                TRANSACTIONS_TOPIC => broker.transactions.resign(partition.id.partition),
+                _ => {}
             }
         }
         let deleter = Arc::clone(broker);
@@ -268,19 +271,50 @@ async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uu
     broker.partitions.insert(opened.into_iter().flatten());
 }
 
+/// What the leader of a partition looks after besides its records.
+#[derive(Clone, Copy)]
+enum Coordinates {
+    Groups,
+    Transactions,
+}
+
+impl Coordinates {
+    fn lead(self, broker: &Broker, partition: &Arc<Partition>) {
+        match self {
+            Coordinates::Groups => broker.groups.lead(Arc::clone(partition)),
+            Coordinates::Transactions => broker.transactions.lead(Arc::clone(partition)),
+        }
+    }
+
+    fn resign(self, broker: &Broker, index: PartitionId) {
+        match self {
+            Coordinates::Groups => broker.groups.resign(index),
+            Coordinates::Transactions => broker.transactions.resign(index),
+        }
+    }
+}
+
 /// Leads what the image says that this broker leads, and follows the others.
 fn take_roles(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid>) {
     let settings = Arc::clone(&broker.settings());
     let hosted = broker.partitions.load_full();
     for topic in topics.iter().filter_map(|id| image.topic_by_id(*id)) {
         let rule = settings.rule(image, &topic.name);
-        let is_offsets = &*topic.name == OFFSETS_TOPIC;
-        if is_offsets {
-            broker.groups.set_partition_count(topic.partition_count());
+        let coordinates = match &*topic.name {
+            OFFSETS_TOPIC => Some(Coordinates::Groups),
+            TRANSACTIONS_TOPIC => Some(Coordinates::Transactions),
+            _ => None,
+        };
+        match coordinates {
+            Some(Coordinates::Groups) => broker.groups.set_partition_count(topic.partition_count()),
+            Some(Coordinates::Transactions) => {
+                broker.transactions.set_partition_count(topic.partition_count());
+            }
+            None => {}
         }
         let Some(here) = hosted.topic_by_id(topic.id) else { continue };
         for partition in here.partitions() {
-            take_role(broker, topic, partition, rule.min_insync_replicas, is_offsets);
+            take_role(broker, topic, partition, rule.min_insync_replicas, coordinates);
         }
     }
 }
@@ -290,7 +324,7 @@ fn take_role(
     topic: &Topic,
     partition: &Arc<Partition>,
     isr_min: usize,
-    is_offsets: bool,
+    coordinates: Option<Coordinates>,
 ) {
     let Some(known) = topic.partition(partition.id.partition) else { return };
     let index: PartitionId = partition.id.partition;
@@ -305,20 +339,20 @@ fn take_role(
         };
         broker.replication.assign(broker, partition, None);
         let is_new = (leader_before, epoch_before) != (known.leader, known.leader_epoch);
-        if is_new && is_offsets {
+        if let Some(coordinates) = coordinates.filter(|_| is_new) {
             // What an earlier epoch of this broker believes must not be written in this one.
-            broker.groups.resign(index);
+            coordinates.resign(broker, index);
         }
         if let Some(before) = partition.in_sync().filter(|_| !is_new) {
             broker.metrics.in_sync_changed(before.in_sync, assignment.isr.len());
         }
         partition.lead(broker.node_id, assignment, broker.ticks());
-        if is_new && is_offsets {
-            broker.groups.lead(Arc::clone(partition));
+        if let Some(coordinates) = coordinates.filter(|_| is_new) {
+            coordinates.lead(broker, partition);
         }
     } else {
-        if leader_before == Some(broker.node_id) && is_offsets {
-            broker.groups.resign(index);
+        if let Some(coordinates) = coordinates.filter(|_| leader_before == Some(broker.node_id)) {
+            coordinates.resign(broker, index);
         }
         broker.replication.assign(broker, partition, Some((known.leader, known.leader_epoch)));
     }

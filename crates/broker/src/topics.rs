@@ -19,11 +19,12 @@ use wire::{ErrorCode, Str, Uuid};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
-use crate::coordinator::OFFSETS_TOPIC;
 use crate::descriptors::NoDescriptors;
+use crate::groups::OFFSETS_TOPIC;
 use crate::node::fresh_id;
 use crate::quorum::NotCommitted;
 use crate::settings::Settings;
+use crate::transactions::TRANSACTIONS_TOPIC;
 
 /// Why a change did not happen.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -126,7 +127,7 @@ impl Topics {
         broker: &Arc<Broker>,
         name: &'static str,
     ) -> Result<(), TopicError> {
-        assert!(name == OFFSETS_TOPIC, "the only topic that brokers write by themselves");
+        assert!(broker.is_internal_topic(name), "brokers write their own topics by themselves");
         let refused = self.create_auto(broker, vec![Str::from(name)]).await;
         refused.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
     }
@@ -225,7 +226,7 @@ pub(crate) async fn auto_create(
     let missing = request.names.into_iter().filter(|name| image.topic(name).is_none());
     let topics: Vec<CreateTopic> = missing
         .map(|name| match broker.is_internal_topic(&name) {
-            true => offsets_topic(&broker, &image),
+            true => internal_topic(&broker, &image, &name),
             false => CreateTopic {
                 name: Str::copy_from(&name),
                 num_partitions: -1,
@@ -379,17 +380,31 @@ async fn add_partitions(broker: Arc<Broker>, topics: Vec<CreatePartitions>, mode
     Ok(answers.collect())
 }
 
-/// The offsets topic as it is made: replicated as the settings say, as far as there are, or are to be, brokers for it.
-fn offsets_topic(broker: &Broker, image: &Image) -> CreateTopic {
+/// One of the broker's own topics as it is made: replicated as the settings say, as far as there are, or are to be, brokers for
+/// it.
+fn internal_topic(broker: &Broker, image: &Image, name: &str) -> CreateTopic {
     let settings: &Settings = &broker.settings();
-    let groups = &settings.broker().groups;
-    let configs = settings.offsets_topic_configs();
+    let (groups, replication) = (&settings.broker().groups, &settings.broker().replication);
+    let (name, num_partitions, factor, configs) = match name {
+        TRANSACTIONS_TOPIC => (
+            TRANSACTIONS_TOPIC,
+            replication.transaction_topic_partitions,
+            replication.transaction_topic_replication_factor,
+            settings.transactions_topic_configs(),
+        ),
+        _ => (
+            OFFSETS_TOPIC,
+            groups.offsets_topic_partitions,
+            groups.offsets_topic_replication_factor,
+            settings.offsets_topic_configs(),
+        ),
+    };
     let registered = image.brokers().count();
     let expected = settings.quorum_voters().len().max(registered).max(1);
-    let factor = usize::try_from(groups.offsets_topic_replication_factor).unwrap_or(1).min(expected);
+    let factor = usize::try_from(factor).unwrap_or(1).min(expected);
     CreateTopic {
-        name: Str::from(OFFSETS_TOPIC),
-        num_partitions: groups.offsets_topic_partitions,
+        name: Str::from(name),
+        num_partitions,
         replication_factor: i16::try_from(factor).expect("the setting is an i16"),
         configs: configs.into_iter().map(|(key, value)| (key, Some(value))).collect(),
         ..CreateTopic::default()

@@ -572,8 +572,6 @@ fn producers_get_ids_of_their_own_across_restarts_and_are_described() {
     let mut client = TestClient::connect(&broker);
     let third = client.ask(fresh());
     assert!(third.producer_id > second.producer_id);
-    let transactional = InitProducerIdRequest { transactional_id: Some("tx".into()), ..Default::default() };
-    assert_eq!(client.ask(transactional).error_code, ErrorCode::INVALID_REQUEST);
     let half = InitProducerIdRequest { producer_id: 5, ..fresh() };
     assert_eq!(client.ask(half).error_code, ErrorCode::INVALID_REQUEST);
 }

@@ -1,15 +1,25 @@
 //! ApiVersions: which APIs this broker speaks with clients, in which versions (KIP-35, KIP-511).
-//! The one request that must be answered whatever its version is. Features are not reported: an empty list is not sent
-//! at all, which the oldest clients need, because they misread tagged fields.
+//! The one request that must be answered whatever its version is. Features tell clients what goes beyond versions of APIs
+//! (KIP-584): that transactions have epochs of their own (KIP-890).
 
-use wire::messages::api_versions::{ApiVersion, ApiVersionsRequest, ApiVersionsResponse};
-use wire::{ApiKey, ErrorCode};
+use wire::messages::api_versions::{
+    ApiVersion, ApiVersionsRequest, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
+};
+use wire::{ApiKey, ErrorCode, Str};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
 
 /// Requests tell the client's software from this version on.
 const SOFTWARE_VERSION_MIN: i16 = 3;
+
+/// The feature of transactions, and the level that this version has, always.
+const TRANSACTION_VERSION: &str = "transaction.version";
+const TRANSACTION_LEVEL: i16 = 2;
+/// Features do not change while a cluster runs.
+const FEATURES_EPOCH: i64 = 0;
+/// Clients that ask in an older version take a feature that begins with 0 for a mistake (KAFKA-17011).
+const ZERO_VERSION_MIN: i16 = 4;
 
 /// Answers with the table of APIs.
 pub(crate) fn handle(
@@ -31,7 +41,7 @@ pub(crate) fn handle(
         version = %request.client_software_version,
         "a client asks for versions"
     );
-    table(ErrorCode::NONE)
+    with_features(table(ErrorCode::NONE), context.version)
 }
 
 /// The answer to a version of ApiVersions itself that is not known; goes out as version 0.
@@ -52,6 +62,22 @@ fn table(error_code: ErrorCode) -> ApiVersionsResponse {
         max_version: *api.versions().end(),
     });
     ApiVersionsResponse { error_code, api_keys: api_keys.collect(), ..Default::default() }
+}
+
+fn with_features(response: ApiVersionsResponse, version: i16) -> ApiVersionsResponse {
+    let name = || Str::from(TRANSACTION_VERSION);
+    let supported = SupportedFeatureKey { name: name(), min_version: 0, max_version: TRANSACTION_LEVEL };
+    let finalized = FinalizedFeatureKey {
+        name: name(),
+        max_version_level: TRANSACTION_LEVEL,
+        min_version_level: TRANSACTION_LEVEL,
+    };
+    ApiVersionsResponse {
+        supported_features: (version >= ZERO_VERSION_MIN).then_some(supported).into_iter().collect(),
+        finalized_features_epoch: FEATURES_EPOCH,
+        finalized_features: vec![finalized],
+        ..response
+    }
 }
 
 /// Letters and digits, with `.` and `-` inside (KIP-511).

@@ -15,7 +15,8 @@ use wire::{ErrorCode, Str};
 use super::metadata::{TOPIC_OPERATIONS, ids, leader_error, offline};
 use crate::broker::Broker;
 use crate::context::RequestContext;
-use crate::coordinator::OFFSETS_TOPIC;
+use crate::groups::OFFSETS_TOPIC;
+use crate::transactions::TRANSACTIONS_TOPIC;
 
 /// Answers with one page.
 pub(crate) async fn handle(
@@ -134,7 +135,7 @@ fn missing(name: Str) -> DescribeTopicPartitionsResponseTopic {
 }
 
 fn is_internal(name: &str) -> bool {
-    name == OFFSETS_TOPIC
+    name == OFFSETS_TOPIC || name == TRANSACTIONS_TOPIC
 }
 
 #[cfg(test)]

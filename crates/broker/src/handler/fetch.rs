@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use state::partition::Fetched;
-use storage::{Located, ReadError, ReadLimits, ReadMode, Slice, StorageError, StoredBatches};
+use storage::{AbortedTxn, Located, ReadError, ReadLimits, ReadMode, Slice, StorageError, StoredBatches};
 use tokio::time::{Instant, timeout_at};
 use wire::compression::Compression;
 use wire::messages::fetch::{
-    EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint,
-    PartitionData,
+    AbortedTransaction, EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse,
+    LeaderIdAndEpoch, NodeEndpoint, PartitionData,
 };
 use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Offset, Payload, Str};
 
@@ -256,7 +256,6 @@ fn find_in(
         high_watermark: high_watermark.0,
         last_stable_offset: last_stable_offset.0,
         log_start_offset: partition.log.log_start().0,
-        // Nothing can be aborted yet: transactional ids are refused (see `init_producer_id`).
         aborted_transactions: wants.committed_only.then(Vec::new),
         records: Some(Payload::default()),
         ..Default::default()
@@ -303,6 +302,12 @@ fn find_in(
     match partition.read(target.offset, limits) {
         Ok(slice) => {
             let metrics = Some(Arc::clone(&partition.metrics));
+            if wants.committed_only && !slice.is_empty() {
+                match partition.log.aborted_transactions(target.offset, upper) {
+                    Ok(aborted) => data.aborted_transactions = Some(aborted.iter().map(told).collect()),
+                    Err(_) => return refused(target, ErrorCode::KAFKA_STORAGE_ERROR),
+                }
+            }
             let mut found = Found { metrics, throttle, ..Found::new(target, data) };
             if !slice.is_empty() {
                 found.locate(slice, ReadMode::CachedOnly);
@@ -328,6 +333,10 @@ fn diverging(partition: &Partition, target: &FetchTarget) -> Result<Option<Epoch
     let (epoch, end) = known.ok_or(ErrorCode::OFFSET_OUT_OF_RANGE)?;
     let is_diverging = epoch < target.last_fetched_epoch || end < target.offset;
     Ok(is_diverging.then_some(EpochEndOffset { epoch: epoch.0, end_offset: end.0 }))
+}
+
+fn told(aborted: &AbortedTxn) -> AbortedTransaction {
+    AbortedTransaction { producer_id: aborted.producer_id.0, first_offset: aborted.first_offset.0 }
 }
 
 fn refused(target: &FetchTarget, error_code: ErrorCode) -> Found {

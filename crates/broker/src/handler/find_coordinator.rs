@@ -1,6 +1,5 @@
-//! FindCoordinator: which broker looks after a group.
-//! On the first question the offsets topic is made. Transactions have no coordinator yet, and are told so in a way
-//! that no client retries.
+//! FindCoordinator: which broker looks after a group, or a transactional id.
+//! On the first question the coordinator's topic is made.
 
 use std::sync::Arc;
 
@@ -9,15 +8,18 @@ use wire::{ErrorCode, Str};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
-use crate::coordinator::{OFFSETS_TOPIC, partition_for};
+use crate::coordinator::partition_for;
+use crate::groups::OFFSETS_TOPIC;
 use crate::handler::metadata::address_of;
+use crate::transactions::TRANSACTIONS_TOPIC;
 
 /// Requests ask for several keys from this version on (KIP-699).
 const BATCH_VERSION_MIN: i16 = 4;
 
 const KEY_TYPE_GROUP: i8 = 0;
+const KEY_TYPE_TRANSACTION: i8 = 1;
 
-/// Answers with the broker that looks after each group.
+/// Answers with the broker that looks after each key.
 pub(crate) async fn handle(
     broker: Arc<Broker>,
     context: RequestContext,
@@ -42,24 +44,27 @@ pub(crate) async fn handle(
     }
 }
 
-async fn find(broker: &Arc<Broker>, key_type: i8) -> Result<(), (ErrorCode, Str)> {
-    if key_type != KEY_TYPE_GROUP {
-        let message = "this broker coordinates groups only: transactions are not there yet";
-        // librdkafka asks again after every other error, until its own time is up.
-        return Err((ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED, Str::from(message)));
-    }
-    broker
-        .ensure_offsets_topic()
-        .await
-        .map_err(|error| (ErrorCode::COORDINATOR_NOT_AVAILABLE, Str::from(error.to_string())))
+/// The topic whose partitions' leaders look after keys of the type.
+async fn find(broker: &Arc<Broker>, key_type: i8) -> Result<&'static str, (ErrorCode, Str)> {
+    let topic = match key_type {
+        KEY_TYPE_GROUP => OFFSETS_TOPIC,
+        KEY_TYPE_TRANSACTION => TRANSACTIONS_TOPIC,
+        _ => {
+            let message = "this broker coordinates groups (0) and transactional ids (1)";
+            return Err((ErrorCode::INVALID_REQUEST, Str::from(message)));
+        }
+    };
+    let made = broker.ensure_internal_topic(topic).await;
+    made.map_err(|error| (ErrorCode::COORDINATOR_NOT_AVAILABLE, Str::from(error.to_string())))?;
+    Ok(topic)
 }
 
-/// Whoever leads the group's partition of the offsets topic looks after the group.
+/// Whoever leads the key's partition of the topic looks after the key.
 fn answer(
     broker: &Broker,
     context: &RequestContext,
     key: Str,
-    found: Result<(), (ErrorCode, Str)>,
+    found: Result<&'static str, (ErrorCode, Str)>,
 ) -> Coordinator {
     let unavailable = |key, error_code, message| Coordinator {
         key,
@@ -69,24 +74,32 @@ fn answer(
         error_message: Some(message),
         ..Default::default()
     };
-    if let Err((error_code, message)) = found {
-        return unavailable(key, error_code, message);
+    let topic = match found {
+        Ok(topic) => topic,
+        Err((error_code, message)) => return unavailable(key, error_code, message),
+    };
+    if topic == TRANSACTIONS_TOPIC && key.is_empty() {
+        return unavailable(key, ErrorCode::INVALID_REQUEST, Str::from("a transactional id is not empty"));
     }
+    let serves = |key: &str| match topic {
+        TRANSACTIONS_TOPIC => broker.transactions.serves(key),
+        _ => broker.groups.serves(key),
+    };
     let image = broker.metadata.image();
-    let leader = image.topic(OFFSETS_TOPIC).and_then(|topic| {
+    let leader = image.topic(topic).and_then(|topic| {
         let partition = partition_for(&key, topic.partition_count());
         image.broker(topic.partition(partition)?.leader?)
     });
     match leader.and_then(|leader| Some((leader.id, address_of(broker, context, leader)?))) {
-        Some((leader, _)) if leader == broker.node_id && !broker.groups.serves(&key) => {
-            let message = Str::from("the group's partition of __consumer_offsets cannot be served");
+        Some((leader, _)) if leader == broker.node_id && !serves(&key) => {
+            let message = Str::from(format!("the key's partition of {topic} cannot be served"));
             unavailable(key, ErrorCode::COORDINATOR_NOT_AVAILABLE, message)
         }
         Some((leader, (host, port))) => {
             Coordinator { key, node_id: leader.0, host, port, ..Default::default() }
         }
         None => {
-            let message = Str::from("nobody leads the group's partition of __consumer_offsets");
+            let message = Str::from(format!("nobody leads the key's partition of {topic}"));
             unavailable(key, ErrorCode::COORDINATOR_NOT_AVAILABLE, message)
         }
     }

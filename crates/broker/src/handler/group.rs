@@ -106,8 +106,9 @@ pub(crate) async fn describe(
     // A group named twice is answered once: answers can be large.
     let mut seen = HashSet::new();
     for group_id in request.groups.into_iter().filter(|group_id| seen.insert(group_id.clone())) {
-        let described =
-            broker.groups.ask(&group_id, |groups| (vec![], groups.describe(context.version, &group_id)));
+        let described = broker
+            .groups
+            .ask(&group_id, |groups, _now| (vec![], groups.describe(context.version, &group_id)));
         groups.push(match described.await {
             Ok(described) => {
                 let is_included = request.include_authorized_operations && described.error_code.is_ok();
@@ -144,7 +145,7 @@ pub(crate) async fn delete(
 ) -> DeleteGroupsResponse {
     let mut results = Vec::with_capacity(request.groups_names.len());
     for group_id in request.groups_names {
-        let deleted = broker.groups.ask(&group_id, |groups| groups.delete(&group_id)).await;
+        let deleted = broker.groups.ask(&group_id, |groups, _now| groups.delete(&group_id)).await;
         // Where no offset was ever committed and nobody joined, there is no coordinator and no group either.
         results.push(deleted.unwrap_or_else(|error_code| {
             let error_code = match error_code {

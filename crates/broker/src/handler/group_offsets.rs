@@ -8,9 +8,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use state::metadata::Image;
+use state::txn::{Producer, Protocol};
 use wire::messages::offset_commit::{
-    OffsetCommitRequest, OffsetCommitRequestTopic, OffsetCommitResponse, OffsetCommitResponsePartition,
-    OffsetCommitResponseTopic,
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic, OffsetCommitResponse,
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
 use wire::messages::offset_delete::{OffsetDeleteRequest, OffsetDeleteResponse};
 use wire::messages::offset_fetch::{
@@ -18,15 +19,25 @@ use wire::messages::offset_fetch::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
     OffsetFetchResponseTopic, OffsetFetchResponseTopics,
 };
-use wire::{ErrorCode, PartitionId, Response, Str};
+use wire::messages::txn_offset_commit::{
+    TxnOffsetCommitRequest, TxnOffsetCommitResponse, TxnOffsetCommitResponsePartition,
+    TxnOffsetCommitResponseTopic,
+};
+use wire::{ErrorCode, PartitionId, ProducerEpoch, ProducerId, Response, Str, Uuid};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
+use crate::handler::verification::{self, Asking};
 
 /// Requests name topics by id from this version on (KIP-848).
 const TOPIC_ID_VERSION_MIN: i16 = 10;
 /// Requests ask for several groups from this version on (KIP-709).
 const BATCH_VERSION_MIN: i16 = 8;
+/// The group's partition belongs to the transaction when offsets are committed to it from this version on; before, the client
+/// has named it.
+const IMPLICIT_VERSION_MIN: i16 = 5;
+/// Clients know of transactions that have to be aborted from this version on (KIP-890).
+const ABORTABLE_VERSION_MIN: i16 = 4;
 /// Answers have a place for an error of the whole group from this version on.
 const TOP_LEVEL_ERROR_VERSION_MIN: i16 = 2;
 
@@ -62,6 +73,106 @@ pub(crate) async fn commit(
     };
     response.topics = refused.merge(response.topics);
     Response::OffsetCommit(response)
+}
+
+/// TxnOffsetCommit: a commit that counts when the producer's transaction is committed (KIP-98, KIP-447).
+pub(crate) async fn commit_in_transaction(
+    broker: Arc<Broker>,
+    context: RequestContext,
+    request: TxnOffsetCommitRequest,
+) -> TxnOffsetCommitResponse {
+    let producer =
+        Producer { id: ProducerId(request.producer_id), epoch: ProducerEpoch(request.producer_epoch) };
+    let image = broker.metadata.image();
+    let mut refused = Refused::default();
+    let topics = request.topics.into_iter().map(|topic| OffsetCommitRequestTopic {
+        name: topic.name,
+        topic_id: Uuid::ZERO,
+        partitions: topic
+            .partitions
+            .into_iter()
+            .map(|partition| OffsetCommitRequestPartition {
+                partition_index: partition.partition_index,
+                committed_offset: partition.committed_offset,
+                committed_leader_epoch: partition.committed_leader_epoch,
+                committed_metadata: partition.committed_metadata,
+            })
+            .collect(),
+    });
+    let commit = OffsetCommitRequest {
+        group_id: request.group_id,
+        generation_id_or_member_epoch: request.generation_id,
+        member_id: request.member_id,
+        group_instance_id: request.group_instance_id,
+        retention_time_ms: -1,
+        topics: topics
+            .enumerate()
+            .filter_map(|(place, topic)| known_part(&image, false, place, topic, &mut refused))
+            .collect(),
+    };
+    let committed = if commit.topics.is_empty() {
+        Ok(Vec::new())
+    } else {
+        let asking = Asking {
+            transactional_id: &request.transactional_id,
+            producer,
+            protocol: match context.version {
+                IMPLICIT_VERSION_MIN.. => Protocol::Second,
+                _ => Protocol::First,
+            },
+        };
+        commit_with(&broker, context.version, asking, &commit).await
+    };
+    let known = committed
+        .unwrap_or_else(|error| commit.topics.iter().map(|topic| refuse_topic(topic, error)).collect());
+    let topics = refused.merge(known).into_iter().map(|topic| TxnOffsetCommitResponseTopic {
+        name: topic.name,
+        partitions: topic
+            .partitions
+            .into_iter()
+            .map(|partition| TxnOffsetCommitResponsePartition {
+                partition_index: partition.partition_index,
+                error_code: partition.error_code,
+            })
+            .collect(),
+    });
+    TxnOffsetCommitResponse { topics: topics.collect(), ..Default::default() }
+}
+
+async fn commit_with(
+    broker: &Arc<Broker>,
+    version: i16,
+    asking: Asking<'_>,
+    commit: &OffsetCommitRequest,
+) -> Result<Vec<OffsetCommitResponseTopic>, ErrorCode> {
+    let producer = asking.producer;
+    let partition = broker.groups.partition(&commit.group_id)?;
+    let verification = if partition.begins_transaction(producer) {
+        let asked = verification::ask(broker, asking, std::slice::from_ref(&partition)).await.next();
+        let (_, outcome) = asked.expect("one question, one answer");
+        Some(outcome.map_err(|error| match error {
+            None if version >= ABORTABLE_VERSION_MIN => ErrorCode::TRANSACTION_ABORTABLE,
+            None => ErrorCode::INVALID_TXN_STATE,
+            // The group's coordinator is the right one: it is asked again, and not looked for.
+            Some(
+                ErrorCode::CONCURRENT_TRANSACTIONS
+                | ErrorCode::COORDINATOR_NOT_AVAILABLE
+                | ErrorCode::NOT_COORDINATOR,
+            ) => ErrorCode::COORDINATOR_LOAD_IN_PROGRESS,
+            Some(ErrorCode::PRODUCER_FENCED) => ErrorCode::INVALID_PRODUCER_EPOCH,
+            Some(error) => error,
+        })?)
+    } else {
+        None
+    };
+    let step =
+        broker.groups.run_in_transaction(&commit.group_id, producer, verification, |groups, token, now| {
+            groups.commit_in_transaction(token, commit, (producer.id, producer.epoch), now)
+        });
+    match step.await? {
+        Response::OffsetCommit(response) => Ok(response.topics),
+        _ => Err(ErrorCode::UNKNOWN_SERVER_ERROR),
+    }
 }
 
 /// Parts of a commit that name topics or partitions which do not exist, with their topic's place in the request.
@@ -138,7 +249,7 @@ pub(crate) async fn fetch(
     // A group named twice is answered once: answers can be large.
     let mut seen = HashSet::new();
     for group in request.groups.into_iter().filter(|group| seen.insert(group.group_id.clone())) {
-        groups.push(fetch_group(&broker, group, by_id).await);
+        groups.push(fetch_group(&broker, group, by_id, request.require_stable).await);
     }
     OffsetFetchResponse { groups, ..Default::default() }
 }
@@ -155,7 +266,7 @@ async fn fetch_one(broker: &Arc<Broker>, request: OffsetFetchRequest, version: i
         topics.collect()
     });
     let group = OffsetFetchRequestGroup { group_id: request.group_id, topics, ..Default::default() };
-    let fetched = fetch_group(broker, group, false).await;
+    let fetched = fetch_group(broker, group, false, request.require_stable).await;
     if version < TOP_LEVEL_ERROR_VERSION_MIN && !fetched.error_code.is_ok() {
         let topics = asked.into_iter().map(|topic| OffsetFetchResponseTopic {
             partitions: topic.partition_indexes.iter().map(|id| failed(*id, fetched.error_code)).collect(),
@@ -195,6 +306,7 @@ async fn fetch_group(
     broker: &Arc<Broker>,
     mut group: OffsetFetchRequestGroup,
     by_id: bool,
+    require_stable: bool,
 ) -> OffsetFetchResponseGroup {
     let image = broker.metadata.image();
     let mut unknown = Vec::new();
@@ -209,8 +321,10 @@ async fn fetch_group(
         group.topics = Some(named.collect());
     }
     let id_of = |name: &str| image.topic(name).map(|topic| topic.id);
-    let fetched =
-        broker.groups.ask(&group.group_id, |groups| (vec![], groups.fetch_offsets(&group, id_of))).await;
+    let fetched = broker.groups.ask(&group.group_id, |groups, _now| {
+        (Vec::new(), groups.fetch_offsets(&group, require_stable, id_of))
+    });
+    let fetched = fetched.await;
     match fetched {
         Ok(mut fetched) => {
             if by_id {

@@ -1,31 +1,30 @@
-//! InitProducerId: an id for an idempotent producer, which no other producer had or will have.
-//! Transactional producers are refused in a way that no client retries: there is no coordinator for them yet.
+//! InitProducerId: an id for a producer, which no other producer had or will have. With a transactional id the coordinator of
+//! that decides, and fences whoever had it before.
 
 use std::sync::Arc;
 
 use wire::messages::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
-use wire::{ErrorCode, ProducerEpoch, ProducerId};
+use wire::{ErrorCode, ProducerEpoch, ProducerId, Str};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
-use crate::producer_ids::ProducerIdError;
+use crate::handler::transactions;
 
 /// Answers with a fresh id in its first epoch.
 pub(crate) async fn handle(
     broker: Arc<Broker>,
-    _context: RequestContext,
+    context: RequestContext,
     request: InitProducerIdRequest,
 ) -> InitProducerIdResponse {
     let given = (ProducerId(request.producer_id), ProducerEpoch(request.producer_epoch));
     let is_half_given = (given.0 == ProducerId::NONE) != (given.1 == ProducerEpoch::NONE);
-    let result = match request.transactional_id {
+    let result = match &request.transactional_id {
+        _ if is_half_given => Err(ErrorCode::INVALID_REQUEST),
         Some(id) => {
-            tracing::warn!(transactional_id = %id, "a transactional producer was refused: there are no transactions yet");
-            Err(ErrorCode::INVALID_REQUEST)
+            return transactions::init_producer(&broker, &context, &Str::copy_from(id), &request).await;
         }
-        None if is_half_given => Err(ErrorCode::INVALID_REQUEST),
         // An idempotent producer that had an id gets a new one all the same: nothing ties it to the old.
-        None => next(broker).await,
+        None => broker.next_producer_id().await,
     };
     match result {
         Ok(id) => InitProducerIdResponse { producer_id: id.0, producer_epoch: 0, ..Default::default() },
@@ -36,19 +35,4 @@ pub(crate) async fn handle(
             ..Default::default()
         },
     }
-}
-
-async fn next(broker: Arc<Broker>) -> Result<ProducerId, ErrorCode> {
-    // On a task of its own: a client that hangs up must not leave half a reservation behind.
-    let reserved = tokio::spawn(async move { broker.producer_ids.next(&broker).await });
-    reserved.await.expect("reserving ids does not panic").map_err(|error| {
-        tracing::warn!(%error, "no producer id could be reserved");
-        match error {
-            ProducerIdError::Refused(refused @ ErrorCode::KAFKA_STORAGE_ERROR) => refused,
-            // Clients ask again: the controller is changing.
-            ProducerIdError::Refused(_) | ProducerIdError::Unanswered(_) => {
-                ErrorCode::COORDINATOR_LOAD_IN_PROGRESS
-            }
-        }
-    })
 }

@@ -5,10 +5,13 @@
 pub(crate) mod api_versions;
 pub(crate) mod metadata;
 pub(crate) mod produce;
+pub(crate) mod verification;
 pub(crate) mod fetch;
 pub(crate) mod list_offsets;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod init_producer_id;
+pub(crate) mod transactions;
+pub(crate) mod write_txn_markers;
 pub(crate) mod create_topics;
 pub(crate) mod delete_topics;
 pub(crate) mod create_partitions;

@@ -8,21 +8,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use storage::{AppendError, Origin, StorageError};
+use storage::{AppendError, Origin};
 use tokio::time::timeout_at;
 use wire::compression::Compression;
 use wire::messages::produce::{
     BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceData,
-    PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceResponse,
+    PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceData, TopicProduceResponse,
 };
 use wire::records::BatchHeader;
 use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
+use crate::handler::verification::{Verified, transactional};
 use crate::leader_hints::LeaderHints;
-use crate::partition::{Led, NotAppended, Partition};
-use crate::partitions::HostedTopic;
+use crate::partition::{Led, NotAppended, Partition, Verification, append_error};
+use crate::partitions::{Hosted, HostedTopic};
 use crate::waiting::ParkedProduce;
 
 /// Clients that ask in an older version cannot read zstd (KIP-110).
@@ -60,9 +61,25 @@ struct Unsafe {
     leader_epoch: LeaderEpoch,
 }
 
+/// The topic that a part of the request names, if it is here.
+pub(super) fn topic_of<'a>(
+    hosted: &'a Hosted,
+    context: &RequestContext,
+    topic: &TopicProduceData,
+) -> Option<&'a Arc<HostedTopic>> {
+    let by_id = context.version >= TOPIC_ID_VERSION_MIN;
+    if by_id { hosted.topic_by_id(topic.topic_id) } else { hosted.topic(&topic.name) }
+}
+
 /// Appends the request's records, in its order. Waits for no disk and no peer; large compressed batches take their time
-/// while other threads go on with the reactor's work.
-pub(crate) fn append(broker: &Broker, context: &RequestContext, request: ProduceRequest) -> Produced {
+/// while other threads go on with the reactor's work. What the coordinator said of partitions in which a transaction begins is
+/// in `verified`.
+pub(crate) fn append(
+    broker: &Broker,
+    context: &RequestContext,
+    request: ProduceRequest,
+    mut verified: Verified,
+) -> Produced {
     let now = broker.clock.now();
     let acks = request.acks;
     let hosted = broker.partitions.load();
@@ -70,15 +87,21 @@ pub(crate) fn append(broker: &Broker, context: &RequestContext, request: Produce
     let mut responses = Vec::with_capacity(request.topic_data.len());
     for topic in request.topic_data {
         let by_id = context.version >= TOPIC_ID_VERSION_MIN;
-        let found = if by_id { hosted.topic_by_id(topic.topic_id) } else { hosted.topic(&topic.name) };
+        let found = topic_of(&hosted, context, &topic);
         let unknown = if by_id { ErrorCode::UNKNOWN_TOPIC_ID } else { ErrorCode::UNKNOWN_TOPIC_OR_PARTITION };
         let mut partition_responses = Vec::with_capacity(topic.partition_data.len());
         for data in topic.partition_data {
             let index = data.index;
             let appended = match acks {
-                ACKS_ALL | ACKS_NONE | ACKS_LEADER => {
-                    append_partition(broker, context, found, unknown, data, acks, now)
-                }
+                ACKS_ALL | ACKS_NONE | ACKS_LEADER => append_partition(
+                    broker,
+                    context,
+                    found,
+                    unknown,
+                    data,
+                    Asked { acks, now },
+                    &mut verified,
+                ),
                 _ => Err(Refusal::new(ErrorCode::INVALID_REQUIRED_ACKS, "acks must be -1 (all), 0 or 1")),
             };
             partition_responses.push(match appended {
@@ -172,6 +195,13 @@ impl Produced {
     }
 }
 
+/// What holds for all partitions of a request.
+#[derive(Clone, Copy)]
+struct Asked {
+    acks: i16,
+    now: Millis,
+}
+
 struct AppendedPart {
     log: Arc<Partition>,
     required: Offset,
@@ -185,8 +215,8 @@ fn append_partition(
     topic: Option<&Arc<HostedTopic>>,
     unknown: ErrorCode,
     data: PartitionProduceData,
-    acks: i16,
-    now: Millis,
+    Asked { acks, now }: Asked,
+    verified: &mut Verified,
 ) -> Result<AppendedPart, Refusal> {
     let topic = topic.ok_or(unknown)?;
     let partition = topic.partition(PartitionId(data.index)).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
@@ -209,7 +239,12 @@ fn append_partition(
         return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into());
     }
     let bytes = records.len();
-    let Led { appended, leader_epoch } = append_records(broker, context, partition, records, now)?;
+    let verification = match verified.is_empty() {
+        true => None,
+        false => verified.remove(&partition.id).transpose()?,
+    };
+    let Led { appended, leader_epoch } =
+        append_records(broker, context, partition, records, now, verification)?;
     if !appended.duplicate {
         let records = appended.last_offset.plus(1).since(appended.base_offset);
         partition.metrics.produced(bytes, u64::try_from(records).unwrap_or(0));
@@ -239,20 +274,13 @@ fn append_records(
     partition: &Arc<Partition>,
     records: Bytes,
     now: Millis,
+    verification: Option<Verification>,
 ) -> Result<Led, Refusal> {
     // A header that does not parse is the log's to refuse.
     let Ok(header) = BatchHeader::parse(&records) else {
         return Ok(partition.append(records, now, Origin::Client)?);
     };
-    let attributes = header.attributes();
-    if attributes.is_transactional() {
-        // No coordinator would ever end it, and readers of committed records would wait there for good.
-        return Err(Refusal::new(
-            ErrorCode::INVALID_TXN_STATE,
-            "transactions are not available in this version",
-        ));
-    }
-    let compression = attributes.compression();
+    let compression = header.attributes().compression();
     if compression == Compression::Zstd && context.version < ZSTD_VERSION_MIN {
         return Err(Refusal::new(
             ErrorCode::UNSUPPORTED_COMPRESSION_TYPE,
@@ -261,7 +289,11 @@ fn append_records(
     }
     let recompresses = partition.log.config().compression_type.differs_from(compression);
     let is_heavy = compression != Compression::None || recompresses;
-    let append = || partition.append(records.clone(), now, Origin::Client);
+    let producer = transactional(&header);
+    let append = || match producer {
+        Some(producer) => partition.append_in_transaction(records.clone(), now, producer, verification),
+        None => partition.append(records.clone(), now, Origin::Client),
+    };
     let appended = if is_heavy && records.len() >= UNPACKED_ASIDE_BYTES_MIN {
         broker.unpacking.run(append)
     } else {
@@ -271,7 +303,8 @@ fn append_records(
 }
 
 /// Why a partition did not take its records.
-struct Refusal {
+#[derive(Debug)]
+pub(crate) struct Refusal {
     error: ErrorCode,
     message: Option<String>,
     /// The record to blame, by its place in the batch.
@@ -279,7 +312,7 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn new(error: ErrorCode, message: &str) -> Self {
+    pub(super) fn new(error: ErrorCode, message: &str) -> Self {
         Refusal { error, message: Some(message.to_owned()), record: None }
     }
 
@@ -311,8 +344,8 @@ impl From<ErrorCode> for Refusal {
 impl From<NotAppended> for Refusal {
     fn from(error: NotAppended) -> Self {
         match error {
-            NotAppended::NotLeader => ErrorCode::NOT_LEADER_OR_FOLLOWER.into(),
             NotAppended::Log(error) => error.into(),
+            other => Refusal { message: Some(other.to_string()), ..Refusal::from(ErrorCode::from(other)) },
         }
     }
 }
@@ -323,26 +356,6 @@ impl From<AppendError> for Refusal {
             AppendError::InvalidRecord { record, .. } => *record,
             _ => None,
         };
-        Refusal { error: error_code(&error), message: Some(error.to_string()), record }
-    }
-}
-
-fn error_code(error: &AppendError) -> ErrorCode {
-    match error {
-        // Deleted between its look-up and here.
-        AppendError::Storage(StorageError::Closed) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
-        AppendError::Storage(_) => ErrorCode::KAFKA_STORAGE_ERROR,
-        AppendError::Corrupt(_) => ErrorCode::CORRUPT_MESSAGE,
-        AppendError::UnsupportedFormat(_) => ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT,
-        AppendError::TooLarge { .. } => ErrorCode::MESSAGE_TOO_LARGE,
-        AppendError::LargerThanSegment { .. } => ErrorCode::RECORD_LIST_TOO_LARGE,
-        AppendError::InvalidRecord { .. } => ErrorCode::INVALID_RECORD,
-        AppendError::InvalidTimestamp { .. } => ErrorCode::INVALID_TIMESTAMP,
-        AppendError::OutOfOrderSequence { .. } => ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
-        AppendError::InvalidProducerEpoch { .. } => ErrorCode::INVALID_PRODUCER_EPOCH,
-        AppendError::InvalidTxnState(_) => ErrorCode::INVALID_TXN_STATE,
-        AppendError::CoordinatorFenced(_) => ErrorCode::TRANSACTION_COORDINATOR_FENCED,
-        // Clients do not choose offsets.
-        AppendError::OffsetsOutOfOrder { .. } => ErrorCode::UNKNOWN_SERVER_ERROR,
+        Refusal { error: append_error(&error), message: Some(error.to_string()), record }
     }
 }

@@ -201,14 +201,33 @@ impl Settings {
     /// What `__consumer_offsets` is created with.
     #[must_use]
     pub fn offsets_topic_configs(&self) -> Vec<(Str, Str)> {
-        let segment_bytes = self.broker.groups.offsets_topic_segment_bytes.to_string();
-        let configs = [
-            ("cleanup.policy", "compact".to_owned()),
-            ("compression.type", "producer".to_owned()),
-            ("segment.bytes", segment_bytes),
-        ];
-        configs.into_iter().map(|(key, value)| (Str::from(key), Str::from(value))).collect()
+        compacted(self.broker.groups.offsets_topic_segment_bytes, &[])
     }
+
+    /// What `__transaction_state` is created with.
+    #[must_use]
+    pub fn transactions_topic_configs(&self) -> Vec<(Str, Str)> {
+        let replication = &self.broker.replication;
+        let in_sync_min = replication.transaction_topic_min_insync_replicas.to_string();
+        let others = [
+            ("min.insync.replicas", in_sync_min.as_str()),
+            // Who may have been told of a commit that this replica has not heard of would take it back.
+            ("unclean.leader.election.enable", "false"),
+        ];
+        compacted(replication.transaction_topic_segment_bytes, &others)
+    }
+}
+
+/// The configs of a topic of the broker's own.
+fn compacted(segment_bytes: u32, others: &[(&str, &str)]) -> Vec<(Str, Str)> {
+    let segment_bytes = segment_bytes.to_string();
+    let configs = [
+        ("cleanup.policy", "compact"),
+        ("compression.type", "producer"),
+        ("segment.bytes", segment_bytes.as_str()),
+    ];
+    let configs = configs.iter().chain(others);
+    configs.map(|(key, value)| (Str::copy_from(key), Str::copy_from(value))).collect()
 }
 
 /// A topic's stored values. They were checked on their way in; one that this version cannot read counts as absent.

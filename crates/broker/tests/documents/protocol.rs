@@ -36,11 +36,6 @@ const fn planned(code: i16, name: &'static str, versions: &'static str, step: St
 
 pub(crate) const PLANNED: &[Planned] = &[
     planned(17, "SaslHandshake", "0-1", Step::Security),
-    planned(24, "AddPartitionsToTxn", "0-5", Step::Delivery),
-    planned(25, "AddOffsetsToTxn", "0-4", Step::Delivery),
-    planned(26, "EndTxn", "0-5", Step::Delivery),
-    planned(27, "WriteTxnMarkers", "1-2", Step::Delivery),
-    planned(28, "TxnOffsetCommit", "0-5", Step::Delivery),
     planned(29, "DescribeAcls", "1-3", Step::Security),
     planned(30, "CreateAcls", "1-3", Step::Security),
     planned(31, "DeleteAcls", "1-3", Step::Security),
@@ -54,8 +49,6 @@ pub(crate) const PLANNED: &[Planned] = &[
     planned(49, "AlterClientQuotas", "0-1", Step::Delivery),
     planned(50, "DescribeUserScramCredentials", "0", Step::Security),
     planned(51, "AlterUserScramCredentials", "0", Step::Security),
-    planned(65, "DescribeTransactions", "0", Step::Delivery),
-    planned(66, "ListTransactions", "0-2", Step::Delivery),
     planned(68, "ConsumerGroupHeartbeat", "0-1", Step::Delivery),
     planned(69, "ConsumerGroupDescribe", "0-1", Step::Delivery),
     planned(71, "GetTelemetrySubscriptions", "0", Step::Delivery),

@@ -5,6 +5,10 @@ use wire::compression::Compression;
 use wire::messages::acknowledge_flushed::{
     AcknowledgeFlushedRequest, PartitionData as FlushedPartition, TopicData as FlushedTopic,
 };
+use wire::messages::add_offsets_to_txn::AddOffsetsToTxnRequest;
+use wire::messages::add_partitions_to_txn::{
+    AddPartitionsToTxnRequest, AddPartitionsToTxnTopic as TxnTopic, AddPartitionsToTxnTransaction,
+};
 use wire::messages::add_raft_voter::AddRaftVoterRequest;
 use wire::messages::allocate_producer_ids::AllocateProducerIdsRequest;
 use wire::messages::alter_configs::{AlterConfigsRequest, AlterConfigsResource};
@@ -33,7 +37,9 @@ use wire::messages::describe_quorum::{
 use wire::messages::describe_topic_partitions::{
     DescribeTopicPartitionsRequest, TopicRequest as PartitionsTopic,
 };
+use wire::messages::describe_transactions::DescribeTransactionsRequest;
 use wire::messages::elect_leaders::ElectLeadersRequest;
+use wire::messages::end_txn::EndTxnRequest;
 use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use wire::messages::find_coordinator::FindCoordinatorRequest;
 use wire::messages::forward::ForwardRequest;
@@ -47,6 +53,7 @@ use wire::messages::leave_group::LeaveGroupRequest;
 use wire::messages::list_groups::ListGroupsRequest;
 use wire::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
 use wire::messages::list_partition_reassignments::ListPartitionReassignmentsRequest;
+use wire::messages::list_transactions::ListTransactionsRequest;
 use wire::messages::metadata::{MetadataRequest, MetadataRequestTopic};
 use wire::messages::offset_commit::{
     OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
@@ -61,8 +68,12 @@ use wire::messages::quorum_messages::{QuorumEntry, QuorumMessage, QuorumMessages
 use wire::messages::register_broker::RegisterBrokerRequest;
 use wire::messages::remove_raft_voter::RemoveRaftVoterRequest;
 use wire::messages::sync_group::SyncGroupRequest;
+use wire::messages::txn_offset_commit::{
+    TxnOffsetCommitRequest, TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
 use wire::messages::unregister_broker::UnregisterBrokerRequest;
 use wire::messages::update_features::{FeatureUpdateKey, UpdateFeaturesRequest};
+use wire::messages::write_txn_markers::{WritableTxnMarker, WritableTxnMarkerTopic, WriteTxnMarkersRequest};
 use wire::records::{BatchBuilder, BatchOptions};
 use wire::{ApiKey, Decoder, Frame, Millis, Request, RequestHeader};
 
@@ -390,6 +401,72 @@ fn samples() -> Vec<(ApiKey, Request)> {
                     ..Default::default()
                 }],
                 wake: true,
+                ..Default::default()
+            }
+            .into(),
+        ),
+        (
+            ApiKey::AddPartitionsToTxn,
+            AddPartitionsToTxnRequest {
+                transactions: vec![AddPartitionsToTxnTransaction {
+                    transactional_id: "tx".into(),
+                    producer_id: 5,
+                    topics: vec![TxnTopic { name: "t".into(), partitions: vec![0, 1] }],
+                    ..Default::default()
+                }],
+                v3_and_below_transactional_id: "tx".into(),
+                v3_and_below_topics: vec![TxnTopic { name: "t".into(), partitions: vec![0] }],
+                ..Default::default()
+            }
+            .into(),
+        ),
+        (
+            ApiKey::AddOffsetsToTxn,
+            AddOffsetsToTxnRequest {
+                transactional_id: "tx".into(),
+                group_id: "g".into(),
+                ..Default::default()
+            }
+            .into(),
+        ),
+        (
+            ApiKey::EndTxn,
+            EndTxnRequest { transactional_id: "tx".into(), producer_id: 5, ..Default::default() }.into(),
+        ),
+        (
+            ApiKey::WriteTxnMarkers,
+            WriteTxnMarkersRequest {
+                markers: vec![WritableTxnMarker {
+                    producer_id: FAR_EPOCH,
+                    topics: vec![WritableTxnMarkerTopic { name: "t".into(), partition_indexes: vec![0] }],
+                    ..Default::default()
+                }],
+            }
+            .into(),
+        ),
+        (
+            ApiKey::TxnOffsetCommit,
+            TxnOffsetCommitRequest {
+                transactional_id: "tx".into(),
+                group_id: "g".into(),
+                topics: vec![TxnOffsetCommitRequestTopic {
+                    name: "t".into(),
+                    partitions: vec![TxnOffsetCommitRequestPartition::default()],
+                }],
+                ..Default::default()
+            }
+            .into(),
+        ),
+        (
+            ApiKey::DescribeTransactions,
+            DescribeTransactionsRequest { transactional_ids: vec!["tx".into()] }.into(),
+        ),
+        (
+            ApiKey::ListTransactions,
+            ListTransactionsRequest {
+                state_filters: vec!["Ongoing".into()],
+                producer_id_filters: vec![5],
+                transactional_id_pattern: Some("t.*".into()),
                 ..Default::default()
             }
             .into(),

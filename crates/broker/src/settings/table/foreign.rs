@@ -27,7 +27,8 @@ const STREAMS: &str = "streams groups are not available in this version";
 const QUOTAS: &str = "there are no quotas in this version";
 const METADATA: &str = "the metadata log takes care of itself";
 const ZOOKEEPER: &str = "there is no ZooKeeper";
-const TRANSACTIONS: &str = "transactions are not available in this version";
+const ASKED_AGAIN: &str = "the coordinator is asked again every 5 ms for half a second";
+const ON_TIME: &str = "what is due is done when it is due";
 const OLD: &str = "Kafka itself has dropped it";
 const ACCESS: &str =
     "authorization is not available in this version, and without it everybody may do everything";
@@ -35,8 +36,8 @@ const POLICY: &str = "policies are Java classes; ignoring one would allow what i
 
 /// Keys by exact name; before prefixes.
 const KEYS: &[(&str, Foreign)] = &[
-    ("add.partitions.to.txn.retry.backoff.max.ms", NoEffect(TRANSACTIONS)),
-    ("add.partitions.to.txn.retry.backoff.ms", NoEffect(TRANSACTIONS)),
+    ("add.partitions.to.txn.retry.backoff.max.ms", NoEffect(ASKED_AGAIN)),
+    ("add.partitions.to.txn.retry.backoff.ms", NoEffect(ASKED_AGAIN)),
     ("alter.config.policy.class.name", RefusedUnless(&[""], POLICY)),
     ("alter.log.dirs.replication.quota.window.num", NoEffect(QUOTAS)),
     ("alter.log.dirs.replication.quota.window.size.seconds", NoEffect(QUOTAS)),
@@ -90,10 +91,10 @@ const KEYS: &[(&str, Foreign)] = &[
     ("super.users", NoEffect("without authorization everybody may do everything")),
     ("allow.everyone.if.no.acl.found", NoEffect("without authorization everybody may do everything")),
     ("telemetry.max.bytes", NoEffect("client telemetry is not available in this version")),
-    ("transaction.abort.timed.out.transaction.cleanup.interval.ms", NoEffect(TRANSACTIONS)),
-    ("transaction.remove.expired.transaction.cleanup.interval.ms", NoEffect(TRANSACTIONS)),
-    ("transaction.state.log.load.buffer.size", NoEffect(TRANSACTIONS)),
-    ("transaction.two.phase.commit.enable", NoEffect(TRANSACTIONS)),
+    ("transaction.abort.timed.out.transaction.cleanup.interval.ms", NoEffect(ON_TIME)),
+    ("transaction.remove.expired.transaction.cleanup.interval.ms", NoEffect("it is an hour")),
+    ("transaction.state.log.load.buffer.size", NoEffect("it is 1 MiB")),
+    ("transaction.two.phase.commit.enable", NoEffect("there is no two-phase commit")),
     ("unclean.leader.election.interval.ms", NoEffect("replication is not available in this version")),
     ("unstable.api.versions.enable", NoEffect("only stable versions are ever advertised")),
     ("unstable.feature.versions.enable", NoEffect("only stable features are ever advertised")),

@@ -1,4 +1,4 @@
-//! Rows: what a cluster of several brokers reads, and what transactions will.
+//! Rows: what a cluster of several brokers reads, and what transactions do.
 //! Those that wait for a part say which; they are checked and described today so that a file written for Kafka loads.
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ pub const RACK_AWARE: &str = "org.apache.kafka.common.replica.RackAwareReplicaSe
 const LEADER: &str = "org.apache.kafka.common.replica.LeaderSelector";
 
 section! {
-    /// What a cluster of several brokers reads, and what transactions will.
+    /// What a cluster of several brokers reads, and what transactions do.
     ReplicationSettings, ROWS;
 
     /// Time without catching up after which a follower leaves the in-sync set.
@@ -80,24 +80,25 @@ section! {
     "broker.session.timeout.ms" Int AtLeast(1) = "3000", ReadOnly Medium => session_timeout: Duration;
 
     /// Longest transaction that a producer may ask for.
-    "transaction.max.timeout.ms" Int AtLeast(1) = "900000", ReadOnly High, awaits "transactions"
+    "transaction.max.timeout.ms" Int AtLeast(1) = "900000", ReadOnly High
         => transaction_timeout_max: Duration;
     /// Time after which a transactional id without activity is forgotten.
-    "transactional.id.expiration.ms" Int AtLeast(1) = "604800000", ReadOnly High, awaits "transactions"
+    "transactional.id.expiration.ms" Int AtLeast(1) = "604800000", ReadOnly High
         => transactional_id_expiration: Duration;
     /// Verify that a partition belongs to a transaction before the first append to it (KIP-890).
-    "transaction.partition.verification.enable" Boolean Any = "true", ClusterWide Low, awaits "transactions"
+    "transaction.partition.verification.enable" Boolean Any = "true", ClusterWide Low,
+        inert "what begins a transaction is always verified"
         => transaction_verification: bool;
     /// Partitions of `__transaction_state`.
-    "transaction.state.log.num.partitions" Int AtLeast(1) = "50", ReadOnly High, awaits "transactions"
+    "transaction.state.log.num.partitions" Int AtLeast(1) = "50", ReadOnly High
         => transaction_topic_partitions: i32;
     /// Replicas of each partition of `__transaction_state`.
-    "transaction.state.log.replication.factor" Short AtLeast(1) = "3", ReadOnly High, awaits "transactions"
+    "transaction.state.log.replication.factor" Short AtLeast(1) = "3", ReadOnly High
         => transaction_topic_replication_factor: i16;
     /// `min.insync.replicas` of `__transaction_state`.
-    "transaction.state.log.min.isr" Int AtLeast(1) = "2", ReadOnly High, awaits "transactions"
+    "transaction.state.log.min.isr" Int AtLeast(1) = "2", ReadOnly High
         => transaction_topic_min_insync_replicas: i32;
     /// Segment size of `__transaction_state` in bytes.
-    "transaction.state.log.segment.bytes" Int AtLeast(1) = "104857600", ReadOnly High, awaits "transactions"
+    "transaction.state.log.segment.bytes" Int AtLeast(1) = "104857600", ReadOnly High
         => transaction_topic_segment_bytes: u32;
 }

@@ -1,0 +1,439 @@
+//! Transactions through a socket: what the shell adds to the pure machine. Markers reach their partitions, readers of committed
+//! records see all of a transaction or nothing, and none of that is undone by a broker that dies.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use broker::clock::{Clock, SystemClock};
+use bytes::Bytes;
+use support::{TestBroker, TestClient, wait_until};
+use wire::messages::add_offsets_to_txn::AddOffsetsToTxnRequest;
+use wire::messages::add_partitions_to_txn::{AddPartitionsToTxnRequest, AddPartitionsToTxnTopic};
+use wire::messages::describe_transactions::DescribeTransactionsRequest;
+use wire::messages::end_txn::EndTxnRequest;
+use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
+use wire::messages::find_coordinator::FindCoordinatorRequest;
+use wire::messages::init_producer_id::InitProducerIdRequest;
+use wire::messages::list_transactions::ListTransactionsRequest;
+use wire::messages::offset_fetch::{OffsetFetchRequest, OffsetFetchRequestTopic};
+use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use wire::messages::txn_offset_commit::{
+    TxnOffsetCommitRequest, TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
+use wire::records::{BatchBuilder, BatchOptions, Batches};
+use wire::{ErrorCode, ProducerEpoch, ProducerId, Str};
+
+/// The last versions in which a client names its partitions, and the first in which it does not.
+const FIRST: Versions = Versions { produce: 11, end: 4, commit: 4 };
+const SECOND: Versions = Versions { produce: 12, end: 5, commit: 5 };
+
+#[derive(Clone, Copy)]
+struct Versions {
+    produce: i16,
+    end: i16,
+    commit: i16,
+}
+
+/// A transactional producer, as a client keeps it.
+struct Producer {
+    id: Str,
+    producer_id: i64,
+    epoch: i16,
+    versions: Versions,
+    /// The next sequence in each partition of the topic.
+    sequences: [i32; 2],
+}
+
+const NOT_YET: [ErrorCode; 4] = [
+    ErrorCode::COORDINATOR_LOAD_IN_PROGRESS,
+    ErrorCode::COORDINATOR_NOT_AVAILABLE,
+    ErrorCode::CONCURRENT_TRANSACTIONS,
+    ErrorCode::NOT_ENOUGH_REPLICAS,
+];
+
+/// Asks again for as long as the answer is that it is too early.
+fn patiently(mut ask: impl FnMut() -> ErrorCode) -> ErrorCode {
+    let mut error = ErrorCode::NONE;
+    wait_until(|| {
+        error = ask();
+        !NOT_YET.contains(&error)
+    });
+    error
+}
+
+fn init(
+    client: &mut TestClient,
+    id: &str,
+    timeout_ms: i32,
+    expected: Option<(i64, i16)>,
+) -> Result<(i64, i16), ErrorCode> {
+    let find = FindCoordinatorRequest { key: Str::copy_from(id), key_type: 1, ..Default::default() };
+    assert_eq!(patiently(|| client.ask_in(3, find.clone()).error_code), ErrorCode::NONE);
+    let (producer_id, producer_epoch) = expected.unwrap_or((-1, -1));
+    let mut given = (-1, -1);
+    let error = patiently(|| {
+        let answer = client.ask(InitProducerIdRequest {
+            transactional_id: Some(Str::copy_from(id)),
+            transaction_timeout_ms: timeout_ms,
+            producer_id,
+            producer_epoch,
+        });
+        given = (answer.producer_id, answer.producer_epoch);
+        answer.error_code
+    });
+    if error.is_ok() { Ok(given) } else { Err(error) }
+}
+
+impl Producer {
+    fn begin(client: &mut TestClient, id: &str, versions: Versions) -> Producer {
+        let (producer_id, epoch) = init(client, id, 60_000, None).expect("the id is free");
+        Producer { id: Str::copy_from(id), producer_id, epoch, versions, sequences: [0; 2] }
+    }
+
+    fn batch(&self, partition: usize, value: &str) -> Bytes {
+        let mut batch = BatchBuilder::new(BatchOptions {
+            producer_id: ProducerId(self.producer_id),
+            producer_epoch: ProducerEpoch(self.epoch),
+            base_sequence: self.sequences[partition],
+            is_transactional: true,
+            ..BatchOptions::default()
+        });
+        batch.append(SystemClock.now(), None, Some(value.as_bytes()), &[]);
+        batch.build()
+    }
+
+    /// Names a partition, as clients of the first protocol do.
+    fn add(&self, client: &mut TestClient, partition: i32) -> ErrorCode {
+        let topic = AddPartitionsToTxnTopic { name: "t".into(), partitions: vec![partition] };
+        let request = AddPartitionsToTxnRequest {
+            v3_and_below_transactional_id: self.id.clone(),
+            v3_and_below_producer_id: self.producer_id,
+            v3_and_below_producer_epoch: self.epoch,
+            v3_and_below_topics: vec![topic],
+            ..Default::default()
+        };
+        patiently(|| {
+            let answer = client.ask_in(3, request.clone());
+            answer.results_by_topic_v3_and_below[0].results_by_partition[0].partition_error_code
+        })
+    }
+
+    fn write(&mut self, client: &mut TestClient, partition: usize, value: &str) -> ErrorCode {
+        let data = PartitionProduceData {
+            index: i32::try_from(partition).expect("a small number"),
+            records: Some(self.batch(partition, value)),
+        };
+        let topic = TopicProduceData { name: "t".into(), partition_data: vec![data], ..Default::default() };
+        let request = ProduceRequest {
+            transactional_id: Some(self.id.clone()),
+            acks: -1,
+            timeout_ms: 10_000,
+            topic_data: vec![topic],
+        };
+        let version = self.versions.produce;
+        let error = patiently(|| {
+            client.ask_in(version, request.clone()).responses[0].partition_responses[0].error_code
+        });
+        if error.is_ok() {
+            self.sequences[partition] += 1;
+        }
+        error
+    }
+
+    /// What a client of its protocol does for one record.
+    fn send(&mut self, client: &mut TestClient, partition: usize, value: &str) {
+        if self.versions.produce < SECOND.produce {
+            let index = i32::try_from(partition).expect("a small number");
+            assert_eq!(self.add(client, index), ErrorCode::NONE);
+        }
+        assert_eq!(self.write(client, partition, value), ErrorCode::NONE);
+    }
+
+    fn end(&mut self, client: &mut TestClient, committed: bool) -> ErrorCode {
+        let request = EndTxnRequest {
+            transactional_id: self.id.clone(),
+            producer_id: self.producer_id,
+            producer_epoch: self.epoch,
+            committed,
+        };
+        let answer = client.ask_in(self.versions.end, request);
+        if answer.error_code.is_ok() && answer.producer_epoch >= 0 {
+            (self.producer_id, self.epoch) = (answer.producer_id, answer.producer_epoch);
+            self.sequences = [0; 2];
+        }
+        answer.error_code
+    }
+
+    fn commit_offset(&self, client: &mut TestClient, offset: i64) -> ErrorCode {
+        if self.versions.commit < SECOND.commit {
+            let request = AddOffsetsToTxnRequest {
+                transactional_id: self.id.clone(),
+                producer_id: self.producer_id,
+                producer_epoch: self.epoch,
+                group_id: "g".into(),
+            };
+            assert_eq!(patiently(|| client.ask_in(3, request.clone()).error_code), ErrorCode::NONE);
+        }
+        let partition = TxnOffsetCommitRequestPartition {
+            partition_index: 0,
+            committed_offset: offset,
+            ..Default::default()
+        };
+        let topic = TxnOffsetCommitRequestTopic { name: "t".into(), partitions: vec![partition] };
+        let request = TxnOffsetCommitRequest {
+            transactional_id: self.id.clone(),
+            group_id: "g".into(),
+            producer_id: self.producer_id,
+            producer_epoch: self.epoch,
+            topics: vec![topic],
+            ..Default::default()
+        };
+        let version = self.versions.commit;
+        patiently(|| client.ask_in(version, request.clone()).topics[0].partitions[0].error_code)
+    }
+}
+
+/// What a reader of committed records makes of a partition: the values, and how far it came.
+fn read_committed(client: &mut TestClient, partition: i32) -> (Vec<String>, i64) {
+    let wanted =
+        FetchPartition { partition, fetch_offset: 0, partition_max_bytes: 1024 * 1024, ..Default::default() };
+    let topic = FetchTopic { topic: "t".into(), partitions: vec![wanted], ..Default::default() };
+    let request = FetchRequest {
+        max_bytes: 1024 * 1024,
+        isolation_level: 1,
+        topics: vec![topic],
+        ..Default::default()
+    };
+    let mut answer = client.ask_in(12, request);
+    let data = answer.responses.remove(0).partitions.remove(0);
+    assert_eq!(data.error_code, ErrorCode::NONE);
+    let mut aborted: Vec<_> = data.aborted_transactions.expect("who reads committed records is told");
+    aborted.sort_by_key(|transaction| transaction.first_offset);
+    let mut skipped = BTreeSet::new();
+    let mut values = Vec::new();
+    for batch in Batches::new(data.records.unwrap_or_default().into_bytes()) {
+        let batch = batch.expect("a batch");
+        let header = batch.header();
+        let producer = header.producer_id().0;
+        while aborted.first().is_some_and(|transaction| transaction.first_offset <= header.last_offset().0) {
+            skipped.insert(aborted.remove(0).producer_id);
+        }
+        if header.attributes().is_control() {
+            skipped.remove(&producer);
+            continue;
+        }
+        if !(header.attributes().is_transactional() && skipped.contains(&producer)) {
+            for record in batch.records(1024) {
+                let value = record.expect("a record").value.expect("a value");
+                values.push(String::from_utf8(value.to_vec()).expect("text"));
+            }
+        }
+    }
+    (values, data.last_stable_offset)
+}
+
+/// Waits until a partition's readers of committed records have come so far; a marker may be there twice, sent again by a coordinator
+/// that had died before it heard of the first.
+fn wait_for_stable(client: &mut TestClient, partition: i32, offset: i64) -> Vec<String> {
+    let mut read = Vec::new();
+    wait_until(|| {
+        let (values, stable) = read_committed(client, partition);
+        read = values;
+        stable >= offset
+    });
+    read
+}
+
+fn committed_offset(client: &mut TestClient) -> Result<i64, ErrorCode> {
+    let topic = OffsetFetchRequestTopic { name: "t".into(), partition_indexes: vec![0] };
+    let request = OffsetFetchRequest {
+        group_id: "g".into(),
+        topics: Some(vec![topic]),
+        require_stable: true,
+        ..Default::default()
+    };
+    let mut offset = -1;
+    let error = patiently(|| {
+        let answer = client.ask_in(7, request.clone());
+        if !answer.error_code.is_ok() {
+            return answer.error_code;
+        }
+        offset = answer.topics[0].partitions[0].committed_offset;
+        answer.topics[0].partitions[0].error_code
+    });
+    if error.is_ok() { Ok(offset) } else { Err(error) }
+}
+
+#[test]
+fn readers_see_all_of_a_transaction_or_nothing() {
+    let broker = TestBroker::start(&[]);
+    for (versions, id, base) in [(FIRST, "first", 0), (SECOND, "second", 7)] {
+        let mut client = TestClient::connect(&broker);
+        if base == 0 {
+            client.create_topic("t", 2);
+        }
+        let mut producer = Producer::begin(&mut client, id, versions);
+        producer.send(&mut client, 0, "a");
+        producer.send(&mut client, 1, "a");
+        producer.send(&mut client, 0, "b");
+        assert_eq!(read_committed(&mut client, 0).1, base);
+        assert_eq!(producer.end(&mut client, true), ErrorCode::NONE);
+        // The next one may begin before the markers of the last are everywhere.
+        producer.send(&mut client, 0, "aborted");
+        assert_eq!(producer.end(&mut client, false), ErrorCode::NONE);
+        producer.send(&mut client, 0, "c");
+        assert_eq!(read_committed(&mut client, 0).1, base + 5);
+        let read = read_committed(&mut client, 0).0;
+        assert_eq!(read[read.len() - 2..], ["a", "b"]);
+        assert_eq!(producer.end(&mut client, true), ErrorCode::NONE);
+        let read = wait_for_stable(&mut client, 0, base + 7);
+        assert_eq!(read[read.len() - 3..], ["a", "b", "c"]);
+    }
+}
+
+#[test]
+fn nothing_is_appended_that_no_coordinator_would_end() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 2);
+    for (produce, expected) in [(10, ErrorCode::INVALID_TXN_STATE), (11, ErrorCode::TRANSACTION_ABORTABLE)] {
+        let mut producer = Producer::begin(&mut client, "a", Versions { produce, ..FIRST });
+        assert_eq!(producer.add(&mut client, 1), ErrorCode::NONE);
+        assert_eq!(producer.write(&mut client, 0, "not named"), expected);
+        assert_eq!(producer.write(&mut client, 1, "named"), ErrorCode::NONE);
+        assert_eq!(producer.end(&mut client, true), ErrorCode::NONE);
+        // It belonged to the transaction that is over.
+        wait_until(|| producer.end(&mut client, true).is_ok());
+        assert_eq!(producer.write(&mut client, 1, "late"), expected);
+    }
+    let mut zombie = Producer::begin(&mut client, "b", SECOND);
+    zombie.send(&mut client, 0, "left behind");
+    let mut successor = Producer::begin(&mut client, "b", SECOND);
+    assert_eq!(zombie.write(&mut client, 0, "late"), ErrorCode::INVALID_PRODUCER_EPOCH);
+    assert_eq!(zombie.write(&mut client, 1, "elsewhere"), ErrorCode::INVALID_PRODUCER_EPOCH);
+    assert_eq!(zombie.end(&mut client, true), ErrorCode::PRODUCER_FENCED);
+    successor.send(&mut client, 0, "mine");
+    assert_eq!(successor.end(&mut client, true), ErrorCode::NONE);
+    assert_eq!(wait_for_stable(&mut client, 0, 4), ["mine"]);
+}
+
+#[test]
+fn a_broker_that_dies_forgets_no_transaction() {
+    let mut broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 2);
+    for versions in [FIRST, SECOND] {
+        let mut producer = Producer::begin(&mut client, "a", versions);
+        let (_, base) = read_committed(&mut client, 0);
+        producer.send(&mut client, 0, "before");
+        broker.kill(|| ());
+        client = TestClient::connect(&broker);
+        assert_eq!(read_committed(&mut client, 0).1, base);
+        producer.send(&mut client, 0, "after");
+        assert_eq!(producer.commit_offset(&mut client, 7), ErrorCode::NONE);
+        broker.kill(|| ());
+        client = TestClient::connect(&broker);
+        assert_eq!(committed_offset(&mut client), Err(ErrorCode::UNSTABLE_OFFSET_COMMIT));
+        wait_until(|| producer.end(&mut client, true).is_ok());
+        // The decision is what counts, wherever its markers are.
+        broker.kill(|| ());
+        client = TestClient::connect(&broker);
+        let read = wait_for_stable(&mut client, 0, base + 3);
+        assert_eq!(read[read.len() - 2..], ["before", "after"]);
+        wait_until(|| committed_offset(&mut client) == Ok(7));
+    }
+}
+
+#[test]
+fn offsets_count_with_their_transaction() {
+    let mut broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 2);
+    let find = FindCoordinatorRequest { key: "g".into(), ..Default::default() };
+    assert_eq!(patiently(|| client.ask_in(3, find.clone()).error_code), ErrorCode::NONE);
+    for versions in [FIRST, SECOND] {
+        let before = committed_offset(&mut client).expect("nothing is open");
+        let mut producer = Producer::begin(&mut client, "a", versions);
+        assert_eq!(producer.commit_offset(&mut client, 100), ErrorCode::NONE);
+        assert_eq!(committed_offset(&mut client), Err(ErrorCode::UNSTABLE_OFFSET_COMMIT));
+        assert_eq!(producer.end(&mut client, false), ErrorCode::NONE);
+        wait_until(|| committed_offset(&mut client) == Ok(before));
+        assert_eq!(producer.commit_offset(&mut client, before + 10), ErrorCode::NONE);
+        assert_eq!(producer.end(&mut client, true), ErrorCode::NONE);
+        wait_until(|| committed_offset(&mut client) == Ok(before + 10));
+        broker.restart();
+        client = TestClient::connect(&broker);
+        assert_eq!(committed_offset(&mut client), Ok(before + 10));
+    }
+}
+
+#[test]
+fn what_takes_too_long_is_aborted_and_its_producer_fenced() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 2);
+    let (producer_id, epoch) = init(&mut client, "a", 300, None).expect("the id is free");
+    let mut producer = Producer { id: "a".into(), producer_id, epoch, versions: SECOND, sequences: [0; 2] };
+    producer.send(&mut client, 0, "too long");
+    let listed = client.ask(ListTransactionsRequest { duration_filter: -1, ..Default::default() });
+    assert_eq!(&*listed.transaction_states[0].transaction_state, "Ongoing");
+    assert_eq!(wait_for_stable(&mut client, 0, 2), [""; 0]);
+    assert_eq!(producer.write(&mut client, 0, "on it goes"), ErrorCode::INVALID_PRODUCER_EPOCH);
+    assert_eq!(producer.end(&mut client, true), ErrorCode::PRODUCER_FENCED);
+    // Whoever was that producer goes on with a new epoch.
+    assert!(init(&mut client, "a", 300, None).expect("the id is free").1 > epoch);
+}
+
+#[test]
+fn who_asks_for_what_cannot_be_is_told_why() {
+    let broker = TestBroker::start(&["transaction.max.timeout.ms=1000"]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 2);
+    for (timeout_ms, expected) in [
+        (1_001, ErrorCode::INVALID_TRANSACTION_TIMEOUT),
+        (0, ErrorCode::INVALID_TRANSACTION_TIMEOUT),
+        (-1, ErrorCode::INVALID_TRANSACTION_TIMEOUT),
+    ] {
+        assert_eq!(init(&mut client, "a", timeout_ms, None), Err(expected));
+    }
+    let (producer_id, epoch) = init(&mut client, "a", 1_000, None).expect("the id is free");
+    assert_eq!(init(&mut client, "a", 1_000, Some((producer_id + 1, 0))), Err(ErrorCode::PRODUCER_FENCED));
+    assert_eq!(init(&mut client, "a", 1_000, Some((producer_id, 7))), Err(ErrorCode::PRODUCER_FENCED));
+    assert_eq!(init(&mut client, "a", 1_000, Some((producer_id, -1))), Err(ErrorCode::INVALID_REQUEST));
+    let with = |producer_id, epoch, versions| Producer {
+        id: "a".into(),
+        producer_id,
+        epoch,
+        versions,
+        sequences: [0; 2],
+    };
+    for (mut producer, expected) in [
+        (with(producer_id + 1, epoch, FIRST), ErrorCode::INVALID_PRODUCER_ID_MAPPING),
+        (with(producer_id, epoch + 1, FIRST), ErrorCode::PRODUCER_FENCED),
+        (with(producer_id, epoch, FIRST), ErrorCode::INVALID_TXN_STATE),
+        (with(producer_id, epoch, SECOND), ErrorCode::INVALID_TXN_STATE),
+    ] {
+        assert_eq!(producer.end(&mut client, true), expected);
+    }
+    assert_eq!(with(producer_id, epoch + 1, FIRST).add(&mut client, 0), ErrorCode::PRODUCER_FENCED);
+    assert_eq!(with(producer_id, epoch, FIRST).add(&mut client, 9), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    let nobody = Producer { id: "nobody".into(), ..with(producer_id, epoch, FIRST) };
+    assert_eq!(nobody.add(&mut client, 0), ErrorCode::INVALID_PRODUCER_ID_MAPPING);
+    let described =
+        client.ask(DescribeTransactionsRequest { transactional_ids: vec!["nobody".into(), "".into()] });
+    let errors: Vec<_> = described.transaction_states.iter().map(|state| state.error_code).collect();
+    assert_eq!(errors, [ErrorCode::TRANSACTIONAL_ID_NOT_FOUND, ErrorCode::INVALID_REQUEST]);
+    for (pattern, expected) in [
+        ("(", ErrorCode::INVALID_REGULAR_EXPRESSION),
+        ("a{1000}{1000}{1000}", ErrorCode::INVALID_REGULAR_EXPRESSION),
+        ("[a-z]", ErrorCode::NONE),
+    ] {
+        let request = ListTransactionsRequest {
+            duration_filter: -1,
+            transactional_id_pattern: Some(pattern.into()),
+            ..Default::default()
+        };
+        assert_eq!(client.ask(request).error_code, expected, "{pattern}");
+    }
+}
