@@ -10,15 +10,17 @@ use wire::messages::{
     create_topics::CreateTopicsRequest, delete_groups::DeleteGroupsRequest,
     delete_records::DeleteRecordsRequest, delete_topics::DeleteTopicsRequest,
     describe_cluster::DescribeClusterRequest, describe_configs::DescribeConfigsRequest,
-    describe_groups::DescribeGroupsRequest, describe_quorum::DescribeQuorumRequest,
+    describe_groups::DescribeGroupsRequest, describe_producers::DescribeProducersRequest,
+    describe_quorum::DescribeQuorumRequest, describe_transactions::DescribeTransactionsRequest,
     elect_leaders::ElectLeadersRequest, fetch::FetchRequest, find_coordinator::FindCoordinatorRequest,
     heartbeat::HeartbeatRequest, incremental_alter_configs::IncrementalAlterConfigsRequest,
     init_producer_id::InitProducerIdRequest, join_group::JoinGroupRequest, leave_group::LeaveGroupRequest,
     list_groups::ListGroupsRequest, list_offsets::ListOffsetsRequest,
-    list_partition_reassignments::ListPartitionReassignmentsRequest, metadata::MetadataRequest,
+    list_partition_reassignments::ListPartitionReassignmentsRequest,
+    list_transactions::ListTransactionsRequest, metadata::MetadataRequest,
     offset_commit::OffsetCommitRequest, offset_delete::OffsetDeleteRequest, offset_fetch::OffsetFetchRequest,
     produce::ProduceRequest, remove_raft_voter::RemoveRaftVoterRequest, sync_group::SyncGroupRequest,
-    unregister_broker::UnregisterBrokerRequest,
+    unregister_broker::UnregisterBrokerRequest, write_txn_markers::WriteTxnMarkersRequest,
 };
 
 /// A request that this client sends.
@@ -49,7 +51,9 @@ calls! {
     DescribeClusterRequest: up to 2;
     DescribeConfigsRequest: up to 4;
     DescribeGroupsRequest: up to 6;
+    DescribeProducersRequest: up to 0;
     DescribeQuorumRequest: up to 2;
+    DescribeTransactionsRequest: up to 0;
     ElectLeadersRequest: up to 2;
     FetchRequest: up to 12;
     FindCoordinatorRequest: up to 4;
@@ -61,6 +65,7 @@ calls! {
     ListGroupsRequest: up to 5;
     ListOffsetsRequest: up to 7;
     ListPartitionReassignmentsRequest: up to 0;
+    ListTransactionsRequest: up to 1;
     MetadataRequest: up to 12;
     OffsetCommitRequest: up to 9;
     OffsetDeleteRequest: up to 0;
@@ -69,4 +74,5 @@ calls! {
     RemoveRaftVoterRequest: up to 0;
     SyncGroupRequest: up to 5;
     UnregisterBrokerRequest: up to 0;
+    WriteTxnMarkersRequest: up to 1;
 }

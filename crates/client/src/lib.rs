@@ -22,8 +22,9 @@ mod consumer;
 pub use admin::{
     Admin, AlterOperation, BrokerInfo, ClusterInfo, CommittedOffset, ConfigEntry, ConfigSource, CreatedTopic,
     Election, Execution, GroupInfo, GroupListing, GroupMember, ListedOffset, NewTopic, OffsetSpec,
-    OngoingReassignment, Outcomes, PartitionInfo, QuorumInfo, QuorumMember, Reassignment, ReplicationFactor,
-    ResourceKind, TopicInfo,
+    OngoingReassignment, Outcomes, PartitionInfo, ProducerInfo, QuorumInfo, QuorumMember, Reassignment,
+    ReplicationFactor, ResourceKind, TopicInfo, TransactionFilter, TransactionInfo, TransactionListing,
+    holding,
 };
 pub use cluster::Cluster;
 pub use connection::{Connection, SOFTWARE_NAME};

@@ -5,7 +5,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{cluster, completions, consume, group, node, produce, topic};
+use crate::{cluster, completions, consume, group, node, produce, topic, txn};
 
 /// Durable, distributed event logs that every Kafka client takes for Kafka.
 #[derive(Debug, Parser)]
@@ -37,6 +37,7 @@ pub(crate) enum Command {
     Produce(produce::ProduceArgs),
     Consume(consume::ConsumeArgs),
     Group(group::GroupArgs),
+    Txn(txn::TxnArgs),
     Cluster(cluster::ClusterArgs),
     Completions(completions::CompletionsArgs),
     /// Print the reference page of all commands

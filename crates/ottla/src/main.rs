@@ -16,6 +16,7 @@ mod topic;
 mod produce;
 mod consume;
 mod group;
+mod txn;
 mod cluster;
 mod completions;
 mod reference;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Produce(args) => connect::run(produce::run(args)),
         Command::Consume(args) => connect::run(consume::run(args)),
         Command::Group(args) => connect::run(group::run(args)),
+        Command::Txn(args) => connect::run(txn::run(args)),
         Command::Cluster(args) => connect::run(cluster::run(args)),
         Command::Completions(args) => completions::run(&args),
         Command::MarkdownHelp => reference::run(),

@@ -10,6 +10,7 @@ mod offsets;
 mod quorum;
 mod replicas;
 mod topics;
+mod transactions;
 
 pub use cluster::{BrokerInfo, ClusterInfo};
 pub use configs::{AlterOperation, ConfigEntry, ConfigSource, ResourceKind};
@@ -18,6 +19,7 @@ pub use offsets::{ListedOffset, OffsetSpec};
 pub use quorum::{QuorumInfo, QuorumMember};
 pub use replicas::{Election, OngoingReassignment, Reassignment, ReplicationFactor};
 pub use topics::{CreatedTopic, Execution, NewTopic, PartitionInfo, TopicInfo};
+pub use transactions::{ProducerInfo, TransactionFilter, TransactionInfo, TransactionListing, holding};
 
 use std::time::Duration;
 

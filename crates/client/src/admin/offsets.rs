@@ -128,7 +128,7 @@ impl Admin {
     }
 }
 
-fn by_topic<P>(
+pub(super) fn by_topic<P>(
     partitions: Vec<(TopicPartition, LeaderEpoch)>,
     entry: impl Fn(&TopicPartition, LeaderEpoch) -> P,
 ) -> HashMap<Str, Vec<P>> {
@@ -140,7 +140,7 @@ fn by_topic<P>(
 }
 
 /// Asks each partition's leader, and asks again about those that were led by another, until time is up for what is left.
-async fn at_leaders<T, F>(
+pub(super) async fn at_leaders<T, F>(
     cluster: &Cluster,
     doing: &str,
     partitions: Vec<TopicPartition>,

@@ -122,7 +122,7 @@ fn of_controller(error: Error) -> Failure {
 
 /// A topic or one of its partitions, as the command line names them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Named {
+pub(crate) struct Named {
     topic: Str,
     partition: Option<PartitionId>,
 }
@@ -145,6 +145,11 @@ impl FromStr for Named {
 }
 
 impl Named {
+    /// The partition, if one is named.
+    pub(crate) fn partition(&self) -> Option<TopicPartition> {
+        Some(TopicPartition::new(self.topic.clone(), self.partition?))
+    }
+
     fn is(&self, partition: &TopicPartition) -> bool {
         self.topic == partition.topic && self.partition.is_none_or(|wanted| wanted == partition.partition)
     }
