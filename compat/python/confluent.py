@@ -33,6 +33,7 @@ def main():
     suite.step("offsets", lambda: offsets(suite, admin))
     suite.step("group", lambda: group(suite))
     suite.step("idempotent", lambda: idempotent(suite, admin))
+    suite.step("transactions", lambda: transactions(suite, admin))
     suite.step("configs", lambda: configs(suite, admin))
     suite.step("delete", lambda: delete(suite, admin))
 
@@ -280,6 +281,132 @@ def idempotent(suite, admin):
     )
     consumer.close()
     return once.check(ends)
+
+
+TRANSACTIONS = 30
+TXN_PARTITIONS = 3
+
+
+def transactional(suite, name):
+    producer = Producer(
+        {"bootstrap.servers": suite.bootstrap, "transactional.id": f"{suite.topic}-{name}", "linger.ms": 5}
+    )
+    producer.init_transactions(WAIT)
+    return producer
+
+
+def transactions(suite, admin):
+    source, copied = suite.topic + "-txn", suite.topic + "-txn-copied"
+    made = admin.create_topics([NewTopic(topic, TXN_PARTITIONS, -1) for topic in (source, copied)])
+    for outcome in made.values():
+        outcome.result(WAIT)
+    committed = commit_and_abort(suite, source)
+    zombie(suite, source, committed)
+    check_read(suite, source, committed)
+    loops = copy(suite, source, copied, len(committed) * TXN_PARTITIONS)
+    check_read(suite, copied, committed)
+    return len(committed) * TXN_PARTITIONS, 0, f"{TRANSACTIONS} transactions, copied in {loops} more"
+
+
+def send_to_each(producer, topic, value):
+    for p in range(TXN_PARTITIONS):
+        send(producer, topic, value=f"{value}/{p}".encode(), partition=p)
+
+
+def commit_and_abort(suite, topic):
+    """Every third transaction is aborted."""
+    producer = transactional(suite, "a")
+    committed = []
+    for t in range(TRANSACTIONS):
+        producer.begin_transaction()
+        send_to_each(producer, topic, f"t{t}")
+        if t % 3 == 2:
+            producer.flush(WAIT)
+            producer.abort_transaction(WAIT)
+        else:
+            producer.commit_transaction(WAIT)
+            committed.append(f"t{t}")
+    return committed
+
+
+def zombie(suite, topic, committed):
+    """A producer that another one has replaced can commit nothing."""
+    first = transactional(suite, "b")
+    first.begin_transaction()
+    send_to_each(first, topic, "zombie")
+    first.flush(WAIT)
+    second = transactional(suite, "b")
+    try:
+        first.commit_transaction(WAIT)
+        raise AssertionError("a zombie could commit")
+    except KafkaException as error:
+        require(error.args[0].fatal(), f"fenced otherwise: {error}")
+    second.begin_transaction()
+    send_to_each(second, topic, "after the zombie")
+    second.commit_transaction(WAIT)
+    committed.append("after the zombie")
+
+
+def reader(suite, **settings):
+    return Consumer(
+        {
+            "bootstrap.servers": suite.bootstrap,
+            "group.id": suite.group + "-txn",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            **settings,
+        }
+    )
+
+
+def check_read(suite, topic, committed):
+    for p in range(TXN_PARTITIONS):
+        consumer = reader(suite)
+        consumer.assign([TopicPartition(topic, p, 0)])
+        values = []
+        while True:
+            m = consumer.poll(WAIT)
+            require(m is not None, f"{topic}-{p}: nothing comes any more")
+            if m.error():
+                require(m.error().code() == KafkaError._PARTITION_EOF, m.error())
+                break
+            values.append(m.value().decode())
+        consumer.close()
+        expected = [f"{value}/{p}" for value in committed]
+        require(values == expected, f"read_committed in {topic}-{p}: {values}, not {expected}")
+
+
+def copy(suite, source, copied, n):
+    """From topic to topic, output and position in one transaction; every other try is aborted and done again."""
+    consumer = reader(suite)
+    consumer.subscribe([source])
+    producer = transactional(suite, "copy")
+    loops = done = 0
+    while done < n:
+        taken = [m for m in consumer.consume(10, timeout=1) if not m.error()]
+        if not taken:
+            continue
+        producer.begin_transaction()
+        for m in taken:
+            send(producer, copied, value=m.value(), partition=m.partition())
+        after = {m.partition(): m.offset() + 1 for m in taken}
+        offsets = [TopicPartition(source, p, offset) for p, offset in after.items()]
+        producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), WAIT)
+        loops += 1
+        if loops % 2:
+            producer.abort_transaction(WAIT)
+            first = {}
+            for m in taken:
+                first.setdefault(m.partition(), m.offset())
+            for p, offset in first.items():
+                consumer.seek(TopicPartition(source, p, offset))
+        else:
+            producer.commit_transaction(WAIT)
+            done += len(taken)
+    consumer.close()
+    return loops
 
 
 def configs(suite, admin):

@@ -55,6 +55,7 @@ func main() {
 	s.Step("offsets", func() (suite.Outcome, error) { return r.offsets(ctx) })
 	s.Step("group", func() (suite.Outcome, error) { return r.group(ctx) })
 	s.Step("idempotent", func() (suite.Outcome, error) { return r.idempotent(ctx) })
+	s.Step("transactions", func() (suite.Outcome, error) { return r.transactions(ctx) })
 	s.Step("configs", func() (suite.Outcome, error) { return r.configs(ctx) })
 	s.Step("delete", func() (suite.Outcome, error) { return r.delete(ctx) })
 }
