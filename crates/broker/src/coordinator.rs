@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -29,6 +30,8 @@ use crate::waiting::ParkedProduce;
 
 /// Records that leave together are one batch up to this size, and several from there on.
 const BATCH_BYTES: usize = 1024 * 1024;
+/// Wait before it is looked again whether enough replicas are in sync for what is to be done outside.
+const EFFECTS_RETRY: Duration = Duration::from_millis(200);
 /// How long the clock task sleeps when no group has a deadline.
 const TICK_MAX: Duration = Duration::from_secs(60);
 
@@ -40,7 +43,8 @@ pub(crate) trait Machine: Sized + Send + 'static {
     type Effect: Send + 'static;
 
     /// A shard that knows nothing, led in this epoch.
-    fn new(config: Self::Config, leader_epoch: LeaderEpoch) -> Self;
+    /// `load` is another number for each machine.
+    fn new(config: Self::Config, leader_epoch: LeaderEpoch, load: u64) -> Self;
     /// Takes over what the partition holds, in order.
     fn load(&mut self, replayed: Replayed<'_>) -> Result<(), RecordError>;
     /// That was all.
@@ -65,6 +69,7 @@ pub(crate) struct Coordinator<M: Machine> {
     earlier_deadline: Notify,
     /// Holds no more than the shards have under way.
     effects: mpsc::UnboundedSender<M::Effect>,
+    loads: AtomicU64,
 }
 
 /// One partition of the topic and what is in it, for as long as this broker leads it in one epoch.
@@ -127,6 +132,7 @@ impl<M: Machine> Coordinator<M> {
             shards: ArcSwap::default(),
             earlier_deadline: Notify::new(),
             effects,
+            loads: AtomicU64::new(0),
         };
         (Arc::new(coordinator), wanted)
     }
@@ -209,7 +215,7 @@ impl<M: Machine> Coordinator<M> {
         self: &Arc<Self>,
         key: &str,
         producer: Producer,
-        verification: Option<Verification>,
+        verification: Option<&Verification>,
         step: impl FnOnce(&mut M, Token, Now) -> Outcome,
     ) -> Result<Response, ErrorCode> {
         let shard = self.shard_of(key)?;
@@ -436,15 +442,20 @@ impl<M: Machine> Coordinator<M> {
         if effects.is_empty() {
             return;
         }
-        let (coordinator, shard, required) = (Arc::clone(self), Arc::clone(shard), active.written_end);
+        let (sender, shard, required) = (self.effects.clone(), Arc::clone(shard), active.written_end);
         tokio::spawn(async move {
-            if shard.safe(required).await {
-                for effect in effects {
-                    // Nobody takes them any more when the broker stops.
-                    let _ = coordinator.effects.send(effect);
+            // What they stand on is in the log, and will be safe when enough replicas are in sync again.
+            while !shard.safe(required).await {
+                let leads = shard.partition.check_leader(shard.leader_epoch).is_ok();
+                if !leads || shard.partition.log.is_offline() {
+                    // Another broker has them done.
+                    return;
                 }
-            } else {
-                coordinator.reload(&shard, &mut shard.state.lock());
+                sleep(EFFECTS_RETRY).await;
+            }
+            for effect in effects {
+                // Nobody takes them any more when the broker stops.
+                let _ = sender.send(effect);
             }
         });
     }
@@ -484,7 +495,8 @@ impl<M: Machine> Coordinator<M> {
     /// Rebuilds a shard's state from its log: all of it, also what is not safe yet, as replies that wait for that may
     /// still be given. Nothing is answered from it before it is safe. Blocks.
     fn load(self: &Arc<Self>, shard: &Arc<Shard<M>>) {
-        let mut machine = M::new(self.config.clone(), shard.leader_epoch);
+        let load = self.loads.fetch_add(1, Ordering::Relaxed);
+        let mut machine = M::new(self.config.clone(), shard.leader_epoch, load);
         let partition = &shard.partition;
         let upper = partition.log.log_end();
         let mut reader = LogReader::new(&partition.log, upper);

@@ -19,7 +19,7 @@ impl Machine for Groups {
     type Config = GroupConfig;
     type Effect = std::convert::Infallible;
 
-    fn new(config: GroupConfig, _: LeaderEpoch) -> Self {
+    fn new(config: GroupConfig, _: LeaderEpoch, _: u64) -> Self {
         Groups::new(config)
     }
 

@@ -2,13 +2,13 @@
 //! partition of the transaction, wherever that is led, again and again until it is there.
 //!
 //! Invariant: a partition is reported as marked only when its leader has said that the marker is safe, or when the partition is
-//! gone. A shard that has moved to another broker is given up: the decision is in its log, and the other one carries it out.
+//! gone; what is sent again is still wanted. A shard that has moved to another broker is given up: the decision is in its log, and the other one carries it out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use state::txn::{Marking, Protocol};
+use state::txn::{Marking, MarkingNumber, Protocol};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -62,90 +62,130 @@ async fn carry_out(broker: Arc<Broker>, mut markings: Vec<Marking>) {
         }
         sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
+        markings = still_wanted(&broker, markings).await;
     }
 }
+
+/// Those that no other task has carried out, and no other broker has taken over: what they would end may be the next transaction
+/// by now.
+async fn still_wanted(broker: &Arc<Broker>, markings: Vec<Marking>) -> Vec<Marking> {
+    let mut wanted = Vec::with_capacity(markings.len());
+    for marking in markings {
+        let Marking { transactional_id: id, number, .. } = &marking;
+        let asked =
+            broker.transactions.ask(id, |transactions, _now| (Vec::new(), transactions.wants(id, *number)));
+        if asked.await.unwrap_or(false) {
+            wanted.push(marking);
+        }
+    }
+    wanted
+}
+
+/// A marking and those of its partitions that one broker leads.
+type Part = (Arc<Marking>, Vec<TopicPartition>);
 
 /// Tries once, and returns what is left.
 async fn attempt(broker: &Arc<Broker>, markings: Vec<Marking>) -> Vec<Marking> {
-    let mut marked = vec![Vec::new(); markings.len()];
-    let mut by_leader: BTreeMap<BrokerId, Vec<(usize, Vec<TopicPartition>)>> = BTreeMap::new();
+    let markings: Vec<_> = markings.into_iter().map(Arc::new).collect();
+    let mut by_leader: BTreeMap<BrokerId, Vec<Part>> = BTreeMap::new();
+    let mut trying = JoinSet::new();
     let image = broker.metadata.image();
-    for (place, marking) in markings.iter().enumerate() {
+    for marking in &markings {
+        let mut gone = Vec::new();
         for partition in &marking.partitions {
             let known = image.topic(&partition.topic).and_then(|topic| topic.partition(partition.partition));
-            match known {
-                None => marked[place].push(partition.clone()),
-                Some(known) => {
-                    let Some(leader) = known.leader else { continue };
-                    let sent = by_leader.entry(leader).or_default();
-                    match sent.last_mut().filter(|(last, _)| *last == place) {
-                        Some((_, partitions)) => partitions.push(partition.clone()),
-                        None => sent.push((place, vec![partition.clone()])),
-                    }
-                }
+            let Some(known) = known else {
+                gone.push(partition.clone());
+                continue;
+            };
+            let Some(leader) = known.leader else { continue };
+            let sent = by_leader.entry(leader).or_default();
+            match sent.last_mut().filter(|(last, _)| Arc::ptr_eq(last, marking)) {
+                Some((_, partitions)) => partitions.push(partition.clone()),
+                None => sent.push((Arc::clone(marking), vec![partition.clone()])),
             }
         }
+        if !gone.is_empty() || marking.partitions.is_empty() {
+            trying.spawn(report(Arc::clone(broker), Arc::clone(marking), gone));
+        }
     }
-    let mut sending = JoinSet::new();
     for (leader, sent) in by_leader {
-        let markers: Vec<_> = sent.iter().map(|(place, to)| marker(&markings[*place], to)).collect();
-        let broker = Arc::clone(broker);
-        sending.spawn(async move {
-            let request = WriteTxnMarkersRequest { markers };
-            (sent, send(&broker, leader, request).await)
-        });
+        trying.spawn(send_and_report(Arc::clone(broker), leader, sent));
     }
-    let mut is_given_up = vec![false; markings.len()];
-    while let Some(answered) = sending.join_next().await {
-        let (sent, answer) = answered.expect("sending markers does not panic");
-        let Some(answer) = answer else { continue };
-        for ((place, _), result) in sent.into_iter().zip(answer.markers) {
-            for topic in result.topics {
-                for partition in topic.partitions {
-                    let id = TopicPartition::new(topic.name.clone(), PartitionId(partition.partition_index));
-                    match partition.error_code {
-                        ErrorCode::NONE => marked[place].push(id),
-                        // Another coordinator has gone on from here.
-                        ErrorCode::TRANSACTION_COORDINATOR_FENCED | ErrorCode::INVALID_PRODUCER_EPOCH => {
-                            tracing::warn!(
-                                transactional_id = %markings[place].transactional_id, partition = %id,
-                                error = ?partition.error_code, "a marker is refused: another coordinator is at work"
-                            );
-                            is_given_up[place] = true;
-                        }
-                        error => {
-                            tracing::debug!(partition = %id, ?error, "a marker has to be sent again");
-                        }
-                    }
-                }
-            }
-        }
+    let mut done = Done::default();
+    while let Some(tried) = trying.join_next().await {
+        done.merge(tried.expect("sending markers does not panic"));
     }
-    let mut left = Vec::new();
-    for (place, mut marking) in markings.into_iter().enumerate() {
-        let marked = std::mem::take(&mut marked[place]);
-        let is_done_with = is_given_up[place] || !report(broker, &marking, &marked).await;
-        marking.partitions.retain(|partition| !marked.contains(partition));
-        if !is_done_with && !marking.partitions.is_empty() {
-            left.push(marking);
-        }
-    }
-    left
+    let left = markings.into_iter().filter_map(|marking| {
+        let mut left = Marking::clone(&marking);
+        left.partitions.retain(|partition| !done.marked.contains(&(left.number, partition.clone())));
+        let is_left = !left.partitions.is_empty() && !done.given_up.contains(&left.number);
+        is_left.then_some(left)
+    });
+    left.collect()
 }
 
-/// Tells the shard what is marked. False when it is not here any more.
-async fn report(broker: &Arc<Broker>, marking: &Marking, marked: &[TopicPartition]) -> bool {
-    let id = &marking.transactional_id;
-    let told = broker
-        .transactions
-        .ask(id, |transactions, now| (transactions.marked(id, marking.producer, marked, now), ()));
-    match told.await {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::debug!(transactional_id = %id, ?error, "the shard of a transaction is not here any more");
-            false
+/// What an attempt came to.
+#[derive(Default)]
+struct Done {
+    marked: HashSet<(MarkingNumber, TopicPartition)>,
+    given_up: HashSet<MarkingNumber>,
+}
+
+impl Done {
+    fn merge(&mut self, other: Done) {
+        self.marked.extend(other.marked);
+        self.given_up.extend(other.given_up);
+    }
+}
+
+/// Has one leader write its markers, and tells the shards at once, whatever others take.
+async fn send_and_report(broker: Arc<Broker>, leader: BrokerId, sent: Vec<Part>) -> Done {
+    let mut done = Done::default();
+    let markers = sent.iter().map(|(marking, to)| marker(marking, to)).collect();
+    let Some(answer) = send(&broker, leader, WriteTxnMarkersRequest { markers }).await else { return done };
+    let mut reporting = JoinSet::new();
+    for ((marking, _), result) in sent.into_iter().zip(answer.markers) {
+        let mut marked = Vec::new();
+        for topic in result.topics {
+            for partition in topic.partitions {
+                let id = TopicPartition::new(topic.name.clone(), PartitionId(partition.partition_index));
+                match partition.error_code {
+                    ErrorCode::NONE => marked.push(id),
+                    // Another coordinator has gone on from here.
+                    ErrorCode::TRANSACTION_COORDINATOR_FENCED | ErrorCode::INVALID_PRODUCER_EPOCH => {
+                        tracing::warn!(
+                            transactional_id = %marking.transactional_id, partition = %id,
+                            error = ?partition.error_code, "a marker is refused: another coordinator is at work"
+                        );
+                        done.given_up.insert(marking.number);
+                    }
+                    error => tracing::debug!(partition = %id, ?error, "a marker has to be sent again"),
+                }
+            }
+        }
+        if !marked.is_empty() {
+            reporting.spawn(report(Arc::clone(&broker), marking, marked));
         }
     }
+    while let Some(reported) = reporting.join_next().await {
+        done.merge(reported.expect("a report does not panic"));
+    }
+    done
+}
+
+/// Tells the shard what is marked.
+async fn report(broker: Arc<Broker>, marking: Arc<Marking>, marked: Vec<TopicPartition>) -> Done {
+    let Marking { transactional_id: id, number, .. } = &*marking;
+    let told =
+        broker.transactions.ask(id, |transactions, now| (transactions.marked(id, *number, &marked, now), ()));
+    let mut done = Done::default();
+    if let Err(error) = told.await {
+        tracing::debug!(transactional_id = %id, ?error, "the shard of a transaction is not here any more");
+        done.given_up.insert(*number);
+    }
+    done.marked.extend(marked.into_iter().map(|partition| (*number, partition)));
+    done
 }
 
 fn marker(marking: &Marking, partitions: &[TopicPartition]) -> WritableTxnMarker {

@@ -17,9 +17,7 @@ use storage::{Append, AppendError, Appended, Log, Origin, ReadError, ReadLimits,
 use tokio::sync::Notify;
 use wire::messages::end_txn_marker::EndTxnMarker;
 use wire::records::{BatchBuilder, BatchOptions};
-use wire::{
-    BrokerId, Encoder, ErrorCode, LeaderEpoch, Message, Millis, Offset, ProducerId, TopicPartition, Uuid,
-};
+use wire::{BrokerId, Encoder, ErrorCode, LeaderEpoch, Message, Millis, Offset, TopicPartition, Uuid};
 
 use crate::flush::{FlushState, Flusher};
 use crate::metrics::TopicMetrics;
@@ -40,7 +38,7 @@ pub(crate) struct Partition {
     high_watermark: AtomicI64,
     /// Producers of whom the coordinator is asked whether the partition belongs to their transaction, each with the number of
     /// the question. An answer counts for as long as its number stands here, and a marker ends that.
-    verifying: Mutex<HashMap<ProducerId, u64>>,
+    verifying: Mutex<HashMap<Producer, u64>>,
     verification_next: AtomicU64,
     /// When, in ticks, the partition may complain of its disk again.
     complains_at: AtomicI64,
@@ -90,12 +88,27 @@ pub(crate) struct Led {
 }
 
 /// What the coordinator's word, that a partition belongs to a transaction, counts by (KIP-890).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verification {
     /// Its epoch: a marker that comes in between has a newer one, and what comes after it is refused.
     Epoch,
     /// No marker in between.
-    Numbered(u64),
+    Numbered(Numbered),
+}
+
+/// The number of a question, which stands in its partition for as long as this lives or a batch is appended by it.
+pub(crate) struct Numbered {
+    partition: Arc<Partition>,
+    producer: Producer,
+    number: u64,
+}
+
+impl Drop for Numbered {
+    fn drop(&mut self) {
+        let mut verifying = self.partition.verifying.lock();
+        if verifying.get(&self.producer) == Some(&self.number) {
+            verifying.remove(&self.producer);
+        }
+    }
 }
 
 /// The end of a producer's transaction, as it is written into a partition.
@@ -240,6 +253,8 @@ impl Partition {
                 let leader_epoch = assignment.leader_epoch;
                 self.waiting.fail(ErrorCode::NOT_LEADER_OR_FOLLOWER);
                 self.log.assign_epoch(leader_epoch);
+                // What the coordinator said was said to the leader of another epoch.
+                self.verifying.lock().clear();
                 let leader = Leader::new(LeaderStart {
                     this,
                     assignment,
@@ -269,6 +284,8 @@ impl Partition {
         {
             return false;
         }
+        // What the coordinator said was said to the leader of another epoch.
+        self.verifying.lock().clear();
         let following = Following { progress, is_compared: AtomicBool::new(false) };
         *role = Role { leader_epoch, leader, part: Part::Follower(following) };
         // Whoever waits here has to ask the other.
@@ -408,24 +425,19 @@ impl Partition {
     }
 
     /// The coordinator is about to be asked whether the partition belongs to the producer's transaction.
-    pub(crate) fn begin_verification(&self, producer: ProducerId, protocol: Protocol) -> Verification {
+    pub(crate) fn begin_verification(
+        self: &Arc<Self>,
+        producer: Producer,
+        protocol: Protocol,
+    ) -> Verification {
         match protocol {
             Protocol::First => {
                 let number = self.verification_next.fetch_add(1, Ordering::Relaxed);
-                Verification::Numbered(*self.verifying.lock().entry(producer).or_insert(number))
+                self.verifying.lock().insert(producer, number);
+                Verification::Numbered(Numbered { partition: Arc::clone(self), producer, number })
             }
             // The marker of the last transaction may come while the next one begins.
             Protocol::Second => Verification::Epoch,
-        }
-    }
-
-    /// The coordinator denies it, or nothing was appended after all.
-    pub(crate) fn end_verification(&self, producer: ProducerId, verification: Verification) {
-        let mut verifying = self.verifying.lock();
-        if let Verification::Numbered(number) = verification
-            && verifying.get(&producer) == Some(&number)
-        {
-            verifying.remove(&producer);
         }
     }
 
@@ -436,7 +448,7 @@ impl Partition {
         records: Bytes,
         now: Millis,
         producer: Producer,
-        verification: Option<Verification>,
+        verification: Option<&Verification>,
     ) -> Result<Led, NotAppended> {
         let mut verifying = self.verifying.lock();
         self.check_begin(&mut verifying, producer, verification)?;
@@ -447,7 +459,7 @@ impl Partition {
     pub(crate) fn check_transaction(
         &self,
         producer: Producer,
-        verification: Option<Verification>,
+        verification: Option<&Verification>,
     ) -> Result<(), NotAppended> {
         self.check_begin(&mut self.verifying.lock(), producer, verification)?;
         match self.log.producer_epoch(producer.id) {
@@ -458,16 +470,16 @@ impl Partition {
 
     fn check_begin(
         &self,
-        verifying: &mut HashMap<ProducerId, u64>,
+        verifying: &mut HashMap<Producer, u64>,
         producer: Producer,
-        verification: Option<Verification>,
+        verification: Option<&Verification>,
     ) -> Result<(), NotAppended> {
         if !self.begins_transaction(producer) {
             return Ok(());
         }
         let stands = match verification {
             Some(Verification::Epoch) => true,
-            Some(Verification::Numbered(number)) => verifying.remove(&producer.id) == Some(number),
+            Some(Verification::Numbered(asked)) => verifying.remove(&producer) == Some(asked.number),
             None => false,
         };
         if stands { Ok(()) } else { Err(NotAppended::NotInTransaction) }
@@ -476,7 +488,7 @@ impl Partition {
     /// Ends a producer's transaction here. With epochs of their own, a marker that comes late cannot end the next one.
     pub(crate) fn append_marker(self: &Arc<Self>, marker: Marker, now: Millis) -> Result<Led, NotAppended> {
         let mut verifying = self.verifying.lock();
-        verifying.remove(&marker.producer.id);
+        verifying.retain(|producer, _| producer.id != marker.producer.id);
         let open = self.log.open_transaction(marker.producer.id);
         if marker.protocol == Protocol::Second && open.is_some_and(|open| open >= marker.producer.epoch) {
             return Err(NotAppended::LateMarker);

@@ -34,8 +34,8 @@ impl Machine for Transactions {
     type Config = TxnConfig;
     type Effect = Marking;
 
-    fn new(config: TxnConfig, leader_epoch: LeaderEpoch) -> Self {
-        Transactions::new(config, leader_epoch.0)
+    fn new(config: TxnConfig, leader_epoch: LeaderEpoch, load: u64) -> Self {
+        Transactions::new(config, leader_epoch.0, load)
     }
 
     fn load(&mut self, replayed: Replayed<'_>) -> Result<(), RecordError> {
@@ -149,6 +149,14 @@ impl Broker {
     /// The coordinator's answer, where that is this broker.
     pub(crate) async fn join_here(self: &Arc<Self>, joining: &Joining) -> Result<Missing, ErrorCode> {
         let Joining { transactional_id: id, producer, partitions, protocol } = joining;
+        let image = self.metadata.image();
+        let is_known = |partition: &TopicPartition| {
+            image.topic(&partition.topic).and_then(|topic| topic.partition(partition.partition)).is_some()
+        };
+        if !partitions.iter().all(is_known) {
+            // What this broker has not heard of yet it would take for gone when the transaction ends.
+            return Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+        }
         let joined = self.transactions.ask(id, |transactions, now| match protocol {
             Protocol::First => (Vec::new(), transactions.missing(id, *producer, partitions)),
             Protocol::Second => {

@@ -7,10 +7,12 @@ use std::collections::BTreeSet;
 
 use broker::clock::{Clock, SystemClock};
 use bytes::Bytes;
-use support::{TestBroker, TestClient, wait_until};
+use support::{TestBroker, TestClient, TestCluster, wait_until};
 use wire::messages::add_offsets_to_txn::AddOffsetsToTxnRequest;
 use wire::messages::add_partitions_to_txn::{AddPartitionsToTxnRequest, AddPartitionsToTxnTopic};
+use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
 use wire::messages::describe_transactions::DescribeTransactionsRequest;
+use wire::messages::elect_leaders::ElectLeadersRequest;
 use wire::messages::end_txn::EndTxnRequest;
 use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use wire::messages::find_coordinator::FindCoordinatorRequest;
@@ -436,4 +438,92 @@ fn who_asks_for_what_cannot_be_is_told_why() {
         };
         assert_eq!(client.ask(request).error_code, expected, "{pattern}");
     }
+}
+
+/// Who coordinates a transactional id.
+fn coordinator(cluster: &TestCluster, id: &str) -> i32 {
+    let mut found = -1;
+    wait_until(|| {
+        let asked = cluster.running()[0];
+        let request = FindCoordinatorRequest { key: Str::copy_from(id), key_type: 1, ..Default::default() };
+        let answer = cluster.client(asked).ask_in(3, request);
+        found = answer.node_id;
+        answer.error_code.is_ok() && cluster.running().contains(&found)
+    });
+    found
+}
+
+/// Who leads the topic's only partition.
+fn leader(cluster: &TestCluster) -> i32 {
+    let running = cluster.running();
+    cluster.wait_for_partition(running[0], "t", |partition| running.contains(&partition.leader_id)).leader_id
+}
+
+/// A producer whose coordinator is another broker than the topic's leader. Leaders go back to where they were meant to be first:
+/// they have gathered on the brokers that lived.
+fn begin_elsewhere(cluster: &TestCluster, versions: Versions) -> (i32, Producer) {
+    let mut found = None;
+    wait_until(|| {
+        let elect = ElectLeadersRequest { topic_partitions: None, timeout_ms: 10_000, ..Default::default() };
+        cluster.client(cluster.running()[0]).ask(elect);
+        let leader = leader(cluster);
+        let ids = (0..16).map(|number| format!("id-{number}"));
+        found = ids.map(|id| (coordinator(cluster, &id), id)).find(|(coordinator, _)| *coordinator != leader);
+        found.is_some()
+    });
+    let (coordinator, id) = found.expect("it was waited for");
+    (coordinator, Producer::begin(&mut cluster.client(coordinator), &id, versions))
+}
+
+/// What the topic's leader shows, once it shows so much.
+fn read_from_leader(cluster: &TestCluster, offset: i64) -> Vec<String> {
+    let leader = leader(cluster);
+    wait_for_stable(&mut cluster.client(leader), 0, offset)
+}
+
+fn three_brokers() -> TestCluster {
+    let cluster = TestCluster::start(3, &["transaction.state.log.num.partitions=8"]);
+    let topic =
+        CreatableTopic { name: "t".into(), num_partitions: 1, replication_factor: 3, ..Default::default() };
+    let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    assert_eq!(cluster.client(1).ask(request).topics[0].error_code, ErrorCode::NONE);
+    cluster
+}
+
+#[test]
+fn a_coordinator_that_dies_leaves_nothing_undecided() {
+    let mut cluster = three_brokers();
+    let mut base = 0;
+    for versions in [FIRST, SECOND] {
+        for commit in [true, false] {
+            let (coordinator, mut producer) = begin_elsewhere(&cluster, versions);
+            if versions.produce < SECOND.produce {
+                assert_eq!(producer.add(&mut cluster.client(coordinator), 0), ErrorCode::NONE);
+            }
+            let value = format!("{commit} {}", versions.produce);
+            let leader = leader(&cluster);
+            assert_eq!(producer.write(&mut cluster.client(leader), 0, &value), ErrorCode::NONE);
+            assert_eq!(producer.end(&mut cluster.client(coordinator), commit), ErrorCode::NONE);
+            cluster.kill(coordinator);
+            let read = read_from_leader(&cluster, base + 2);
+            assert_eq!(read.contains(&value), commit, "{read:?}");
+            cluster.open(vec![coordinator]);
+            cluster.wait_for_brokers(3);
+            base = read_committed(&mut cluster.client(self::leader(&cluster)), 0).1;
+        }
+    }
+}
+
+#[test]
+fn a_transaction_goes_on_with_the_next_leader() {
+    let mut cluster = three_brokers();
+    let (coordinator, mut producer) = begin_elsewhere(&cluster, SECOND);
+    let first = leader(&cluster);
+    assert_eq!(producer.write(&mut cluster.client(first), 0, "one"), ErrorCode::NONE);
+    cluster.kill(first);
+    let second = leader(&cluster);
+    assert_eq!(producer.write(&mut cluster.client(second), 0, "two"), ErrorCode::NONE);
+    assert_eq!(read_from_leader(&cluster, 0), [""; 0]);
+    wait_until(|| producer.end(&mut cluster.client(coordinator), true).is_ok());
+    assert_eq!(read_from_leader(&cluster, 3), ["one", "two"]);
 }

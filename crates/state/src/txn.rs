@@ -37,7 +37,7 @@ pub struct TxnConfig {
 }
 
 /// Who writes, as a producer names itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Producer {
     /// Its id.
     pub id: ProducerId,
@@ -107,6 +107,15 @@ struct Txn {
     protocol: Protocol,
     /// When it is aborted, in ticks. Not stored.
     deadline: Option<Millis>,
+    /// The markings of its decision that are under way. Not stored.
+    marking: Option<MarkingNumber>,
+}
+
+/// Tells one decision's markings from those of every other, also of those that an earlier load of the shard began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MarkingNumber {
+    load: u64,
+    count: u64,
 }
 
 /// Markers to write: the end of a transaction, for each of its partitions.
@@ -114,6 +123,8 @@ struct Txn {
 pub struct Marking {
     /// Whose transaction it is.
     pub transactional_id: Str,
+    /// Which of all markings it is.
+    pub number: MarkingNumber,
     /// The producer, in the epoch that the markers carry.
     pub producer: Producer,
     /// Whether it is committed.
@@ -134,6 +145,7 @@ pub type Decided<Answer> = (Vec<CoordinatorRecord>, Result<Answer, Refusal>);
 pub struct Transactions {
     config: TxnConfig,
     coordinator_epoch: i32,
+    marking_next: MarkingNumber,
     ids: BTreeMap<Str, Txn>,
     deadlines: BTreeSet<(Millis, Str)>,
     markings: Vec<Marking>,
@@ -147,11 +159,12 @@ struct Change<'a> {
 }
 
 impl Transactions {
-    /// A shard without transactional ids, led in this epoch.
-    pub fn new(config: TxnConfig, coordinator_epoch: i32) -> Self {
+    /// A shard without transactional ids, led in this epoch. `load` is another number for each machine that the process makes.
+    pub fn new(config: TxnConfig, coordinator_epoch: i32, load: u64) -> Self {
         Transactions {
             config,
             coordinator_epoch,
+            marking_next: MarkingNumber { load, count: 0 },
             ids: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             markings: Vec::new(),
@@ -199,7 +212,9 @@ impl Transactions {
                     self.deadlines.insert((deadline, id.clone()));
                 }
                 State::Preparing(decision) => {
-                    self.markings.push(marking(id, txn, decision, self.coordinator_epoch));
+                    let number = self.marking_next.take();
+                    txn.marking = Some(number);
+                    self.markings.push(marking(id, txn, decision, (number, self.coordinator_epoch)));
                 }
                 State::Empty | State::Complete(_) => {}
             }
@@ -292,6 +307,7 @@ impl Transactions {
         };
         let is_its_own = |expected: &Producer| {
             expected.id == txn.producer.id
+                || txn.is_to_be(*expected)
                 // It may never have heard of the id that came after its last epoch.
                 || expected.id == txn.previous_id && is_used_up(expected.epoch)
         };
@@ -376,8 +392,13 @@ impl Transactions {
         if id.is_empty() {
             return Err(Refusal::NoTransactionalId);
         }
-        let txn = self.ids.get(id).filter(|txn| txn.producer.id == producer.id);
-        let txn = txn.ok_or(Refusal::InvalidProducerIdMapping)?;
+        let txn = self.ids.get(id).ok_or(Refusal::InvalidProducerIdMapping)?;
+        if txn.is_to_be(producer) {
+            return Err(Refusal::ConcurrentTransactions);
+        }
+        if txn.producer.id != producer.id {
+            return Err(Refusal::InvalidProducerIdMapping);
+        }
         if txn.producer.epoch != producer.epoch {
             return Err(Refusal::ProducerFenced);
         }
@@ -463,6 +484,10 @@ impl Transactions {
             return Err(Refusal::NoTransactionalId);
         }
         let txn = self.ids.get(id).ok_or(Refusal::InvalidProducerIdMapping)?;
+        if txn.is_to_be(producer) {
+            // The next transaction is to end before the markers of this one are everywhere.
+            return Err(Refusal::ConcurrentTransactions);
+        }
         let is_after_last = txn.previous_id == producer.id
             && is_used_up(producer.epoch)
             && txn.producer.epoch == ProducerEpoch(0);
@@ -470,16 +495,17 @@ impl Transactions {
             return Err(Refusal::InvalidProducerIdMapping);
         }
         let is_current = txn.producer == producer;
-        let is_repeated = is_after_last
-            || txn.producer.id == producer.id && txn.producer.epoch.0 == producer.epoch.0.saturating_add(1);
+        // The last epoch is no client's: without an id to go on with it fences.
+        let is_fencing = txn.producer.epoch.0 == EPOCH_MAX && txn.next_id == ProducerId::NONE;
+        let is_after_mine =
+            txn.producer.id == producer.id && txn.producer.epoch.0 == producer.epoch.0.saturating_add(1);
+        let is_repeated = is_after_last || is_after_mine && !is_fencing;
         match txn.state {
             State::Ongoing if is_current => Ok(Ending::Now(txn)),
             State::Preparing(done) if is_repeated => match done == decision {
                 true => Err(Refusal::ConcurrentTransactions),
                 false => Err(Refusal::InvalidTxnState),
             },
-            // The next transaction is to end before the markers of this one are everywhere.
-            State::Preparing(_) if is_current => Err(Refusal::ConcurrentTransactions),
             State::Complete(done) if is_repeated => match done == decision {
                 true => Ok(Ending::Already(txn.producer)),
                 false => Err(Refusal::InvalidTxnState),
@@ -495,15 +521,20 @@ impl Transactions {
         }
     }
 
+    /// Whether these markings are still wanted. Not when the transaction has ended, or others have taken their place.
+    pub fn wants(&self, id: &str, number: MarkingNumber) -> bool {
+        self.ids.get(id).is_some_and(|txn| txn.marking == Some(number))
+    }
+
     /// Markers are written in these partitions, or they are gone. With the last one the transaction is complete.
     pub fn marked(
         &mut self,
         id: &Str,
-        producer: Producer,
+        number: MarkingNumber,
         partitions: &[TopicPartition],
         now: Now,
     ) -> Vec<CoordinatorRecord> {
-        let Some(txn) = self.ids.get_mut(id).filter(|txn| txn.producer == producer) else {
+        let Some(txn) = self.ids.get_mut(id).filter(|txn| txn.marking == Some(number)) else {
             return Vec::new();
         };
         let State::Preparing(decision) = txn.state else { return Vec::new() };
@@ -537,10 +568,12 @@ impl Transactions {
 
     /// Stores a decision, and the end with it where no partition has to be told.
     fn prepare(&mut self, change: Change<'_>, decision: Decision, records: &mut Vec<CoordinatorRecord>) {
-        let Change { id, txn, now } = change;
+        let Change { id, mut txn, now } = change;
         let completed = txn.partitions.is_empty().then(|| txn.completed(decision));
         if completed.is_none() {
-            self.markings.push(marking(id, &txn, decision, self.coordinator_epoch));
+            let number = self.marking_next.take();
+            txn.marking = Some(number);
+            self.markings.push(marking(id, &txn, decision, (number, self.coordinator_epoch)));
         }
         records.push(self.store(Change { id, txn, now }));
         if let Some(txn) = completed {
@@ -604,7 +637,13 @@ impl Txn {
             updated_at: now,
             protocol: Protocol::First,
             deadline: None,
+            marking: None,
         }
+    }
+
+    /// Whether the producer is the one that writes the next transaction, while the last one is being ended.
+    fn is_to_be(&self, producer: Producer) -> bool {
+        matches!(self.state, State::Preparing(_)) && self.next_producer() == producer
     }
 
     /// Who writes the next transaction, once this one is complete.
@@ -622,6 +661,7 @@ impl Txn {
             next_id: ProducerId::NONE,
             state: State::Complete(decision),
             partitions: BTreeSet::new(),
+            marking: None,
             ..self.clone()
         }
     }
@@ -632,9 +672,23 @@ fn is_used_up(epoch: ProducerEpoch) -> bool {
     epoch.0 >= EPOCH_MAX - 1
 }
 
-fn marking(id: &Str, txn: &Txn, decision: Decision, coordinator_epoch: i32) -> Marking {
+impl MarkingNumber {
+    fn take(&mut self) -> Self {
+        let taken = *self;
+        self.count += 1;
+        taken
+    }
+}
+
+fn marking(
+    id: &Str,
+    txn: &Txn,
+    decision: Decision,
+    (number, coordinator_epoch): (MarkingNumber, i32),
+) -> Marking {
     Marking {
         transactional_id: id.clone(),
+        number,
         producer: txn.producer,
         commit: decision == Decision::Commit,
         coordinator_epoch,

@@ -165,10 +165,12 @@ async fn commit_with(
     } else {
         None
     };
-    let step =
-        broker.groups.run_in_transaction(&commit.group_id, producer, verification, |groups, token, now| {
-            groups.commit_in_transaction(token, commit, (producer.id, producer.epoch), now)
-        });
+    let step = broker.groups.run_in_transaction(
+        &commit.group_id,
+        producer,
+        verification.as_ref(),
+        |groups, token, now| groups.commit_in_transaction(token, commit, (producer.id, producer.epoch), now),
+    );
     match step.await? {
         Response::OffsetCommit(response) => Ok(response.topics),
         _ => Err(ErrorCode::UNKNOWN_SERVER_ERROR),

@@ -291,7 +291,9 @@ fn append_records(
     let is_heavy = compression != Compression::None || recompresses;
     let producer = transactional(&header);
     let append = || match producer {
-        Some(producer) => partition.append_in_transaction(records.clone(), now, producer, verification),
+        Some(producer) => {
+            partition.append_in_transaction(records.clone(), now, producer, verification.as_ref())
+        }
         None => partition.append(records.clone(), now, Origin::Client),
     };
     let appended = if is_heavy && records.len() >= UNPACKED_ASIDE_BYTES_MIN {

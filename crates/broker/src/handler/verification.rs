@@ -110,7 +110,7 @@ pub(crate) async fn ask(
     partitions: &[Arc<Partition>],
 ) -> impl Iterator<Item = (TopicPartition, Result<Verification, Option<ErrorCode>>)> {
     let begun: Vec<_> =
-        partitions.iter().map(|partition| partition.begin_verification(producer.id, protocol)).collect();
+        partitions.iter().map(|partition| partition.begin_verification(producer, protocol)).collect();
     let named: BTreeSet<_> = partitions.iter().map(|partition| partition.id.clone()).collect();
     let transactional_id = Str::copy_from(transactional_id);
     let joining = Joining { transactional_id, producer, partitions: named, protocol };
@@ -121,9 +121,6 @@ pub(crate) async fn ask(
             Ok(_) => Ok(verification),
             Err(error) => Err(Some(*error)),
         };
-        if outcome.is_err() {
-            partition.end_verification(producer.id, verification);
-        }
         (partition.id.clone(), outcome)
     })
 }

@@ -17,11 +17,15 @@ impl Groups {
         let ids: Vec<Str> = self.groups.keys().cloned().collect();
         for id in ids {
             let Some(group) = self.groups.get(&id) else { continue };
-            let expired = group.expired_offsets(now, self.config.offsets_retention_ms);
+            let mut expired = group.expired_offsets(now, self.config.offsets_retention_ms);
+            // What replaces it may be committed at any moment.
+            expired.retain(|(topic, partition)| !self.pending.holds(&id, topic, *partition));
             self.forget_offsets(&id, expired.into_iter(), &mut outcome);
             let Some(group) = self.groups.get(&id) else { continue };
             // A member id that was handed out is worth waiting for: without the group its owner would be unknown.
-            if group.state == State::Empty && group.offsets.is_empty() && group.pending_joins.is_empty() {
+            let is_idle =
+                group.state == State::Empty && group.offsets.is_empty() && group.pending_joins.is_empty();
+            if is_idle && !self.pending.holds_group(&id) {
                 let event = Event::GroupForgotten { group: id };
                 outcome.records.push(event.encode());
                 self.apply(event);

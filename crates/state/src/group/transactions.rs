@@ -17,6 +17,8 @@ use super::{Group, Groups, Now, Outcome, RecordError, Refusal, State, Token};
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     by_producer: BTreeMap<ProducerId, BTreeMap<Str, PendingOffsets>>,
+    /// Rises with every commit.
+    order_next: u64,
 }
 
 type PendingOffsets = BTreeMap<(Str, PartitionId), PendingOffset>;
@@ -24,7 +26,8 @@ type PendingOffsets = BTreeMap<(Str, PartitionId), PendingOffset>;
 #[derive(Debug)]
 struct PendingOffset {
     committed: CommittedOffset,
-    /// Another commit came after it.
+    order: u64,
+    /// A commit that came after it counts.
     is_superseded: bool,
 }
 
@@ -33,20 +36,31 @@ impl Pending {
         let Event::OffsetCommitted { group, topic, partition, committed } = event else {
             return Err(RecordError::NotInTransaction);
         };
-        self.supersede(&group, &topic, partition);
+        let order = self.order_next;
+        self.order_next += 1;
         let offsets = self.by_producer.entry(producer).or_default().entry(group).or_default();
-        offsets.insert((topic, partition), PendingOffset { committed, is_superseded: false });
+        offsets.insert((topic, partition), PendingOffset { committed, order, is_superseded: false });
         Ok(())
     }
 
-    /// A commit, or its end, that comes after what is pending for the same.
+    /// A commit, or its end, that comes after all that is pending for the same.
     pub(super) fn supersede(&mut self, group: &str, topic: &Str, partition: PartitionId) {
+        self.supersede_before(self.order_next, group, &(topic.clone(), partition));
+    }
+
+    fn supersede_before(&mut self, order: u64, group: &str, key: &(Str, PartitionId)) {
         for groups in self.by_producer.values_mut() {
-            let key = (topic.clone(), partition);
-            if let Some(pending) = groups.get_mut(group).and_then(|offsets| offsets.get_mut(&key)) {
+            if let Some(pending) = groups.get_mut(group).and_then(|offsets| offsets.get_mut(key))
+                && pending.order < order
+            {
                 pending.is_superseded = true;
             }
         }
+    }
+
+    /// Whether a transaction is open that would commit offsets of the group.
+    pub(super) fn holds_group(&self, group: &str) -> bool {
+        self.by_producer.values().any(|groups| groups.contains_key(group))
     }
 
     /// Whether a transaction is open that would commit an offset of the partition.
@@ -81,8 +95,10 @@ impl Groups {
     pub(super) fn end_transaction(&mut self, producer: ProducerId, commit: bool) {
         let Some(groups) = self.pending.by_producer.remove(&producer).filter(|_| commit) else { return };
         for (id, offsets) in groups {
-            for ((topic, partition), pending) in offsets {
+            for (key, pending) in offsets {
                 if !pending.is_superseded {
+                    self.pending.supersede_before(pending.order, &id, &key);
+                    let (topic, partition) = key;
                     let group = self.groups.entry(id.clone()).or_insert_with(|| Group::new(id.clone()));
                     group.offsets.put(topic, partition, pending.committed);
                 }

@@ -112,6 +112,7 @@ pub(super) fn decode(key: &[u8], value: Option<&[u8]>) -> Result<(Str, Option<Tx
             Protocol::First
         },
         deadline: None,
+        marking: None,
     };
     Ok((id, Some(txn)))
 }

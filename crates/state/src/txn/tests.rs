@@ -24,7 +24,7 @@ struct Teller {
 #[track_caller]
 fn check(story: &str, expected: Expect) {
     let mut teller = Teller {
-        transactions: Transactions::new(CONFIG, 7),
+        transactions: Transactions::new(CONFIG, 7, 0),
         log: Vec::new(),
         now: Now::from(Millis(1_000)),
         fresh: 40,
@@ -95,7 +95,9 @@ impl Teller {
             }
             "marked" => {
                 let partitions: Vec<_> = partitions(&words[3..]).into_iter().collect();
-                let records = self.transactions.marked(&id, producer(words[2]), &partitions, now);
+                let number = self.transactions.ids.get(&id).filter(|txn| txn.producer == producer(words[2]));
+                let number = number.and_then(|txn| txn.marking).expect("it is being ended");
+                let records = self.transactions.marked(&id, number, &partitions, now);
                 self.tell_records(records);
             }
             "wait" => {
@@ -173,7 +175,7 @@ impl Teller {
     }
 
     fn replayed(&self) -> Transactions {
-        let mut replayed = Transactions::new(CONFIG, 7);
+        let mut replayed = Transactions::new(CONFIG, 7, 0);
         for record in &self.log {
             let (key, value) = (record.key.as_ref(), record.value.as_deref());
             replayed.load(Replayed::Record { key, value }).unwrap();
@@ -189,7 +191,13 @@ impl Teller {
                     State::Preparing(_) => BTreeSet::new(),
                     _ => txn.partitions.clone(),
                 };
-                let txn = Txn { last_epoch: ProducerEpoch::NONE, deadline: None, partitions, ..txn.clone() };
+                let txn = Txn {
+                    last_epoch: ProducerEpoch::NONE,
+                    deadline: None,
+                    marking: None,
+                    partitions,
+                    ..txn.clone()
+                };
                 (id.clone(), txn)
             };
             transactions.ids.iter().map(of).collect()
@@ -423,6 +431,9 @@ fn epochs_that_are_used_up_go_on_under_a_new_id() {
          write a 43/32766 t:0
          commit2 a 43/32766
          commit2 a 43/32766
+         write a 44/0 t:0
+         commit2 a 44/0
+         init a 44/0
          marked a 43/32767 t:0
          commit2 a 43/32766
          write a 44/0 t:0",
@@ -451,6 +462,12 @@ fn epochs_that_are_used_up_go_on_under_a_new_id() {
                 mark commit of 43/32767 by coordinator 7 in t-0
             commit2 a 43/32766
                 -> ConcurrentTransactions
+            write a 44/0 t:0
+                -> ConcurrentTransactions
+            commit2 a 44/0
+                -> ConcurrentTransactions
+            init a 44/0
+                -> ConcurrentTransactions
             marked a 43/32767 t:0
                 record a: 44/0 committed
             commit2 a 43/32766
@@ -458,6 +475,41 @@ fn epochs_that_are_used_up_go_on_under_a_new_id() {
             write a 44/0 t:0
                 record a: 44/0 ongoing t-0
                 -> ok
+        "#]],
+    );
+}
+
+#[test]
+fn the_last_epoch_fences_and_is_nobodys() {
+    check(
+        "init a
+         age a 32766
+         write a 41/32766 t:0
+         wait 5000
+         marked a 41/32767 t:0
+         abort2 a 41/32766
+         init a 41/32766
+         init a",
+        expect![[r#"
+            init a
+                record a: 41/0 empty
+                -> 41/0
+            age a 32766
+            write a 41/32766 t:0
+                record a: 41/32766 ongoing t-0
+                -> ok
+            wait 5000
+                record a: 41/32767 prepares abort t-0
+                mark abort of 41/32767 by coordinator 7 in t-0
+            marked a 41/32767 t:0
+                record a: 41/32767 aborted
+            abort2 a 41/32766
+                -> ProducerFenced
+            init a 41/32766
+                -> ProducerFenced
+            init a
+                record a: 42/0 empty
+                -> 42/0
         "#]],
     );
 }

@@ -263,8 +263,10 @@ impl Log {
         }
         let mut appender = self.appender.lock();
         let last_stable_offset = appender.producers.last_stable_offset(high_watermark);
-        self.view.write().has_undecided = appender.producers.has_undecided();
-        last_stable_offset
+        let mut view = self.view.write();
+        view.has_undecided = appender.producers.has_undecided();
+        // The beginning of an open transaction may have been deleted.
+        last_stable_offset.max(view.log_start)
     }
 
     /// The epoch in which a producer has a transaction open here, if it has.
