@@ -5,6 +5,8 @@
 //! runs; a record is appended by the leader of the current epoch or by its follower, never by both, since whoever appends holds
 //! the role still. What counts for the high watermark is decided by the pure machine of `state::partition`.
 
+mod transactions;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -12,17 +14,17 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use state::partition::{Assignment, EpochEnd, Fetched, IsrProposal, Leader, LeaderStart, truncation};
-use state::txn::{Producer, Protocol};
+use state::txn::Producer;
 use storage::{Append, AppendError, Appended, Log, Origin, ReadError, ReadLimits, Rot, Slice, StorageError};
 use tokio::sync::Notify;
-use wire::messages::end_txn_marker::EndTxnMarker;
-use wire::records::{BatchBuilder, BatchOptions};
-use wire::{BrokerId, Encoder, ErrorCode, LeaderEpoch, Message, Millis, Offset, TopicPartition, Uuid};
+use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Offset, TopicPartition, Uuid};
 
 use crate::flush::{FlushState, Flusher};
 use crate::metrics::TopicMetrics;
 use crate::throttle::Throttled;
 use crate::waiting::{ParkedProduce, Waiting};
+
+pub(crate) use self::transactions::{Marker, Verification};
 
 /// A replica that this broker has.
 pub(crate) struct Partition {
@@ -45,9 +47,6 @@ pub(crate) struct Partition {
     /// What has rotted, and the epoch in which it was found.
     rot: Mutex<Option<(Rot, LeaderEpoch)>>,
 }
-
-/// Version of the value of an end-of-transaction marker.
-const MARKER_VERSION: i16 = 0;
 
 /// How often a partition complains of the same, in ticks.
 const COMPLAIN_EVERY: i64 = 60_000;
@@ -85,39 +84,6 @@ pub(crate) struct InSyncCount {
 pub(crate) struct Led {
     pub(crate) appended: Appended,
     pub(crate) leader_epoch: LeaderEpoch,
-}
-
-/// What the coordinator's word, that a partition belongs to a transaction, counts by (KIP-890).
-pub(crate) enum Verification {
-    /// Its epoch: a marker that comes in between has a newer one, and what comes after it is refused.
-    Epoch,
-    /// No marker in between.
-    Numbered(Numbered),
-}
-
-/// The number of a question, which stands in its partition for as long as this lives or a batch is appended by it.
-pub(crate) struct Numbered {
-    partition: Arc<Partition>,
-    producer: Producer,
-    number: u64,
-}
-
-impl Drop for Numbered {
-    fn drop(&mut self) {
-        let mut verifying = self.partition.verifying.lock();
-        if verifying.get(&self.producer) == Some(&self.number) {
-            verifying.remove(&self.producer);
-        }
-    }
-}
-
-/// The end of a producer's transaction, as it is written into a partition.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Marker {
-    pub(crate) producer: Producer,
-    pub(crate) commit: bool,
-    pub(crate) coordinator_epoch: i32,
-    pub(crate) protocol: Protocol,
 }
 
 /// An append that did not happen.
@@ -419,83 +385,6 @@ impl Partition {
         Ok(Led { appended, leader_epoch: role.leader_epoch })
     }
 
-    /// Whether a batch of the producer's transaction would be its first one here: the coordinator has to be asked first.
-    pub(crate) fn begins_transaction(&self, producer: Producer) -> bool {
-        self.log.open_transaction(producer.id) != Some(producer.epoch)
-    }
-
-    /// The coordinator is about to be asked whether the partition belongs to the producer's transaction.
-    pub(crate) fn begin_verification(
-        self: &Arc<Self>,
-        producer: Producer,
-        protocol: Protocol,
-    ) -> Verification {
-        match protocol {
-            Protocol::First => {
-                let number = self.verification_next.fetch_add(1, Ordering::Relaxed);
-                self.verifying.lock().insert(producer, number);
-                Verification::Numbered(Numbered { partition: Arc::clone(self), producer, number })
-            }
-            // The marker of the last transaction may come while the next one begins.
-            Protocol::Second => Verification::Epoch,
-        }
-    }
-
-    /// Appends a batch of a producer's transaction. The first one begins the transaction here, and needs the coordinator's
-    /// word, given since the last marker: without, nobody would ever end it.
-    pub(crate) fn append_in_transaction(
-        self: &Arc<Self>,
-        records: Bytes,
-        now: Millis,
-        producer: Producer,
-        verification: Option<&Verification>,
-    ) -> Result<Led, NotAppended> {
-        let mut verifying = self.verifying.lock();
-        self.check_begin(&mut verifying, producer, verification)?;
-        self.append(records, now, Origin::Client)
-    }
-
-    /// The same for records of a coordinator's own, which appends them before any marker is written.
-    pub(crate) fn check_transaction(
-        &self,
-        producer: Producer,
-        verification: Option<&Verification>,
-    ) -> Result<(), NotAppended> {
-        self.check_begin(&mut self.verifying.lock(), producer, verification)?;
-        match self.log.producer_epoch(producer.id) {
-            Some(newest) if newest > producer.epoch => Err(NotAppended::Fenced),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    fn check_begin(
-        &self,
-        verifying: &mut HashMap<Producer, u64>,
-        producer: Producer,
-        verification: Option<&Verification>,
-    ) -> Result<(), NotAppended> {
-        if !self.begins_transaction(producer) {
-            return Ok(());
-        }
-        let stands = match verification {
-            Some(Verification::Epoch) => true,
-            Some(Verification::Numbered(asked)) => verifying.remove(&producer) == Some(asked.number),
-            None => false,
-        };
-        if stands { Ok(()) } else { Err(NotAppended::NotInTransaction) }
-    }
-
-    /// Ends a producer's transaction here. With epochs of their own, a marker that comes late cannot end the next one.
-    pub(crate) fn append_marker(self: &Arc<Self>, marker: Marker, now: Millis) -> Result<Led, NotAppended> {
-        let mut verifying = self.verifying.lock();
-        verifying.retain(|producer, _| producer.id != marker.producer.id);
-        let open = self.log.open_transaction(marker.producer.id);
-        if marker.protocol == Protocol::Second && open.is_some_and(|open| open >= marker.producer.epoch) {
-            return Err(NotAppended::LateMarker);
-        }
-        self.append(marker.batch(now), now, Origin::Coordinator)
-    }
-
     /// Whether everything below `required`, appended in `leader_epoch`, is safe.
     pub(crate) fn is_safe(&self, required: Offset, leader_epoch: LeaderEpoch) -> bool {
         self.role.read().leader_epoch == leader_epoch && self.high_watermark() >= required
@@ -791,25 +680,6 @@ impl Partition {
         self.log.truncate_fully_at(log_start)?;
         self.high_watermark.store(log_start.0, Ordering::Release);
         Ok(())
-    }
-}
-
-impl Marker {
-    /// The control batch: one record whose key is its version and type, and whose value names the coordinator's epoch.
-    fn batch(self, now: Millis) -> Bytes {
-        let mut batch = BatchBuilder::new(BatchOptions {
-            producer_id: self.producer.id,
-            producer_epoch: self.producer.epoch,
-            is_transactional: true,
-            is_control: true,
-            ..BatchOptions::default()
-        });
-        let key = [0, 0, 0, u8::from(self.commit)];
-        let mut value = Encoder::new();
-        value.int16(MARKER_VERSION);
-        EndTxnMarker { coordinator_epoch: self.coordinator_epoch }.encode(&mut value, MARKER_VERSION);
-        batch.append(now, Some(&key), Some(&value.into_bytes()), &[]);
-        batch.build()
     }
 }
 
