@@ -426,6 +426,12 @@ fn start(pending: Pending, request: Request) -> Result<Answer, DispatchError> {
         Request::DescribeGroups(request) => {
             pending.alone(|b, c| h::group::describe(b, c, request), Response::DescribeGroups)
         }
+        Request::ConsumerGroupHeartbeat(request) => {
+            pending.alone(|b, c| h::consumer_group::heartbeat(b, c, request), |response| response)
+        }
+        Request::ConsumerGroupDescribe(request) => {
+            pending.alone(|b, c| h::consumer_group::describe(b, c, request), Response::ConsumerGroupDescribe)
+        }
         Request::ListGroups(request) => {
             pending.alone(|b, c| h::group::list(b, c, request), Response::ListGroups)
         }

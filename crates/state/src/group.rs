@@ -39,6 +39,7 @@ use wire::messages::join_group::JoinGroupResponse;
 use wire::messages::sync_group::SyncGroupResponse;
 use wire::{ErrorCode, Millis, Response, Str};
 
+pub use self::consumer::Assignor;
 pub use self::offsets::CommittedOffset;
 pub use self::refusal::Refusal;
 
@@ -91,6 +92,12 @@ pub struct ConsumerConfig {
     pub heartbeat_interval_ms: i32,
     /// `group.consumer.max.size`
     pub group_size_max: usize,
+    /// `group.consumer.assignors`: what members may ask for. The first one assigns where they ask for none.
+    pub assignors: Vec<Assignor>,
+    /// Whether a classic group becomes one of this kind when a member of it joins (`group.consumer.migration.policy`).
+    pub upgrade: bool,
+    /// Whether it becomes a classic one again when the last such member goes, likewise.
+    pub downgrade: bool,
 }
 
 impl Default for ConsumerConfig {
@@ -99,6 +106,9 @@ impl Default for ConsumerConfig {
             session_timeout_ms: 45_000,
             heartbeat_interval_ms: 5_000,
             group_size_max: i32::MAX as usize,
+            assignors: Assignor::ALL.to_vec(),
+            upgrade: true,
+            downgrade: true,
         }
     }
 }

@@ -8,7 +8,7 @@
 //! Members of the classic protocol can be in such a group too, while an application goes from one protocol to the other: they
 //! join, ask for what they got and send heartbeats as ever, and are told to rejoin where others would be told what to do.
 
-pub(super) mod assignor;
+mod assignor;
 mod classic;
 mod describe;
 mod heartbeat;
@@ -28,13 +28,14 @@ use wire::messages::consumer_group_current_member_assignment_value::ConsumerGrou
 use wire::messages::consumer_group_member_metadata_value::ConsumerGroupMemberMetadataValue;
 use wire::{Millis, PartitionId, Str, Uuid};
 
-use self::assignor::{Assignor, Subscriber, TopicShape};
+pub use self::assignor::Assignor;
+use self::assignor::{Subscriber, TopicShape};
 pub(super) use self::offsets::CommitBy;
 pub(super) use self::reconcile::by_topic;
 use super::member::Protocol;
 use super::records::Event;
 use super::timers::{Alarm, Timers};
-use super::{Refusal, Step};
+use super::{ConsumerConfig, Refusal, Step};
 use crate::metadata::Image;
 
 /// A partition as groups of this kind speak of it: a topic that is created anew is another one.
@@ -252,6 +253,11 @@ impl ConsumerGroup {
         self.members.is_empty()
     }
 
+    /// How many members there are.
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
+
     /// Takes over what a record says: the one way in which what is durable changes, live and in replay.
     pub(super) fn apply(&mut self, event: ConsumerEvent) {
         match event {
@@ -346,7 +352,8 @@ impl ConsumerGroup {
         if self.members.is_empty() {
             self.emptied_at = Some(step.now.wall);
         }
-        if self.members.is_empty() || !self.is_classic_but_for(None) {
+        let becomes_classic = step.config.consumer.downgrade && self.is_classic_but_for(None);
+        if self.members.is_empty() || !becomes_classic {
             self.store_epoch(self.epoch.saturating_add(1), self.metadata_hash, step);
         }
     }
@@ -440,14 +447,16 @@ impl ConsumerGroup {
     }
 
     /// The assignor that most members want, or else the coordinator's first.
-    fn assignor(&self) -> Assignor {
+    fn assignor(&self, config: &ConsumerConfig) -> Assignor {
         let mut votes: BTreeMap<Assignor, usize> = BTreeMap::new();
         let named = self.members.values().filter_map(|member| member.about.assignor.as_deref());
         for assignor in named.filter_map(Assignor::named) {
             *votes.entry(assignor).or_default() += 1;
         }
         let most = votes.values().copied().max();
-        votes.into_iter().find(|(_, count)| Some(*count) == most).map_or(Assignor::Uniform, |(name, _)| name)
+        let wanted = votes.into_iter().find(|(_, count)| Some(*count) == most);
+        let first = config.assignors.first().copied().unwrap_or(Assignor::Uniform);
+        wanted.map_or(first, |(assignor, _)| assignor)
     }
 
     /// Looks at what changed for the group: `resubscribed` when a member reads other topics than before. Then its epoch rises,
@@ -540,7 +549,7 @@ impl ConsumerGroup {
                 before: self.targets.get(&member.id).unwrap_or(&nothing),
             })
             .collect();
-        let assigned = self.assignor().assign(&subscribers, &topics);
+        let assigned = self.assignor(&step.config.consumer).assign(&subscribers, &topics);
         let ids: Vec<Str> = subscribers.iter().map(|subscriber| subscriber.id.clone()).collect();
         for (member, partitions) in ids.into_iter().zip(assigned) {
             if self.targets.get(&member) != Some(&partitions) {

@@ -12,7 +12,7 @@ use crate::metadata::{Image, Topic};
 
 /// A way to assign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::group) enum Assignor {
+pub enum Assignor {
     /// Every member gets as many partitions as the others, as far as what they read allows it, and keeps what it has.
     Uniform,
     /// Each topic's partitions in contiguous ranges, so that who reads two topics gets the same partitions of both.
@@ -20,19 +20,20 @@ pub(in crate::group) enum Assignor {
 }
 
 impl Assignor {
-    /// Their names, the default first.
-    pub(in crate::group) const NAMES: [&'static str; 2] = ["uniform", "range"];
+    /// All there are, Kafka's default first.
+    pub const ALL: [Assignor; 2] = [Assignor::Uniform, Assignor::Range];
 
-    pub(super) fn name(self) -> &'static str {
-        let [uniform, range] = Self::NAMES;
+    /// Its name in Kafka.
+    pub fn name(self) -> &'static str {
         match self {
-            Assignor::Uniform => uniform,
-            Assignor::Range => range,
+            Assignor::Uniform => "uniform",
+            Assignor::Range => "range",
         }
     }
 
-    pub(super) fn named(name: &str) -> Option<Assignor> {
-        [Assignor::Uniform, Assignor::Range].into_iter().find(|assignor| assignor.name() == name)
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Assignor> {
+        Assignor::ALL.into_iter().find(|assignor| assignor.name() == name)
     }
 
     /// What each subscriber is to have, in the subscribers' order.

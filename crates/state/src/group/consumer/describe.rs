@@ -9,14 +9,14 @@ use wire::messages::consumer_group_describe::{
 
 use super::reconcile::by_topic;
 use super::{ConsumerGroup, Member, TopicIdPartition};
-use crate::group::{Groups, Refusal};
+use crate::group::{ConsumerConfig, Groups, Refusal};
 use crate::metadata::Image;
 
 impl Groups {
     /// Describes one group, for ConsumerGroupDescribe.
     pub fn describe_consumer(&self, group_id: &Str, image: &Image) -> DescribedGroup {
         match self.consumers.get(group_id) {
-            Some(group) => group.described(image),
+            Some(group) => group.described(&self.config.consumer, image),
             None => DescribedGroup {
                 error_code: Refusal::GroupNotFound.into(),
                 error_message: Some(Str::from(match self.groups.contains_key(group_id) {
@@ -31,7 +31,7 @@ impl Groups {
 }
 
 impl ConsumerGroup {
-    fn described(&self, image: &Image) -> DescribedGroup {
+    fn described(&self, config: &ConsumerConfig, image: &Image) -> DescribedGroup {
         let nothing = BTreeSet::new();
         let members = self.members.values().map(|member: &Member| DescribedMember {
             member_id: member.id.clone(),
@@ -51,7 +51,7 @@ impl ConsumerGroup {
             group_state: Str::from(self.state().name()),
             group_epoch: self.epoch,
             assignment_epoch: self.target_epoch,
-            assignor_name: Str::from(self.assignor().name()),
+            assignor_name: Str::from(self.assignor(config).name()),
             members: members.collect(),
             ..Default::default()
         }

@@ -22,7 +22,7 @@ use super::{
     MemberState, Owned, TopicIdPartition, compile,
 };
 use crate::group::member::Protocol;
-use crate::group::{ClientInfo, Groups, Now, Outcome, Refusal, Step, Token};
+use crate::group::{ClientInfo, GroupConfig, Groups, Now, Outcome, Refusal, Step, Token};
 use crate::metadata::Image;
 
 /// From this version on members make their ids themselves (KIP-1082).
@@ -60,7 +60,7 @@ impl Groups {
         ids: &mut dyn FnMut() -> Uuid,
         outcome: &mut Outcome,
     ) -> Result<ConsumerGroupHeartbeatResponse, Refusal> {
-        check_request(client, request, self.config.record_bytes_max)?;
+        check_request(client, request, &self.config)?;
         let is_join = request.member_epoch == JOIN_EPOCH;
         self.make_consumer_group(&request.group_id, is_join, image, now, outcome)?;
         let Groups { config, consumers, timers, .. } = self;
@@ -87,7 +87,7 @@ impl Groups {
 fn check_request(
     client: &ClientInfo,
     request: &ConsumerGroupHeartbeatRequest,
-    record_bytes_max: usize,
+    config: &GroupConfig,
 ) -> Result<(), Refusal> {
     let refused = |reason| Err(Refusal::InvalidRequest(reason));
     let is_empty = |text: &Option<Str>| text.as_deref().is_some_and(str::is_empty);
@@ -123,7 +123,7 @@ fn check_request(
         i32::MIN..LEAVE_FOR_A_WHILE_EPOCH => return refused("there is no such member epoch"),
     }
     if let Some(assignor) = &request.server_assignor
-        && Assignor::named(assignor).is_none()
+        && !Assignor::named(assignor).is_some_and(|assignor| config.consumer.assignors.contains(&assignor))
     {
         return Err(Refusal::UnsupportedAssignor);
     }
@@ -133,7 +133,7 @@ fn check_request(
     let names = request.subscribed_topic_names.iter().flatten().map(|name| name.len() + 2).sum::<usize>();
     let texts = [&request.instance_id, &request.rack_id, &request.subscribed_topic_regex];
     let texts = texts.into_iter().flatten().map(|text| text.len()).sum::<usize>();
-    if names + texts + request.member_id.len() + request.group_id.len() > record_bytes_max {
+    if names + texts + request.member_id.len() + request.group_id.len() > config.record_bytes_max {
         return Err(Refusal::GroupTooLarge);
     }
     Ok(())

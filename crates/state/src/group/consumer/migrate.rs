@@ -38,6 +38,9 @@ impl Groups {
         let mut upgraded = None;
         if let Some(classic) = self.groups.get(group_id) {
             if classic.state != State::Empty {
+                if !self.config.consumer.upgrade {
+                    return Err(Refusal::GroupNotFound);
+                }
                 let members = classic.as_consumers(self.config.consumer.group_size_max, image)?;
                 upgraded = Some((classic.generation, members));
             }
@@ -121,7 +124,8 @@ impl Groups {
         outcome: &mut Outcome,
     ) {
         let Some(consumers) = self.consumers.get(group_id) else { return };
-        if consumers.is_empty() || !consumers.is_classic_but_for(None) {
+        let is_allowed = self.config.consumer.downgrade && consumers.len() <= self.config.group_size_max;
+        if consumers.is_empty() || !consumers.is_classic_but_for(None) || !is_allowed {
             return;
         }
         let (id, generation, members) = (consumers.id.clone(), consumers.epoch, consumers.as_classics(image));
