@@ -295,6 +295,34 @@ fn readers_see_all_of_a_transaction_or_nothing() {
 }
 
 #[test]
+fn a_reader_is_told_what_was_aborted_in_the_bytes_that_it_gets() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 2);
+    let mut producer = Producer::begin(&mut client, "a", SECOND);
+    for _ in 0..5 {
+        producer.send(&mut client, 0, "aborted");
+        assert_eq!(producer.end(&mut client, false), ErrorCode::NONE);
+    }
+    wait_for_stable(&mut client, 0, 10);
+    let mut told = |partition_max_bytes| {
+        let wanted = FetchPartition { fetch_offset: 2, partition_max_bytes, ..Default::default() };
+        let topic = FetchTopic { topic: "t".into(), partitions: vec![wanted], ..Default::default() };
+        let request = FetchRequest {
+            max_bytes: 1024 * 1024,
+            isolation_level: 1,
+            topics: vec![topic],
+            ..Default::default()
+        };
+        let data = client.ask_in(12, request).responses.remove(0).partitions.remove(0);
+        let aborted = data.aborted_transactions.expect("who reads committed records is told");
+        aborted.iter().map(|transaction| transaction.first_offset).collect::<Vec<_>>()
+    };
+    assert_eq!(told(1), [2]);
+    assert_eq!(told(1024 * 1024), [2, 4, 6, 8]);
+}
+
+#[test]
 fn nothing_is_appended_that_no_coordinator_would_end() {
     let broker = TestBroker::start(&[]);
     let mut client = TestClient::connect(&broker);
