@@ -589,6 +589,41 @@ fn who_asks_for_what_cannot_be_is_told_why() {
     }
 }
 
+#[test]
+fn an_operator_is_told_who_writes_a_transaction_and_when_it_was_last_heard_of() {
+    let mut broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 2);
+    let described = |client: &mut TestClient| {
+        let request = DescribeTransactionsRequest { transactional_ids: vec!["a".into()] };
+        let mut state = client.ask(request.clone()).transaction_states.remove(0);
+        wait_until(|| {
+            state = client.ask(request.clone()).transaction_states.remove(0);
+            !NOT_YET.contains(&state.error_code)
+        });
+        let host = state.client_host.map(|host| host.to_string());
+        (state.client_id.map(|id| id.to_string()), host, state.last_request_time_ms)
+    };
+    let before = SystemClock.now().0;
+    let mut producer = Producer::begin(&mut client, "a", SECOND);
+    let (id, host, begun) = described(&mut client);
+    assert_eq!((id.as_deref(), host.as_deref()), (Some("test"), Some("/127.0.0.1")));
+    assert!(begun >= before, "{begun} is before {before}");
+    producer.send(&mut client, 0, "left behind");
+    // Whoever names a producer that is not the newest changes nothing.
+    let zombie = Producer { id: "a".into(), epoch: producer.epoch + 7, ..producer };
+    assert_eq!(zombie.add(&mut client, 0), ErrorCode::PRODUCER_FENCED);
+    broker.kill(|| ());
+    client = TestClient::connect(&broker);
+    assert_eq!(described(&mut client), (None, None, -1), "who takes over has not heard of it");
+    producer.send(&mut client, 1, "more");
+    let (id, _, heard) = described(&mut client);
+    assert_eq!(id, None, "a batch comes by way of its partition's leader");
+    assert!(heard >= begun, "{heard} is before {begun}");
+    wait_until(|| producer.end(&mut client, true).is_ok());
+    assert_eq!(described(&mut client).0.as_deref(), Some("test"));
+}
+
 /// Who coordinates a transactional id.
 fn coordinator(cluster: &TestCluster, id: &str) -> i32 {
     let mut found = -1;
