@@ -222,8 +222,10 @@ impl<'a> Round<'a> {
         command.args(["--sent", sent, "--patience", &PATIENCE.as_secs().to_string()]);
         let log = self.home.join(format!("{name}.log"));
         shell::pipe(&mut command, "", &log).map_err(|reason| {
-            let differences = fs::read_to_string(&log).unwrap_or_default();
-            format!("the output is not what it should be:\n{differences}\n{reason}")
+            // What the client says on its own is above the command.
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            let said = text.lines().skip_while(|line| !line.starts_with("$ ")).skip(1);
+            format!("the output is not what it should be:\n{}\n{reason}", said.collect::<Vec<_>>().join("\n"))
         })
     }
 }

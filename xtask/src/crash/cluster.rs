@@ -6,7 +6,7 @@
 use super::{PARTITIONS, TOPIC};
 use crate::dev_cluster::DevCluster;
 use crate::dice::Dice;
-use crate::producers::{Load, Producers, Watch};
+use crate::producers::{Load, Producers, Programs, Watch};
 use crate::replicas;
 use crate::shell;
 use crate::toolbox::Toolbox;
@@ -37,9 +37,10 @@ pub(super) fn run(plan: &Plan, toolbox: &Toolbox, binary: &Path) -> Result<(), S
     );
     let mut cluster = DevCluster::start(binary, plan.brokers, &home)?;
     create_topic(toolbox, &cluster, &home)?;
-    let load = Load { bootstrap: cluster.bootstrap(), topic: TOPIC, rate: plan.rate };
+    let bootstrap = cluster.bootstrap();
+    let load = Load { programs: Programs::Idempotent, bootstrap, topic: TOPIC, rate: plan.rate };
     let mut producers = Producers::start(toolbox, &load, &home)?;
-    let watch = producers.watch(PARTITIONS);
+    let watch = Producers::watch(&[&producers], PARTITIONS);
     wait_until_acknowledged(&mut producers, &watch, shell::now())?;
 
     let mut dice = Dice::new(plan.seed);
