@@ -96,7 +96,9 @@ class Transactional:
         if len(delivered) != records:
             raise SystemExit(f"transaction {t} is committed with {len(delivered)} of {records} records")
         for message in delivered:
-            self.note(message.partition(), message.offset(), message.value().decode())
+            # Acknowledged as a duplicate, it has no offset.
+            offset = -1 if message.offset() is None else message.offset()
+            self.note(message.partition(), offset, message.value().decode())
 
     def note(self, *words):
         print(*words, file=self.log)
