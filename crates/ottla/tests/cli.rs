@@ -240,6 +240,114 @@ fn a_group_goes_on_where_it_stopped_and_tells_its_lag() {
 }
 
 #[test]
+fn a_group_is_sought_where_it_is_told_to_and_not_before_it_is_told_twice() {
+    let broker = Broker::start();
+    let (topic, group, copy) = (unique("work"), unique("readers"), unique("copies"));
+    let names = [(&*topic, "TOPIC"), (&*group, "GROUP"), (&*copy, "COPY")];
+    broker.run(&["topic", "create", &topic, "-p", "2"]).ok();
+    broker.run_with(&["produce", &topic, "-p", "0"], b"one\ntwo\nthree\nfour\n").ok();
+    broker.run_with(&["produce", &topic, "-p", "1"], b"five\n").ok();
+    broker.run(&["consume", &topic, "-g", &group, "-n", "5"]).ok();
+    let seek = |group: &str, arguments: &[&str]| broker.run(&[&["group", "seek", group], arguments].concat());
+
+    check(
+        &seek(&group, &["--to", "start"]).ok(),
+        &names,
+        expect![[r#"
+            TOPIC  PARTITION  FROM  TO  LAG-BEFORE  LAG-AFTER
+            TOPIC  0  4  0  0  4
+            TOPIC  1  1  0  0  1
+        "#]],
+    );
+    let at = |group: &str| {
+        let described = broker.run(&["group", "describe", group, "--format", "json"]).ok();
+        let groups: serde_json::Value = serde_json::from_str(&described).unwrap();
+        let partitions = groups[0]["partitions"].as_array().unwrap().iter();
+        partitions.map(|partition| partition["current_offset"].as_i64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(at(&group), [4, 1], "a plan changes nothing");
+    let saved = broker.run(&["group", "describe", &group, "--format", "json"]).ok();
+    seek(&group, &["--to", "start", "--execute"]).ok();
+    assert_eq!(at(&group), [0, 0]);
+    assert_eq!(broker.run(&["consume", &topic, "-g", &group, "-n", "5"]).ok().lines().count(), 5);
+
+    check(
+        &seek(&group, &["--shift", "-3", "--execute"]).ok(),
+        &names,
+        expect![[r#"
+            TOPIC  PARTITION  FROM  TO  LAG-BEFORE  LAG-AFTER  NOTE
+            TOPIC  0  4  1  0  3  -
+            TOPIC  1  1  0  0  1  -2 is before the log's start
+        "#]],
+    );
+    let one = format!("{topic}:0=99");
+    check(
+        &seek(&group, &["--offset", &one, "--execute"]).ok(),
+        &names,
+        expect![[r#"
+            TOPIC  PARTITION  FROM  TO  LAG-BEFORE  LAG-AFTER  NOTE
+            TOPIC  0  1  4  3  0  99 is past the log's end
+        "#]],
+    );
+    seek(&copy, &["--to-group", &group, "--execute"]).ok();
+    assert_eq!(at(&copy), [4, 0], "a group that was not there has the offsets of the other");
+    let second = format!("{topic}:1");
+    seek(&copy, &["--to", "1h ago", "--topic", &second, "--execute"]).ok();
+    seek(&copy, &["--to", "-1h", "--topic", &topic, "--execute"]).ok();
+    assert_eq!(at(&copy), [0, 0], "everything is newer than an hour");
+    seek(&copy, &["--to", "2100-01-01T00:00:00Z", "--execute"]).ok();
+    assert_eq!(at(&copy), [4, 1]);
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &saved).unwrap();
+    let path = file.path().to_str().unwrap();
+    seek(&group, &["--to-file", path, "--execute"]).ok();
+    assert_eq!(at(&group), [4, 1], "what was saved is there again");
+    let lines = format!("{topic},0,2\n{topic},1,0\n");
+    broker.run_with(&["group", "seek", &group, "--to-file", "-", "--execute"], lines.as_bytes()).ok();
+    assert_eq!(at(&group), [2, 0]);
+
+    broker.run(&["group", "offset-delete", &group, "--topic", &second]).ok();
+    assert_eq!(at(&group), [2]);
+    let refused = seek(&group, &["--shift", "1", "--topic", &second, "--execute"]);
+    check(
+        &refused.show(),
+        &names,
+        expect![[r#"
+            error: TOPIC-1 has no committed offset that could be shifted
+            exit code 1
+        "#]],
+    );
+}
+
+#[test]
+fn a_group_that_lives_is_not_moved() {
+    let broker = Broker::start();
+    let (topic, group) = (unique("work"), unique("readers"));
+    broker.run(&["topic", "create", &topic, "-p", "1"]).ok();
+    broker.run_with(&["produce", &topic], b"one\ntwo\n").ok();
+    let mut reader = ottla()
+        .args(["consume", &topic, "-g", &group])
+        .env("OTTLA_BROKERS", &broker.address)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut read = BufReader::new(reader.stdout.take().unwrap()).lines();
+    assert_eq!(read.next().unwrap().unwrap(), "one", "it is a member");
+    let refused = broker.run(&["group", "seek", &group, "--to", "end", "--topic", &topic, "--execute"]);
+    assert_eq!(refused.code, 1);
+    let said = refused.show();
+    assert!(
+        said.contains(&format!("group {group} has members, and only they may move its offsets: ottla-")),
+        "{said}"
+    );
+    let planned = broker.run(&["group", "seek", &group, "--to", "end", "--topic", &topic]);
+    assert_eq!(planned.code, 0, "a plan can be made all the same");
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+}
+
+#[test]
 fn a_topic_lives_and_changes() {
     let broker = Broker::start();
     let topic = unique("life");

@@ -1,4 +1,4 @@
-//! Consumer groups: list, describe, delete, and the offsets they committed.
+//! Consumer groups: list, describe, delete, and the offsets they committed, to be read, set and forgotten.
 //!
 //! A group is asked about at its coordinator; listing asks every broker.
 
@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use wire::messages::delete_groups::DeleteGroupsRequest;
 use wire::messages::describe_groups::{DescribeGroupsRequest, DescribedGroup};
 use wire::messages::list_groups::ListGroupsRequest;
+use wire::messages::offset_commit::{
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use wire::messages::offset_delete::{
     OffsetDeleteRequest, OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
 };
@@ -17,7 +20,7 @@ use super::{Admin, Outcomes, outcome};
 use crate::api::Call;
 use crate::cluster::{Lane, Topics};
 use crate::consumer::decode_assignment;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// A group in a listing.
 #[derive(Debug, Clone, PartialEq)]
@@ -173,6 +176,58 @@ impl Admin {
                 }
             }
             Ok(offsets)
+        })
+        .await
+    }
+
+    /// Sets what a group has committed. Refused with UNKNOWN_MEMBER_ID while the group has members: only they may move its
+    /// offsets then. A group that is not there is made.
+    pub async fn set_group_offsets(
+        &self,
+        name: &Str,
+        offsets: &[(TopicPartition, Offset)],
+    ) -> Result<Outcomes<TopicPartition, ()>, Error> {
+        let doing = format!("setting offsets of group {name}");
+        let mut topics: BTreeMap<Str, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
+        for (partition, offset) in offsets {
+            let entry = OffsetCommitRequestPartition {
+                partition_index: partition.partition.0,
+                committed_offset: offset.0,
+                committed_leader_epoch: LeaderEpoch::NONE.0,
+                committed_metadata: Some(Str::default()),
+            };
+            topics.entry(partition.topic.clone()).or_default().push(entry);
+        }
+        let topics = topics.into_iter().map(|(name, partitions)| OffsetCommitRequestTopic {
+            name,
+            partitions,
+            ..Default::default()
+        });
+        let request = OffsetCommitRequest {
+            group_id: name.clone(),
+            generation_id_or_member_epoch: -1,
+            retention_time_ms: -1,
+            topics: topics.collect(),
+            ..Default::default()
+        };
+        self.ask_coordinator(name, &doing, request, |response| {
+            let mut outcomes = Vec::new();
+            for topic in response.topics {
+                for partition in topic.partitions {
+                    let id = PartitionId(partition.partition_index);
+                    let name = TopicPartition::new(topic.name.clone(), id);
+                    let set = outcome(partition.error_code, format!("{doing} ({name})"), None, ());
+                    if let Err(error) = &set
+                        && error.kind() == ErrorKind::Retriable
+                        && error.code() != Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+                    {
+                        // Setting them all again does no harm.
+                        return Err(error.clone());
+                    }
+                    outcomes.push((name, set));
+                }
+            }
+            Ok(outcomes)
         })
         .await
     }

@@ -1,10 +1,14 @@
-//! `ottla group`: list, describe and delete consumer groups.
+//! `ottla group`: list, describe, seek and delete consumer groups.
 //!
 //! Lag is in records: the high watermark less the committed offset. A partition that a group reads but never
 //! committed for has no lag; it shows a dash, which is not zero.
 
+mod offsets_file;
+mod seek;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use broker::clock::{Clock, SystemClock};
 use clap::{Args, Subcommand};
 use client::{Admin, GroupInfo, GroupMember, Isolation, OffsetSpec};
 use serde_json::{Map, Value};
@@ -15,7 +19,7 @@ use crate::failure::Failure;
 use crate::output::{self, OutputArgs, Report, Style};
 use crate::topic::{Filter, key_value_table};
 
-/// List, describe and delete consumer groups
+/// List, describe, seek and delete consumer groups
 #[derive(Debug, Args)]
 pub(crate) struct GroupArgs {
     #[command(subcommand)]
@@ -64,6 +68,25 @@ Examples:
         #[arg(short = 't', long)]
         print_lag_per_topic: bool,
     },
+    /// Move what a group without members has committed; shows what would change until --execute
+    #[command(after_help = "\
+Examples:
+  ottla group seek readers --to start             # shows the plan alone
+  ottla group seek readers --to start --execute
+  ottla group seek readers --to -2h --topic orders:0,3
+  ottla group seek readers --to 2026-01-31T12:00:00Z
+  ottla group seek readers --shift -100
+  ottla group seek readers --offset orders:0=42 --offset orders:1=0
+  ottla group seek new-readers --to-group readers
+  ottla group describe readers --format json >saved.json
+  ottla group seek readers --to-file saved.json")]
+    Seek(seek::SeekArgs),
+    /// Forget what a group has committed for topics that none of its members reads
+    #[command(after_help = "\
+Examples:
+  ottla group offset-delete readers --topic orders
+  ottla group offset-delete readers --topic orders:0,3")]
+    OffsetDelete(seek::OffsetDeleteArgs),
     /// Delete groups that have no members, with what they committed
     #[command(after_help = "\
 Examples:
@@ -95,6 +118,8 @@ pub(crate) async fn run(args: GroupArgs) -> Result<(), Failure> {
             let shown = Shown { summary: print_summary, commits: print_commits, topics: print_lag_per_topic };
             describe(&admin, output, &names, shown).await
         }
+        GroupCommand::Seek(args) => seek::seek(&admin, output, args, SystemClock.now()).await,
+        GroupCommand::OffsetDelete(args) => seek::delete_offsets(&admin, output, args).await,
         GroupCommand::Delete { groups } => {
             let names: Vec<_> = groups.into_iter().map(Str::from).collect();
             let outcomes = admin.delete_groups(&names).await;
