@@ -18,6 +18,7 @@ mod records;
 mod refusal;
 mod sync;
 mod timers;
+mod traces;
 mod transactions;
 
 #[cfg(test)]
@@ -40,12 +41,14 @@ use wire::{ErrorCode, Millis, Response, Str};
 
 pub use self::offsets::CommittedOffset;
 pub use self::refusal::Refusal;
+pub use self::traces::ExpiredOffset;
 
 pub use crate::coordinator::{CoordinatorRecord, Now, Outcome, RecordError, Replayed, Token};
 
 use self::member::{Member, Members};
 use self::records::Event;
 use self::timers::{Alarm, Timers};
+use self::traces::Traces;
 use self::transactions::Pending;
 
 /// Who sent a request, and in which version of its API.
@@ -74,6 +77,8 @@ pub struct GroupConfig {
     pub offset_metadata_bytes_max: usize,
     /// `offsets.retention.minutes`, in milliseconds
     pub offsets_retention_ms: i64,
+    /// `offsets.expired.retention.minutes`, in milliseconds: how long it is remembered that an offset has expired; zero is never.
+    pub expired_retention_ms: i64,
     /// Bytes that the records of one commit, or of one group, may take; more is refused before anything changes.
     pub record_bytes_max: usize,
 }
@@ -87,6 +92,7 @@ impl Default for GroupConfig {
             group_size_max: i32::MAX as usize,
             offset_metadata_bytes_max: 4_096,
             offsets_retention_ms: 7 * 24 * 60 * 60 * 1_000,
+            expired_retention_ms: 0,
             record_bytes_max: 16 * 1024 * 1024,
         }
     }
@@ -103,6 +109,8 @@ const PENDING_JOINS_MAX: usize = 10_000;
 pub struct Groups {
     config: GroupConfig,
     groups: BTreeMap<Str, Group>,
+    /// What is left of offsets that have expired, of groups that are there and of those that are gone.
+    traces: Traces,
     pending: Pending,
     timers: Timers,
 }
@@ -110,7 +118,13 @@ pub struct Groups {
 impl Groups {
     /// A shard without groups.
     pub fn new(config: GroupConfig) -> Self {
-        Groups { config, groups: BTreeMap::new(), pending: Pending::default(), timers: Timers::default() }
+        Groups {
+            config,
+            groups: BTreeMap::new(),
+            traces: Traces::default(),
+            pending: Pending::default(),
+            timers: Timers::default(),
+        }
     }
 
     /// Number of groups.
@@ -210,6 +224,7 @@ impl Groups {
             }
             Event::OffsetCommitted { group, topic, partition, committed } => {
                 self.pending.supersede(&group, &topic, partition);
+                self.traces.remove(&group, &topic, partition);
                 let group = match self.groups.get_mut(&group) {
                     Some(group) => group,
                     None => self.groups.entry(group.clone()).or_insert_with(|| Group::new(group)),
@@ -218,9 +233,17 @@ impl Groups {
             }
             Event::OffsetForgotten { group, topic, partition } => {
                 self.pending.supersede(&group, &topic, partition);
+                self.traces.remove(&group, &topic, partition);
                 if let Some(group) = self.groups.get_mut(&group) {
                     group.offsets.remove(&topic, partition);
                 }
+            }
+            Event::OffsetExpired { group, topic, partition, expired } => {
+                self.pending.supersede(&group, &topic, partition);
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.offsets.remove(&topic, partition);
+                }
+                self.traces.put(group, topic, partition, expired);
             }
         }
     }

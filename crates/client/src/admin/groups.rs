@@ -14,7 +14,7 @@ use wire::messages::offset_delete::{
     OffsetDeleteRequest, OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
 };
 use wire::messages::offset_fetch::OffsetFetchRequest;
-use wire::{BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionId, Str, TopicPartition};
+use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str, TopicPartition};
 
 use super::{Admin, Outcomes, outcome};
 use crate::api::Call;
@@ -80,6 +80,24 @@ pub struct CommittedOffset {
     pub metadata: Option<Str>,
 }
 
+/// An offset that a group had committed, and that was forgotten when its retention was over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpiredOffset {
+    /// The offset.
+    pub offset: Offset,
+    /// When it was forgotten.
+    pub expired_at: Millis,
+}
+
+/// Everything that is known of a group's offsets.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GroupOffsets {
+    /// What is committed.
+    pub committed: BTreeMap<TopicPartition, CommittedOffset>,
+    /// What was, as far as the broker remembers; Apache Kafka's do not.
+    pub expired: BTreeMap<TopicPartition, ExpiredOffset>,
+}
+
 impl Admin {
     /// All groups, in the order of their names.
     pub async fn list_groups(&self) -> Result<Vec<GroupListing>, Error> {
@@ -107,7 +125,7 @@ impl Admin {
         Ok(listed)
     }
 
-    /// Describes groups.
+    /// Describes groups. One that is not there is "Dead", in every version of Kafka's answer.
     pub async fn describe_groups(&self, names: &[Str]) -> Outcomes<Str, GroupInfo> {
         let mut described = Vec::with_capacity(names.len());
         for name in names {
@@ -122,10 +140,14 @@ impl Admin {
         let group = self
             .ask_coordinator(name, &doing, request, |response| {
                 let group = response.groups.into_iter().next();
-                let group = group.ok_or_else(|| Error::Protocol {
+                let mut group = group.ok_or_else(|| Error::Protocol {
                     doing: doing.clone(),
                     problem: "it describes nothing".to_owned(),
                 })?;
+                if group.error_code == ErrorCode::GROUP_ID_NOT_FOUND {
+                    group.error_code = ErrorCode::NONE;
+                    group.group_state = Str::from("Dead");
+                }
                 outcome(group.error_code, doing.clone(), group.error_message.as_ref(), ())?;
                 Ok(group)
             })
@@ -152,26 +174,35 @@ impl Admin {
     }
 
     /// Everything a group has committed.
-    pub async fn group_offsets(
-        &self,
-        name: &Str,
-    ) -> Result<BTreeMap<TopicPartition, CommittedOffset>, Error> {
+    pub async fn group_offsets(&self, name: &Str) -> Result<GroupOffsets, Error> {
         let doing = format!("reading the offsets of group {name}");
-        let request = OffsetFetchRequest { group_id: name.clone(), topics: None, ..Default::default() };
+        let request = OffsetFetchRequest {
+            group_id: name.clone(),
+            topics: None,
+            wants_expired: true,
+            ..Default::default()
+        };
         self.ask_coordinator(name, &doing, request, |response| {
             outcome(response.error_code, doing.clone(), None, ())?;
-            let mut offsets = BTreeMap::new();
+            let mut offsets = GroupOffsets::default();
             for topic in response.topics {
                 for partition in topic.partitions {
                     outcome(partition.error_code, doing.clone(), None, ())?;
+                    let id = PartitionId(partition.partition_index);
+                    let place = TopicPartition::new(topic.name.clone(), id);
                     let committed = CommittedOffset {
                         offset: Offset(partition.committed_offset),
                         leader_epoch: LeaderEpoch(partition.committed_leader_epoch),
                         metadata: partition.metadata.filter(|metadata| !metadata.is_empty()),
                     };
                     if committed.offset.0 >= 0 {
-                        let id = PartitionId(partition.partition_index);
-                        offsets.insert(TopicPartition::new(topic.name.clone(), id), committed);
+                        offsets.committed.insert(place, committed);
+                    } else if partition.expired_offset >= 0 {
+                        let expired = ExpiredOffset {
+                            offset: Offset(partition.expired_offset),
+                            expired_at: Millis(partition.expired_at),
+                        };
+                        offsets.expired.insert(place, expired);
                     }
                 }
             }

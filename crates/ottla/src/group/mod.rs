@@ -1,19 +1,23 @@
 //! `ottla group`: list, describe, seek and delete consumer groups.
 //!
-//! Lag is in records: the high watermark less the committed offset. A partition that a group reads but never
-//! committed for has no lag; it shows a dash, which is not zero.
+//! Each partition's offset is one of five, and none is taken for another: committed, committed and below the log's start or past its
+//! end, committed until it expired, or never committed. The last two have no lag; they show a dash, which is not zero.
 
+mod commit;
 mod offsets_file;
 mod seek;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use broker::clock::{Clock, SystemClock};
 use clap::{Args, Subcommand};
-use client::{Admin, GroupInfo, GroupMember, Isolation, OffsetSpec};
+use client::{Admin, GroupInfo, Isolation};
 use serde_json::{Map, Value};
-use wire::{Offset, Str, TopicPartition};
+use tokio::time::Instant;
+use wire::Str;
 
+use self::commit::{COMMITTED, Commit, Positions, clear_in, commit_report, commits, in_seconds, seconds};
 use crate::connect::ConnectArgs;
 use crate::failure::Failure;
 use crate::output::{self, OutputArgs, Report, Style};
@@ -50,7 +54,8 @@ Examples:
 Examples:
   ottla group describe readers
   ottla group describe -s readers                 # the summary alone
-  ottla group describe -r '^billing-'")]
+  ottla group describe -r '^billing-'
+  ottla group describe readers --watch 10s        # and when the lag is gone, if it goes on so")]
     Describe {
         /// The groups
         #[arg(required = true)]
@@ -67,6 +72,15 @@ Examples:
         /// Show the summary and the lag of each topic
         #[arg(short = 't', long)]
         print_lag_per_topic: bool,
+        /// Lag of readers that are not given what was aborted, up to the first open transaction
+        #[arg(long)]
+        read_committed: bool,
+        /// Describe again and again, this often, and tell how long until the lag is gone
+        #[arg(short, long, value_name = "INTERVAL", value_parser = interval)]
+        watch: Option<Duration>,
+        /// Stop watching after that many times
+        #[arg(long, requires = "watch", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
     },
     /// Move what a group without members has committed; shows what would change until --execute
     #[command(after_help = "\
@@ -103,7 +117,16 @@ pub(crate) async fn run(args: GroupArgs) -> Result<(), Failure> {
     let admin = Admin::new(connect.cluster(|_| {}).await?);
     match command {
         GroupCommand::List { states } => list(&admin, output, &states).await,
-        GroupCommand::Describe { groups, regex, print_summary, print_commits, print_lag_per_topic } => {
+        GroupCommand::Describe {
+            groups,
+            regex,
+            print_summary,
+            print_commits,
+            print_lag_per_topic,
+            read_committed,
+            watch,
+            count,
+        } => {
             let names = match regex {
                 false => groups.into_iter().map(Str::from).collect(),
                 true => {
@@ -116,7 +139,10 @@ pub(crate) async fn run(args: GroupArgs) -> Result<(), Failure> {
                 return Err(Failure::failed("no group matches"));
             }
             let shown = Shown { summary: print_summary, commits: print_commits, topics: print_lag_per_topic };
-            describe(&admin, output, &names, shown).await
+            let isolation =
+                if read_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
+            let watch = watch.map(|every| Watch { every, count });
+            describe(&admin, output, &names, shown, isolation, watch).await
         }
         GroupCommand::Seek(args) => seek::seek(&admin, output, args, SystemClock.now()).await,
         GroupCommand::OffsetDelete(args) => seek::delete_offsets(&admin, output, args).await,
@@ -128,6 +154,15 @@ pub(crate) async fn run(args: GroupArgs) -> Result<(), Failure> {
             overall
         }
     }
+}
+
+/// An interval such as `5s`, or a number of seconds.
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().map(jiff::SignedDuration::from_secs);
+    let parsed = seconds.or_else(|| text.parse().ok()).and_then(|every| Duration::try_from(every).ok());
+    parsed
+        .filter(|every| !every.is_zero())
+        .ok_or_else(|| format!("{text:?} is no interval, such as 5s or 1m"))
 }
 
 async fn list(admin: &Admin, output: OutputArgs, states: &[String]) -> Result<(), Failure> {
@@ -150,24 +185,6 @@ async fn list(admin: &Admin, output: OutputArgs, states: &[String]) -> Result<()
     output.print(&report)
 }
 
-/// One partition that a group reads or read.
-#[derive(Debug)]
-struct Commit {
-    partition: TopicPartition,
-    committed: Option<Offset>,
-    start: Option<Offset>,
-    end: Option<Offset>,
-    member: Option<GroupMember>,
-}
-
-impl Commit {
-    fn lag(&self) -> Option<i64> {
-        // What was committed may lie behind the start, when records were deleted, or past the end, when the
-        // topic was made anew.
-        Some((self.end?.0 - self.committed?.0.max(self.start?.0)).max(0))
-    }
-}
-
 #[derive(Clone, Copy)]
 struct Shown {
     summary: bool,
@@ -175,19 +192,71 @@ struct Shown {
     topics: bool,
 }
 
-async fn describe(admin: &Admin, output: OutputArgs, names: &[Str], shown: Shown) -> Result<(), Failure> {
+/// How often to describe, and how many times; without an end when that is not said.
+#[derive(Clone, Copy)]
+struct Watch {
+    every: Duration,
+    count: Option<u64>,
+}
+
+/// Samples that rates are taken over, at most.
+const SAMPLES_MAX: usize = 6;
+
+async fn describe(
+    admin: &Admin,
+    output: OutputArgs,
+    names: &[Str],
+    shown: Shown,
+    isolation: Isolation,
+    watch: Option<Watch>,
+) -> Result<(), Failure> {
+    let mut earlier: VecDeque<(Instant, Positions)> = VecDeque::new();
+    let mut described = 0;
+    loop {
+        let at = Instant::now();
+        let since = earlier.front().map(|(then, positions)| (at.duration_since(*then), positions));
+        let positions = describe_once(admin, output, names, shown, isolation, since).await?;
+        described += 1;
+        let Some(Watch { every, count }) = watch else { return Ok(()) };
+        if count == Some(described) {
+            return Ok(());
+        }
+        if earlier.len() == SAMPLES_MAX {
+            earlier.pop_front();
+        }
+        earlier.push_back((at, positions));
+        tokio::time::sleep_until(at + every).await;
+        if output.style() == Style::Table {
+            output::print("\n")?;
+        }
+    }
+}
+
+async fn describe_once(
+    admin: &Admin,
+    output: OutputArgs,
+    names: &[Str],
+    shown: Shown,
+    isolation: Isolation,
+    since: Option<(Duration, &Positions)>,
+) -> Result<Positions, Failure> {
     let mut texts = Vec::new();
     let mut objects = Vec::new();
+    let mut positions = Positions::new();
     for (_, outcome) in admin.describe_groups(names).await {
         let group = outcome?;
-        let commits = match group.state.as_ref() {
-            "Dead" => Vec::new(),
-            _ => commits(admin, &group).await?,
-        };
+        let mut commits = commits(admin, &group, isolation).await?;
         if group.state == *"Dead" && commits.is_empty() {
             let advice = "see `ottla group list`".to_owned();
             let message = format!("group {} does not exist", group.group_id);
             return Err(Failure::Failed { message, advice: Some(advice) });
+        }
+        for commit in &mut commits {
+            let key = (group.group_id.clone(), commit.partition.clone());
+            if let Some(now) = commit.progress() {
+                commit.pace = since.and_then(|(elapsed, earlier)| Some((elapsed, *earlier.get(&key)?)));
+                positions.insert(key, now);
+            }
         }
         match output.style() {
             Style::Json => {
@@ -203,139 +272,47 @@ async fn describe(admin: &Admin, output: OutputArgs, names: &[Str], shown: Shown
                 if shown.topics {
                     parts.push(topic_report(&commits).table());
                 } else if !shown.summary && !commits.is_empty() {
-                    parts.push(commit_report(&commits).table());
+                    let report = commit_report(&commits);
+                    parts.push(report.without_same("offset_state", &COMMITTED.into()).table());
                 }
                 texts.push(parts.join("\n"));
             }
         }
     }
     match output.style() {
-        Style::Json => output::print_json(&Value::Array(objects)),
-        Style::Table => output::print(&texts.join("\n")),
+        Style::Json => output::print_json(&Value::Array(objects))?,
+        Style::Table => output::print(&texts.join("\n"))?,
     }
-}
-
-async fn commits(admin: &Admin, group: &GroupInfo) -> Result<Vec<Commit>, Failure> {
-    let committed = admin.group_offsets(&group.group_id).await?;
-    let mut owners = BTreeMap::new();
-    for member in &group.members {
-        owners.extend(member.assignment.iter().map(|partition| (partition.clone(), member.clone())));
-    }
-    let names: BTreeSet<_> = committed.keys().chain(owners.keys()).cloned().collect();
-    let offsets = async |spec| -> Result<BTreeMap<TopicPartition, Offset>, Failure> {
-        let asked: Vec<_> = names.iter().map(|partition| (partition.clone(), spec)).collect();
-        let listed = admin.list_offsets(&asked, Isolation::ReadUncommitted).await?;
-        // A topic may be gone that the group still has offsets for.
-        Ok(listed.into_iter().filter_map(|(name, listed)| Some((name, listed.ok()?.offset?))).collect())
-    };
-    let starts = offsets(OffsetSpec::Earliest).await?;
-    let ends = offsets(OffsetSpec::Latest).await?;
-    let commit = |partition: &TopicPartition| Commit {
-        partition: partition.clone(),
-        committed: committed.get(partition).map(|committed| committed.offset),
-        start: starts.get(partition).copied(),
-        end: ends.get(partition).copied(),
-        member: owners.get(partition).cloned(),
-    };
-    Ok(names.iter().map(commit).collect())
+    Ok(positions)
 }
 
 fn summary(group: &GroupInfo, commits: &[Commit]) -> Vec<(String, Value)> {
     let text = |text: &Str| if text.is_empty() { Value::Null } else { text.as_ref().into() };
-    vec![
+    let longest = commits.iter().filter_map(|commit| commit.lag()?.ms).max();
+    let mut fields = vec![
         ("group".to_owned(), group.group_id.as_ref().into()),
         ("coordinator".to_owned(), group.coordinator.0.into()),
         ("state".to_owned(), text(&group.state)),
         ("balancer".to_owned(), text(&group.assignor)),
         ("members".to_owned(), group.members.len().into()),
-        ("total_lag".to_owned(), commits.iter().filter_map(Commit::lag).sum::<i64>().into()),
-    ]
-}
-
-fn commit_report(commits: &[Commit]) -> Report {
-    let columns = [
-        "topic",
-        "partition",
-        "current_offset",
-        "log_start_offset",
-        "log_end_offset",
-        "lag",
-        "member_id",
-        "instance_id",
-        "client_id",
-        "host",
+        (
+            "total_lag".to_owned(),
+            commits.iter().filter_map(|commit| Some(commit.lag()?.records)).sum::<i64>().into(),
+        ),
+        ("max_lag_seconds".to_owned(), longest.map_or(Value::Null, seconds)),
     ];
-    let mut report = Report::new(&columns);
-    let offset = |offset: Option<Offset>| offset.map_or(Value::Null, |offset| offset.0.into());
-    for commit in commits {
-        let member = |field: fn(&GroupMember) -> Option<&Str>| {
-            commit.member.as_ref().and_then(field).map_or(Value::Null, |text| text.as_ref().into())
-        };
-        report.row(vec![
-            commit.partition.topic.as_ref().into(),
-            commit.partition.partition.0.into(),
-            offset(commit.committed),
-            offset(commit.start),
-            offset(commit.end),
-            commit.lag().map_or(Value::Null, Value::from),
-            member(|member| Some(&member.member_id)),
-            member(|member| member.instance_id.as_ref()),
-            member(|member| Some(&member.client_id)),
-            member(|member| Some(&member.host)),
-        ]);
+    if commits.iter().any(|commit| commit.pace.is_some()) {
+        fields.push(("clear_in_seconds".to_owned(), clear_in(commits).map_or(Value::Null, in_seconds)));
     }
-    report.without_empty(&["member_id", "instance_id", "client_id", "host"])
+    fields
 }
 
 fn topic_report(commits: &[Commit]) -> Report {
     let mut lags: BTreeMap<&Str, i64> = BTreeMap::new();
     for commit in commits {
-        *lags.entry(&commit.partition.topic).or_default() += commit.lag().unwrap_or(0);
+        *lags.entry(&commit.partition.topic).or_default() += commit.lag().map_or(0, |lag| lag.records);
     }
     let mut report = Report::new(&["topic", "lag"]);
     lags.into_iter().for_each(|(topic, lag)| report.row(vec![topic.as_ref().into(), lag.into()]));
     report
-}
-
-#[cfg(test)]
-mod tests {
-    use expect_test::expect;
-    use wire::{Offset, PartitionId, TopicPartition};
-
-    use super::{Commit, commit_report, topic_report};
-
-    fn commit(partition: i32, committed: Option<i64>, start: i64, end: i64) -> Commit {
-        Commit {
-            partition: TopicPartition::new("orders", PartitionId(partition)),
-            committed: committed.map(Offset),
-            start: Some(Offset(start)),
-            end: Some(Offset(end)),
-            member: None,
-        }
-    }
-
-    #[test]
-    fn never_committed_is_not_the_same_as_no_lag() {
-        let commits = [
-            commit(0, Some(7), 0, 10),
-            commit(1, None, 0, 10),
-            commit(2, Some(10), 0, 10),
-            commit(3, Some(2), 5, 10),
-            commit(4, Some(20), 0, 10),
-        ];
-        expect![[r#"
-            TOPIC   PARTITION  CURRENT-OFFSET  LOG-START-OFFSET  LOG-END-OFFSET  LAG
-            orders  0          7               0                 10              3
-            orders  1          -               0                 10              -
-            orders  2          10              0                 10              0
-            orders  3          2               5                 10              5
-            orders  4          20              0                 10              0
-        "#]]
-        .assert_eq(&commit_report(&commits).table());
-        expect![[r#"
-            TOPIC   LAG
-            orders  8
-        "#]]
-        .assert_eq(&topic_report(&commits).table());
-    }
 }

@@ -198,7 +198,7 @@ pub(super) async fn seek(
         return Err(has_members(live));
     }
     let committed: BTreeMap<_, _> = match &described {
-        Some(_) => admin.group_offsets(&group).await?,
+        Some(_) => admin.group_offsets(&group).await?.committed,
         None => BTreeMap::new(),
     }
     .into_iter()
@@ -222,7 +222,7 @@ pub(super) async fn seek(
             known_or_named().await?.into_iter().map(|partition| (partition, Aim::Shift(by))).collect()
         }
         (_, _, Some(other), _) => {
-            let offsets = admin.group_offsets(&Str::from(other)).await?;
+            let offsets = admin.group_offsets(&Str::from(other)).await?.committed;
             exactly(offsets.into_iter().map(|(partition, committed)| (partition, committed.offset)).collect())
         }
         (.., Some(offsets)) => exactly(offsets),
@@ -275,13 +275,9 @@ fn read_file(path: &str, group: &str) -> Result<BTreeMap<TopicPartition, Offset>
 
 /// The group, if it is there.
 async fn describe(admin: &Admin, group: &Str) -> Result<Option<GroupInfo>, Failure> {
-    let mut described = admin.describe_groups(std::slice::from_ref(group)).await;
-    match described.pop().map(|(_, outcome)| outcome) {
-        Some(Ok(described)) => Ok(Some(described).filter(|described| described.state != *"Dead")),
-        Some(Err(error)) if error.code() == Some(ErrorCode::GROUP_ID_NOT_FOUND) => Ok(None),
-        Some(Err(error)) => Err(error.into()),
-        None => Ok(None),
-    }
+    let described = admin.describe_groups(std::slice::from_ref(group)).await;
+    let described: Result<Vec<_>, _> = described.into_iter().map(|(_, outcome)| outcome).collect();
+    Ok(described?.into_iter().find(|described| described.state != *"Dead"))
 }
 
 fn has_members(group: &GroupInfo) -> Failure {
@@ -374,8 +370,10 @@ pub(super) async fn delete_offsets(
 ) -> Result<(), Failure> {
     let group = Str::from(args.group);
     let selection = Selection::parse(&args.topic)?;
-    let committed = admin.group_offsets(&group).await?;
-    let there: Vec<_> = committed.into_keys().filter(|partition| selection.holds(partition)).collect();
+    let offsets = admin.group_offsets(&group).await?;
+    // What is remembered of an expired offset is forgotten with it.
+    let all = offsets.committed.into_keys().chain(offsets.expired.into_keys());
+    let there: Vec<_> = all.filter(|partition| selection.holds(partition)).collect();
     if there.is_empty() {
         return Err(Failure::failed(format!(
             "group {group} has committed nothing for {}",

@@ -73,6 +73,7 @@ impl Groups {
         let all: Vec<(Str, PartitionId)> =
             group.offsets.iter().map(|(topic, id, _)| (topic.clone(), id)).collect();
         self.forget_offsets(&id, all.into_iter(), outcome);
+        self.forget_traces(|group, _, _| *group == id, outcome);
         let event = Event::GroupForgotten { group: id };
         outcome.records.push(event.encode());
         self.apply(event);

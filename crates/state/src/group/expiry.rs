@@ -2,6 +2,7 @@
 //!
 //! What a live group reads never expires: its offsets stay while it is subscribed to the topic. An empty group's offsets
 //! count their retention from when it became empty, those of clients without membership from their last commit.
+//! That an offset has expired is remembered for a while: see `traces`.
 
 use wire::{Millis, PartitionId, Str};
 
@@ -20,7 +21,7 @@ impl Groups {
             let mut expired = group.expired_offsets(now, self.config.offsets_retention_ms);
             // What replaces it may be committed at any moment.
             expired.retain(|(topic, partition)| !self.pending.holds(&id, topic, *partition));
-            self.forget_offsets(&id, expired.into_iter(), &mut outcome);
+            self.expire(&id, expired, now, &mut outcome);
             let Some(group) = self.groups.get(&id) else { continue };
             // A member id that was handed out is worth waiting for: without the group its owner would be unknown.
             let is_idle =
@@ -31,6 +32,7 @@ impl Groups {
                 self.apply(event);
             }
         }
+        self.forget_old_traces(now, &mut outcome);
         outcome
     }
 }

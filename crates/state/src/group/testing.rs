@@ -90,6 +90,7 @@ impl World {
             "describe" => return vec![self.describe(args.group())],
             "list" => return self.list(&args),
             "fetch" => return self.fetch(&args),
+            "traces" => return self.traces(&args),
             "expire" => self.groups.expire_offsets(self.now),
             "delete" => {
                 let (records, result) = self.groups.delete(&Str::copy_from(args.group()));
@@ -206,6 +207,16 @@ impl World {
         listed.collect()
     }
 
+    /// What is remembered of expired offsets, as for the topic id that is given.
+    fn traces(&self, args: &Args<'_>) -> Vec<String> {
+        let current = args.topic_id();
+        let traces = self.groups.expired_offsets(args.group(), |_| (!current.is_zero()).then_some(current));
+        let told = traces.into_iter().map(|(topic, partition, expired)| {
+            format!("{topic}-{partition} = {} until {}", expired.offset, expired.expired_at.0)
+        });
+        told.collect()
+    }
+
     fn fetch(&self, args: &Args<'_>) -> Vec<String> {
         let topics = args.partitions().into_iter().map(|(topic, partition)| OffsetFetchRequestTopics {
             name: topic,
@@ -282,7 +293,9 @@ impl World {
         self.generations.retain(|id, _| self.groups.groups.contains_key(id));
         let waiting: BTreeSet<Token> = self.waiting.keys().copied().collect();
         assert_eq!(parked, waiting, "who is not answered is parked");
-        assert_eq!(durable(&self.replayed(), &self.groups), durable(&self.groups, &self.groups));
+        let replayed = self.replayed();
+        assert_eq!(durable(&replayed, &self.groups), durable(&self.groups, &self.groups));
+        assert_eq!(replayed.traces, self.groups.traces);
     }
 }
 
@@ -581,6 +594,9 @@ fn tell_record(record: &super::CoordinatorRecord) -> String {
         }
         Event::OffsetForgotten { group, topic, partition } => {
             format!("record {group}: {topic}-{partition} gone")
+        }
+        Event::OffsetExpired { group, topic, partition, expired } => {
+            format!("record {group}: {topic}-{partition} = {} expired", expired.offset)
         }
     }
 }
