@@ -311,6 +311,7 @@ fn group_config(groups: &GroupSettings) -> GroupConfig {
         group_size_max: groups.group_size_max,
         offset_metadata_bytes_max: groups.offset_metadata_bytes_max,
         offsets_retention_ms: groups.offsets_retention_minutes.saturating_mul(60_000),
+        expired_retention_ms: groups.expired_retention_minutes.saturating_mul(60_000),
         // A group's record has to fit a segment, with room for others.
         record_bytes_max: GroupConfig::default()
             .record_bytes_max
