@@ -19,6 +19,8 @@ pub(crate) mod delete_records;
 pub(crate) mod describe_configs;
 pub(crate) mod alter_configs;
 pub(crate) mod incremental_alter_configs;
+pub(crate) mod describe_client_quotas;
+pub(crate) mod alter_client_quotas;
 pub(crate) mod describe_log_dirs;
 pub(crate) mod describe_cluster;
 pub(crate) mod describe_topic_partitions;

@@ -35,6 +35,7 @@ pub use table::{
     BROKER, GroupSettings, LogSettings, NetworkSettings, NodeSettings, RACK_AWARE, ReplicationSettings,
     Section, TOPIC, TopicDefaults, TopicSettings, broker_row, broker_rows, topic_row,
 };
+pub(crate) use value::per_address;
 pub use value::{Value, Violation};
 
 use layers::{Dynamic, Layers, read_dynamic};

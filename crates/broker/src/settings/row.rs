@@ -76,6 +76,8 @@ pub enum Allowed {
     NotEmpty,
     /// `*`, or replicas as `partition:broker,…` (throttled replication).
     ThrottledReplicas,
+    /// `address:count,…`, or nothing.
+    PerAddress,
 }
 
 /// Where a setting can be set and when a change takes effect.
@@ -231,6 +233,7 @@ impl fmt::Display for Allowed {
             Allowed::OneOf(words) => write!(f, "{}", words.join(", ")),
             Allowed::NotEmpty => write!(f, "not empty"),
             Allowed::ThrottledReplicas => write!(f, "* or partition:broker,…"),
+            Allowed::PerAddress => write!(f, "address:count,…"),
         }
     }
 }

@@ -2,6 +2,8 @@
 //! Parsing follows Kafka's rules (trimmed, `true`/`false` in any case, lists split at commas) so that a file means the
 //! same here as there. Refusals are worded as Kafka's tools show them. Nothing here knows any particular setting.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -48,6 +50,8 @@ pub enum Violation {
         "Value must be the literal '*' or a list of replicas in the following format: [partitionId]:[brokerId],[partitionId]:[brokerId],..."
     )]
     NotReplicas,
+    #[error("{0} is not an IP address and a count of connections (address:count,...)")]
+    NotPerAddress(String),
 }
 
 impl Value {
@@ -88,6 +92,19 @@ impl Value {
             Value::List(items) => items.join(","),
         }
     }
+}
+
+/// Counts by address, as `address:count,…`; the last one of an address counts.
+pub(crate) fn per_address(text: &str) -> Result<BTreeMap<IpAddr, usize>, Violation> {
+    let item = |item: &String| {
+        let (address, count) = item.rsplit_once(':')?;
+        // IPv6 addresses may stand in brackets, as in URLs.
+        let address = address.trim().trim_start_matches('[').trim_end_matches(']');
+        let count: u32 = count.trim().parse().ok()?;
+        Some((address.parse::<IpAddr>().ok()?.to_canonical(), count as usize))
+    };
+    let items = list_items(text);
+    items.iter().map(|text| item(text).ok_or_else(|| Violation::NotPerAddress(text.clone()))).collect()
 }
 
 /// Items of a list value; an empty text is an empty list.
@@ -134,6 +151,7 @@ impl Allowed {
                     Err(Violation::Outside { low, high })
                 }
             }
+            (Allowed::PerAddress, Value::Text(text)) => per_address(text).map(drop),
             (Allowed::OneOf(words), Value::Text(text)) => one_of(words, text),
             (Allowed::OneOf(words), Value::List(items)) => {
                 items.iter().try_for_each(|item| one_of(words, item))
