@@ -333,6 +333,8 @@ fn start(pending: Pending, request: Request) -> Result<Answer, DispatchError> {
             |b, c| h::incremental_alter_configs::handle(b, c, request),
             Response::IncrementalAlterConfigs,
         ),
+        Request::ListConfigResources(request) => pending
+            .alone(|b, c| h::list_config_resources::handle(b, c, request), Response::ListConfigResources),
         Request::DescribeClientQuotas(request) => pending
             .alone(|b, c| h::describe_client_quotas::handle(b, c, request), Response::DescribeClientQuotas),
         Request::AlterClientQuotas(request) => {

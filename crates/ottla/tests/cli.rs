@@ -392,7 +392,10 @@ fn quotas_are_set_shown_and_deleted() {
         alter(&[]).show(),
         broker.run(&["quota", "alter", "--default", "group", "--set", "producer_byte_rate=1"]).show(),
     ];
-    check(&shown.concat(), &[(&client_id, "reports")], expect![[r#"
+    check(
+        &shown.concat(),
+        &[(&client_id, "reports")],
+        expect![[r#"
         client-id=reports  could be altered
         exit code 0
         no quotas
@@ -432,7 +435,8 @@ fn quotas_are_set_shown_and_deleted() {
         exit code 2
         error: group has no quotas: the types are user, client-id, ip
         exit code 2
-    "#]]);
+    "#]],
+    );
     alter(&["--delete", "consumer_byte_rate"]).ok();
     alter(&["--default", "user", "--delete", "producer_byte_rate"]).ok();
 }

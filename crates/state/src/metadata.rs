@@ -227,6 +227,16 @@ impl Image {
         self.configs.get(resource)?.get(key)
     }
 
+    /// Resources of a kind for which anything was set.
+    pub fn configured(&self, kind: ResourceKind) -> impl Iterator<Item = &ConfigResource> {
+        self.configs.keys().filter(move |resource| resource.kind == kind)
+    }
+
+    /// One value that was set for a group.
+    pub fn group_config(&self, group: &str, key: &str) -> Option<&Str> {
+        self.config(&ConfigResource::group(Str::copy_from(group)), key)
+    }
+
     /// Registered brokers by id.
     pub fn brokers(&self) -> impl Iterator<Item = &Broker> {
         self.brokers.values().map(|broker| &**broker)

@@ -54,6 +54,7 @@ use wire::messages::incremental_alter_configs::{
 use wire::messages::init_producer_id::InitProducerIdRequest;
 use wire::messages::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
 use wire::messages::leave_group::LeaveGroupRequest;
+use wire::messages::list_config_resources::ListConfigResourcesRequest;
 use wire::messages::list_groups::ListGroupsRequest;
 use wire::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
 use wire::messages::list_partition_reassignments::ListPartitionReassignmentsRequest;
@@ -278,6 +279,7 @@ fn samples() -> Vec<(ApiKey, Request)> {
             }
             .into(),
         ),
+        (ApiKey::ListConfigResources, ListConfigResourcesRequest { resource_types: vec![16, 32] }.into()),
         (
             ApiKey::DescribeClientQuotas,
             DescribeClientQuotasRequest {
