@@ -8,14 +8,14 @@ use wire::{LeaderEpoch, Millis, Offset};
 
 use super::{Log, segment_at};
 use crate::{
-    cleaner::is_aborted,
+    cleaner::Transactions,
     codec,
     disk::read_exact_at,
     error::StorageError,
     header::{HEADER_BYTES, Header},
     raw::RawRecords,
     segment::Segment,
-    slice::ReadMode,
+    slice::{self, ReadMode},
     walk::{HeaderWalk, Stop},
 };
 
@@ -88,21 +88,25 @@ impl Log {
         if range.is_empty() {
             return Ok(None);
         }
-        let aborted = match visible {
+        let disk = || StorageError::disk(&self.dir.path);
+        let segments = &segments[segment_at(&segments, range.start)..];
+        let mut aborted = match visible {
             Visible::Uncommitted => Vec::new(),
-            Visible::Committed => self.aborted_transactions(range.start, range.end)?,
+            Visible::Committed => slice::aborted_transactions(segments, range.clone()).map_err(disk())?,
         };
-        for segment in &segments[segment_at(&segments, range.start)..] {
+        aborted.sort_by_key(|txn| txn.first_offset);
+        let mut transactions = Transactions::new(&aborted);
+        for segment in segments {
             if segment.base() >= range.end {
                 break;
             }
             let found = for_batches(segment, range.clone(), &mut |position, header| {
-                if header.is_control() || is_aborted(header, &aborted) {
+                if transactions.meet(header) || header.is_control() {
                     return Ok(None);
                 }
                 first_of(segment, position, header, &range)
             });
-            if let Some(found) = found.map_err(StorageError::disk(&self.dir.path))? {
+            if let Some(found) = found.map_err(disk())? {
                 return Ok(Some(found));
             }
         }
