@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use client::Lag;
 use wire::{Str, TopicPartition};
 
-use super::prometheus::Page;
+use super::prometheus::{Label, Page};
 
 /// How far the groups of a broker are behind.
 #[derive(Debug, Clone, Default)]
@@ -31,17 +31,18 @@ pub struct LagRow {
     pub lag: Lag,
 }
 
+fn labels<'a>(row: &'a LagRow, id: &'a str) -> [Label<'a>; 3] {
+    [("group", row.group.as_str()), ("topic", row.partition.topic.as_str()), ("partition", id)]
+}
+
 pub(super) fn write(page: &mut Page, lag: &GroupLag) {
     let ids: Vec<String> = lag.rows.iter().map(|row| row.partition.partition.to_string()).collect();
-    let labels = |row: &'_ LagRow, id: &'_ str, write: &mut dyn FnMut(&[(&'static str, &str)])| {
-        write(&[("group", &row.group), ("topic", &row.partition.topic), ("partition", id)]);
-    };
     let mut records = page.gauge(
         "ottla_group_lag_records",
         "Offsets from what a group has committed to the end of the partition.",
     );
     for (row, id) in lag.rows.iter().zip(&ids) {
-        labels(row, id, &mut |labels| records.value(labels, row.lag.records));
+        records.value(&labels(row, id), row.lag.records);
     }
     let mut seconds = page.gauge(
         "ottla_group_lag_seconds",
@@ -49,7 +50,7 @@ pub(super) fn write(page: &mut Page, lag: &GroupLag) {
     );
     for (row, id) in lag.rows.iter().zip(&ids) {
         if let Some(ms) = row.lag.ms {
-            labels(row, id, &mut |labels| seconds.value(labels, ms as f64 / 1e3));
+            seconds.value(&labels(row, id), ms as f64 / 1e3);
         }
     }
     let mut clear = page.gauge(
