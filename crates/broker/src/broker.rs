@@ -21,6 +21,7 @@ use crate::controller_link::ControllerLink;
 use crate::descriptors::Descriptors;
 use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
+use crate::group_lag::GroupLags;
 use crate::groups::{GroupCoordinator, OFFSETS_TOPIC};
 use crate::isr::InSync;
 use crate::listener::Census;
@@ -69,6 +70,7 @@ pub(crate) struct Broker {
     pub(crate) fetch_sessions: FetchSessions,
     pub(crate) groups: Arc<GroupCoordinator>,
     pub(crate) transactions: Arc<TxnCoordinator>,
+    pub(crate) group_lags: GroupLags,
     /// For what coordinators and partitions' leaders ask each other.
     pub(crate) peers: PeerLinks,
     pub(crate) producer_ids: ProducerIds,

@@ -42,6 +42,7 @@ mod topics;
 mod producer_ids;
 mod coordinator;
 mod groups;
+mod group_lag;
 mod transactions;
 mod markers;
 mod log_reader;

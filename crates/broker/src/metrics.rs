@@ -3,6 +3,7 @@
 //! is not counted at all but asked for when somebody reads the page. Each broker has its own metrics, so that several
 //! may live in one process. Labels are bounded: topics beyond `TOPICS_MAX` are counted together.
 
+mod group_lag;
 mod process;
 mod prometheus;
 
@@ -13,6 +14,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use state::metadata::QuotaKey;
 use wire::{ApiKey, Str};
+
+pub use group_lag::{GroupLag, LagRow};
 
 use prometheus::{Counter, Gauge, Histogram, Page};
 
@@ -122,6 +125,8 @@ pub struct BrokerState {
     pub log_bytes: BTreeMap<Str, u64>,
     /// Consumer groups by the name of their state.
     pub groups: BTreeMap<&'static str, usize>,
+    /// How far the consumer groups coordinated here are behind.
+    pub group_lag: Arc<GroupLag>,
     /// Fetch requests that wait for records.
     pub fetches_parked: usize,
     /// Partitions that wait to be flushed.
@@ -418,6 +423,7 @@ fn write_state(page: &mut Page, state: &BrokerState) {
     for (name, count) in &state.groups {
         groups.value(&[("state", name)], count);
     }
+    group_lag::write(page, &state.group_lag);
     page.gauge("ottla_fetches_parked", "Fetch requests that wait for records.")
         .value(&[], state.fetches_parked);
     page.gauge("ottla_flushes_queued", "Logs that wait to be flushed.").value(&[], state.flushes_queued);
@@ -460,6 +466,16 @@ mod tests {
             partitions_led: 2,
             log_bytes: [(Str::from("orders"), 100)].into(),
             groups: [("Stable", 1)].into(),
+            group_lag: Arc::new(GroupLag {
+                rows: vec![LagRow {
+                    group: "readers".into(),
+                    partition: wire::TopicPartition::new("orders", wire::PartitionId(3)),
+                    lag: client::Lag { records: 5, ms: Some(2_500) },
+                }],
+                offsets: [(("readers".into(), "committed"), 1)].into(),
+                clear_seconds: [("readers".into(), 4.5), ("stuck".into(), f64::INFINITY)].into(),
+                omitted: 2,
+            }),
             ..BrokerState::default()
         });
         check(
@@ -500,6 +516,12 @@ mod tests {
                 ottla_log_bytes{topic="orders"} 100
                 ottla_transactions_open 0
                 ottla_groups{state="Stable"} 1
+                ottla_group_lag_records{group="readers",topic="orders",partition="3"} 5
+                ottla_group_lag_seconds{group="readers",topic="orders",partition="3"} 2.5
+                ottla_group_clear_seconds{group="readers"} 4.5
+                ottla_group_clear_seconds{group="stuck"} +Inf
+                ottla_group_offsets{group="readers",state="committed"} 1
+                ottla_group_lag_omitted 2
                 ottla_fetches_parked 0
                 ottla_flushes_queued 0
                 ottla_fetch_sessions 0
