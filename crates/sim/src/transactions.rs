@@ -20,6 +20,7 @@ use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduce
 use wire::messages::txn_offset_commit::{
     TxnOffsetCommitRequest, TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
+use wire::messages::write_txn_markers::{WritableTxnMarker, WritableTxnMarkerTopic, WriteTxnMarkersRequest};
 use wire::records::{BatchBuilder, BatchOptions, Batches};
 use wire::{ApiRequest, ErrorCode, ProducerEpoch, ProducerId};
 
@@ -41,6 +42,7 @@ const GROUP: &str = "pipe";
 const READ_COMMITTED: i8 = 1;
 const INIT_VERSION: i16 = 4;
 const ADD_VERSION: i16 = 3;
+const MARKERS_VERSION: i16 = 2;
 /// After so long an open transaction is aborted.
 const TIMEOUT_MS: i32 = 3_000;
 /// How often a client tries what was not done, before it gives the transaction up.
@@ -91,6 +93,8 @@ struct Session {
     epoch: i16,
     /// The next sequence in each partition.
     sequences: [i32; PARTITIONS as usize],
+    /// Whether the last transaction of this producer was committed, where the next one has another epoch.
+    last_end: Option<bool>,
     /// Who coordinates the transactional id, and the group, if that is known.
     coordinators: BTreeMap<i8, i32>,
     number: u64,
@@ -130,6 +134,7 @@ impl Session {
             producer_id: -1,
             epoch: -1,
             sequences: [0; PARTITIONS as usize],
+            last_end: None,
             coordinators: BTreeMap::new(),
             number: 0,
         }
@@ -175,6 +180,7 @@ impl Session {
             if let Some(answer) = answer.filter(|answer| answer.error_code.is_ok()) {
                 (self.producer_id, self.epoch) = (answer.producer_id, answer.producer_epoch);
                 self.sequences = [0; PARTITIONS as usize];
+                self.last_end = None;
                 return true;
             }
             self.pause().await;
@@ -336,6 +342,7 @@ impl Session {
                     if self.who.protocol == Protocol::Second {
                         (self.producer_id, self.epoch) = (answer.producer_id, answer.producer_epoch);
                         self.sequences = [0; PARTITIONS as usize];
+                        self.last_end = Some(committed);
                     }
                     return Ended::AsAsked;
                 }
@@ -354,6 +361,22 @@ impl Session {
             self.pause().await;
         }
         if may_have { Ended::NotKnown } else { Ended::Refused }
+    }
+
+    /// Has the marker of the last transaction come to a partition once more, as if it had been sent twice and delayed on its way.
+    async fn repeat_marker(&mut self, partition: i32, committed: bool) {
+        let Some(leader) = self.client.leader(TOPIC, partition).await else { return };
+        let topic = WritableTxnMarkerTopic { name: TOPIC.into(), partition_indexes: vec![partition] };
+        let marker = WritableTxnMarker {
+            producer_id: self.producer_id,
+            producer_epoch: self.epoch,
+            transaction_result: committed,
+            topics: vec![topic],
+            coordinator_epoch: 0,
+            transaction_version: 2,
+        };
+        let request = WriteTxnMarkersRequest { markers: vec![marker] };
+        self.client.ask(leader, request, MARKERS_VERSION).await;
     }
 
     /// Ends a transaction in one way or another. Answers what became of it, and whether the session can begin the next.
@@ -386,6 +409,9 @@ impl Session {
             transaction.values.push(((FIRST_PLACE + partition, offset), value));
             if offset.is_none() {
                 return false;
+            }
+            if let Some(committed) = self.last_end.filter(|_| self.client.dice.percent(10)) {
+                self.repeat_marker(partition, committed).await;
             }
             sleep(Duration::from_millis(self.client.dice.below(30))).await;
         }
