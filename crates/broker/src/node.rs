@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
 use client::Environment;
-use state::group::GroupConfig;
+use state::group::{Assignor, ConsumerConfig, GroupConfig};
 use state::txn::TxnConfig;
 use storage::{DataDirError, Disk, StorageError};
 use tokio::sync::{Notify, watch};
@@ -315,6 +315,14 @@ fn group_config(groups: &GroupSettings) -> GroupConfig {
         record_bytes_max: GroupConfig::default()
             .record_bytes_max
             .min(groups.offsets_topic_segment_bytes as usize / 4),
+        consumer: ConsumerConfig {
+            session_timeout_ms: int_millis(groups.consumer_session_timeout),
+            heartbeat_interval_ms: int_millis(groups.consumer_heartbeat_interval),
+            group_size_max: groups.consumer_group_size_max,
+            assignors: groups.consumer_assignors.iter().filter_map(|name| Assignor::named(name)).collect(),
+            upgrade: matches!(&*groups.consumer_migration_policy, "bidirectional" | "upgrade"),
+            downgrade: matches!(&*groups.consumer_migration_policy, "bidirectional" | "downgrade"),
+        },
     }
 }
 

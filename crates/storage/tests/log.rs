@@ -9,8 +9,9 @@ use common::{
     read_bytes, topic_id,
 };
 use storage::{
-    Append, AppendError, Clean, Cleanup, CompressionType, DataDir, DataDirError, DataDirOptions, Disk, Log,
-    LogConfig, OpenMode, Origin, ReadError, ReadLimits, Rot, Scrubbed, StorageError, TimestampType,
+    Append, AppendError, Clean, Cleanup, CompressionType, DataDir, DataDirError, DataDirOptions, Disk,
+    Located, Log, LogConfig, OpenMode, Origin, ReadError, ReadLimits, ReadMode, Rot, Scrubbed, StorageError,
+    TimestampType,
     fault::{Fault, FaultDisk},
 };
 use wire::{BrokerId, LeaderEpoch, Millis, Offset, compression::Compression, records::Batches};
@@ -459,11 +460,41 @@ fn readers_of_committed_data_wait_for_the_marker() {
     log.append(marker(7, 0, false), coordinator).expect("the marker");
     assert_eq!(log.last_stable_offset(Offset(3)), Offset(1), "the marker itself is not replicated");
     assert_eq!(log.last_stable_offset(Offset(4)), Offset(4));
-    let aborted = log.aborted_transactions(Offset(0), Offset(4)).expect("the index");
+    let slice = log.read(Offset(0), limits(1 << 20, 4)).expect("the slice");
+    let aborted = slice.aborted_transactions(Offset(4)).expect("the index");
     assert_eq!(
         aborted.iter().map(|txn| (txn.first_offset.0, txn.last_offset.0)).collect::<Vec<_>>(),
         [(1, 3)]
     );
+}
+
+#[test]
+fn a_reader_is_told_of_the_transactions_aborted_in_what_it_gets_and_of_no_others() {
+    for index_interval_bytes in [1, 1 << 20] {
+        let (_, _, log) = fresh(LogConfig { segment_bytes: 900, index_interval_bytes, ..config() });
+        let coordinator = Append { origin: Origin::Coordinator, ..as_leader(1000) };
+        for at in 0..20 {
+            log.append(make(&["t"]).by(7, 0, at).in_transaction().bytes(), as_leader(1000))
+                .expect("the append");
+            log.append(marker(7, 0, false), coordinator).expect("the marker");
+        }
+        assert!(log.segment_count() > 3);
+        let told = |from: i64, bytes_max: usize, upper: i64| {
+            let slice = log.read(Offset(from), limits(bytes_max, upper)).expect("the slice");
+            let Located::Batches(batches) = slice.locate(ReadMode::Blocking).expect("the look") else {
+                panic!("there are batches at {from}");
+            };
+            let aborted = slice.aborted_transactions(batches.end()).expect("the index");
+            aborted.iter().map(|txn| txn.first_offset.0).collect::<Vec<_>>()
+        };
+        assert_eq!(told(0, 1, 40), [0]);
+        assert_eq!(told(1, 1, 40), [0], "its marker is read");
+        assert_eq!(told(4, 400, 40), [4, 6, 8]);
+        assert_eq!(told(0, 1 << 20, 5), [0, 2, 4], "it ends in the middle of one");
+        let first_segment: Vec<i64> = told(0, 1 << 20, 40);
+        let last = *first_segment.last().expect("some were aborted there");
+        assert!(last < 20 && first_segment.len() as i64 == last / 2 + 1, "{first_segment:?}");
+    }
 }
 
 #[test]

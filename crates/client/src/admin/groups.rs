@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use wire::messages::consumer_group_describe::ConsumerGroupDescribeRequest;
 use wire::messages::delete_groups::DeleteGroupsRequest;
 use wire::messages::describe_groups::{DescribeGroupsRequest, DescribedGroup};
 use wire::messages::list_groups::ListGroupsRequest;
@@ -108,7 +109,11 @@ impl Admin {
     pub async fn describe_groups(&self, names: &[Str]) -> Outcomes<Str, GroupInfo> {
         let mut described = Vec::with_capacity(names.len());
         for name in names {
-            described.push((name.clone(), self.describe_group(name).await));
+            let classic = self.describe_group(name).await;
+            let is_other =
+                matches!(&classic, Err(error) if error.code() == Some(ErrorCode::GROUP_ID_NOT_FOUND));
+            let found = if is_other { self.describe_consumer_group(name).await } else { classic };
+            described.push((name.clone(), found));
         }
         described
     }
@@ -129,6 +134,47 @@ impl Admin {
             .await?;
         let coordinator = self.cluster.coordinator(name).await?;
         Ok(group_info(group, coordinator))
+    }
+
+    async fn describe_consumer_group(&self, name: &Str) -> Result<GroupInfo, Error> {
+        let doing = format!("describing group {name}");
+        let request = ConsumerGroupDescribeRequest { group_ids: vec![name.clone()], ..Default::default() };
+        let group = self
+            .ask_coordinator(name, &doing, request, |response| {
+                let group = response.groups.into_iter().next();
+                let group = group.ok_or_else(|| Error::Protocol {
+                    doing: doing.clone(),
+                    problem: "it describes nothing".to_owned(),
+                })?;
+                outcome(group.error_code, doing.clone(), group.error_message.as_ref(), ())?;
+                Ok(group)
+            })
+            .await?;
+        let coordinator = self.cluster.coordinator(name).await?;
+        let members = group.members.into_iter().map(|member| GroupMember {
+            member_id: member.member_id,
+            instance_id: member.instance_id,
+            client_id: member.client_id,
+            host: member.client_host,
+            assignment: member
+                .assignment
+                .topic_partitions
+                .into_iter()
+                .flat_map(|topic| {
+                    let name = topic.topic_name;
+                    let partitions = topic.partitions.into_iter().map(PartitionId);
+                    partitions.map(move |id| TopicPartition::new(name.clone(), id))
+                })
+                .collect(),
+        });
+        Ok(GroupInfo {
+            group_id: group.group_id,
+            coordinator,
+            state: group.group_state,
+            protocol_type: Str::from("consumer"),
+            assignor: group.assignor_name,
+            members: members.collect(),
+        })
     }
 
     /// Deletes groups that have no members.

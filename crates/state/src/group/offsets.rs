@@ -21,6 +21,7 @@ use wire::{
     ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, ProducerEpoch, ProducerId, Response, Str, Uuid,
 };
 
+use super::consumer::CommitBy;
 use super::records::Event;
 use super::{Group, Groups, Now, Outcome, Refusal, State, Step, Token};
 
@@ -160,6 +161,9 @@ impl Groups {
 
     fn check_commit(&self, api_version: i16, request: &OffsetCommitRequest) -> Result<(), Refusal> {
         let generation = request.generation_id_or_member_epoch;
+        if let Some(group) = self.consumers.get(&request.group_id) {
+            return group.check_commit(CommitBy::Request(api_version), request);
+        }
         match self.groups.get(&request.group_id) {
             Some(group) => {
                 group.check_commit(&request.member_id, request.group_instance_id.as_deref(), generation)
@@ -224,6 +228,9 @@ impl Groups {
         if request.group_id.is_empty() {
             return Err(Refusal::InvalidGroupId);
         }
+        if self.consumers.contains_key(&request.group_id) {
+            return Ok(());
+        }
         match self.groups.get(&request.group_id) {
             None => Err(Refusal::GroupNotFound),
             Some(group) if group.state != State::Empty && !group.uses_consumer_protocol() => {
@@ -239,7 +246,10 @@ impl Groups {
         topic: &OffsetDeleteRequestTopic,
         outcome: &mut Outcome,
     ) -> OffsetDeleteResponseTopic {
-        let subscribed = self.groups.get(group_id).is_some_and(|group| group.is_subscribed_to(&topic.name));
+        let subscribed = match self.consumers.get(group_id) {
+            Some(group) => group.is_subscribed_to(&topic.name),
+            None => self.groups.get(group_id).is_some_and(|group| group.is_subscribed_to(&topic.name)),
+        };
         let error_code = if subscribed { Refusal::SubscribedToTopic.into() } else { ErrorCode::NONE };
         if !subscribed {
             let partitions = topic.partitions.iter().map(|partition| PartitionId(partition.partition_index));
@@ -302,6 +312,15 @@ impl Groups {
         require_stable: bool,
         id_of: impl Fn(&str) -> Option<Uuid>,
     ) -> OffsetFetchResponseGroup {
+        if let Some(Err(refusal)) =
+            self.consumers.get(&request.group_id).map(|group| group.check_fetch(request))
+        {
+            return OffsetFetchResponseGroup {
+                group_id: request.group_id.clone(),
+                error_code: refusal.into(),
+                ..Default::default()
+            };
+        }
         let group = self.groups.get(&request.group_id);
         let mut topics: Vec<_> = match &request.topics {
             Some(topics) => {

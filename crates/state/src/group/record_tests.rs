@@ -121,7 +121,7 @@ fn older_versions_are_read_too() {
 
 #[test]
 fn what_is_no_record_of_ours_is_refused_alone() {
-    assert_eq!(decode("0003000167", None), Err(RecordError::UnknownType(3)));
+    assert_eq!(decode("0063000167", None), Err(RecordError::UnknownType(99)));
     assert!(matches!(decode("", None), Err(RecordError::Malformed(_))));
     assert!(matches!(decode(GROUP_KEY, Some("0009")), Err(RecordError::Malformed(_))));
     assert!(matches!(decode(GROUP_KEY, Some("0003ff")), Err(RecordError::Malformed(_))));
