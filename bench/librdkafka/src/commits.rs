@@ -79,7 +79,7 @@ impl Load<'_> {
             self.send_for(interval)?;
             let ending = Instant::now();
             self.producer.commit_transaction(END_WAIT_MAX).map_err(|e| e.to_string())?;
-            commits.saturating_record(ending.elapsed().as_micros() as u64);
+            commits.record(ending.elapsed().as_micros() as u64).map_err(|e| e.to_string())?;
         }
         failed(&self.producer)?;
         Ok(commits)
