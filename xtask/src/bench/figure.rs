@@ -21,6 +21,9 @@ pub(crate) enum Kind {
     ClusterProduceRate,
     ClusterConsumeRate,
     ClusterLatency,
+    TransactionRate,
+    TransactionShare,
+    CommitLatency,
     Failover,
     Pause,
     Errors,
@@ -38,7 +41,7 @@ pub(crate) enum Chapter {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::ProduceCpu,
         Self::ConsumeCpu,
         Self::ProduceRate,
@@ -52,6 +55,9 @@ impl Kind {
         Self::ClusterProduceRate,
         Self::ClusterConsumeRate,
         Self::ClusterLatency,
+        Self::TransactionRate,
+        Self::TransactionShare,
+        Self::CommitLatency,
         Self::Failover,
         Self::Pause,
         Self::Errors,
@@ -76,6 +82,9 @@ impl Kind {
             | Self::ClusterProduceRate
             | Self::ClusterConsumeRate
             | Self::ClusterLatency
+            | Self::TransactionRate
+            | Self::TransactionShare
+            | Self::CommitLatency
             | Self::Failover
             | Self::Pause
             | Self::Errors
@@ -101,6 +110,13 @@ impl Kind {
             Self::ClusterProduceRate => "Produce throughput with three replicas, MB/s",
             Self::ClusterConsumeRate => "Consume throughput with three replicas, MB/s",
             Self::ClusterLatency => "End-to-end latency with three replicas, ms",
+            Self::TransactionRate => {
+                "Transactions committed every 100 ms, three replicas: produce throughput, MB/s"
+            }
+            Self::TransactionShare => {
+                "The same as a share of what the producer gets through without transactions, %"
+            }
+            Self::CommitLatency => "Time of a commit, three replicas, ms",
             Self::Failover => "From kill -9 of a leader to the first acknowledged write, s",
             Self::Pause => "Leaders moved as planned: pause between acknowledgements, ms",
             Self::Errors => "Errors that reached the application",

@@ -43,23 +43,27 @@ pub(crate) enum Part {
     Lifecycle,
     /// Three brokers, replication 3.
     Replicated,
+    /// The same cluster.
+    Transactions,
     Failover,
     Scale,
     Growth,
 }
 
 impl Part {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Lifecycle,
         Self::Latency,
         Self::Throughput,
         Self::Replicated,
+        Self::Transactions,
         Self::Failover,
         Self::Scale,
         Self::Growth,
     ];
     /// What `cluster` stands for.
-    const OF_CLUSTERS: [Self; 4] = [Self::Replicated, Self::Failover, Self::Scale, Self::Growth];
+    const OF_CLUSTERS: [Self; 5] =
+        [Self::Replicated, Self::Transactions, Self::Failover, Self::Scale, Self::Growth];
 }
 
 /// How much of what is measured with many partitions.
@@ -246,6 +250,7 @@ impl fmt::Display for Part {
             Self::Latency => "latency",
             Self::Lifecycle => "lifecycle",
             Self::Replicated => "replicated",
+            Self::Transactions => "transactions",
             Self::Failover => "failover",
             Self::Scale => "scale",
             Self::Growth => "growth",
