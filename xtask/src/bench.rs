@@ -13,6 +13,7 @@ mod question;
 mod throughput;
 mod receiver;
 mod latency;
+mod flood;
 mod lifecycle;
 mod replicated;
 mod pulse;
@@ -34,7 +35,7 @@ const USAGE: &str = "\
 usage: cargo xtask bench [options]
 
   --quick              a few cells, one or two pairs, two kills: about three minutes, and ten with clusters
-  --parts LIST         of throughput,latency,lifecycle,replicated,failover,scale,growth; cluster is the last four
+  --parts LIST         of throughput,latency,flood,lifecycle,replicated,failover,scale,growth; cluster is the last four
                        (default: all)
   --cells LIST         only cells whose name contains one of these, such as 1024B, 200p, java, librdkafka/100B/12p/flush
   --peer LIST          of ottla,kafka (default: both)
@@ -60,6 +61,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         let outcome = match part {
             Part::Throughput => throughput::measure(&workshop, &options, &mut findings),
             Part::Latency => latency::measure(&workshop, &options, &mut findings),
+            Part::Flood => flood::measure(&workshop, &options, &mut findings),
             Part::Lifecycle => lifecycle::measure(&workshop, &options, &mut findings),
             Part::Replicated => replicated::measure(&workshop, &options, &mut findings),
             Part::Failover => failover::measure(&workshop, &options, &mut findings),
