@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use state::metadata::QuotaKey;
 use wire::{ApiKey, Str};
 
+pub(crate) use prometheus::escape;
 use prometheus::{Counter, Gauge, Histogram, Page};
 
 /// Topics with counters of their own. Further ones share the counters of the label `(other)`.
@@ -128,6 +129,8 @@ pub struct BrokerState {
     pub flushes_queued: usize,
     /// Fetch sessions that are remembered.
     pub fetch_sessions: usize,
+    /// What clients push of themselves, as a part of the page.
+    pub of_clients: String,
 }
 
 impl Metrics {
@@ -242,7 +245,9 @@ impl Metrics {
         let mut page = Page::default();
         self.write_counted(&mut page);
         if let Some(look_up) = self.shared.look_up.get() {
-            write_state(&mut page, &look_up());
+            let state = look_up();
+            write_state(&mut page, &state);
+            page.append(&state.of_clients);
         }
         process::write(&mut page);
         page.into_text()

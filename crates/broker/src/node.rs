@@ -47,6 +47,7 @@ use crate::quotas::Quotas;
 use crate::replicas::{self, Replicas};
 use crate::replication::{Followers, Replication};
 use crate::settings::{GroupSettings, Settings};
+use crate::telemetry::Telemetry;
 use crate::throttle::Throttles;
 use crate::topics::Topics;
 use crate::transactions::TxnCoordinator;
@@ -200,6 +201,7 @@ impl Node {
             followers: Followers::default(),
             quotas: Quotas::default(),
             census: Arc::default(),
+            telemetry: Telemetry::default(),
             isr: InSync::default(),
             topics: Topics::default(),
             unpacking: Unpacking::new(),

@@ -49,8 +49,6 @@ pub(crate) const PLANNED: &[Planned] = &[
     planned(51, "AlterUserScramCredentials", "0", Step::Security),
     planned(68, "ConsumerGroupHeartbeat", "0-1", Step::Delivery),
     planned(69, "ConsumerGroupDescribe", "0-1", Step::Delivery),
-    planned(71, "GetTelemetrySubscriptions", "0", Step::Delivery),
-    planned(72, "PushTelemetry", "0", Step::Delivery),
     planned(76, "ShareGroupHeartbeat", "1", Step::Delivery),
     planned(77, "ShareGroupDescribe", "1", Step::Delivery),
     planned(78, "ShareFetch", "1-2", Step::Delivery),
