@@ -35,6 +35,7 @@ use crate::quotas::Quotas;
 use crate::replicas::Replicas;
 use crate::replication::{Followers, Replication};
 use crate::settings::{RACK_AWARE, Settings, TopicSettings};
+use crate::telemetry::Telemetry;
 use crate::throttle::Throttles;
 use crate::topics::{TopicError, Topics};
 use crate::transactions::{TRANSACTIONS_TOPIC, TxnCoordinator};
@@ -62,6 +63,7 @@ pub(crate) struct Broker {
     pub(crate) followers: Followers,
     pub(crate) quotas: Quotas,
     pub(crate) census: Arc<Census>,
+    pub(crate) telemetry: Telemetry,
     pub(crate) isr: InSync,
     pub(crate) topics: Topics,
     pub(crate) unpacking: Unpacking,
@@ -228,6 +230,7 @@ impl Broker {
             transactions_open: self.transactions.open(),
             flushes_queued: self.flusher.queued(),
             fetch_sessions: self.fetch_sessions.len(),
+            of_clients: self.telemetry.page(self.ticks()),
             is_controller: self.metadata.quorum().is_active_controller(),
             is_fenced: *self.fenced.borrow(),
             metadata_applied: self.metadata.quorum().applied(),

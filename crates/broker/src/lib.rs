@@ -14,6 +14,7 @@ mod outbound;
 mod dispatch;
 mod context;
 mod quotas;
+mod telemetry;
 mod authorize;
 mod handler;
 // Where it is kept, made safe, and waited for.

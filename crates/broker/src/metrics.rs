@@ -15,8 +15,8 @@ use parking_lot::Mutex;
 use state::metadata::QuotaKey;
 use wire::{ApiKey, Str};
 
+pub(crate) use prometheus::escape;
 pub use group_lag::{GroupLag, LagRow};
-
 use prometheus::{Counter, Gauge, Histogram, Page};
 
 /// Topics with counters of their own. Further ones share the counters of the label `(other)`.
@@ -133,6 +133,8 @@ pub struct BrokerState {
     pub flushes_queued: usize,
     /// Fetch sessions that are remembered.
     pub fetch_sessions: usize,
+    /// What clients push of themselves, as a part of the page.
+    pub of_clients: String,
 }
 
 impl Metrics {
@@ -247,7 +249,9 @@ impl Metrics {
         let mut page = Page::default();
         self.write_counted(&mut page);
         if let Some(look_up) = self.shared.look_up.get() {
-            write_state(&mut page, &look_up());
+            let state = look_up();
+            write_state(&mut page, &state);
+            page.append(&state.of_clients);
         }
         process::write(&mut page);
         page.into_text()

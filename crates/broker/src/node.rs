@@ -48,6 +48,7 @@ use crate::quotas::Quotas;
 use crate::replicas::{self, Replicas};
 use crate::replication::{Followers, Replication};
 use crate::settings::{GroupSettings, Settings};
+use crate::telemetry::Telemetry;
 use crate::throttle::Throttles;
 use crate::topics::Topics;
 use crate::transactions::TxnCoordinator;
@@ -201,6 +202,7 @@ impl Node {
             followers: Followers::default(),
             quotas: Quotas::default(),
             census: Arc::default(),
+            telemetry: Telemetry::default(),
             isr: InSync::default(),
             topics: Topics::default(),
             unpacking: Unpacking::new(),

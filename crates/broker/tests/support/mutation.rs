@@ -49,6 +49,7 @@ use wire::messages::end_txn::EndTxnRequest;
 use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use wire::messages::find_coordinator::FindCoordinatorRequest;
 use wire::messages::forward::ForwardRequest;
+use wire::messages::get_telemetry_subscriptions::GetTelemetrySubscriptionsRequest;
 use wire::messages::heartbeat::HeartbeatRequest;
 use wire::messages::incremental_alter_configs::{
     AlterConfigsResource as IncrementalResource, IncrementalAlterConfigsRequest,
@@ -71,6 +72,7 @@ use wire::messages::offset_for_leader_epoch::{
     OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use wire::messages::push_telemetry::PushTelemetryRequest;
 use wire::messages::quorum_messages::{QuorumEntry, QuorumMessage, QuorumMessagesRequest};
 use wire::messages::register_broker::RegisterBrokerRequest;
 use wire::messages::remove_raft_voter::RemoveRaftVoterRequest;
@@ -82,7 +84,7 @@ use wire::messages::unregister_broker::UnregisterBrokerRequest;
 use wire::messages::update_features::{FeatureUpdateKey, UpdateFeaturesRequest};
 use wire::messages::write_txn_markers::{WritableTxnMarker, WritableTxnMarkerTopic, WriteTxnMarkersRequest};
 use wire::records::{BatchBuilder, BatchOptions};
-use wire::{ApiKey, Decoder, Frame, Millis, Request, RequestHeader};
+use wire::{ApiKey, Decoder, Frame, Millis, Request, RequestHeader, Uuid};
 
 use super::batch_of;
 
@@ -287,6 +289,20 @@ fn samples() -> Vec<(ApiKey, Request)> {
             .into(),
         ),
         (ApiKey::ListConfigResources, ListConfigResourcesRequest { resource_types: vec![16, 32] }.into()),
+        (
+            ApiKey::GetTelemetrySubscriptions,
+            GetTelemetrySubscriptionsRequest { client_instance_id: Uuid::from_u128(1) }.into(),
+        ),
+        (
+            ApiKey::PushTelemetry,
+            PushTelemetryRequest {
+                client_instance_id: Uuid::from_u128(1),
+                subscription_id: 1,
+                metrics: Bytes::from_static(b"\x0a\x04\x12\x02\x12\x00"),
+                ..Default::default()
+            }
+            .into(),
+        ),
         (
             ApiKey::DescribeClientQuotas,
             DescribeClientQuotasRequest {
