@@ -31,6 +31,9 @@ use crate::producer_ids::ProducerIds;
 use crate::replicas::Replicas;
 use crate::replication::{Followers, Replication};
 use crate::settings::{RACK_AWARE, Settings, TopicSettings};
+use crate::share_coordinator::{SHARE_STATE_TOPIC, ShareCoordinator};
+use crate::share_partitions::SharePartitions;
+use crate::share_sessions::ShareSessions;
 use crate::throttle::Throttles;
 use crate::topics::{TopicError, Topics};
 use crate::transactions::{TRANSACTIONS_TOPIC, TxnCoordinator};
@@ -64,6 +67,9 @@ pub(crate) struct Broker {
     pub(crate) fetch_sessions: FetchSessions,
     pub(crate) groups: Arc<GroupCoordinator>,
     pub(crate) transactions: Arc<TxnCoordinator>,
+    pub(crate) share_states: Arc<ShareCoordinator>,
+    pub(crate) share_partitions: SharePartitions,
+    pub(crate) share_sessions: ShareSessions,
     /// For what coordinators and partitions' leaders ask each other.
     pub(crate) peers: PeerLinks,
     pub(crate) producer_ids: ProducerIds,
@@ -121,7 +127,7 @@ impl Broker {
 
     /// True for topics that the broker writes by itself.
     pub(crate) fn is_internal_topic(&self, topic: &str) -> bool {
-        topic == OFFSETS_TOPIC || topic == TRANSACTIONS_TOPIC
+        topic == OFFSETS_TOPIC || topic == TRANSACTIONS_TOPIC || topic == SHARE_STATE_TOPIC
     }
 
     /// A topic's settings.

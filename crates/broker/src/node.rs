@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use arc_swap::ArcSwap;
 use client::Environment;
 use state::group::GroupConfig;
+use state::share::state::ShareStateConfig;
 use state::txn::TxnConfig;
 use storage::{DataDirError, Disk, StorageError};
 use tokio::sync::{Notify, watch};
@@ -46,6 +47,9 @@ use crate::quorum::{Driver, Peers, Quorum, QuorumLogError, QuorumOptions};
 use crate::replicas::{self, Replicas};
 use crate::replication::{Followers, Replication};
 use crate::settings::{GroupSettings, Settings};
+use crate::share_coordinator::ShareCoordinator;
+use crate::share_partitions::{self, SharePartitions};
+use crate::share_sessions::ShareSessions;
 use crate::throttle::Throttles;
 use crate::topics::Topics;
 use crate::transactions::TxnCoordinator;
@@ -177,6 +181,9 @@ impl Node {
             id_expiration_ms: i64::try_from(expiration.as_millis()).unwrap_or(i64::MAX),
         };
         let (transactions, decided) = TxnCoordinator::new(txn_config, Arc::clone(&clock));
+        let share_state_config =
+            ShareStateConfig { updates_per_snapshot: settings.broker().share.updates_per_snapshot };
+        let (share_states, _) = ShareCoordinator::new(share_state_config, Arc::clone(&clock));
         let broker = Arc::new(Broker {
             node_id: settings.node_id(),
             incarnation_id: registration.incarnation_id,
@@ -204,6 +211,9 @@ impl Node {
             flusher,
             groups,
             transactions,
+            share_states,
+            share_partitions: SharePartitions::default(),
+            share_sessions: ShareSessions::new(settings.broker().share.sessions_max),
             peers: PeerLinks::new(&reach),
             producer_ids: ProducerIds::default(),
             metrics,
@@ -243,6 +253,7 @@ impl Node {
         tasks.spawn(scrub::run(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(markers::run(Arc::clone(&broker), decided, stopping.clone()));
         tasks.spawn(Arc::clone(&broker.transactions).run_clock(stopping.clone()));
+        tasks.spawn(share_partitions::run_clock(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(Arc::clone(&broker.groups).run_clock(stopping));
         let mut fenced = broker.fenced.subscribe();
         // The sender lives as long as the broker does.

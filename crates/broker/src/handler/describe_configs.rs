@@ -80,7 +80,14 @@ fn describe(
             check_broker_id(name, broker.node_id)?;
             Ok(broker.settings().describe_broker(options))
         }
-        ResourceKind::Group => Err(unavailable("Settings of groups are not available in this version")),
+        ResourceKind::Group if name.is_empty() => {
+            Err(unavailable("Default group resources are not allowed."))
+        }
+        ResourceKind::Group => {
+            let image = broker.metadata.image();
+            let group = ConfigResource { kind: ResourceKind::Group, name: name.clone() };
+            Ok(broker.settings().describe_group(image.configs(&group), options))
+        }
         ResourceKind::ClientMetrics => Err(unavailable("Client telemetry is not available in this version")),
     }
 }

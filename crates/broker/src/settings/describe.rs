@@ -5,9 +5,10 @@
 use wire::Str;
 use wire::messages::describe_configs::{DescribeConfigsResourceResult, DescribeConfigsSynonym};
 
+use super::group::own_group_values;
 use super::layers::ConfigSource;
 use super::row::Setting;
-use super::table::{TOPIC, broker_rows};
+use super::table::{GROUP, TOPIC, broker_rows};
 use super::value::Value;
 use super::{Settings, own_values};
 
@@ -69,6 +70,27 @@ impl Settings {
             let own = own.get(row.key).cloned();
             let value = own.clone().or_else(|| self.layers.inherited(row));
             let own = own.map(|value| (row.key, ConfigSource::DynamicTopic, value));
+            described(row, own.into_iter().chain(inherited).collect(), value, options)
+        };
+        rows.map(describe).collect()
+    }
+}
+
+impl Settings {
+    /// A group's settings; `own` is what the group itself has, as the metadata stores it.
+    #[must_use]
+    pub fn describe_group<K: AsRef<str>, V: AsRef<str>>(
+        &self,
+        own: impl IntoIterator<Item = (K, V)>,
+        options: &DescribeOptions<'_>,
+    ) -> Vec<DescribeConfigsResourceResult> {
+        let own = own_group_values(own);
+        let rows = GROUP.iter().copied().flatten().filter(|row| options.wants(row.key));
+        let describe = |row: &'static Setting| {
+            let inherited = self.layers.chain(row.synonyms.iter().map(|synonym| synonym.key));
+            let own = own.get(row.key).cloned();
+            let value = own.clone().or_else(|| self.layers.inherited(row));
+            let own = own.map(|value| (row.key, ConfigSource::DynamicGroup, value));
             described(row, own.into_iter().chain(inherited).collect(), value, options)
         };
         rows.map(describe).collect()

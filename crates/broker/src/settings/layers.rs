@@ -25,6 +25,8 @@ pub enum ConfigSource {
     StaticBroker,
     /// The default.
     Default,
+    /// The group's own.
+    DynamicGroup,
 }
 
 impl ConfigSource {
@@ -37,6 +39,7 @@ impl ConfigSource {
             ConfigSource::DynamicDefaultBroker => 3,
             ConfigSource::StaticBroker => 4,
             ConfigSource::Default => 5,
+            ConfigSource::DynamicGroup => 8,
         }
     }
 }

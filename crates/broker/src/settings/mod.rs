@@ -15,6 +15,7 @@ mod endpoint;
 mod cluster;
 mod describe;
 mod rules;
+pub(crate) mod group;
 mod log_config;
 mod reference;
 
@@ -32,8 +33,9 @@ pub use reference::{listing, reference_page};
 pub use row::{Allowed, Effect, Importance, Kind, Scope, Setting, Synonym};
 pub use sources::{Origin, Sources};
 pub use table::{
-    BROKER, GroupSettings, LogSettings, NetworkSettings, NodeSettings, RACK_AWARE, ReplicationSettings,
-    Section, TOPIC, TopicDefaults, TopicSettings, broker_row, broker_rows, topic_row,
+    BROKER, GROUP, GroupSettings, LogSettings, NetworkSettings, NodeSettings, RACK_AWARE,
+    ReplicationSettings, Section, ShareGroupSettings, ShareSettings, TOPIC, TopicDefaults, TopicSettings,
+    broker_row, broker_rows, group_row, topic_row,
 };
 pub use value::{Value, Violation};
 
@@ -52,6 +54,8 @@ pub struct BrokerSettings {
     pub log: LogSettings,
     /// Consumer groups and offsets.
     pub groups: GroupSettings,
+    /// Share groups.
+    pub share: ShareSettings,
     /// Several brokers, and transactions.
     pub replication: ReplicationSettings,
 }
@@ -216,6 +220,22 @@ impl Settings {
         ];
         compacted(replication.transaction_topic_segment_bytes, &others)
     }
+
+    /// What `__share_group_state` is created with. Its coordinators let go of its records by themselves: an update that is not
+    /// the last of its key counts all the same.
+    #[must_use]
+    pub fn share_state_topic_configs(&self) -> Vec<(Str, Str)> {
+        let share = &self.broker.share;
+        let configs = [
+            ("cleanup.policy", "delete".to_owned()),
+            ("retention.ms", "-1".to_owned()),
+            ("compression.type", "producer".to_owned()),
+            ("segment.bytes", share.topic_segment_bytes.to_string()),
+            ("min.insync.replicas", share.topic_min_insync_replicas.to_string()),
+            ("unclean.leader.election.enable", "false".to_owned()),
+        ];
+        configs.into_iter().map(|(key, value)| (Str::from(key), Str::from(value))).collect()
+    }
 }
 
 /// The configs of a topic of the broker's own.
@@ -251,6 +271,7 @@ impl BrokerSettings {
             topics: TopicDefaults::read(value),
             log: LogSettings::read(value),
             groups: GroupSettings::read(value),
+            share: ShareSettings::read(value),
             replication: ReplicationSettings::read(value),
         }
     }

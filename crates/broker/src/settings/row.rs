@@ -89,6 +89,8 @@ pub enum Scope {
     ClusterWide,
     /// Dynamic, for one topic.
     Topic,
+    /// Dynamic, for one group.
+    Group,
 }
 
 impl Scope {
@@ -106,6 +108,7 @@ impl Scope {
             Scope::PerBroker => "per-broker",
             Scope::ClusterWide => "cluster-wide",
             Scope::Topic => "topic",
+            Scope::Group => "group",
         }
     }
 }

@@ -12,7 +12,7 @@ use super::problem::shown;
 use super::row::{Kind, Scope, Setting};
 use super::suggest::nearest;
 use super::table::foreign::{Foreign, foreign};
-use super::table::{TOPIC, broker_row, broker_rows, topic_row};
+use super::table::{TOPIC, broker_row, broker_rows, group_row, topic_row};
 use super::{BrokerSettings, Settings, check_together};
 
 impl ConfigRules for Settings {
@@ -23,7 +23,7 @@ impl ConfigRules for Settings {
             ResourceKind::ClientMetrics => {
                 Err("Client telemetry is not available in this version".to_owned())
             }
-            ResourceKind::Group => Err("Settings of groups are not available in this version".to_owned()),
+            ResourceKind::Group => self.check_group(&resource.name, values),
         }
     }
 
@@ -34,7 +34,7 @@ impl ConfigRules for Settings {
     fn list_default(&self, kind: ResourceKind, key: &str) -> Option<Str> {
         let row = row(kind, key)?;
         let inherited = match kind {
-            ResourceKind::Topic => self.layers.inherited(row),
+            ResourceKind::Topic | ResourceKind::Group => self.layers.inherited(row),
             _ => self.layers.effective(row),
         };
         inherited.map(|value| Str::from(value.text()))
@@ -85,7 +85,7 @@ impl Settings {
         for (key, text) in values {
             let row = broker_row(key).ok_or_else(|| not_a_broker_setting(key))?;
             match row.scope {
-                Scope::ReadOnly | Scope::Topic => {
+                Scope::ReadOnly | Scope::Topic | Scope::Group => {
                     return Err(format!("Cannot update these configs dynamically: [{key}]"));
                 }
                 Scope::PerBroker if name.is_empty() => {
@@ -119,11 +119,12 @@ fn row(kind: ResourceKind, key: &str) -> Option<&'static Setting> {
     match kind {
         ResourceKind::Topic => topic_row(key),
         ResourceKind::Broker => broker_row(key),
-        ResourceKind::ClientMetrics | ResourceKind::Group => None,
+        ResourceKind::Group => group_row(key),
+        ResourceKind::ClientMetrics => None,
     }
 }
 
-fn check_value(row: &Setting, text: &str) -> Result<(), String> {
+pub(super) fn check_value(row: &Setting, text: &str) -> Result<(), String> {
     match row.parse(text) {
         Ok(_) => Ok(()),
         Err(violation) => {
@@ -132,7 +133,7 @@ fn check_value(row: &Setting, text: &str) -> Result<(), String> {
     }
 }
 
-fn unknown(what: &str, key: &str, rows: impl Iterator<Item = &'static Setting>) -> String {
+pub(super) fn unknown(what: &str, key: &str, rows: impl Iterator<Item = &'static Setting>) -> String {
     let near = nearest(key, rows.map(|row| row.key));
     let near = near.map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
     format!("Unknown {what} config name: {key}{near}")

@@ -461,9 +461,14 @@ impl SharePartition {
         self.advance();
     }
 
+    /// Whether there is anything to write.
+    pub fn has_changed(&self) -> bool {
+        !self.unsaved.is_empty() || self.is_start_unsaved
+    }
+
     /// What is to be written since this was asked last, by the leader of this epoch.
     pub fn take_write(&mut self, leader_epoch: LeaderEpoch) -> Option<Write> {
-        if self.unsaved.is_empty() && !self.is_start_unsaved {
+        if !self.has_changed() {
             return None;
         }
         let unsaved = std::mem::take(&mut self.unsaved);

@@ -267,9 +267,9 @@ impl ShareStates {
         (records.into_iter().collect(), Ok(()))
     }
 
-    /// Forgets the share-partitions of topics that are gone.
-    pub fn topics_deleted(&mut self, topics: &[Uuid]) -> Vec<CoordinatorRecord> {
-        let gone: Vec<_> = self.states.keys().filter(|key| topics.contains(&key.topic)).cloned().collect();
+    /// Forgets the share-partitions of topics that are not there any more.
+    pub fn forget_topics(&mut self, is_there: impl Fn(Uuid) -> bool) -> Vec<CoordinatorRecord> {
+        let gone: Vec<_> = self.states.keys().filter(|key| !is_there(key.topic)).cloned().collect();
         gone.iter().flat_map(|key| self.delete(key).0).collect()
     }
 
@@ -332,6 +332,20 @@ impl ShareStates {
 }
 
 impl ShareState {
+    /// A state of which nothing but its epoch is known.
+    pub fn unsettled(state_epoch: i32) -> Self {
+        ShareState {
+            snapshot_epoch: 0,
+            state_epoch,
+            leader_epoch: LeaderEpoch(0),
+            start: None,
+            delivery_complete_count: -1,
+            created_at: Millis(0),
+            deliveries: Runs::default(),
+            updates: 0,
+        }
+    }
+
     fn take(&mut self, update: &record::Update) {
         self.leader_epoch = self.leader_epoch.max(update.leader_epoch);
         self.start = update.start.or(self.start);

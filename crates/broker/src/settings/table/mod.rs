@@ -69,15 +69,19 @@ mod defaults;
 mod log;
 mod groups;
 mod replication;
+mod share;
+mod group;
 mod topic;
 pub(super) mod foreign;
 
 pub use defaults::TopicDefaults;
+pub use group::ShareGroupSettings;
 pub use groups::GroupSettings;
 pub use log::LogSettings;
 pub use network::NetworkSettings;
 pub use node::NodeSettings;
 pub use replication::{RACK_AWARE, ReplicationSettings};
+pub use share::ShareSettings;
 pub use topic::TopicSettings;
 
 /// A titled group of rows.
@@ -95,11 +99,15 @@ pub const BROKER: &[Section] = &[
     Section { title: "Topics: creation and defaults", rows: defaults::ROWS },
     Section { title: "Log", rows: log::ROWS },
     Section { title: "Consumer groups and offsets", rows: groups::ROWS },
+    Section { title: "Share groups", rows: share::ROWS },
     Section { title: "Replication, transactions, controller", rows: replication::ROWS },
 ];
 
 /// Every topic setting.
 pub const TOPIC: &[Setting] = topic::ROWS;
+
+/// Every setting of a group, by kind of group.
+pub const GROUP: &[&[Setting]] = &[group::SHARE_ROWS];
 
 /// The broker settings as one list.
 pub fn broker_rows() -> impl Iterator<Item = &'static Setting> {
@@ -110,6 +118,12 @@ pub fn broker_rows() -> impl Iterator<Item = &'static Setting> {
 #[must_use]
 pub fn broker_row(key: &str) -> Option<&'static Setting> {
     broker_rows().find(|row| row.key == key)
+}
+
+/// The group setting of this key.
+#[must_use]
+pub fn group_row(key: &str) -> Option<&'static Setting> {
+    GROUP.iter().copied().flatten().find(|row| row.key == key)
 }
 
 /// The topic setting of this key.

@@ -89,7 +89,7 @@ impl Teller {
                 self.decided(decided, |()| "ok".to_owned());
             }
             "topic-gone" => {
-                let records = self.states.topics_deleted(&[key.topic]);
+                let records = self.states.forget_topics(|topic| topic != key.topic);
                 self.decided((records, Ok(())), |()| "ok".to_owned());
             }
             "snapshot-all" => match self.states.snapshot_all(now) {
