@@ -76,7 +76,10 @@ pub(crate) fn required(api: ApiKey) -> (Operation, ResourceKind) {
         | ApiKey::DeleteShareGroupState
         | ApiKey::ReadShareGroupStateSummary => (Op::ClusterAction, On::Cluster),
         ApiKey::TxnOffsetCommit => (Op::Read, On::Group),
-        ApiKey::ShareFetch | ApiKey::ShareAcknowledge => (Op::Read, On::Group),
+        ApiKey::ShareGroupHeartbeat | ApiKey::ShareFetch | ApiKey::ShareAcknowledge => (Op::Read, On::Group),
+        ApiKey::ShareGroupDescribe | ApiKey::DescribeShareGroupOffsets => (Op::Describe, On::Group),
+        ApiKey::AlterShareGroupOffsets => (Op::Read, On::Group),
+        ApiKey::DeleteShareGroupOffsets => (Op::Delete, On::Group),
         ApiKey::FindCoordinator | ApiKey::DescribeGroups | ApiKey::ListGroups => (Op::Describe, On::Group),
         ApiKey::OffsetFetch => (Op::Describe, On::Group),
         ApiKey::JoinGroup | ApiKey::SyncGroup | ApiKey::Heartbeat | ApiKey::LeaveGroup => {

@@ -217,9 +217,13 @@ impl Broker {
     /// What the metrics page shows besides what is counted.
     pub(crate) fn state(&self) -> BrokerState {
         let hosted = self.partitions.load_full();
+        let (share_partitions, share_records_acquired) = self.share_partitions.counts();
         let mut state = BrokerState {
             groups: self.groups.states(),
             transactions_open: self.transactions.open(),
+            share_partitions,
+            share_records_acquired,
+            share_sessions: self.share_sessions.len(),
             flushes_queued: self.flusher.queued(),
             fetch_sessions: self.fetch_sessions.len(),
             is_controller: self.metadata.quorum().is_active_controller(),

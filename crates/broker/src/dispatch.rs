@@ -376,6 +376,19 @@ fn start(pending: Pending, request: Request) -> Result<Answer, DispatchError> {
         Request::ReadShareGroupStateSummary(request) => {
             pending.alone(|b, _| h::share_state::summary(b, request), Response::ReadShareGroupStateSummary)
         }
+        Request::ShareGroupHeartbeat(request) => {
+            pending.alone(|b, c| h::share_group::heartbeat(b, c, request), Response::ShareGroupHeartbeat)
+        }
+        Request::ShareGroupDescribe(request) => {
+            pending.alone(|b, _| h::share_group::describe(b, request), Response::ShareGroupDescribe)
+        }
+        Request::DescribeShareGroupOffsets(request) => pending
+            .alone(|b, _| h::share_group_offsets::describe(b, request), Response::DescribeShareGroupOffsets),
+        Request::AlterShareGroupOffsets(request) => {
+            pending.alone(|b, _| h::share_group_offsets::alter(b, request), Response::AlterShareGroupOffsets)
+        }
+        Request::DeleteShareGroupOffsets(request) => pending
+            .alone(|b, _| h::share_group_offsets::delete(b, request), Response::DeleteShareGroupOffsets),
         Request::ShareFetch(request) => {
             pending.alone(|b, c| h::share_fetch::handle(b, c, request), Response::ShareFetch)
         }

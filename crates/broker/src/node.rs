@@ -46,7 +46,7 @@ use crate::producer_ids::ProducerIds;
 use crate::quorum::{Driver, Peers, Quorum, QuorumLogError, QuorumOptions};
 use crate::replicas::{self, Replicas};
 use crate::replication::{Followers, Replication};
-use crate::settings::{GroupSettings, Settings};
+use crate::settings::{GroupSettings, Settings, ShareSettings};
 use crate::share_coordinator::ShareCoordinator;
 use crate::share_partitions::{self, SharePartitions};
 use crate::share_sessions::ShareSessions;
@@ -172,7 +172,10 @@ impl Node {
             open_quorum(&settings, &reach, &cluster_id, opened.metadata_log, disk, &clock).await?;
         let (stop, stopping) = watch::channel(false);
         let flusher = Flusher::start(metrics.clone(), &environment).map_err(StartError::Thread)?;
-        let (groups, _) = GroupCoordinator::new(group_config(&settings.broker().groups), Arc::clone(&clock));
+        let (groups, _) = GroupCoordinator::new(
+            group_config(&settings.broker().groups, &settings.broker().share),
+            Arc::clone(&clock),
+        );
         let replication = &settings.broker().replication;
         let (timeout_max, expiration) =
             (replication.transaction_timeout_max, replication.transactional_id_expiration);
@@ -314,7 +317,7 @@ impl Node {
     }
 }
 
-fn group_config(groups: &GroupSettings) -> GroupConfig {
+fn group_config(groups: &GroupSettings, share: &ShareSettings) -> GroupConfig {
     GroupConfig {
         session_timeout_ms_min: int_millis(groups.session_timeout_min),
         session_timeout_ms_max: int_millis(groups.session_timeout_max),
@@ -326,6 +329,7 @@ fn group_config(groups: &GroupSettings) -> GroupConfig {
         record_bytes_max: GroupConfig::default()
             .record_bytes_max
             .min(groups.offsets_topic_segment_bytes as usize / 4),
+        share_session_timeout_ms: share.session_timeout_ms,
     }
 }
 

@@ -179,7 +179,7 @@ async fn write_on(held: Arc<Held>, broker: Arc<Broker>) {
                 None => break,
             }
         };
-        let written = insist(&broker, || broker.write_share_state(&held.key, &write)).await;
+        let written = insist(&broker, PERSIST_MAX, || broker.write_share_state(&held.key, &write)).await;
         if let Err(failure) = written {
             tracing::info!(
                 share_partition = %held.key, error = ?failure.error,
@@ -202,11 +202,15 @@ async fn write_on(held: Arc<Held>, broker: Arc<Broker>) {
 }
 
 /// Asks the share coordinator again while it is not there.
-async fn insist<T, Asked>(broker: &Broker, mut ask: impl FnMut() -> Asked) -> Result<T, Failure>
+pub(crate) async fn insist<T, Asked>(
+    broker: &Broker,
+    wait_max: Duration,
+    mut ask: impl FnMut() -> Asked,
+) -> Result<T, Failure>
 where
     Asked: Future<Output = Result<T, Failure>>,
 {
-    let deadline = Instant::now() + PERSIST_MAX;
+    let deadline = Instant::now() + wait_max;
     loop {
         let failure = match ask().await {
             Ok(answer) => return Ok(answer),
@@ -357,7 +361,7 @@ fn config(settings: &ShareGroupSettings) -> ShareConfig {
 /// Begins with what the share coordinator knows. Where nobody has settled where to begin, it is settled here and written at
 /// once: what is produced from now on is not missed.
 async fn load(held: Arc<Held>, broker: Arc<Broker>, settings: ShareGroupSettings) {
-    let read = insist(&broker, || broker.read_share_state(&held.key, held.leader_epoch)).await;
+    let read = insist(&broker, PERSIST_MAX, || broker.read_share_state(&held.key, held.leader_epoch)).await;
     let loaded = match read {
         Ok(state) if state.start.is_some() => Ok((state, Offset::ZERO)),
         Ok(state) => match first_offset(&broker, &held.partition, &settings).await {

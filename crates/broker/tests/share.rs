@@ -6,12 +6,24 @@ mod support;
 use broker::clock::{Clock, SystemClock};
 use bytes::Bytes;
 use support::{TestBroker, TestClient, TestCluster, wait_until};
+use wire::messages::alter_share_group_offsets::{
+    AlterShareGroupOffsetsRequest, AlterShareGroupOffsetsRequestPartition, AlterShareGroupOffsetsRequestTopic,
+};
 use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
+use wire::messages::delete_groups::DeleteGroupsRequest;
+use wire::messages::delete_share_group_offsets::{
+    DeleteShareGroupOffsetsRequest, DeleteShareGroupOffsetsRequestTopic,
+};
+use wire::messages::describe_share_group_offsets::{
+    DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsRequestGroup,
+};
 use wire::messages::find_coordinator::FindCoordinatorRequest;
 use wire::messages::incremental_alter_configs::{
     AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest,
 };
 use wire::messages::initialize_share_group_state as initialize;
+use wire::messages::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
+use wire::messages::list_groups::ListGroupsRequest;
 use wire::messages::metadata::{MetadataRequest, MetadataRequestTopic};
 use wire::messages::read_share_group_state_summary as summary;
 use wire::messages::share_acknowledge::{
@@ -20,6 +32,8 @@ use wire::messages::share_acknowledge::{
 use wire::messages::share_fetch::{
     AcknowledgementBatch, FetchPartition, FetchTopic, PartitionData, ShareFetchRequest, ShareFetchResponse,
 };
+use wire::messages::share_group_describe::ShareGroupDescribeRequest;
+use wire::messages::share_group_heartbeat::{ShareGroupHeartbeatRequest, ShareGroupHeartbeatResponse};
 use wire::messages::write_share_group_state as write;
 use wire::records::{BatchBuilder, BatchOptions, Batches};
 use wire::{ErrorCode, Str, Uuid};
@@ -422,4 +436,114 @@ fn coordinator(client: &mut TestClient, key: &Str) -> Option<i32> {
         FindCoordinatorRequest { key_type: 2, coordinator_keys: vec![key.clone()], ..Default::default() };
     let found = client.ask(request).coordinators.remove(0);
     found.error_code.is_ok().then_some(found.node_id)
+}
+
+fn beat(
+    client: &mut TestClient,
+    member: &'static str,
+    epoch: i32,
+    topics: Option<&[&'static str]>,
+) -> ShareGroupHeartbeatResponse {
+    let request = ShareGroupHeartbeatRequest {
+        group_id: GROUP.into(),
+        member_id: member.into(),
+        member_epoch: epoch,
+        subscribed_topic_names: topics.map(|topics| topics.iter().map(|topic| (*topic).into()).collect()),
+        ..Default::default()
+    };
+    client.ask(request)
+}
+
+fn offsets(client: &mut TestClient) -> Result<Vec<(i64, i64)>, ErrorCode> {
+    let group = DescribeShareGroupOffsetsRequestGroup { group_id: GROUP.into(), topics: None };
+    let mut answer = client.ask(DescribeShareGroupOffsetsRequest { groups: vec![group] }).groups.remove(0);
+    if !answer.error_code.is_ok() {
+        return Err(answer.error_code);
+    }
+    let partitions = answer.topics.pop().map(|topic| topic.partitions).unwrap_or_default();
+    Ok(partitions.iter().map(|partition| (partition.start_offset, partition.lag)).collect())
+}
+
+#[test]
+fn a_group_joins_reads_is_moved_and_deleted() {
+    let mut broker = TestBroker::start(&["share.coordinator.state.topic.num.partitions=2"]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("jobs", 2);
+    assert_eq!(configure(&mut client, &[("share.auto.offset.reset", "earliest")]), (ErrorCode::NONE, None));
+    client.append("jobs", 0, batch_of(4));
+    let find = || FindCoordinatorRequest { coordinator_keys: vec![GROUP.into()], ..Default::default() };
+    wait_until(|| client.ask(find()).coordinators[0].error_code.is_ok());
+    let mut joined = ShareGroupHeartbeatResponse::default();
+    wait_until(|| {
+        joined = beat(&mut client, "one", 0, Some(&["jobs"]));
+        joined.error_code.is_ok()
+            && joined.assignment.as_ref().is_some_and(|given| !given.topic_partitions.is_empty())
+    });
+    let given = joined.assignment.expect("it was waited for").topic_partitions;
+    assert_eq!(given[0].partitions, [0, 1]);
+    let topic = given[0].topic_id;
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    assert_eq!(one.takes(3), [(0, 2, 1)]);
+    assert_eq!(one.says(&[(0, 2, &[1])]), ErrorCode::NONE);
+    assert_eq!(offsets(&mut client), Ok(vec![(3, 1), (-1, -1)]));
+
+    // Both kinds of groups share their names.
+    let join = JoinGroupRequest {
+        group_id: GROUP.into(),
+        protocol_type: "consumer".into(),
+        session_timeout_ms: 10_000,
+        protocols: vec![JoinGroupRequestProtocol { name: "range".into(), ..Default::default() }],
+        ..Default::default()
+    };
+    assert_eq!(client.ask_in(5, join).error_code, ErrorCode::INCONSISTENT_GROUP_PROTOCOL);
+    let listed = client.ask(ListGroupsRequest { types_filter: vec!["Share".into()], ..Default::default() });
+    assert_eq!(listed.groups[0].group_type, "share");
+
+    // Another coordinator, or the same one anew, knows the members.
+    broker.restart();
+    let mut client = TestClient::connect(&broker);
+    let epoch = joined.member_epoch;
+    wait_until(|| beat(&mut client, "one", epoch, None).error_code.is_ok());
+    let describe = || ShareGroupDescribeRequest { group_ids: vec![GROUP.into()], ..Default::default() };
+    let described = client.ask(describe()).groups.remove(0);
+    assert_eq!((described.group_state, described.members.len()), ("Stable".into(), 1));
+    assert_eq!(described.members[0].assignment.topic_partitions[0].topic_name, "jobs");
+
+    let alter = |start_offset| AlterShareGroupOffsetsRequest {
+        group_id: GROUP.into(),
+        topics: vec![AlterShareGroupOffsetsRequestTopic {
+            topic_name: "jobs".into(),
+            partitions: vec![AlterShareGroupOffsetsRequestPartition { partition_index: 0, start_offset }],
+        }],
+    };
+    let delete = || DeleteGroupsRequest { groups_names: vec![GROUP.into()] };
+    assert_eq!(client.ask(alter(1)).error_code, ErrorCode::NON_EMPTY_GROUP);
+    assert_eq!(client.ask(delete()).results[0].error_code, ErrorCode::NON_EMPTY_GROUP);
+    assert_eq!(beat(&mut client, "one", -1, None).member_epoch, -1);
+    let altered = client.ask(alter(1));
+    assert_eq!(
+        (altered.error_code, altered.responses[0].partitions[0].error_code),
+        (ErrorCode::NONE, ErrorCode::NONE)
+    );
+    assert_eq!(offsets(&mut client).map(|offsets| offsets[0]), Ok((1, 3)));
+    let mut two = Member::new("two", topic, TestClient::connect(&broker));
+    assert_eq!(two.takes(9), [(1, 3, 1)]);
+    drop(two);
+    assert_eq!(client.ask(alter(-5)).responses[0].partitions[0].error_code, ErrorCode::INVALID_REQUEST);
+
+    let forget = DeleteShareGroupOffsetsRequest {
+        group_id: GROUP.into(),
+        topics: vec![
+            DeleteShareGroupOffsetsRequestTopic { topic_name: "jobs".into() },
+            DeleteShareGroupOffsetsRequestTopic { topic_name: "nothing".into() },
+        ],
+    };
+    let forgotten = client.ask(forget).responses;
+    assert_eq!(forgotten[0].error_code, ErrorCode::NONE);
+    assert_eq!(forgotten[1].error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    assert_eq!(offsets(&mut client), Ok(vec![]));
+    assert_eq!(client.ask(delete()).results[0].error_code, ErrorCode::NONE);
+    assert_eq!(offsets(&mut client), Err(ErrorCode::GROUP_ID_NOT_FOUND));
+    assert_eq!(client.ask(describe()).groups[0].error_code, ErrorCode::GROUP_ID_NOT_FOUND);
+    assert_eq!(beat(&mut client, "one", 3, None).error_code, ErrorCode::GROUP_ID_NOT_FOUND);
 }

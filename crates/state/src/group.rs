@@ -16,6 +16,7 @@ mod offsets;
 mod rebalance;
 mod records;
 mod refusal;
+pub mod share;
 mod sync;
 mod timers;
 mod transactions;
@@ -45,6 +46,7 @@ pub use crate::coordinator::{CoordinatorRecord, Now, Outcome, RecordError, Repla
 
 use self::member::{Member, Members};
 use self::records::Event;
+use self::share::ShareGroups;
 use self::timers::{Alarm, Timers};
 use self::transactions::Pending;
 
@@ -76,6 +78,8 @@ pub struct GroupConfig {
     pub offsets_retention_ms: i64,
     /// Bytes that the records of one commit, or of one group, may take; more is refused before anything changes.
     pub record_bytes_max: usize,
+    /// `group.share.session.timeout.ms`: the session that members of share groups get when they are loaded.
+    pub share_session_timeout_ms: i32,
 }
 
 impl Default for GroupConfig {
@@ -88,6 +92,7 @@ impl Default for GroupConfig {
             offset_metadata_bytes_max: 4_096,
             offsets_retention_ms: 7 * 24 * 60 * 60 * 1_000,
             record_bytes_max: 16 * 1024 * 1024,
+            share_session_timeout_ms: 45_000,
         }
     }
 }
@@ -105,33 +110,44 @@ pub struct Groups {
     groups: BTreeMap<Str, Group>,
     pending: Pending,
     timers: Timers,
+    share: ShareGroups,
 }
 
 impl Groups {
     /// A shard without groups.
     pub fn new(config: GroupConfig) -> Self {
-        Groups { config, groups: BTreeMap::new(), pending: Pending::default(), timers: Timers::default() }
+        Groups {
+            config,
+            groups: BTreeMap::new(),
+            pending: Pending::default(),
+            timers: Timers::default(),
+            share: ShareGroups::default(),
+        }
     }
 
     /// Number of groups.
     pub fn len(&self) -> usize {
-        self.groups.len()
+        self.groups.len() + self.share.len()
     }
 
     /// Whether the shard has no group at all.
     pub fn is_empty(&self) -> bool {
-        self.groups.is_empty()
+        self.groups.is_empty() && self.share.len() == 0
     }
 
     /// The state of each group, in Kafka's words.
     pub fn states(&self) -> impl Iterator<Item = &'static str> {
-        self.groups.values().map(|group| group.state.name())
+        self.groups.values().map(|group| group.state.name()).chain(self.share.states())
     }
 
     /// Replays one record of the partition. An error concerns this record alone: loading can go on without it.
     pub fn load(&mut self, replayed: Replayed<'_>) -> Result<(), RecordError> {
         match replayed {
-            Replayed::Record { key, value } => self.apply(Event::decode(key, value)?),
+            Replayed::Record { key, value } => {
+                if !self.share.load(key, value)? {
+                    self.apply(Event::decode(key, value)?);
+                }
+            }
             Replayed::InTransaction { producer, key, value } => {
                 self.pending.put(producer, Event::decode(key, value)?)?;
             }
@@ -143,8 +159,10 @@ impl Groups {
     /// Ends the replay: every loaded member gets a fresh session deadline, and a group that outgrew `group.max.size`
     /// starts to rebalance.
     pub fn loaded(&mut self, now: impl Into<Now>) {
+        let now = now.into();
+        self.share.loaded(self.config.share_session_timeout_ms, now);
         let Groups { config, groups, timers, .. } = self;
-        let mut step = Step::new(config, timers, now.into());
+        let mut step = Step::new(config, timers, now);
         for group in groups.values_mut() {
             group.restart_sessions(&mut step);
             if group.members.len() > step.config.group_size_max {
@@ -172,8 +190,11 @@ impl Groups {
 
     /// Runs everything whose time has come: sessions, rebalances, the initial delay.
     pub fn tick(&mut self, now: impl Into<Now>) -> Outcome {
+        let now = now.into();
+        let share = self.share.tick(now);
         let Groups { config, groups, timers, .. } = self;
-        let mut step = Step::new(config, timers, now.into());
+        let mut step = Step::new(config, timers, now);
+        step.outcome.records = share;
         while let Some(alarm) = step.timers.pop_due(step.now.ticks) {
             let Some(group) = groups.get_mut(alarm.group()) else { continue };
             match alarm {
@@ -187,7 +208,7 @@ impl Groups {
 
     /// When [`Groups::tick`] has something to do next, in ticks.
     pub fn next_deadline(&self) -> Option<Millis> {
-        self.timers.next_deadline()
+        self.timers.next_deadline().into_iter().chain(self.share.next_deadline()).min()
     }
 
     /// Applies a record to memory: the one way in which durable state changes, live and in replay.

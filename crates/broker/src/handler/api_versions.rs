@@ -1,6 +1,6 @@
 //! ApiVersions: which APIs this broker speaks with clients, in which versions (KIP-35, KIP-511).
 //! The one request that must be answered whatever its version is. Features tell clients what goes beyond versions of APIs
-//! (KIP-584): that transactions have epochs of their own (KIP-890).
+//! (KIP-584): that transactions have epochs of their own (KIP-890), and that there are share groups (KIP-932).
 
 use wire::messages::api_versions::{
     ApiVersion, ApiVersionsRequest, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
@@ -16,6 +16,11 @@ const SOFTWARE_VERSION_MIN: i16 = 3;
 /// The feature of transactions, and the level that this version has, always.
 const TRANSACTION_VERSION: &str = "transaction.version";
 const TRANSACTION_LEVEL: i16 = 2;
+/// The feature of share groups, and its level.
+const SHARE_VERSION: &str = "share.version";
+const SHARE_LEVEL: i16 = 1;
+/// What there is: each feature with its level.
+const FEATURES: [(&str, i16); 2] = [(SHARE_VERSION, SHARE_LEVEL), (TRANSACTION_VERSION, TRANSACTION_LEVEL)];
 /// Features do not change while a cluster runs.
 const FEATURES_EPOCH: i64 = 0;
 /// Clients that ask in an older version take a feature that begins with 0 for a mistake (KAFKA-17011).
@@ -65,17 +70,20 @@ fn table(error_code: ErrorCode) -> ApiVersionsResponse {
 }
 
 fn with_features(response: ApiVersionsResponse, version: i16) -> ApiVersionsResponse {
-    let name = || Str::from(TRANSACTION_VERSION);
-    let supported = SupportedFeatureKey { name: name(), min_version: 0, max_version: TRANSACTION_LEVEL };
-    let finalized = FinalizedFeatureKey {
-        name: name(),
-        max_version_level: TRANSACTION_LEVEL,
-        min_version_level: TRANSACTION_LEVEL,
-    };
+    let supported = FEATURES.iter().map(|(name, level)| SupportedFeatureKey {
+        name: Str::from(*name),
+        min_version: 0,
+        max_version: *level,
+    });
+    let finalized = FEATURES.iter().map(|(name, level)| FinalizedFeatureKey {
+        name: Str::from(*name),
+        max_version_level: *level,
+        min_version_level: *level,
+    });
     ApiVersionsResponse {
-        supported_features: (version >= ZERO_VERSION_MIN).then_some(supported).into_iter().collect(),
+        supported_features: if version >= ZERO_VERSION_MIN { supported.collect() } else { Vec::new() },
         finalized_features_epoch: FEATURES_EPOCH,
-        finalized_features: vec![finalized],
+        finalized_features: finalized.collect(),
         ..response
     }
 }

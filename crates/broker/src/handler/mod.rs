@@ -26,6 +26,8 @@ pub(crate) mod describe_producers;
 pub(crate) mod find_coordinator;
 pub(crate) mod group;
 pub(crate) mod group_offsets;
+pub(crate) mod share_group;
+pub(crate) mod share_group_offsets;
 pub(crate) mod share_state;
 pub(crate) mod share_fetch;
 pub(crate) mod share_acknowledge;

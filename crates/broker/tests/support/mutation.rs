@@ -18,6 +18,9 @@ use wire::messages::alter_partition::{
 use wire::messages::alter_partition_reassignments::{
     AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
 };
+use wire::messages::alter_share_group_offsets::{
+    AlterShareGroupOffsetsRequest, AlterShareGroupOffsetsRequestPartition, AlterShareGroupOffsetsRequestTopic,
+};
 use wire::messages::api_versions::ApiVersionsRequest;
 use wire::messages::auto_create_topics::AutoCreateTopicsRequest;
 use wire::messages::broker_heartbeat::BrokerHeartbeatRequest;
@@ -25,6 +28,12 @@ use wire::messages::create_partitions::{CreatePartitionsRequest, CreatePartition
 use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
 use wire::messages::delete_groups::DeleteGroupsRequest;
 use wire::messages::delete_records::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
+use wire::messages::delete_share_group_offsets::{
+    DeleteShareGroupOffsetsRequest, DeleteShareGroupOffsetsRequestTopic,
+};
+use wire::messages::delete_share_group_state::{
+    DeleteShareGroupStateRequest, DeleteStateData, PartitionData as DeletedPartition,
+};
 use wire::messages::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
 use wire::messages::describe_cluster::DescribeClusterRequest;
 use wire::messages::describe_configs::{DescribeConfigsRequest, DescribeConfigsResource};
@@ -33,6 +42,9 @@ use wire::messages::describe_log_dirs::DescribeLogDirsRequest;
 use wire::messages::describe_producers::{DescribeProducersRequest, TopicRequest as ProducersTopic};
 use wire::messages::describe_quorum::{
     DescribeQuorumRequest, PartitionData as QuorumPartition, TopicData as QuorumTopic,
+};
+use wire::messages::describe_share_group_offsets::{
+    DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsRequestGroup,
 };
 use wire::messages::describe_topic_partitions::{
     DescribeTopicPartitionsRequest, TopicRequest as PartitionsTopic,
@@ -48,6 +60,9 @@ use wire::messages::incremental_alter_configs::{
     AlterConfigsResource as IncrementalResource, IncrementalAlterConfigsRequest,
 };
 use wire::messages::init_producer_id::InitProducerIdRequest;
+use wire::messages::initialize_share_group_state::{
+    InitializeShareGroupStateRequest, InitializeStateData, PartitionData as InitializedPartition,
+};
 use wire::messages::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
 use wire::messages::leave_group::LeaveGroupRequest;
 use wire::messages::list_groups::ListGroupsRequest;
@@ -65,29 +80,14 @@ use wire::messages::offset_for_leader_epoch::{
 };
 use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use wire::messages::quorum_messages::{QuorumEntry, QuorumMessage, QuorumMessagesRequest};
-use wire::messages::register_broker::RegisterBrokerRequest;
-use wire::messages::remove_raft_voter::RemoveRaftVoterRequest;
-use wire::messages::alter_share_group_offsets::{
-    AlterShareGroupOffsetsRequest, AlterShareGroupOffsetsRequestPartition, AlterShareGroupOffsetsRequestTopic,
-};
-use wire::messages::delete_share_group_offsets::{
-    DeleteShareGroupOffsetsRequest, DeleteShareGroupOffsetsRequestTopic,
-};
-use wire::messages::delete_share_group_state::{
-    DeleteShareGroupStateRequest, DeleteStateData, PartitionData as DeletedPartition,
-};
-use wire::messages::describe_share_group_offsets::{
-    DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsRequestGroup,
-};
-use wire::messages::initialize_share_group_state::{
-    InitializeShareGroupStateRequest, InitializeStateData, PartitionData as InitializedPartition,
-};
 use wire::messages::read_share_group_state::{
     PartitionData as ReadPartition, ReadShareGroupStateRequest, ReadStateData,
 };
 use wire::messages::read_share_group_state_summary::{
     PartitionData as SummaryPartition, ReadShareGroupStateSummaryRequest, ReadStateSummaryData,
 };
+use wire::messages::register_broker::RegisterBrokerRequest;
+use wire::messages::remove_raft_voter::RemoveRaftVoterRequest;
 use wire::messages::share_acknowledge::{
     AcknowledgePartition, AcknowledgeTopic, AcknowledgementBatch, ShareAcknowledgeRequest,
 };
@@ -478,7 +478,8 @@ fn samples() -> Vec<(ApiKey, Request)> {
         ),
         (
             ApiKey::ShareGroupDescribe,
-            ShareGroupDescribeRequest { group_ids: vec!["sg".into()], include_authorized_operations: true }.into(),
+            ShareGroupDescribeRequest { group_ids: vec!["sg".into()], include_authorized_operations: true }
+                .into(),
         ),
         (
             ApiKey::ShareFetch,
@@ -600,7 +601,10 @@ fn samples() -> Vec<(ApiKey, Request)> {
                 group_id: "sg".into(),
                 topics: vec![AlterShareGroupOffsetsRequestTopic {
                     topic_name: "t".into(),
-                    partitions: vec![AlterShareGroupOffsetsRequestPartition { partition_index: 0, start_offset: 1 }],
+                    partitions: vec![AlterShareGroupOffsetsRequestPartition {
+                        partition_index: 0,
+                        start_offset: 1,
+                    }],
                 }],
             }
             .into(),

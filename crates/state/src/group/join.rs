@@ -30,6 +30,10 @@ impl Groups {
     ) -> Outcome {
         let now = now.into();
         let mut created = Vec::new();
+        if self.share.contains(&request.group_id) {
+            let refusal = Refusal::InconsistentProtocol;
+            return Outcome::reply(token, join_refused(request.member_id.clone(), refusal));
+        }
         if let Err(refusal) = self.check_join(request) {
             return Outcome::reply(token, join_refused(request.member_id.clone(), refusal));
         }

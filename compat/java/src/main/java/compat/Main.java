@@ -77,6 +77,7 @@ public final class Main {
             suite.step("group", () -> new Group(suite, admin).run());
             suite.step("idempotent", main::idempotent);
             suite.step("transactions", () -> new Transactions(suite, admin).run());
+            suite.step("share", () -> new Shares(suite, admin).run());
             suite.step("configs", main::configs);
             suite.step("delete", main::delete);
         }
