@@ -85,6 +85,8 @@ pub(crate) fn required(api: ApiKey) -> (Operation, ResourceKind) {
         ApiKey::JoinGroup | ApiKey::SyncGroup | ApiKey::Heartbeat | ApiKey::LeaveGroup => {
             (Op::Read, On::Group)
         }
+        ApiKey::ConsumerGroupHeartbeat => (Op::Read, On::Group),
+        ApiKey::ConsumerGroupDescribe => (Op::Describe, On::Group),
         ApiKey::OffsetCommit => (Op::Read, On::Group),
         ApiKey::DeleteGroups | ApiKey::OffsetDelete => (Op::Delete, On::Group),
     }

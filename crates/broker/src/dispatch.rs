@@ -30,16 +30,33 @@ use crate::{controller, handler, topics};
 /// A reply that is still to come.
 pub(crate) type PendingReply = Pin<Box<dyn Future<Output = Result<Reply, DispatchError>> + Send>>;
 
+/// A produce whose records are still to be appended; then its reply is still to come.
+pub(crate) type PendingAppend = Pin<Box<dyn Future<Output = Result<PendingReply, DispatchError>> + Send>>;
+
 /// How a request is answered.
 pub(crate) enum Answer {
     /// The reply is here.
     Now(Reply),
     /// The records are appended, the reply comes when they are safe. Requests behind it may start.
     Produce(PendingReply),
+    /// The records will be appended, after those of the requests before. Requests behind it start then.
+    Append(PendingAppend),
     /// The request runs when those before it are answered, and those behind it wait for its reply.
     Alone(PendingReply),
     /// The client wants no reply (acks=0).
     None,
+}
+
+impl Answer {
+    /// The reply, where the request runs by itself.
+    async fn reply(self) -> Result<Option<Reply>, DispatchError> {
+        match self {
+            Answer::Now(reply) => Ok(Some(reply)),
+            Answer::Produce(reply) | Answer::Alone(reply) => reply.await.map(Some),
+            Answer::Append(append) => append.await?.await.map(Some),
+            Answer::None => Ok(None),
+        }
+    }
 }
 
 /// A request that ends its connection.
@@ -124,11 +141,8 @@ fn once_ready(
     let (broker, connection) = (Arc::clone(broker), Arc::clone(connection));
     Answer::Alone(Box::pin(async move {
         broker.until_ready().await;
-        match dispatch(&broker, &connection, frame)? {
-            Answer::Now(reply) => Ok(reply),
-            Answer::Produce(reply) | Answer::Alone(reply) => reply.await,
-            Answer::None => Err(DispatchError::NotReady(api_key)),
-        }
+        let reply = dispatch(&broker, &connection, frame)?.reply().await?;
+        reply.ok_or(DispatchError::NotReady(api_key))
     }))
 }
 
@@ -183,11 +197,8 @@ fn at_controller(pending: Pending, request: Request, frame: Bytes) -> Answer {
                 broker.metadata.quorum().hand_over().await;
                 "another has to lead first".to_owned()
             } else {
-                return match start(pending, request)? {
-                    Answer::Now(reply) => Ok(reply),
-                    Answer::Alone(reply) | Answer::Produce(reply) => reply.await,
-                    Answer::None => unreachable!("only acks=0 wants no reply"),
-                };
+                let reply = start(pending, request)?.reply().await?;
+                return Ok(reply.unwrap_or_else(|| unreachable!("only acks=0 wants no reply")));
             };
             if Instant::now() + CONTROLLER_RETRY >= deadline {
                 return Err(DispatchError::NoController { api, reason });
@@ -231,13 +242,12 @@ async fn answer_forwarded(
         local: context.connection.local,
     };
     let reply = match dispatch(&broker, &Arc::new(connection), request.frame) {
-        Ok(Answer::Now(reply)) => Ok(reply),
-        Ok(Answer::Alone(reply) | Answer::Produce(reply)) => reply.await,
-        Ok(Answer::None) => return refused(ErrorCode::INVALID_REQUEST),
+        Ok(answer) => answer.reply().await,
         Err(error) => Err(error),
     };
-    match reply.map(Reply::into_bytes) {
-        Ok(frame) => ForwardResponse {
+    match reply.map(|reply| reply.map(Reply::into_bytes)) {
+        Ok(None) => refused(ErrorCode::INVALID_REQUEST),
+        Ok(Some(frame)) => ForwardResponse {
             frame,
             metadata_index: i64::try_from(broker.metadata.quorum().applied()).unwrap_or(i64::MAX),
             controller_id: broker.node_id.0,
@@ -460,6 +470,12 @@ fn start(pending: Pending, request: Request) -> Result<Answer, DispatchError> {
         Request::DescribeGroups(request) => {
             pending.alone(|b, c| h::group::describe(b, c, request), Response::DescribeGroups)
         }
+        Request::ConsumerGroupHeartbeat(request) => {
+            pending.alone(|b, c| h::consumer_group::heartbeat(b, c, request), |response| response)
+        }
+        Request::ConsumerGroupDescribe(request) => {
+            pending.alone(|b, c| h::consumer_group::describe(b, c, request), Response::ConsumerGroupDescribe)
+        }
         Request::ListGroups(request) => {
             pending.alone(|b, c| h::group::list(b, c, request), Response::ListGroups)
         }
@@ -508,10 +524,10 @@ fn start_produce(pending: Pending, request: ProduceRequest) -> Result<Answer, Di
     })))
 }
 
-/// Asks the coordinator before the first batches of a transaction are appended. What the client sends behind them waits, so that
-/// its order is kept.
+/// Asks the coordinator before the first batches of a transaction are appended. What the client sends behind them waits for that,
+/// so that its order is kept, and not for the acknowledgement.
 fn begin_transactions(pending: Pending, request: ProduceRequest, beginnings: Vec<Beginning>) -> Answer {
-    Answer::Alone(Box::pin(async move {
+    Answer::Append(Box::pin(async move {
         let (broker, version) = (&pending.broker, pending.context.version);
         let id = request.transactional_id.clone().unwrap_or_default();
         let verified = handler::verification::verify(broker, version, &id, beginnings).await;
@@ -519,8 +535,11 @@ fn begin_transactions(pending: Pending, request: ProduceRequest, beginnings: Vec
         if !produced.wants_reply {
             return Err(DispatchError::TransactionWithoutReply);
         }
-        let response = produced.acknowledged(broker).await;
-        pending.reply(&Response::Produce(response))
+        let reply: PendingReply = Box::pin(async move {
+            let response = produced.acknowledged(&pending.broker).await;
+            pending.reply(&Response::Produce(response))
+        });
+        Ok(reply)
     }))
 }
 

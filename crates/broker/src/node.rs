@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
 use client::Environment;
-use state::group::GroupConfig;
+use state::group::{Assignor, ConsumerConfig, GroupConfig};
 use state::share::state::ShareStateConfig;
 use state::txn::TxnConfig;
 use storage::{DataDirError, Disk, StorageError};
@@ -325,10 +325,19 @@ fn group_config(groups: &GroupSettings, share: &ShareSettings) -> GroupConfig {
         group_size_max: groups.group_size_max,
         offset_metadata_bytes_max: groups.offset_metadata_bytes_max,
         offsets_retention_ms: groups.offsets_retention_minutes.saturating_mul(60_000),
+        expired_retention_ms: groups.expired_retention_minutes.saturating_mul(60_000),
         // A group's record has to fit a segment, with room for others.
         record_bytes_max: GroupConfig::default()
             .record_bytes_max
             .min(groups.offsets_topic_segment_bytes as usize / 4),
+        consumer: ConsumerConfig {
+            session_timeout_ms: int_millis(groups.consumer_session_timeout),
+            heartbeat_interval_ms: int_millis(groups.consumer_heartbeat_interval),
+            group_size_max: groups.consumer_group_size_max,
+            assignors: groups.consumer_assignors.iter().filter_map(|name| Assignor::named(name)).collect(),
+            upgrade: matches!(&*groups.consumer_migration_policy, "bidirectional" | "upgrade"),
+            downgrade: matches!(&*groups.consumer_migration_policy, "bidirectional" | "downgrade"),
+        },
         share_session_timeout_ms: share.session_timeout_ms,
     }
 }

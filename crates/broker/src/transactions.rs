@@ -157,13 +157,19 @@ impl Broker {
             // What this broker has not heard of yet it would take for gone when the transaction ends.
             return Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
         }
-        let joined = self.transactions.ask(id, |transactions, now| match protocol {
-            Protocol::First => (Vec::new(), transactions.missing(id, *producer, partitions)),
-            Protocol::Second => {
-                let (records, added) =
-                    transactions.add_partitions(id, *producer, partitions, Protocol::Second, now);
-                (records, added.map(|()| Missing::new()))
+        let joined = self.transactions.ask(id, |transactions, now| {
+            let (records, missing) = match protocol {
+                Protocol::First => (Vec::new(), transactions.missing(id, *producer, partitions)),
+                Protocol::Second => {
+                    let (records, added) =
+                        transactions.add_partitions(id, *producer, partitions, Protocol::Second, now);
+                    (records, added.map(|()| Missing::new()))
+                }
+            };
+            if missing.is_ok() {
+                transactions.heard(id, None, now.wall);
             }
+            (records, missing)
         });
         joined.await?.map_err(ErrorCode::from)
     }

@@ -45,6 +45,15 @@ pub struct Producer {
     pub epoch: ProducerEpoch,
 }
 
+/// Who asks for a transactional id, as operators are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The name that it gives itself.
+    pub id: Str,
+    /// Where it asks from.
+    pub host: Str,
+}
+
 /// How a client speaks of transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -109,6 +118,10 @@ struct Txn {
     deadline: Option<Millis>,
     /// The markings of its decision that are under way. Not stored.
     marking: Option<MarkingNumber>,
+    /// Whom something was last done for. Not stored.
+    client: Option<Client>,
+    /// When somebody last asked for it. Not stored.
+    heard_at: Option<Millis>,
 }
 
 /// Tells one decision's markings from those of every other, also of those that an earlier load of the shard began.
@@ -521,6 +534,16 @@ impl Transactions {
         }
     }
 
+    /// Something was done for an id: for this client, or for one that a partition's leader or a group's coordinator asks for. Only
+    /// operators are told; whoever coordinates the id next does not know it.
+    pub fn heard(&mut self, id: &str, client: Option<&Client>, now: Millis) {
+        let Some(txn) = self.ids.get_mut(id) else { return };
+        txn.heard_at = Some(now);
+        if client.is_some() && txn.client.as_ref() != client {
+            txn.client = client.cloned();
+        }
+    }
+
     /// Whether these markings are still wanted. Not when the transaction has ended, or others have taken their place.
     pub fn wants(&self, id: &str, number: MarkingNumber) -> bool {
         self.ids.get(id).is_some_and(|txn| txn.marking == Some(number))
@@ -638,6 +661,8 @@ impl Txn {
             protocol: Protocol::First,
             deadline: None,
             marking: None,
+            client: None,
+            heard_at: None,
         }
     }
 

@@ -23,6 +23,11 @@ const UNKNOWN_TO_THEM: &[(ApiKey, i16)] = &[
     (ApiKey::DescribeLogDirs, 5),
     (ApiKey::AddRaftVoter, 1),
     (ApiKey::WriteTxnMarkers, 2),
+    (ApiKey::ShareFetch, 2),
+    (ApiKey::ShareAcknowledge, 2),
+    (ApiKey::WriteShareGroupState, 1),
+    (ApiKey::ReadShareGroupStateSummary, 1),
+    (ApiKey::DescribeShareGroupOffsets, 1),
 ];
 
 #[test]
@@ -114,6 +119,13 @@ fn records_read_and_write_the_same_bytes() {
     check!(
         broker_registration_change_record::BrokerRegistrationChangeRecord,
         config_record::ConfigRecord,
+        consumer_group_current_member_assignment_value::ConsumerGroupCurrentMemberAssignmentValue,
+        consumer_group_member_metadata_key::ConsumerGroupMemberMetadataKey,
+        consumer_group_member_metadata_value::ConsumerGroupMemberMetadataValue,
+        consumer_group_metadata_key::ConsumerGroupMetadataKey,
+        consumer_group_metadata_value::ConsumerGroupMetadataValue,
+        consumer_group_target_assignment_member_value::ConsumerGroupTargetAssignmentMemberValue,
+        consumer_group_target_assignment_metadata_value::ConsumerGroupTargetAssignmentMetadataValue,
         consumer_protocol_assignment::ConsumerProtocolAssignment,
         consumer_protocol_subscription::ConsumerProtocolSubscription,
         end_txn_marker::EndTxnMarker,

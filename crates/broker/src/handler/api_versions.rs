@@ -1,6 +1,7 @@
 //! ApiVersions: which APIs this broker speaks with clients, in which versions (KIP-35, KIP-511).
 //! The one request that must be answered whatever its version is. Features tell clients what goes beyond versions of APIs
-//! (KIP-584): that transactions have epochs of their own (KIP-890), and that there are share groups (KIP-932).
+//! (KIP-584): that groups can leave the assignment to the broker (KIP-848), that there are share groups (KIP-932), and that
+//! transactions have epochs of their own (KIP-890).
 
 use wire::messages::api_versions::{
     ApiVersion, ApiVersionsRequest, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
@@ -13,14 +14,8 @@ use crate::context::RequestContext;
 /// Requests tell the client's software from this version on.
 const SOFTWARE_VERSION_MIN: i16 = 3;
 
-/// The feature of transactions, and the level that this version has, always.
-const TRANSACTION_VERSION: &str = "transaction.version";
-const TRANSACTION_LEVEL: i16 = 2;
-/// The feature of share groups, and its level.
-const SHARE_VERSION: &str = "share.version";
-const SHARE_LEVEL: i16 = 1;
-/// What there is: each feature with its level.
-const FEATURES: [(&str, i16); 2] = [(SHARE_VERSION, SHARE_LEVEL), (TRANSACTION_VERSION, TRANSACTION_LEVEL)];
+/// Features, and the levels that this version has, always.
+const FEATURES: [(&str, i16); 3] = [("group.version", 1), ("share.version", 1), ("transaction.version", 2)];
 /// Features do not change while a cluster runs.
 const FEATURES_EPOCH: i64 = 0;
 /// Clients that ask in an older version take a feature that begins with 0 for a mistake (KAFKA-17011).
@@ -70,10 +65,8 @@ fn table(error_code: ErrorCode) -> ApiVersionsResponse {
 }
 
 fn with_features(response: ApiVersionsResponse, version: i16) -> ApiVersionsResponse {
-    let supported = FEATURES.iter().map(|(name, level)| SupportedFeatureKey {
-        name: Str::from(*name),
-        min_version: 0,
-        max_version: *level,
+    let supported = FEATURES.iter().filter(|_| version >= ZERO_VERSION_MIN).map(|(name, level)| {
+        SupportedFeatureKey { name: Str::from(*name), min_version: 0, max_version: *level }
     });
     let finalized = FEATURES.iter().map(|(name, level)| FinalizedFeatureKey {
         name: Str::from(*name),
@@ -81,7 +74,7 @@ fn with_features(response: ApiVersionsResponse, version: i16) -> ApiVersionsResp
         min_version_level: *level,
     });
     ApiVersionsResponse {
-        supported_features: if version >= ZERO_VERSION_MIN { supported.collect() } else { Vec::new() },
+        supported_features: supported.collect(),
         finalized_features_epoch: FEATURES_EPOCH,
         finalized_features: finalized.collect(),
         ..response

@@ -39,10 +39,13 @@ pub(crate) async fn join(
 ) -> Response {
     let client = client_info(&context);
     let environment = Arc::clone(&broker.environment);
+    let image = broker.metadata.image();
     let mut ids = || fresh_id(&*environment);
     let joined = broker
         .groups
-        .run(&request.group_id, |groups, token, now| groups.join(token, &client, &request, now, &mut ids))
+        .run(&request.group_id, |groups, token, now| {
+            groups.join(token, &client, &request, &image, now, &mut ids)
+        })
         .await;
     joined.unwrap_or_else(|error_code| {
         let member_id = request.member_id.clone();
@@ -57,8 +60,11 @@ pub(crate) async fn join(
 
 /// SyncGroup.
 pub(crate) async fn sync(broker: Arc<Broker>, _: RequestContext, request: SyncGroupRequest) -> Response {
-    let synced =
-        broker.groups.run(&request.group_id, |groups, token, now| groups.sync(token, &request, now)).await;
+    let image = broker.metadata.image();
+    let synced = broker
+        .groups
+        .run(&request.group_id, |groups, token, now| groups.sync(token, &request, &image, now))
+        .await;
     synced.unwrap_or_else(|error_code| {
         Response::SyncGroup(SyncGroupResponse { error_code, ..Default::default() })
     })
@@ -66,9 +72,10 @@ pub(crate) async fn sync(broker: Arc<Broker>, _: RequestContext, request: SyncGr
 
 /// Heartbeat.
 pub(crate) async fn heartbeat(broker: Arc<Broker>, _: RequestContext, request: HeartbeatRequest) -> Response {
+    let image = broker.metadata.image();
     let alive = broker
         .groups
-        .run(&request.group_id, |groups, token, now| groups.heartbeat(token, &request, now))
+        .run(&request.group_id, |groups, token, now| groups.heartbeat(token, &request, &image, now))
         .await;
     alive.unwrap_or_else(|error_code| {
         // Sessions begin anew when the group is loaded: until then nobody is late (Kafka answers so too, and clients

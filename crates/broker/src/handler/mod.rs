@@ -14,6 +14,7 @@ pub(crate) mod transactions;
 pub(crate) mod write_txn_markers;
 pub(crate) mod create_topics;
 pub(crate) mod delete_topics;
+pub(crate) mod consumer_group;
 pub(crate) mod create_partitions;
 pub(crate) mod delete_records;
 pub(crate) mod describe_configs;

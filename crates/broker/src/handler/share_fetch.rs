@@ -307,10 +307,7 @@ async fn find_in(
                 ErrorCode::KAFKA_STORAGE_ERROR
             })?;
             let aborted = match committed_only {
-                true => partition
-                    .log
-                    .aborted_transactions(from, upper)
-                    .map_err(|_| ErrorCode::KAFKA_STORAGE_ERROR)?,
+                true => slice.aborted_transactions(upper).map_err(|_| ErrorCode::KAFKA_STORAGE_ERROR)?,
                 false => Vec::new(),
             };
             Ok::<_, ErrorCode>((records, aborted))

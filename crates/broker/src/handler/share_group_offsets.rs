@@ -145,6 +145,7 @@ async fn end_of(broker: &Arc<Broker>, key: &SharePartitionKey) -> Option<Offset>
         partition_index: key.partition.0,
         current_leader_epoch: LeaderEpoch::NONE.0,
         timestamp: LATEST,
+        ..Default::default()
     };
     let topic = ListOffsetsTopic { name: topic.name.clone(), partitions: vec![partition] };
     let request = ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() };

@@ -49,8 +49,6 @@ pub(crate) const PLANNED: &[Planned] = &[
     planned(49, "AlterClientQuotas", "0-1", Step::Delivery),
     planned(50, "DescribeUserScramCredentials", "0", Step::Security),
     planned(51, "AlterUserScramCredentials", "0", Step::Security),
-    planned(68, "ConsumerGroupHeartbeat", "0-1", Step::Delivery),
-    planned(69, "ConsumerGroupDescribe", "0-1", Step::Delivery),
     planned(71, "GetTelemetrySubscriptions", "0", Step::Delivery),
     planned(72, "PushTelemetry", "0", Step::Delivery),
     planned(74, "ListConfigResources", "0-1", Step::Delivery),

@@ -24,6 +24,8 @@ use wire::messages::alter_share_group_offsets::{
 use wire::messages::api_versions::ApiVersionsRequest;
 use wire::messages::auto_create_topics::AutoCreateTopicsRequest;
 use wire::messages::broker_heartbeat::BrokerHeartbeatRequest;
+use wire::messages::consumer_group_describe::ConsumerGroupDescribeRequest;
+use wire::messages::consumer_group_heartbeat::ConsumerGroupHeartbeatRequest;
 use wire::messages::create_partitions::{CreatePartitionsRequest, CreatePartitionsTopic};
 use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
 use wire::messages::delete_groups::DeleteGroupsRequest;
@@ -252,6 +254,11 @@ fn samples() -> Vec<(ApiKey, Request)> {
         (ApiKey::LeaveGroup, LeaveGroupRequest { group_id: "g".into(), ..Default::default() }.into()),
         (ApiKey::OffsetFetch, OffsetFetchRequest { group_id: "g".into(), ..Default::default() }.into()),
         (ApiKey::OffsetDelete, OffsetDeleteRequest { group_id: "g".into(), ..Default::default() }.into()),
+        (ApiKey::ConsumerGroupHeartbeat, consumer_heartbeat().into()),
+        (
+            ApiKey::ConsumerGroupDescribe,
+            ConsumerGroupDescribeRequest { group_ids: vec!["k".into()], ..Default::default() }.into(),
+        ),
         (ApiKey::ListGroups, ListGroupsRequest::default().into()),
         (ApiKey::DeleteGroups, DeleteGroupsRequest { groups_names: vec!["g".into()] }.into()),
         (
@@ -727,4 +734,17 @@ pub fn resident_bytes() -> usize {
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux tells it");
     let kib: usize = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
     kib * 1024
+}
+
+fn consumer_heartbeat() -> ConsumerGroupHeartbeatRequest {
+    ConsumerGroupHeartbeatRequest {
+        group_id: "k".into(),
+        member_id: "m".into(),
+        rebalance_timeout_ms: 1_000,
+        subscribed_topic_names: Some(vec!["t".into()]),
+        subscribed_topic_regex: Some("t.*".into()),
+        server_assignor: Some("range".into()),
+        topic_partitions: Some(Vec::new()),
+        ..Default::default()
+    }
 }

@@ -505,7 +505,7 @@ impl Groups {
 
     /// Whether the name belongs to a group of another kind.
     fn is_of_another_kind(&self, group: &str) -> bool {
-        self.groups.contains_key(group)
+        self.groups.contains_key(group) || self.consumers.contains_key(group)
     }
 
     /// The share state of partitions is there: members may have them. The answer is what this member has by now.
