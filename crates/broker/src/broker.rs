@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use client::{Address, Environment};
@@ -22,12 +23,14 @@ use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
 use crate::groups::{GroupCoordinator, OFFSETS_TOPIC};
 use crate::isr::InSync;
+use crate::listener::Census;
 use crate::metadata::Metadata;
 use crate::metrics::{BrokerState, Metrics};
 use crate::partition::Partition;
 use crate::partitions::Partitions;
 use crate::peer::PeerLinks;
 use crate::producer_ids::ProducerIds;
+use crate::quotas::Quotas;
 use crate::replicas::Replicas;
 use crate::replication::{Followers, Replication};
 use crate::settings::{RACK_AWARE, Settings, TopicSettings};
@@ -59,6 +62,8 @@ pub(crate) struct Broker {
     pub(crate) replication: Replication,
     pub(crate) throttles: Throttles,
     pub(crate) followers: Followers,
+    pub(crate) quotas: Quotas,
+    pub(crate) census: Arc<Census>,
     pub(crate) isr: InSync,
     pub(crate) topics: Topics,
     pub(crate) unpacking: Unpacking,
@@ -151,9 +156,14 @@ impl Broker {
         self.ticks_at(Instant::now())
     }
 
-    fn ticks_at(&self, moment: Instant) -> Millis {
+    pub(crate) fn ticks_at(&self, moment: Instant) -> Millis {
         let since = moment.saturating_duration_since(self.began);
         Millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// When this tick is.
+    pub(crate) fn moment_of(&self, tick: Millis) -> Instant {
+        self.began + Duration::from_millis(u64::try_from(tick.0).unwrap_or(0))
     }
 
     /// The controller has heard of this broker, and gives it up at `moment` at the earliest.

@@ -13,6 +13,7 @@ mod inbound;
 mod outbound;
 mod dispatch;
 mod context;
+mod quotas;
 mod authorize;
 mod handler;
 // Where it is kept, made safe, and waited for.

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use state::metadata::QuotaKey;
 use wire::{ApiKey, Str};
 
 use prometheus::{Counter, Gauge, Histogram, Page};
@@ -33,6 +34,7 @@ struct Shared {
     connections_cut: Counter,
     requests: ByApi,
     requests_unsupported: Counter,
+    throttles: [Histogram; QuotaKey::ALL.len()],
     flushes: Histogram,
     flush_failures: Counter,
     bytes_replicated: Counter,
@@ -177,6 +179,11 @@ impl Metrics {
         self.shared.requests_unsupported.add(1);
     }
 
+    /// A client has to hold back for so long.
+    pub fn throttled(&self, quota: QuotaKey, wait: Duration) {
+        self.shared.throttles[quota as usize].observe(wait);
+    }
+
     /// A log was flushed.
     pub fn flushed(&self, took: Duration) {
         self.shared.flushes.observe(took);
@@ -282,6 +289,15 @@ impl Metrics {
             "Requests of an API or version that is not implemented.",
         )
         .value(&[], shared.requests_unsupported.get());
+
+        let mut throttles = page
+            .histogram("ottla_throttle_seconds", "Time that clients over a quota were told to hold back.");
+        for quota in QuotaKey::ALL {
+            let times = &shared.throttles[quota as usize];
+            if !times.is_empty() {
+                throttles.times(&[("quota", quota.name())], times);
+            }
+        }
 
         page.histogram("ottla_flush_seconds", "Time to flush one log to the disk.")
             .times(&[], &shared.flushes);

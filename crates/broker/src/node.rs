@@ -44,6 +44,7 @@ use crate::partitions::Partitions;
 use crate::peer::{PeerLinks, Reach};
 use crate::producer_ids::ProducerIds;
 use crate::quorum::{Driver, Peers, Quorum, QuorumLogError, QuorumOptions};
+use crate::quotas::Quotas;
 use crate::replicas::{self, Replicas};
 use crate::replication::{Followers, Replication};
 use crate::settings::{GroupSettings, Settings, ShareSettings};
@@ -207,6 +208,8 @@ impl Node {
             replication: Replication::default(),
             throttles: Throttles::default(),
             followers: Followers::default(),
+            quotas: Quotas::default(),
+            census: Arc::default(),
             isr: InSync::default(),
             topics: Topics::default(),
             unpacking: Unpacking::new(),
@@ -233,9 +236,12 @@ impl Node {
         });
         let kafka_addr = sockets.first().and_then(|(_, socket)| socket.local_addr().ok());
         let mut tasks = JoinSet::new();
+        let for_brokers = broker.settings().broker().network.inter_broker_listener.clone();
+        let for_brokers = for_brokers.filter(|_| sockets.len() > 1);
         for (name, socket) in sockets {
             let limits = connection_limits(&broker.settings());
-            let listener = Listener { name, socket, broker: Arc::clone(&broker), limits };
+            let is_for_brokers = for_brokers.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(&name));
+            let listener = Listener { name, socket, broker: Arc::clone(&broker), limits, is_for_brokers };
             tasks.spawn(listener.run(stopping.clone()));
         }
         let (stop_quorum, quorum_stopping) = watch::channel(false);

@@ -20,8 +20,7 @@ use wire::{ErrorCode, LeaderEpoch, Millis, Offset, Str};
 use crate::blocking;
 use crate::broker::{Broker, stopped};
 use crate::partition::Partition;
-use crate::settings::ShareGroupSettings;
-use crate::settings::group::OffsetReset;
+use crate::settings::group::{OffsetReset, ShareGroupSettings};
 use crate::share_coordinator::Failure;
 use crate::waiting::Waiting;
 
@@ -392,10 +391,10 @@ async fn first_offset(
     partition: &Arc<Partition>,
     settings: &ShareGroupSettings,
 ) -> Result<Offset, ErrorCode> {
-    let ago = match OffsetReset::parse(&settings.auto_offset_reset) {
-        Some(OffsetReset::Earliest) => return Ok(partition.log.log_start()),
-        Some(OffsetReset::ByDuration(ms)) => ms,
-        Some(OffsetReset::Latest) | None => {
+    let ago = match settings.offset_reset {
+        OffsetReset::Earliest => return Ok(partition.log.log_start()),
+        OffsetReset::ByDuration(ago) => i64::try_from(ago.as_millis()).unwrap_or(i64::MAX),
+        OffsetReset::Latest => {
             // An earlier leader may have told readers more (KIP-207).
             return match partition.is_watermark_sure() {
                 true => Ok(partition.high_watermark()),

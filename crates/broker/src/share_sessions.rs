@@ -209,12 +209,7 @@ mod tests {
 
     fn connection() -> Arc<ConnectionContext> {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        Arc::new(ConnectionContext {
-            listener: "PLAINTEXT".into(),
-            principal: "User:ANONYMOUS".into(),
-            peer: address,
-            local: address,
-        })
+        Arc::new(ConnectionContext::new("PLAINTEXT".into(), "User:ANONYMOUS".into(), address, address))
     }
 
     fn place(partition: i32) -> Place {

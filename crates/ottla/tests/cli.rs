@@ -504,3 +504,73 @@ fn a_reader_that_leaves_early_is_no_error() {
     let answer = Answer::from(process.wait_with_output().unwrap());
     assert_eq!((answer.code, answer.error.as_str()), (0, ""));
 }
+
+#[test]
+fn quotas_are_set_shown_and_deleted() {
+    let broker = Broker::start();
+    let client_id = unique("reports");
+    let entity = format!("client-id={client_id}");
+    let alter = |args: &[&str]| broker.run(&[&["quota", "alter", "--name", &entity], args].concat());
+    let describe = |args: &[&str]| broker.run(&[&["quota", "describe", "--name", &entity], args].concat());
+    let shown = [
+        alter(&["--set", "consumer_byte_rate=1048576", "--set", "request_percentage=12.5", "--dry"]).show(),
+        describe(&[]).show(),
+        alter(&["--set", "consumer_byte_rate=1048576", "--set", "request_percentage=12.5"]).show(),
+        describe(&[]).show(),
+        alter(&["--delete", "request_percentage", "--default", "user", "-s", "producer_byte_rate=1000"])
+            .show(),
+        describe(&["--strict", "--format", "json"]).show(),
+        describe(&[]).show(),
+        alter(&["--set", "producer_byte_rate=0"]).show(),
+        alter(&["--set", "producer_byte_rate=much"]).show(),
+        alter(&[]).show(),
+        broker.run(&["quota", "alter", "--default", "group", "--set", "producer_byte_rate=1"]).show(),
+    ];
+    check(
+        &shown.concat(),
+        &[(&client_id, "reports")],
+        expect![[r#"
+        client-id=reports  could be altered
+        exit code 0
+        no quotas
+        exit code 0
+        client-id=reports  altered
+        exit code 0
+        ENTITY  QUOTA  VALUE
+        client-id=reports  consumer_byte_rate  1048576
+        client-id=reports  request_percentage  12.5
+        exit code 0
+        client-id=reports user=(default)  altered
+        exit code 0
+        [
+          {
+          "entity": {
+          "client-id": "reports"
+          },
+          "quotas": {
+          "consumer_byte_rate": 1048576,
+          "request_percentage": 12.5
+          }
+          }
+        ]
+        exit code 0
+        ENTITY  QUOTA  VALUE
+        client-id=reports  consumer_byte_rate  1048576
+        client-id=reports  request_percentage  12.5
+        user=(default) client-id=reports  producer_byte_rate  1000
+        exit code 0
+        error: changing quotas: Quota producer_byte_rate must be greater than 0 (INVALID_REQUEST)
+        exit code 1
+        error: invalid value 'producer_byte_rate=much' for '--set <QUOTA=VALUE>': much is not a number
+
+        For more information, try '--help'.
+        exit code 2
+        error: nothing to change: give --set or --delete
+        exit code 2
+        error: group has no quotas: the types are user, client-id, ip
+        exit code 2
+    "#]],
+    );
+    alter(&["--delete", "consumer_byte_rate"]).ok();
+    alter(&["--default", "user", "--delete", "producer_byte_rate"]).ok();
+}

@@ -118,6 +118,7 @@ fn records_read_and_write_the_same_bytes() {
     }
     check!(
         broker_registration_change_record::BrokerRegistrationChangeRecord,
+        client_quota_record::ClientQuotaRecord,
         config_record::ConfigRecord,
         consumer_group_current_member_assignment_value::ConsumerGroupCurrentMemberAssignmentValue,
         consumer_group_member_metadata_key::ConsumerGroupMemberMetadataKey,

@@ -15,7 +15,7 @@ use wire::{ErrorCode, Offset, PartitionId, Str};
 use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::leader_hints::LeaderHints;
-use crate::settings::ShareGroupSettings;
+use crate::settings::group::ShareGroupSettings;
 use crate::share_coordinator::Failure;
 use crate::share_sessions::Place;
 

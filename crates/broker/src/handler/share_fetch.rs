@@ -26,7 +26,7 @@ use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::handler::share_acknowledge::{Said, invalid, owner, say};
 use crate::leader_hints::LeaderHints;
-use crate::settings::ShareGroupSettings;
+use crate::settings::group::ShareGroupSettings;
 use crate::share_coordinator::Failure;
 use crate::share_partitions::Held;
 use crate::share_sessions::Place;
@@ -238,7 +238,7 @@ async fn find_some(
         // Parked first, looked at after: what moves in between wakes it.
         let found = find(broker, wants, places, &parked).await;
         let is_enough = found.iter().any(|(_, found)| found.error.is_some() || !found.acquired.is_empty());
-        if is_enough || places.is_empty() && deadline <= Instant::now() {
+        if is_enough || places.is_empty() {
             return found;
         }
         if timeout_at(deadline, parked.woken()).await.is_err() || broker.is_stopping() {
@@ -288,7 +288,7 @@ async fn find_in(
     wanted: Wanted,
     bytes_max: usize,
 ) -> Result<Found, Failure> {
-    let committed_only = wants.settings.isolation_level == "read_committed";
+    let committed_only = wants.settings.committed_only;
     for _ in 0..READS_MAX {
         let Some(from) = held.with(broker, |machine| machine.next_fetch_offset())? else { break };
         let upper = match committed_only {

@@ -25,6 +25,8 @@ pub enum ConfigSource {
     StaticBroker,
     /// The default.
     Default,
+    /// The subscription's own.
+    DynamicClientMetrics,
     /// The group's own.
     DynamicGroup,
 }
@@ -39,6 +41,7 @@ impl ConfigSource {
             ConfigSource::DynamicDefaultBroker => 3,
             ConfigSource::StaticBroker => 4,
             ConfigSource::Default => 5,
+            ConfigSource::DynamicClientMetrics => 7,
             ConfigSource::DynamicGroup => 8,
         }
     }

@@ -5,13 +5,17 @@ use std::fmt::Write;
 
 use super::row::Setting;
 use super::table::foreign::{Foreign, listed};
-use super::table::{BROKER, GROUP, TOPIC};
+use super::table::{BROKER, CLIENT_METRICS, GROUP, TOPIC};
 
 /// Every setting with its default and sentence, as `ottla settings` prints it.
 #[must_use]
 pub fn listing() -> String {
     let mut out = String::new();
-    let others = GROUP.iter().map(|rows| ("Group settings", *rows)).chain([("Topic settings", TOPIC)]);
+    let others = [
+        ("Topic settings", TOPIC),
+        ("Group settings", GROUP),
+        ("Subscriptions to client metrics", CLIENT_METRICS),
+    ];
     for (title, rows) in BROKER.iter().map(|section| (section.title, section.rows)).chain(others) {
         let _ = writeln!(out, "{title}\n");
         for row in rows {
@@ -35,9 +39,9 @@ pub fn reference_page() -> String {
     page.push_str(TOPICS);
     table(&mut page, TOPIC);
     page.push_str(GROUPS);
-    for rows in GROUP {
-        table(&mut page, rows);
-    }
+    table(&mut page, GROUP);
+    page.push_str(SUBSCRIPTIONS);
+    table(&mut page, CLIENT_METRICS);
     page.push_str(FOREIGN);
     for (key, foreign) in listed() {
         let (verdict, reason) = match foreign {
@@ -73,7 +77,7 @@ start with exit code 2; all of them are reported at once. Variables of the envir
 reported.
 
 **Scope** says when a value can change: *read-only* at start, *per-broker* and *cluster-wide* while the broker runs,
-*topic* per topic and *group* per group while it runs.
+*topic*, *group* and *client metrics* per topic, group and subscription while it runs.
 
 ## Broker settings
 ";
@@ -88,7 +92,14 @@ A topic that does not set a key inherits it from the broker settings named with 
 const GROUPS: &str = "
 ## Group settings
 
-A group that does not set a key inherits it from the broker setting named with it.
+`kafka-configs --entity-type groups --entity-name GROUP` sets them. They stay when their group is gone.
+
+";
+
+const SUBSCRIPTIONS: &str = "
+## Subscriptions to client metrics
+
+`kafka-client-metrics --name NAME` sets them (KIP-714). What clients push is shown at `/metrics`.
 
 ";
 

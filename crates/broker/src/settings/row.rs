@@ -76,6 +76,12 @@ pub enum Allowed {
     NotEmpty,
     /// `*`, or replicas as `partition:broker,…` (throttled replication).
     ThrottledReplicas,
+    /// `address:count,…`, or nothing.
+    PerAddress,
+    /// `selector=regular expression,…`, or nothing (client metrics).
+    ClientMatch,
+    /// `latest`, `earliest`, or `by_duration:` and an ISO 8601 duration.
+    OffsetReset,
 }
 
 /// Where a setting can be set and when a change takes effect.
@@ -91,6 +97,8 @@ pub enum Scope {
     Topic,
     /// Dynamic, for one group.
     Group,
+    /// Dynamic, for one subscription to client metrics.
+    ClientMetrics,
 }
 
 impl Scope {
@@ -109,6 +117,7 @@ impl Scope {
             Scope::ClusterWide => "cluster-wide",
             Scope::Topic => "topic",
             Scope::Group => "group",
+            Scope::ClientMetrics => "client metrics",
         }
     }
 }
@@ -234,6 +243,9 @@ impl fmt::Display for Allowed {
             Allowed::OneOf(words) => write!(f, "{}", words.join(", ")),
             Allowed::NotEmpty => write!(f, "not empty"),
             Allowed::ThrottledReplicas => write!(f, "* or partition:broker,…"),
+            Allowed::PerAddress => write!(f, "address:count,…"),
+            Allowed::ClientMatch => write!(f, "selector=pattern,…"),
+            Allowed::OffsetReset => write!(f, "latest, earliest, by_duration:PnDTnHnMn.nS"),
         }
     }
 }

@@ -32,15 +32,14 @@ const PLAIN: [(&str, &str); 0] = [];
 
 #[test]
 fn every_row_has_a_valid_default_a_sentence_and_a_key_of_its_own() {
-    let groups = GROUP.iter().copied().flatten().collect();
-    for rows in [broker_rows().collect::<Vec<_>>(), TOPIC.iter().collect(), groups] {
+    let others = [TOPIC, GROUP, CLIENT_METRICS].map(|rows| rows.iter().collect::<Vec<_>>());
+    for rows in [broker_rows().collect()].into_iter().chain(others) {
         let mut seen = BTreeMap::new();
         for row in rows {
             let _parses = row.default_value();
             assert!(row.doc.trim().ends_with('.'), "{}", row.key);
             assert!(seen.insert(row.key, ()).is_none(), "{} stands twice", row.key);
             assert_eq!(row.scope == Scope::Topic, topic_row(row.key) == Some(row), "{}", row.key);
-            assert_eq!(row.scope == Scope::Group, group_row(row.key) == Some(row), "{}", row.key);
         }
     }
 }
@@ -48,7 +47,7 @@ fn every_row_has_a_valid_default_a_sentence_and_a_key_of_its_own() {
 #[test]
 fn a_topic_default_is_what_the_broker_defaults_give() {
     let settings = loaded("");
-    for row in TOPIC.iter().chain(GROUP.iter().copied().flatten()) {
+    for row in TOPIC {
         assert_eq!(settings.layers.inherited(row), row.default_value(), "{}", row.key);
         for synonym in row.synonyms {
             assert!(broker_row(synonym.key).is_some(), "{}", synonym.key);

@@ -45,13 +45,10 @@ pub(crate) const PLANNED: &[Planned] = &[
     planned(39, "RenewDelegationToken", "1-2", Step::Security),
     planned(40, "ExpireDelegationToken", "1-2", Step::Security),
     planned(41, "DescribeDelegationToken", "1-3", Step::Security),
-    planned(48, "DescribeClientQuotas", "0-1", Step::Delivery),
-    planned(49, "AlterClientQuotas", "0-1", Step::Delivery),
     planned(50, "DescribeUserScramCredentials", "0", Step::Security),
     planned(51, "AlterUserScramCredentials", "0", Step::Security),
     planned(71, "GetTelemetrySubscriptions", "0", Step::Delivery),
     planned(72, "PushTelemetry", "0", Step::Delivery),
-    planned(74, "ListConfigResources", "0-1", Step::Delivery),
     planned(88, "StreamsGroupHeartbeat", "0", Step::Streams),
     planned(89, "StreamsGroupDescribe", "0", Step::Streams),
 ];

@@ -11,6 +11,9 @@ use wire::messages::add_partitions_to_txn::{
 };
 use wire::messages::add_raft_voter::AddRaftVoterRequest;
 use wire::messages::allocate_producer_ids::AllocateProducerIdsRequest;
+use wire::messages::alter_client_quotas::{
+    AlterClientQuotasRequest, EntityData as QuotaEntity, EntryData as QuotaEntry, OpData as QuotaOp,
+};
 use wire::messages::alter_configs::{AlterConfigsRequest, AlterConfigsResource};
 use wire::messages::alter_partition::{
     AlterPartitionRequest, BrokerState, PartitionData as AlteredPartition, TopicData as AlteredTopic,
@@ -37,6 +40,7 @@ use wire::messages::delete_share_group_state::{
     DeleteShareGroupStateRequest, DeleteStateData, PartitionData as DeletedPartition,
 };
 use wire::messages::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
+use wire::messages::describe_client_quotas::{ComponentData as QuotaComponent, DescribeClientQuotasRequest};
 use wire::messages::describe_cluster::DescribeClusterRequest;
 use wire::messages::describe_configs::{DescribeConfigsRequest, DescribeConfigsResource};
 use wire::messages::describe_groups::DescribeGroupsRequest;
@@ -67,6 +71,7 @@ use wire::messages::initialize_share_group_state::{
 };
 use wire::messages::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
 use wire::messages::leave_group::LeaveGroupRequest;
+use wire::messages::list_config_resources::ListConfigResourcesRequest;
 use wire::messages::list_groups::ListGroupsRequest;
 use wire::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
 use wire::messages::list_partition_reassignments::ListPartitionReassignmentsRequest;
@@ -309,6 +314,34 @@ fn samples() -> Vec<(ApiKey, Request)> {
                     resource_type: 2,
                     resource_name: "t".into(),
                     ..Default::default()
+                }],
+                validate_only: true,
+            }
+            .into(),
+        ),
+        (ApiKey::ListConfigResources, ListConfigResourcesRequest { resource_types: vec![16, 32] }.into()),
+        (
+            ApiKey::DescribeClientQuotas,
+            DescribeClientQuotasRequest {
+                components: vec![QuotaComponent {
+                    entity_type: "user".into(),
+                    match_type: 0,
+                    r#match: Some("a".into()),
+                }],
+                strict: true,
+            }
+            .into(),
+        ),
+        (
+            ApiKey::AlterClientQuotas,
+            AlterClientQuotasRequest {
+                entries: vec![QuotaEntry {
+                    entity: vec![QuotaEntity { entity_type: "user".into(), entity_name: None }],
+                    ops: vec![QuotaOp {
+                        key: "producer_byte_rate".into(),
+                        value: 1_000_000.0,
+                        remove: false,
+                    }],
                 }],
                 validate_only: true,
             }

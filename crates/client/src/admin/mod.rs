@@ -9,6 +9,7 @@ mod groups;
 mod lag;
 mod offsets;
 mod quorum;
+mod quotas;
 mod replicas;
 mod topics;
 mod transactions;
@@ -19,6 +20,7 @@ pub use groups::{CommittedOffset, ExpiredOffset, GroupInfo, GroupListing, GroupM
 pub use lag::{Lag, Progress};
 pub use offsets::{ListedOffset, OffsetSpec, Unread};
 pub use quorum::{QuorumInfo, QuorumMember};
+pub use quotas::{EntityQuotas, QuotaEntity, QuotaMatch};
 pub use replicas::{Election, OngoingReassignment, Reassignment, ReplicationFactor};
 pub use topics::{CreatedTopic, Execution, NewTopic, PartitionInfo, TopicInfo};
 pub use transactions::{ProducerInfo, TransactionFilter, TransactionInfo, TransactionListing, holding};

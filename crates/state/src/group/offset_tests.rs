@@ -508,7 +508,7 @@ fn a_commit_of_nothing_leaves_no_trace() {
 
 #[test]
 fn a_transaction_takes_the_place_of_a_trace_and_outlives_its_end() {
-    use super::{CommittedOffset, Outcome, Replayed, records::Event};
+    use super::{CommittedOffset, Replayed, records::Event};
     use wire::{LeaderEpoch, Offset, PartitionId, ProducerId, Str, Uuid};
 
     let config = GroupConfig { expired_retention_ms: 10, ..short_retention() };
@@ -532,7 +532,7 @@ fn a_transaction_takes_the_place_of_a_trace_and_outlives_its_end() {
         Replayed::InTransaction { producer, key: &record.key, value: record.value.as_deref() };
     world.groups.load(in_transaction).unwrap();
     let outcome = world.groups.expire_offsets(world.now.plus(10));
-    assert_eq!(outcome, Outcome::default(), "a tombstone now would end what the transaction commits");
+    assert!(outcome.records.is_empty(), "a tombstone now would end what the transaction commits");
     world.groups.load(Replayed::Ended { producer, commit: true }).unwrap();
     assert_eq!(world.groups.expired_offsets("g", |_| None), []);
     let now = world.groups.committed_offset("g", "t", partition).map(|committed| committed.offset);

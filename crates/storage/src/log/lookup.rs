@@ -8,25 +8,16 @@ use wire::{LeaderEpoch, Millis, Offset};
 
 use super::{Log, segment_at};
 use crate::{
+    cleaner::Transactions,
     codec,
     disk::read_exact_at,
     error::StorageError,
     header::{HEADER_BYTES, Header},
     raw::RawRecords,
     segment::Segment,
-    slice::{ReadMode, aborted_transactions},
-    txn_index::AbortedTxn,
+    slice::{self, ReadMode},
     walk::{HeaderWalk, Stop},
 };
-
-fn is_aborted(header: &Header, aborted: &[AbortedTxn]) -> bool {
-    header.is_transactional()
-        && aborted.iter().any(|txn| {
-            txn.producer_id == header.producer_id
-                && txn.first_offset <= header.base_offset
-                && header.last_offset() < txn.last_offset
-        })
-}
 
 /// A record's place in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,25 +88,25 @@ impl Log {
         if range.is_empty() {
             return Ok(None);
         }
-        let aborted = match visible {
+        let disk = || StorageError::disk(&self.dir.path);
+        let segments = &segments[segment_at(&segments, range.start)..];
+        let mut aborted = match visible {
             Visible::Uncommitted => Vec::new(),
-            Visible::Committed => {
-                let segments = &segments[segment_at(&segments, range.start)..];
-                let aborted = aborted_transactions(segments, range.start, range.end);
-                aborted.map_err(StorageError::disk(&self.dir.path))?
-            }
+            Visible::Committed => slice::aborted_transactions(segments, range.clone()).map_err(disk())?,
         };
-        for segment in &segments[segment_at(&segments, range.start)..] {
+        aborted.sort_by_key(|txn| txn.first_offset);
+        let mut transactions = Transactions::new(&aborted);
+        for segment in segments {
             if segment.base() >= range.end {
                 break;
             }
             let found = for_batches(segment, range.clone(), &mut |position, header| {
-                if header.is_control() || is_aborted(header, &aborted) {
+                if transactions.meet(header) || header.is_control() {
                     return Ok(None);
                 }
                 first_of(segment, position, header, &range)
             });
-            if let Some(found) = found.map_err(StorageError::disk(&self.dir.path))? {
+            if let Some(found) = found.map_err(disk())? {
                 return Ok(Some(found));
             }
         }

@@ -1,32 +1,57 @@
-//! Rows: settings of one group, each with the broker setting that it inherits from.
+//! Rows: settings of single groups, as far as Kafka has them. Where a group has none of its own, the default holds.
+//! The bounds are what Kafka's brokers allow by default; of share groups they are settings of the broker.
+
+use wire::Millis;
+
+/// Values of `share.isolation.level`.
+const ISOLATION_LEVELS: &[&str] = &["read_committed", "read_uncommitted"];
 
 section! {
-    /// What one share group goes by.
-    ShareGroupSettings, SHARE_ROWS;
+    /// One group's settings.
+    GroupConfigs, ROWS;
 
-    /// Time without a heartbeat after which a member is taken for gone.
-    "share.session.timeout.ms" Int AtLeast(1) = "45000", Group Medium, from ["group.share.session.timeout.ms"]
-        => session_timeout_ms: i32;
-    /// How often members are told to send heartbeats.
-    "share.heartbeat.interval.ms" Int AtLeast(1) = "5000", Group Medium, from ["group.share.heartbeat.interval.ms"]
-        => heartbeat_interval_ms: i32;
-    /// How long a record is a member's to acknowledge.
+    /// Time after which a silent member of a consumer group is taken for dead.
+    "consumer.session.timeout.ms" Int Between(45_000, 60_000) = "45000", Group Medium,
+        awaits "the newer consumer protocol"
+        => consumer_session_timeout: Millis;
+    /// Time between the heartbeats of a consumer group's members.
+    "consumer.heartbeat.interval.ms" Int Between(5_000, 15_000) = "5000", Group Medium,
+        awaits "the newer consumer protocol"
+        => consumer_heartbeat_interval: Millis;
+    /// Time between two assignments of a consumer group.
+    "consumer.assignment.interval.ms" Int Between(0, 15_000) = "1000", Group Medium,
+        awaits "the newer consumer protocol"
+        => consumer_assignment_interval: Millis;
+    /// Time after which a silent member of a share group is taken for dead.
+    "share.session.timeout.ms" Int AtLeast(1) = "45000", Group Medium,
+        from ["group.share.session.timeout.ms"]
+        => share_session_timeout: Millis;
+    /// Time between the heartbeats of a share group's members.
+    "share.heartbeat.interval.ms" Int AtLeast(1) = "5000", Group Medium,
+        from ["group.share.heartbeat.interval.ms"]
+        => share_heartbeat_interval: Millis;
+    /// Time between two assignments of a share group.
+    "share.assignment.interval.ms" Int Between(0, 15_000) = "1000", Group Medium, inert "assignments are computed when they change"
+        => share_assignment_interval: Millis;
+    /// Time for which a record is a member's of a share group before others may have it.
     "share.record.lock.duration.ms" Int AtLeast(1000) = "30000", Group Medium,
         from ["group.share.record.lock.duration.ms"]
-        => lock_ms: i64;
-    /// How often a record is delivered before it is given up.
-    "share.delivery.count.limit" Int AtLeast(2) = "5", Group Medium, from ["group.share.delivery.count.limit"]
-        => delivery_count_max: i16;
-    /// Records of one partition that may be under way.
+        => share_record_lock_duration: Millis;
+    /// Times that a record is given to members of a share group at most.
+    "share.delivery.count.limit" Int AtLeast(2) = "5", Group Medium,
+        from ["group.share.delivery.count.limit"]
+        => share_delivery_count_max: i16;
+    /// Records of a partition that members of a share group may have at the same time.
     "share.partition.max.record.locks" Int AtLeast(100) = "2000", Group Medium,
         from ["group.share.partition.max.record.locks"]
-        => locks_max: i64;
-    /// Where a partition begins that the group has not read before: latest, earliest, or by_duration:<ISO 8601 duration>,
-    /// so long ago.
-    "share.auto.offset.reset" String Any = "latest", Group Medium => auto_offset_reset: String;
-    /// Whether records of transactions are delivered before these are committed, and if they never are.
-    "share.isolation.level" String OneOf(&["read_committed", "read_uncommitted"]) = "read_uncommitted", Group Medium
-        => isolation_level: String;
-    /// Whether members may renew the locks of records that they have.
-    "share.renew.acknowledge.enable" Boolean Any = "true", Group Medium => renew_enabled: bool;
+        => share_record_locks_max: u32;
+    /// Where a share group begins to read a partition: `earliest`, `latest`, or `by_duration:` and how far back (ISO 8601).
+    "share.auto.offset.reset" String OffsetReset = "latest", Group Medium
+        => share_offset_reset: String;
+    /// Whether a share group is given records of transactions that are not committed.
+    "share.isolation.level" String OneOf(ISOLATION_LEVELS) = "read_uncommitted", Group Medium
+        => share_isolation_level: String;
+    /// Whether members of a share group may keep a record for longer.
+    "share.renew.acknowledge.enable" Boolean Any = "true", Group Medium
+        => share_renew_enabled: bool;
 }

@@ -70,12 +70,14 @@ mod log;
 mod groups;
 mod replication;
 mod share;
-mod group;
 mod topic;
+mod group;
+mod client_metrics;
 pub(super) mod foreign;
 
+pub use client_metrics::ClientMetricsSettings;
 pub use defaults::TopicDefaults;
-pub use group::ShareGroupSettings;
+pub use group::GroupConfigs;
 pub use groups::GroupSettings;
 pub use log::LogSettings;
 pub use network::NetworkSettings;
@@ -106,8 +108,11 @@ pub const BROKER: &[Section] = &[
 /// Every topic setting.
 pub const TOPIC: &[Setting] = topic::ROWS;
 
-/// Every setting of a group, by kind of group.
-pub const GROUP: &[&[Setting]] = &[group::SHARE_ROWS];
+/// Every setting of a group.
+pub const GROUP: &[Setting] = group::ROWS;
+
+/// Every setting of a subscription to client metrics.
+pub const CLIENT_METRICS: &[Setting] = client_metrics::ROWS;
 
 /// The broker settings as one list.
 pub fn broker_rows() -> impl Iterator<Item = &'static Setting> {
@@ -120,14 +125,20 @@ pub fn broker_row(key: &str) -> Option<&'static Setting> {
     broker_rows().find(|row| row.key == key)
 }
 
-/// The group setting of this key.
-#[must_use]
-pub fn group_row(key: &str) -> Option<&'static Setting> {
-    GROUP.iter().copied().flatten().find(|row| row.key == key)
-}
-
 /// The topic setting of this key.
 #[must_use]
 pub fn topic_row(key: &str) -> Option<&'static Setting> {
     TOPIC.iter().find(|row| row.key == key)
+}
+
+/// The group setting of this key.
+#[must_use]
+pub fn group_row(key: &str) -> Option<&'static Setting> {
+    GROUP.iter().find(|row| row.key == key)
+}
+
+/// The client metrics setting of this key.
+#[must_use]
+pub fn client_metrics_row(key: &str) -> Option<&'static Setting> {
+    CLIENT_METRICS.iter().find(|row| row.key == key)
 }
