@@ -98,17 +98,20 @@ pub(crate) async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let context = Arc::new(context);
     let connection = Connection {
         socket,
-        context: Arc::new(context),
-        broker,
+        context: Arc::clone(&context),
+        broker: Arc::clone(&broker),
         limits,
         inbound: Inbound::new(limits.frame_bytes_max),
         in_flight: VecDeque::new(),
         active: Instant::now(),
         turn_left: TURN_BYTES,
     };
-    connection.run(stop).await
+    let ended = connection.run(stop).await;
+    broker.share_connection_ended(&context);
+    ended
 }
 
 struct Connection<S> {
