@@ -323,10 +323,15 @@ async fn fetch_group(
         group.topics = Some(named.collect());
     }
     let id_of = |name: &str| image.topic(name).map(|topic| topic.id);
-    let fetched = broker.groups.ask(&group.group_id, |groups, _now| {
-        (Vec::new(), groups.fetch_offsets(&group, require_stable, id_of))
-    });
-    let fetched = fetched.await;
+    let fetched = if broker.is_cut_off() {
+        // Offsets may have been committed elsewhere by now.
+        Err(ErrorCode::NOT_COORDINATOR)
+    } else {
+        let fetched = broker.groups.ask(&group.group_id, |groups, _now| {
+            (Vec::new(), groups.fetch_offsets(&group, require_stable, id_of))
+        });
+        fetched.await
+    };
     match fetched {
         Ok(mut fetched) => {
             if by_id {
