@@ -469,6 +469,37 @@ fn nothing_is_appended_that_no_coordinator_would_end() {
     assert_eq!(wait_for_stable(&mut client, 0, 4), ["mine"]);
 }
 
+/// What a broker finds when it comes to lead a partition while it asks the coordinator about others.
+#[test]
+fn what_the_coordinator_was_not_asked_about_is_to_be_sent_again() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 2);
+    let mut producer = Producer::begin(&mut client, "a", SECOND);
+    // One word of the coordinator for two batches of one partition; the one that it was given for is refused by itself.
+    let batch = producer.batch(0, "one");
+    let mut damaged = batch.to_vec();
+    *damaged.last_mut().expect("a batch has bytes") ^= 1;
+    let data = |records| PartitionProduceData { index: 0, records: Some(records) };
+    let topic = TopicProduceData {
+        name: "t".into(),
+        partition_data: vec![data(damaged.into()), data(batch)],
+        ..Default::default()
+    };
+    let request = ProduceRequest {
+        transactional_id: Some(producer.id.clone()),
+        acks: -1,
+        timeout_ms: 10_000,
+        topic_data: vec![topic],
+    };
+    let answer = client.ask_in(SECOND.produce, request);
+    let errors: Vec<_> = answer.responses[0].partition_responses.iter().map(|part| part.error_code).collect();
+    assert_eq!(errors, [ErrorCode::CORRUPT_MESSAGE, ErrorCode::NOT_ENOUGH_REPLICAS]);
+    producer.send(&mut client, 0, "one");
+    assert_eq!(producer.end(&mut client, true), ErrorCode::NONE);
+    assert_eq!(wait_for_stable(&mut client, 0, 2), ["one"]);
+}
+
 #[test]
 fn a_broker_that_dies_forgets_no_transaction() {
     let mut broker = TestBroker::start(&[]);

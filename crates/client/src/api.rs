@@ -5,18 +5,19 @@
 
 use wire::ApiRequest;
 use wire::messages::{
-    add_raft_voter::AddRaftVoterRequest, alter_partition_reassignments::AlterPartitionReassignmentsRequest,
-    api_versions::ApiVersionsRequest, create_partitions::CreatePartitionsRequest,
+    add_raft_voter::AddRaftVoterRequest, alter_client_quotas::AlterClientQuotasRequest,
+    alter_partition_reassignments::AlterPartitionReassignmentsRequest, api_versions::ApiVersionsRequest,
+    consumer_group_describe::ConsumerGroupDescribeRequest, create_partitions::CreatePartitionsRequest,
     create_topics::CreateTopicsRequest, delete_groups::DeleteGroupsRequest,
     delete_records::DeleteRecordsRequest, delete_topics::DeleteTopicsRequest,
-    describe_cluster::DescribeClusterRequest, describe_configs::DescribeConfigsRequest,
-    describe_groups::DescribeGroupsRequest, describe_producers::DescribeProducersRequest,
-    describe_quorum::DescribeQuorumRequest, describe_transactions::DescribeTransactionsRequest,
-    elect_leaders::ElectLeadersRequest, fetch::FetchRequest, find_coordinator::FindCoordinatorRequest,
-    heartbeat::HeartbeatRequest, incremental_alter_configs::IncrementalAlterConfigsRequest,
-    init_producer_id::InitProducerIdRequest, join_group::JoinGroupRequest, leave_group::LeaveGroupRequest,
-    list_groups::ListGroupsRequest, list_offsets::ListOffsetsRequest,
-    list_partition_reassignments::ListPartitionReassignmentsRequest,
+    describe_client_quotas::DescribeClientQuotasRequest, describe_cluster::DescribeClusterRequest,
+    describe_configs::DescribeConfigsRequest, describe_groups::DescribeGroupsRequest,
+    describe_producers::DescribeProducersRequest, describe_quorum::DescribeQuorumRequest,
+    describe_transactions::DescribeTransactionsRequest, elect_leaders::ElectLeadersRequest,
+    fetch::FetchRequest, find_coordinator::FindCoordinatorRequest, heartbeat::HeartbeatRequest,
+    incremental_alter_configs::IncrementalAlterConfigsRequest, init_producer_id::InitProducerIdRequest,
+    join_group::JoinGroupRequest, leave_group::LeaveGroupRequest, list_groups::ListGroupsRequest,
+    list_offsets::ListOffsetsRequest, list_partition_reassignments::ListPartitionReassignmentsRequest,
     list_transactions::ListTransactionsRequest, metadata::MetadataRequest,
     offset_commit::OffsetCommitRequest, offset_delete::OffsetDeleteRequest, offset_fetch::OffsetFetchRequest,
     produce::ProduceRequest, remove_raft_voter::RemoveRaftVoterRequest, sync_group::SyncGroupRequest,
@@ -41,6 +42,7 @@ macro_rules! calls {
 // name. OffsetFetch from 8 on asks for several groups at once; OffsetFetch 7 is whole and simpler.
 calls! {
     AddRaftVoterRequest: up to 1;
+    AlterClientQuotasRequest: up to 1;
     AlterPartitionReassignmentsRequest: up to 1;
     ApiVersionsRequest: up to 3;
     CreatePartitionsRequest: up to 3;
@@ -48,8 +50,10 @@ calls! {
     DeleteGroupsRequest: up to 2;
     DeleteRecordsRequest: up to 2;
     DeleteTopicsRequest: up to 6;
+    DescribeClientQuotasRequest: up to 1;
     DescribeClusterRequest: up to 2;
     DescribeConfigsRequest: up to 4;
+    ConsumerGroupDescribeRequest: up to 1;
     DescribeGroupsRequest: up to 6;
     DescribeProducersRequest: up to 0;
     DescribeQuorumRequest: up to 2;

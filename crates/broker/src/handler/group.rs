@@ -20,9 +20,9 @@ use crate::handler::metadata::operations;
 use crate::node::fresh_id;
 
 /// Bits of the operations that exist on a group: read, delete, describe, describe and alter configs.
-const GROUP_OPERATIONS: i32 = 0b1101_0100_1000;
+pub(super) const GROUP_OPERATIONS: i32 = 0b1101_0100_1000;
 
-fn client_info(context: &RequestContext) -> ClientInfo {
+pub(super) fn client_info(context: &RequestContext) -> ClientInfo {
     ClientInfo {
         client_id: context.client_id.clone().unwrap_or_default(),
         client_host: Str::from(context.client_host()),
@@ -38,10 +38,13 @@ pub(crate) async fn join(
 ) -> Response {
     let client = client_info(&context);
     let environment = Arc::clone(&broker.environment);
+    let image = broker.metadata.image();
     let mut ids = || fresh_id(&*environment);
     let joined = broker
         .groups
-        .run(&request.group_id, |groups, token, now| groups.join(token, &client, &request, now, &mut ids))
+        .run(&request.group_id, |groups, token, now| {
+            groups.join(token, &client, &request, &image, now, &mut ids)
+        })
         .await;
     joined.unwrap_or_else(|error_code| {
         let member_id = request.member_id.clone();
@@ -56,8 +59,11 @@ pub(crate) async fn join(
 
 /// SyncGroup.
 pub(crate) async fn sync(broker: Arc<Broker>, _: RequestContext, request: SyncGroupRequest) -> Response {
-    let synced =
-        broker.groups.run(&request.group_id, |groups, token, now| groups.sync(token, &request, now)).await;
+    let image = broker.metadata.image();
+    let synced = broker
+        .groups
+        .run(&request.group_id, |groups, token, now| groups.sync(token, &request, &image, now))
+        .await;
     synced.unwrap_or_else(|error_code| {
         Response::SyncGroup(SyncGroupResponse { error_code, ..Default::default() })
     })
@@ -65,9 +71,10 @@ pub(crate) async fn sync(broker: Arc<Broker>, _: RequestContext, request: SyncGr
 
 /// Heartbeat.
 pub(crate) async fn heartbeat(broker: Arc<Broker>, _: RequestContext, request: HeartbeatRequest) -> Response {
+    let image = broker.metadata.image();
     let alive = broker
         .groups
-        .run(&request.group_id, |groups, token, now| groups.heartbeat(token, &request, now))
+        .run(&request.group_id, |groups, token, now| groups.heartbeat(token, &request, &image, now))
         .await;
     alive.unwrap_or_else(|error_code| {
         // Sessions begin anew when the group is loaded: until then nobody is late (Kafka answers so too, and clients

@@ -32,7 +32,8 @@ const PLAIN: [(&str, &str); 0] = [];
 
 #[test]
 fn every_row_has_a_valid_default_a_sentence_and_a_key_of_its_own() {
-    for rows in [broker_rows().collect::<Vec<_>>(), TOPIC.iter().collect()] {
+    let others = [TOPIC, GROUP, CLIENT_METRICS].map(|rows| rows.iter().collect::<Vec<_>>());
+    for rows in [broker_rows().collect()].into_iter().chain(others) {
         let mut seen = BTreeMap::new();
         for row in rows {
             let _parses = row.default_value();
@@ -236,7 +237,7 @@ fn rows_differ_from_kafka_only_where_meant() {
         broker.heartbeat.interval.ms: 500, in Kafka 2000
         broker.session.timeout.ms: 3000, in Kafka 9000
         controller.listener.names: , in Kafka null
-        group.coordinator.rebalance.protocols: classic, in Kafka classic,consumer,streams
+        group.coordinator.rebalance.protocols: classic,consumer, in Kafka classic,consumer,streams
         listener.security.protocol.map: read-only, in Kafka dynamic
         listeners: read-only, in Kafka dynamic
         process.roles: broker,controller, in Kafka null
