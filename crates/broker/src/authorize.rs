@@ -40,6 +40,8 @@ pub(crate) fn required(api: ApiKey) -> (Operation, ResourceKind) {
     use {Operation as Op, ResourceKind as On};
     match api {
         ApiKey::ApiVersions => (Op::Describe, On::Open),
+        // What a client says of itself.
+        ApiKey::GetTelemetrySubscriptions | ApiKey::PushTelemetry => (Op::Describe, On::Open),
         ApiKey::Produce => (Op::Write, On::Topic),
         ApiKey::Fetch => (Op::Read, On::Topic),
         ApiKey::ListOffsets | ApiKey::Metadata | ApiKey::OffsetForLeaderEpoch => (Op::Describe, On::Topic),
@@ -50,6 +52,8 @@ pub(crate) fn required(api: ApiKey) -> (Operation, ResourceKind) {
         ApiKey::CreatePartitions => (Op::Alter, On::Topic),
         ApiKey::DescribeConfigs => (Op::DescribeConfigs, On::Topic),
         ApiKey::AlterConfigs | ApiKey::IncrementalAlterConfigs => (Op::AlterConfigs, On::Topic),
+        ApiKey::DescribeClientQuotas | ApiKey::ListConfigResources => (Op::DescribeConfigs, On::Cluster),
+        ApiKey::AlterClientQuotas => (Op::AlterConfigs, On::Cluster),
         ApiKey::DescribeLogDirs | ApiKey::DescribeCluster => (Op::Describe, On::Cluster),
         ApiKey::DescribeQuorum | ApiKey::ListPartitionReassignments => (Op::Describe, On::Cluster),
         ApiKey::ElectLeaders | ApiKey::AlterPartitionReassignments | ApiKey::UpdateFeatures => {

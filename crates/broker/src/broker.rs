@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use client::{Address, Environment};
@@ -20,17 +21,21 @@ use crate::controller_link::ControllerLink;
 use crate::descriptors::Descriptors;
 use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
+use crate::group_lag::GroupLags;
 use crate::groups::{GroupCoordinator, OFFSETS_TOPIC};
 use crate::isr::InSync;
+use crate::listener::Census;
 use crate::metadata::Metadata;
 use crate::metrics::{BrokerState, Metrics};
 use crate::partition::Partition;
 use crate::partitions::Partitions;
 use crate::peer::PeerLinks;
 use crate::producer_ids::ProducerIds;
+use crate::quotas::Quotas;
 use crate::replicas::Replicas;
 use crate::replication::{Followers, Replication};
 use crate::settings::{RACK_AWARE, Settings, TopicSettings};
+use crate::telemetry::Telemetry;
 use crate::throttle::Throttles;
 use crate::topics::{TopicError, Topics};
 use crate::transactions::{TRANSACTIONS_TOPIC, TxnCoordinator};
@@ -56,6 +61,9 @@ pub(crate) struct Broker {
     pub(crate) replication: Replication,
     pub(crate) throttles: Throttles,
     pub(crate) followers: Followers,
+    pub(crate) quotas: Quotas,
+    pub(crate) census: Arc<Census>,
+    pub(crate) telemetry: Telemetry,
     pub(crate) isr: InSync,
     pub(crate) topics: Topics,
     pub(crate) unpacking: Unpacking,
@@ -64,6 +72,7 @@ pub(crate) struct Broker {
     pub(crate) fetch_sessions: FetchSessions,
     pub(crate) groups: Arc<GroupCoordinator>,
     pub(crate) transactions: Arc<TxnCoordinator>,
+    pub(crate) group_lags: GroupLags,
     /// For what coordinators and partitions' leaders ask each other.
     pub(crate) peers: PeerLinks,
     pub(crate) producer_ids: ProducerIds,
@@ -145,9 +154,14 @@ impl Broker {
         self.ticks_at(Instant::now())
     }
 
-    fn ticks_at(&self, moment: Instant) -> Millis {
+    pub(crate) fn ticks_at(&self, moment: Instant) -> Millis {
         let since = moment.saturating_duration_since(self.began);
         Millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// When this tick is.
+    pub(crate) fn moment_of(&self, tick: Millis) -> Instant {
+        self.began + Duration::from_millis(u64::try_from(tick.0).unwrap_or(0))
     }
 
     /// The controller has heard of this broker, and gives it up at `moment` at the earliest.
@@ -216,6 +230,7 @@ impl Broker {
             transactions_open: self.transactions.open(),
             flushes_queued: self.flusher.queued(),
             fetch_sessions: self.fetch_sessions.len(),
+            of_clients: self.telemetry.page(self.ticks()),
             is_controller: self.metadata.quorum().is_active_controller(),
             is_fenced: *self.fenced.borrow(),
             metadata_applied: self.metadata.quorum().applied(),

@@ -5,8 +5,8 @@
 //! them - keeps those behind it waiting until they are. Every other request runs alone, after those before it, as
 //! Kafka runs them. Invariant: replies leave in the order in which their requests came.
 //!
-//! Back-pressure is the socket's: while replies cannot be written, or too many produces wait, nothing is read. A
-//! peer that is silent or does not read for `connections.max.idle.ms` is cut.
+//! Back-pressure is the socket's: while replies cannot be written, too many produces wait, or a quota holds the client
+//! back, nothing is read. A peer that is silent or does not read for `connections.max.idle.ms` is cut.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::broker::{Broker, stopped};
@@ -31,6 +32,9 @@ const PRODUCES_IN_FLIGHT_MAX: usize = 128;
 const BUFFER_KEPT: Duration = Duration::from_secs(2);
 /// Bytes that are read while a request keeps those behind it waiting.
 const READ_AHEAD_BYTES_MAX: usize = 4 * 1024;
+/// What a connection does before others get their turn: so many requests, or as much work in bytes.
+const TURN_REQUESTS: usize = 32;
+const TURN_BYTES: usize = 1024 * 1024;
 /// How long requests in flight may still be answered once the broker stops, or the peer sends no more.
 const LAST_REPLIES_MAX: Duration = Duration::from_millis(500);
 
@@ -102,6 +106,7 @@ where
         inbound: Inbound::new(limits.frame_bytes_max),
         in_flight: VecDeque::new(),
         active: Instant::now(),
+        turn_left: TURN_BYTES,
     };
     connection.run(stop).await
 }
@@ -115,6 +120,8 @@ struct Connection<S> {
     in_flight: VecDeque<InFlight>,
     /// When a whole request came in or a reply went out.
     active: Instant,
+    /// What is left of its turn, in bytes.
+    turn_left: usize,
 }
 
 enum Event {
@@ -127,13 +134,19 @@ enum Event {
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), ConnectionError> {
         loop {
-            match self.next_event(&mut stop).await? {
-                Event::Replies(replies) => self.write(replies).await?,
-                // A peer may close its side and still read: what it asked for before is answered.
-                Event::Received(0) => return self.drain().await,
-                Event::Received(_) => {}
-                Event::TimerFired => self.idle()?,
-                Event::Stop => return self.drain().await,
+            if self.turn_left == 0 {
+                // Behind all others that have something to do: a greedy peer takes its turns like anybody.
+                yield_now().await;
+                self.turn_left = TURN_BYTES;
+            } else {
+                match self.next_event(&mut stop).await? {
+                    Event::Replies(replies) => self.write(replies).await?,
+                    // A peer may close its side and still read: what it asked for before is answered.
+                    Event::Received(0) => return self.drain().await,
+                    Event::Received(_) => {}
+                    Event::TimerFired => self.idle()?,
+                    Event::Stop => return self.drain().await,
+                }
             }
             if let Err(error) = self.start_requests() {
                 // The requests before the one that ends the connection were sound, and their records may be stored.
@@ -162,9 +175,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Starts every whole request that is in the buffer, as far as the ones in flight allow.
     fn start_requests(&mut self) -> Result<(), ConnectionError> {
-        while self.may_start() {
+        while self.turn_left > 0 && self.may_start() {
             let Some(frame) = self.inbound.next_frame()? else { break };
             self.active = Instant::now();
+            self.turn_left = self.turn_left.saturating_sub(frame.len().max(TURN_BYTES / TURN_REQUESTS));
             match dispatch::dispatch(&self.broker, &self.context, frame)? {
                 Answer::Now(reply) => self.in_flight.push_back(InFlight::Ready(Some(reply))),
                 Answer::Produce(reply) => self.in_flight.push_back(InFlight::Produce(reply)),
@@ -177,14 +191,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn may_start(&self) -> bool {
-        self.in_flight.len() < PRODUCES_IN_FLIGHT_MAX
+        self.muted_until().is_none()
+            && self.in_flight.len() < PRODUCES_IN_FLIGHT_MAX
             && !matches!(self.in_flight.back(), Some(InFlight::Append(_) | InFlight::Alone(_)))
+    }
+
+    /// Until when a quota holds the client back, if one does.
+    fn muted_until(&self) -> Option<Instant> {
+        let tick = self.context.muted_until()?;
+        if self.broker.ticks() < tick {
+            return Some(self.broker.moment_of(tick));
+        }
+        self.context.unmute(tick);
+        None
     }
 
     /// When to look at an otherwise silent connection.
     fn deadline(&self) -> Instant {
         let wait = if self.inbound.is_oversized() { BUFFER_KEPT } else { self.limits.idle_max };
-        self.active + wait.min(self.limits.idle_max)
+        let deadline = self.active + wait.min(self.limits.idle_max);
+        self.muted_until().map_or(deadline, |until| deadline.min(until))
     }
 
     fn idle(&mut self) -> Result<(), ConnectionError> {

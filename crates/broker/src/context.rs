@@ -3,10 +3,13 @@
 //! filling-in of its fields and not a change of every handler.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::time::Instant;
-use wire::{ApiKey, Str};
+use wire::{ApiKey, Millis, Str};
+
+use crate::quotas::QuotaCache;
 
 /// Facts of a connection, shared by all its requests.
 #[derive(Debug)]
@@ -19,6 +22,46 @@ pub(crate) struct ConnectionContext {
     pub(crate) peer: SocketAddr,
     /// The address that the client dialled: what Metadata advertises unless `advertised.listeners` says otherwise.
     pub(crate) local: SocketAddr,
+    /// What its client is measured against.
+    pub(crate) quotas: QuotaCache,
+    /// Until when nothing is read from it, in ticks; zero where nothing keeps it.
+    muted_until: AtomicI64,
+    /// What the client says that it is, by name and version.
+    software: OnceLock<(String, String)>,
+}
+
+impl ConnectionContext {
+    pub(crate) fn new(listener: Str, principal: Str, peer: SocketAddr, local: SocketAddr) -> Self {
+        let (quotas, muted_until) = (QuotaCache::default(), AtomicI64::new(0));
+        ConnectionContext { listener, principal, peer, local, quotas, muted_until, software: OnceLock::new() }
+    }
+
+    /// The client has said what it is. What it says first counts.
+    pub(crate) fn set_software(&self, name: &str, version: &str) {
+        let _ = self.software.set((name.to_owned(), version.to_owned()));
+    }
+
+    /// Name and version of the client's software, as far as it has said.
+    pub(crate) fn software(&self) -> (String, String) {
+        self.software.get().cloned().unwrap_or_default()
+    }
+
+    /// Starts no further request of this connection before then.
+    pub(crate) fn mute_until(&self, tick: Millis) {
+        self.muted_until.fetch_max(tick.0, Ordering::Relaxed);
+    }
+
+    /// Until when the connection is muted, if it ever was.
+    pub(crate) fn muted_until(&self) -> Option<Millis> {
+        let tick = self.muted_until.load(Ordering::Relaxed);
+        (tick > 0).then_some(Millis(tick))
+    }
+
+    /// The mute is over.
+    pub(crate) fn unmute(&self, tick: Millis) {
+        // Whatever has muted it since counts.
+        let _ = self.muted_until.compare_exchange(tick.0, 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
 }
 
 /// One request's circumstances.

@@ -25,7 +25,7 @@ use crate::broker::Broker;
 use crate::context::{ConnectionContext, RequestContext};
 use crate::handler::verification::{Beginning, Verified};
 use crate::outbound::Reply;
-use crate::{controller, handler, topics};
+use crate::{controller, handler, quotas, topics};
 
 /// A reply that is still to come.
 pub(crate) type PendingReply = Pin<Box<dyn Future<Output = Result<Reply, DispatchError>> + Send>>;
@@ -112,7 +112,12 @@ pub(crate) fn dispatch(
         client_id: header.client_id.as_deref().map(Str::copy_from),
         received: Instant::now(),
     };
-    let pending = Pending { broker: Arc::clone(broker), context, correlation_id: header.correlation_id };
+    let pending = Pending {
+        broker: Arc::clone(broker),
+        context,
+        correlation_id: header.correlation_id,
+        request_bytes: frame.len(),
+    };
     if !authorize::is_allowed(&pending.context) {
         return Err(DispatchError::NotAllowed { api });
     }
@@ -155,6 +160,7 @@ fn is_for_controller(api: ApiKey) -> bool {
             | ApiKey::CreatePartitions
             | ApiKey::AlterConfigs
             | ApiKey::IncrementalAlterConfigs
+            | ApiKey::AlterClientQuotas
             | ApiKey::ElectLeaders
             | ApiKey::AlterPartitionReassignments
             | ApiKey::DescribeQuorum
@@ -177,6 +183,7 @@ fn at_controller(pending: Pending, request: Request, frame: Bytes) -> Answer {
             let reason = if !broker.metadata.quorum().is_active_controller() {
                 match broker.forward(forwarded(&pending.context, &frame), wait).await {
                     Ok(answer) if answer.error_code.is_ok() => {
+                        broker.relay_throttle(&pending.context, answer.throttle_time_ms);
                         let index = u64::try_from(answer.metadata_index).unwrap_or(0);
                         // What the client asks this broker next, it expects to see.
                         let _ = timeout_at(deadline, broker.replicas.wait_reconciled(index)).await;
@@ -235,13 +242,13 @@ async fn answer_forwarded(
         return refused(ErrorCode::NOT_CONTROLLER);
     }
     let Ok(host) = request.client_host.parse() else { return refused(ErrorCode::INVALID_REQUEST) };
-    let connection = ConnectionContext {
-        listener: Str::copy_from(&request.listener),
-        principal: Str::copy_from(&request.principal),
-        peer: SocketAddr::new(host, request.client_port),
-        local: context.connection.local,
-    };
-    let reply = match dispatch(&broker, &Arc::new(connection), request.frame) {
+    let connection = Arc::new(ConnectionContext::new(
+        Str::copy_from(&request.listener),
+        Str::copy_from(&request.principal),
+        SocketAddr::new(host, request.client_port),
+        context.connection.local,
+    ));
+    let reply = match dispatch(&broker, &connection, request.frame) {
         Ok(answer) => answer.reply().await,
         Err(error) => Err(error),
     };
@@ -251,6 +258,7 @@ async fn answer_forwarded(
             frame,
             metadata_index: i64::try_from(broker.metadata.quorum().applied()).unwrap_or(i64::MAX),
             controller_id: broker.node_id.0,
+            throttle_time_ms: quotas::left_ms(connection.muted_until().map(|tick| broker.moment_of(tick))),
             ..ForwardResponse::default()
         },
         Err(error) => {
@@ -265,18 +273,22 @@ struct Pending {
     broker: Arc<Broker>,
     context: RequestContext,
     correlation_id: i32,
+    request_bytes: usize,
 }
 
 impl Pending {
-    fn frame(&self, response: &Response) -> Result<Frame, DispatchError> {
+    /// The answer as bytes, with what quotas make of it. How long the request was worked on is counted here, unless it was
+    /// before.
+    fn frame(&self, mut response: Response, busy: Option<Duration>) -> Result<Frame, DispatchError> {
         let RequestContext { api, version, received, .. } = self.context;
         self.broker.metrics.request_done(api, received.elapsed());
-        Frame::response(self.correlation_id, api, version, response)
+        self.broker.settle(&self.context, &mut response, busy);
+        Frame::response(self.correlation_id, api, version, &response)
             .map_err(|error| DispatchError::AnswerTooLong { api, error })
     }
 
-    fn reply(&self, response: &Response) -> Result<Reply, DispatchError> {
-        self.frame(response).map(Reply::from)
+    fn reply(&self, response: Response, busy: Duration) -> Result<Reply, DispatchError> {
+        self.frame(response, Some(busy)).map(Reply::from)
     }
 
     /// Runs a handler by itself. The handler starts when the requests before it are answered.
@@ -289,8 +301,9 @@ impl Pending {
         Handled: Future<Output = Body> + Send + 'static,
     {
         Answer::Alone(Box::pin(async move {
-            let body = handle(Arc::clone(&self.broker), self.context.clone()).await;
-            self.reply(&wrap(body))
+            let work = handle(Arc::clone(&self.broker), self.context.clone());
+            let (body, busy) = self.broker.quotas.timed(work).await;
+            self.reply(wrap(body), busy)
         }))
     }
 }
@@ -303,7 +316,7 @@ fn start(pending: Pending, request: Request) -> Result<Answer, DispatchError> {
         Request::Fetch(request) => start_fetch(pending, request),
         Request::ApiVersions(request) => {
             let response = h::api_versions::handle(&pending.broker, &pending.context, &request);
-            Answer::Now(pending.reply(&Response::ApiVersions(response))?)
+            Answer::Now(pending.reply(Response::ApiVersions(response), Duration::ZERO)?)
         }
         Request::Metadata(request) => {
             pending.alone(|b, c| h::metadata::handle(b, c, request), Response::Metadata)
@@ -330,6 +343,18 @@ fn start(pending: Pending, request: Request) -> Result<Answer, DispatchError> {
             |b, c| h::incremental_alter_configs::handle(b, c, request),
             Response::IncrementalAlterConfigs,
         ),
+        Request::GetTelemetrySubscriptions(request) => pending
+            .alone(|b, c| h::telemetry::subscriptions(b, c, request), Response::GetTelemetrySubscriptions),
+        Request::PushTelemetry(request) => {
+            pending.alone(|b, c| h::telemetry::push(b, c, request), Response::PushTelemetry)
+        }
+        Request::ListConfigResources(request) => pending
+            .alone(|b, c| h::list_config_resources::handle(b, c, request), Response::ListConfigResources),
+        Request::DescribeClientQuotas(request) => pending
+            .alone(|b, c| h::describe_client_quotas::handle(b, c, request), Response::DescribeClientQuotas),
+        Request::AlterClientQuotas(request) => {
+            pending.alone(|b, c| h::alter_client_quotas::handle(b, c, request), Response::AlterClientQuotas)
+        }
         Request::DescribeLogDirs(request) => {
             pending.alone(|b, c| h::describe_log_dirs::handle(b, c, request), Response::DescribeLogDirs)
         }
@@ -437,7 +462,7 @@ fn start(pending: Pending, request: Request) -> Result<Answer, DispatchError> {
             pending.alone(|b, c| h::group::describe(b, c, request), Response::DescribeGroups)
         }
         Request::ConsumerGroupHeartbeat(request) => {
-            pending.alone(|b, c| h::consumer_group::heartbeat(b, c, request), |response| response)
+            pending.alone(|b, c| h::consumer_group::heartbeat(b, c, request), identity)
         }
         Request::ConsumerGroupDescribe(request) => {
             pending.alone(|b, c| h::consumer_group::describe(b, c, request), Response::ConsumerGroupDescribe)
@@ -460,7 +485,7 @@ fn start_fetch(pending: Pending, request: FetchRequest) -> Answer {
     Answer::Alone(Box::pin(async move {
         let (broker, context) = (Arc::clone(&pending.broker), pending.context.clone());
         let (response, batches) = handler::fetch::handle(broker, context, request).await;
-        Ok(Reply::new(pending.frame(&Response::Fetch(response))?, batches))
+        Ok(Reply::new(pending.frame(Response::Fetch(response), None)?, batches))
     }))
 }
 
@@ -469,7 +494,11 @@ fn start_produce(pending: Pending, request: ProduceRequest) -> Result<Answer, Di
     if !beginnings.is_empty() {
         return Ok(begin_transactions(pending, request, beginnings));
     }
+    let began = Instant::now();
     let produced = handler::produce::append(&pending.broker, &pending.context, request, Verified::new());
+    let busy = began.elapsed();
+    // What is behind it waits from now on, not from its acknowledgement.
+    let held_back = pending.broker.count_produce(&pending.context, pending.request_bytes);
     if !produced.wants_reply {
         // A client that hears nothing must not go on believing (Kafka closes the connection too).
         return if produced.has_refusals() {
@@ -478,15 +507,14 @@ fn start_produce(pending: Pending, request: ProduceRequest) -> Result<Answer, Di
             Ok(Answer::None)
         };
     }
-    if produced.is_safe() {
-        return Ok(Answer::Produce(Box::pin(async move {
-            let response = produced.into_response(&pending.broker);
-            pending.reply(&Response::Produce(response))
-        })));
-    }
     Ok(Answer::Produce(Box::pin(async move {
-        let response = produced.acknowledged(&pending.broker).await;
-        pending.reply(&Response::Produce(response))
+        let mut response = if produced.is_safe() {
+            produced.into_response(&pending.broker)
+        } else {
+            produced.acknowledged(&pending.broker).await
+        };
+        response.throttle_time_ms = quotas::left_ms(held_back);
+        pending.reply(Response::Produce(response), busy)
     })))
 }
 
@@ -497,13 +525,17 @@ fn begin_transactions(pending: Pending, request: ProduceRequest, beginnings: Vec
         let (broker, version) = (&pending.broker, pending.context.version);
         let id = request.transactional_id.clone().unwrap_or_default();
         let verified = handler::verification::verify(broker, version, &id, beginnings).await;
+        let began = Instant::now();
         let produced = handler::produce::append(broker, &pending.context, request, verified);
+        let busy = began.elapsed();
+        let held_back = broker.count_produce(&pending.context, pending.request_bytes);
         if !produced.wants_reply {
             return Err(DispatchError::TransactionWithoutReply);
         }
         let reply: PendingReply = Box::pin(async move {
-            let response = produced.acknowledged(&pending.broker).await;
-            pending.reply(&Response::Produce(response))
+            let mut response = produced.acknowledged(&pending.broker).await;
+            response.throttle_time_ms = quotas::left_ms(held_back);
+            pending.reply(Response::Produce(response), busy)
         });
         Ok(reply)
     }))

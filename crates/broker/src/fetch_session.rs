@@ -180,6 +180,16 @@ impl FetchSessions {
         Ok(FetchPlan { targets, session: Some(session), session_id: id, is_incremental: true })
     }
 
+    /// The session id for an answer that says nothing. A session that was to begin with it does not: its reader would take
+    /// every partition for told.
+    pub(crate) fn held_back(&self, plan: &FetchPlan) -> i32 {
+        if plan.is_incremental {
+            return plan.session_id;
+        }
+        self.sessions.lock().remove(&plan.session_id);
+        NO_SESSION
+    }
+
     /// An id that nobody can foresee who does not know the dice, positive (Weyl sequence, mixed as in SplitMix64).
     fn next_id(&self) -> i32 {
         let state = self.dice.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);

@@ -13,6 +13,8 @@ mod inbound;
 mod outbound;
 mod dispatch;
 mod context;
+mod quotas;
+mod telemetry;
 mod authorize;
 mod handler;
 // Where it is kept, made safe, and waited for.
@@ -41,6 +43,7 @@ mod topics;
 mod producer_ids;
 mod coordinator;
 mod groups;
+mod group_lag;
 mod transactions;
 mod markers;
 mod log_reader;

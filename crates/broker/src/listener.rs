@@ -1,6 +1,7 @@
-//! Accepts connections and bounds how many there are.
-//! A connection over a limit is closed at once and counted; one that breaks a rule is logged once per address and
-//! minute, so that a broken client cannot flood the log either.
+//! Accepts connections and bounds how many there are, and how fast they come.
+//! A connection over a limit is closed at once and counted, one of an address that comes too often is closed after a while,
+//! so that its client tries again later (KIP-612). One that breaks a rule is logged once per address and minute, so that a
+//! broken client cannot flood the log either.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use wire::Str;
@@ -18,6 +19,7 @@ use crate::connection::{self, ConnectionError, ConnectionLimits};
 use crate::context::ConnectionContext;
 use crate::network::{Accepted, Acceptor};
 use crate::outbound::WriteError;
+use crate::settings::per_address;
 
 /// How long accepting pauses when the process is out of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -27,22 +29,14 @@ const LOG_EVERY: Duration = Duration::from_secs(60);
 /// Addresses whose last complaint is remembered.
 const LOGGED_ADDRESSES_MAX: usize = 1024;
 
-/// How many connections a listener takes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ConnectionCounts {
-    pub(crate) connections_max: usize,
-    pub(crate) connections_per_ip_max: usize,
-}
+/// Connections of addresses over their quota that a listener keeps until they are closed. Further ones are closed at once.
+const PUT_OFF_MAX: usize = 1_000;
 
-impl ConnectionCounts {
-    fn of(broker: &Broker) -> Self {
-        let settings = broker.settings();
-        let network = &settings.broker().network;
-        ConnectionCounts {
-            connections_max: network.connections_max,
-            connections_per_ip_max: network.connections_per_ip_max,
-        }
-    }
+/// How many connections there may be.
+#[derive(Debug, Clone, Copy)]
+struct ConnectionCounts {
+    connections_max: usize,
+    connections_per_ip_max: usize,
 }
 
 /// One bound socket.
@@ -51,12 +45,15 @@ pub(crate) struct Listener {
     pub(crate) socket: Box<dyn Acceptor>,
     pub(crate) broker: Arc<Broker>,
     pub(crate) limits: ConnectionLimits,
+    /// Whether brokers have it to themselves: they come in whatever clients do.
+    pub(crate) is_for_brokers: bool,
 }
 
 impl Listener {
     /// Accepts until `stop` turns true, then waits for the connections to end.
     pub(crate) async fn run(self, stop: watch::Receiver<bool>) {
-        let census = Arc::new(Census::default());
+        let census = Arc::clone(&self.broker.census);
+        let put_off = Arc::new(Semaphore::new(PUT_OFF_MAX));
         let mut connections = JoinSet::new();
         let mut stopping = stop.clone();
         loop {
@@ -64,7 +61,13 @@ impl Listener {
                 biased;
                 () = stopped(&mut stopping) => break,
                 accepted = self.socket.accept() => match accepted {
-                    Ok(accepted) => self.admit(accepted, &census, &mut connections, &stop),
+                    Ok(accepted) => {
+                        let pause = self.pause();
+                        if !pause.is_zero() && timeout(pause, stopped(&mut stopping)).await.is_ok() {
+                            break;
+                        }
+                        self.admit(accepted, &census, &put_off, &mut connections, &stop);
+                    }
                     Err(error) => {
                         if census.may_log(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) {
                             tracing::warn!(listener = %self.name, %error, "connections cannot be accepted");
@@ -82,10 +85,31 @@ impl Listener {
         }
     }
 
+    /// How long the connection that was just accepted has to wait.
+    fn pause(&self) -> Duration {
+        if self.is_for_brokers {
+            return Duration::ZERO;
+        }
+        let rate_max = self.broker.settings().broker().network.connection_rate_max;
+        self.broker.quotas.accept(&self.broker, rate_max)
+    }
+
+    /// What holds for an address as of now: these settings change while the broker runs.
+    fn counts(&self, ip: IpAddr) -> ConnectionCounts {
+        let settings = self.broker.settings();
+        let network = &settings.broker().network;
+        let overrides = per_address(&network.connections_per_ip_overrides).unwrap_or_default();
+        ConnectionCounts {
+            connections_max: if self.is_for_brokers { usize::MAX } else { network.connections_max },
+            connections_per_ip_max: overrides.get(&ip).copied().unwrap_or(network.connections_per_ip_max),
+        }
+    }
+
     fn admit(
         &self,
         accepted: Accepted,
         census: &Arc<Census>,
+        put_off: &Arc<Semaphore>,
         connections: &mut JoinSet<()>,
         stop: &watch::Receiver<bool>,
     ) {
@@ -99,21 +123,28 @@ impl Listener {
             }
             return;
         }
-        // As of now: these settings change while the broker runs.
-        let limits = ConnectionCounts::of(&self.broker);
+        let wait = self.broker.quotas.connection(&self.broker, peer.ip());
+        if !wait.is_zero() {
+            self.broker.metrics.connection_refused();
+            if let Ok(permit) = Arc::clone(put_off).try_acquire_owned() {
+                let mut stop = stop.clone();
+                connections.spawn(async move {
+                    let _ = timeout(wait, stopped(&mut stop)).await;
+                    drop((socket, permit));
+                });
+            }
+            return;
+        }
+        let limits = self.counts(peer.ip());
         let Some(place) = census.enter(peer.ip(), limits) else {
             self.broker.metrics.connection_refused();
             if census.may_log(peer.ip()) {
-                tracing::warn!(%peer, ?limits, "a connection over the limit was closed (max.connections, max.connections.per.ip)");
+                tracing::warn!(%peer, ?limits, "a connection over the limit was closed (max.connections, max.connections.per.ip and its overrides)");
             }
             return;
         };
-        let context = ConnectionContext {
-            listener: self.name.clone(),
-            principal: Str::from("User:ANONYMOUS"),
-            peer,
-            local,
-        };
+        let principal = Str::from("User:ANONYMOUS");
+        let context = ConnectionContext::new(self.name.clone(), principal, peer, local);
         let (broker, limits, stop) = (Arc::clone(&self.broker), self.limits, stop.clone());
         connections.spawn(async move {
             broker.metrics.connection_opened();
@@ -142,9 +173,9 @@ fn complain(broker: &Broker, place: &Place, peer: SocketAddr, error: &Connection
     }
 }
 
-/// Who is connected, by address.
+/// Who is connected to any listener, by address.
 #[derive(Debug, Default)]
-struct Census {
+pub(crate) struct Census {
     state: Mutex<CensusState>,
 }
 

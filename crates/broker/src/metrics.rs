@@ -3,6 +3,7 @@
 //! is not counted at all but asked for when somebody reads the page. Each broker has its own metrics, so that several
 //! may live in one process. Labels are bounded: topics beyond `TOPICS_MAX` are counted together.
 
+mod group_lag;
 mod process;
 mod prometheus;
 
@@ -11,8 +12,11 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use state::metadata::QuotaKey;
 use wire::{ApiKey, Str};
 
+pub(crate) use prometheus::escape;
+pub use group_lag::{GroupLag, LagRow};
 use prometheus::{Counter, Gauge, Histogram, Page};
 
 /// Topics with counters of their own. Further ones share the counters of the label `(other)`.
@@ -33,6 +37,7 @@ struct Shared {
     connections_cut: Counter,
     requests: ByApi,
     requests_unsupported: Counter,
+    throttles: [Histogram; QuotaKey::ALL.len()],
     flushes: Histogram,
     flush_failures: Counter,
     bytes_replicated: Counter,
@@ -120,12 +125,16 @@ pub struct BrokerState {
     pub log_bytes: BTreeMap<Str, u64>,
     /// Consumer groups by the name of their state.
     pub groups: BTreeMap<&'static str, usize>,
+    /// How far the consumer groups coordinated here are behind.
+    pub group_lag: Arc<GroupLag>,
     /// Fetch requests that wait for records.
     pub fetches_parked: usize,
     /// Partitions that wait to be flushed.
     pub flushes_queued: usize,
     /// Fetch sessions that are remembered.
     pub fetch_sessions: usize,
+    /// What clients push of themselves, as a part of the page.
+    pub of_clients: String,
 }
 
 impl Metrics {
@@ -169,6 +178,11 @@ impl Metrics {
     /// A request of an API or version that is not implemented was refused.
     pub fn unsupported_request(&self) {
         self.shared.requests_unsupported.add(1);
+    }
+
+    /// A client has to hold back for so long.
+    pub fn throttled(&self, quota: QuotaKey, wait: Duration) {
+        self.shared.throttles[quota as usize].observe(wait);
     }
 
     /// A log was flushed.
@@ -235,7 +249,9 @@ impl Metrics {
         let mut page = Page::default();
         self.write_counted(&mut page);
         if let Some(look_up) = self.shared.look_up.get() {
-            write_state(&mut page, &look_up());
+            let state = look_up();
+            write_state(&mut page, &state);
+            page.append(&state.of_clients);
         }
         process::write(&mut page);
         page.into_text()
@@ -276,6 +292,15 @@ impl Metrics {
             "Requests of an API or version that is not implemented.",
         )
         .value(&[], shared.requests_unsupported.get());
+
+        let mut throttles = page
+            .histogram("ottla_throttle_seconds", "Time that clients over a quota were told to hold back.");
+        for quota in QuotaKey::ALL {
+            let times = &shared.throttles[quota as usize];
+            if !times.is_empty() {
+                throttles.times(&[("quota", quota.name())], times);
+            }
+        }
 
         page.histogram("ottla_flush_seconds", "Time to flush one log to the disk.")
             .times(&[], &shared.flushes);
@@ -402,6 +427,7 @@ fn write_state(page: &mut Page, state: &BrokerState) {
     for (name, count) in &state.groups {
         groups.value(&[("state", name)], count);
     }
+    group_lag::write(page, &state.group_lag);
     page.gauge("ottla_fetches_parked", "Fetch requests that wait for records.")
         .value(&[], state.fetches_parked);
     page.gauge("ottla_flushes_queued", "Logs that wait to be flushed.").value(&[], state.flushes_queued);
@@ -444,6 +470,16 @@ mod tests {
             partitions_led: 2,
             log_bytes: [(Str::from("orders"), 100)].into(),
             groups: [("Stable", 1)].into(),
+            group_lag: Arc::new(GroupLag {
+                rows: vec![LagRow {
+                    group: "readers".into(),
+                    partition: wire::TopicPartition::new("orders", wire::PartitionId(3)),
+                    lag: client::Lag { records: 5, ms: Some(2_500) },
+                }],
+                offsets: [(("readers".into(), "committed"), 1)].into(),
+                clear_seconds: [("readers".into(), 4.5), ("stuck".into(), f64::INFINITY)].into(),
+                omitted: 2,
+            }),
             ..BrokerState::default()
         });
         check(
@@ -484,6 +520,12 @@ mod tests {
                 ottla_log_bytes{topic="orders"} 100
                 ottla_transactions_open 0
                 ottla_groups{state="Stable"} 1
+                ottla_group_lag_records{group="readers",topic="orders",partition="3"} 5
+                ottla_group_lag_seconds{group="readers",topic="orders",partition="3"} 2.5
+                ottla_group_clear_seconds{group="readers"} 4.5
+                ottla_group_clear_seconds{group="stuck"} +Inf
+                ottla_group_offsets{group="readers",state="committed"} 1
+                ottla_group_lag_omitted 2
                 ottla_fetches_parked 0
                 ottla_flushes_queued 0
                 ottla_fetch_sessions 0

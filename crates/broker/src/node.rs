@@ -31,21 +31,24 @@ use crate::controller_link::ControllerLink;
 use crate::descriptors::Descriptors;
 use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
+use crate::group_lag::GroupLags;
 use crate::groups::GroupCoordinator;
 use crate::inspect::Inspector;
 use crate::isr::{self, InSync};
 use crate::lifecycle::{self, Registration};
 use crate::listener::Listener;
 use crate::metadata::Metadata;
-use crate::metrics::Metrics;
+use crate::metrics::{BrokerState, Metrics};
 use crate::network::{Acceptor, Network};
 use crate::partitions::Partitions;
 use crate::peer::{PeerLinks, Reach};
 use crate::producer_ids::ProducerIds;
 use crate::quorum::{Driver, Peers, Quorum, QuorumLogError, QuorumOptions};
+use crate::quotas::Quotas;
 use crate::replicas::{self, Replicas};
 use crate::replication::{Followers, Replication};
 use crate::settings::{GroupSettings, Settings};
+use crate::telemetry::Telemetry;
 use crate::throttle::Throttles;
 use crate::topics::Topics;
 use crate::transactions::TxnCoordinator;
@@ -197,6 +200,9 @@ impl Node {
             replication: Replication::default(),
             throttles: Throttles::default(),
             followers: Followers::default(),
+            quotas: Quotas::default(),
+            census: Arc::default(),
+            telemetry: Telemetry::default(),
             isr: InSync::default(),
             topics: Topics::default(),
             unpacking: Unpacking::new(),
@@ -204,6 +210,7 @@ impl Node {
             flusher,
             groups,
             transactions,
+            group_lags: GroupLags::default(),
             peers: PeerLinks::new(&reach),
             producer_ids: ProducerIds::default(),
             metrics,
@@ -220,9 +227,12 @@ impl Node {
         });
         let kafka_addr = sockets.first().and_then(|(_, socket)| socket.local_addr().ok());
         let mut tasks = JoinSet::new();
+        let for_brokers = broker.settings().broker().network.inter_broker_listener.clone();
+        let for_brokers = for_brokers.filter(|_| sockets.len() > 1);
         for (name, socket) in sockets {
             let limits = connection_limits(&broker.settings());
-            let listener = Listener { name, socket, broker: Arc::clone(&broker), limits };
+            let is_for_brokers = for_brokers.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(&name));
+            let listener = Listener { name, socket, broker: Arc::clone(&broker), limits, is_for_brokers };
             tasks.spawn(listener.run(stopping.clone()));
         }
         let (stop_quorum, quorum_stopping) = watch::channel(false);
@@ -230,7 +240,7 @@ impl Node {
         let looked_at = Arc::downgrade(&broker);
         broker
             .metrics
-            .look_up_with(move || looked_at.upgrade().map(|broker| broker.state()).unwrap_or_default());
+            .look_up_with(move || looked_at.upgrade().map(|broker| state(&broker)).unwrap_or_default());
         let may_have_vote_back = tokio::select! {
             joined = join(&broker, &registration, opened.found) => joined?,
             () = broker.metadata.quorum().failed() => return Err(StartError::Offline),
@@ -303,6 +313,12 @@ impl Node {
     }
 }
 
+/// What the metrics page shows besides what is counted; asks other brokers, and is called on a thread that may block.
+fn state(broker: &Arc<Broker>) -> BrokerState {
+    let group_lag = tokio::runtime::Handle::current().block_on(broker.group_lags.look(broker));
+    BrokerState { group_lag, ..broker.state() }
+}
+
 fn group_config(groups: &GroupSettings) -> GroupConfig {
     GroupConfig {
         session_timeout_ms_min: int_millis(groups.session_timeout_min),
@@ -311,6 +327,7 @@ fn group_config(groups: &GroupSettings) -> GroupConfig {
         group_size_max: groups.group_size_max,
         offset_metadata_bytes_max: groups.offset_metadata_bytes_max,
         offsets_retention_ms: groups.offsets_retention_minutes.saturating_mul(60_000),
+        expired_retention_ms: groups.expired_retention_minutes.saturating_mul(60_000),
         // A group's record has to fit a segment, with room for others.
         record_bytes_max: GroupConfig::default()
             .record_bytes_max

@@ -140,6 +140,12 @@ pub(crate) async fn reconcile(broker: &Arc<Broker>) {
     if touched.all || !touched.configs.is_empty() {
         apply_configs(broker, &touched).await;
     }
+    if touched.all || touched.configs.iter().any(|resource| resource.kind == ResourceKind::ClientMetrics) {
+        broker.telemetry.update(&image, &broker.settings());
+    }
+    if touched.all || touched.quotas {
+        broker.quotas.update(&image);
+    }
     let topics = changed_topics(broker, &image, &touched);
     remove_gone(broker, &image, &topics).await;
     if !touched.deleted.is_empty() {

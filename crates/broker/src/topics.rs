@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use state::metadata::{
-    AlterConfigs, CreatePartitions, CreateTopic, CreatedTopic, DeleteTopic, DeletedTopic, Image, Mode,
-    Refusal, ReplaceConfigs, TopicDefaults,
+    AlterConfigs, AlterQuotas, CreatePartitions, CreateTopic, CreatedTopic, DeleteTopic, DeletedTopic, Image,
+    Mode, Refusal, ReplaceConfigs, TopicDefaults,
 };
 use tokio::sync::Mutex;
 use tokio::time::timeout_at;
@@ -23,6 +23,7 @@ use crate::descriptors::NoDescriptors;
 use crate::groups::OFFSETS_TOPIC;
 use crate::node::fresh_id;
 use crate::quorum::NotCommitted;
+use crate::quotas::Mutations;
 use crate::settings::Settings;
 use crate::transactions::TRANSACTIONS_TOPIC;
 
@@ -41,6 +42,8 @@ pub(crate) enum TopicError {
     Internal(Str),
     #[error("topic deletion is disabled (delete.topic.enable=false)")]
     DeletionDisabled,
+    #[error("The throttling quota has been exceeded.")]
+    Throttled,
     #[error("the change takes longer than the {} ms that the request allows; it goes on", .0.as_millis())]
     TimedOut(Duration),
     /// The controller, which is another broker, says so.
@@ -58,6 +61,7 @@ impl TopicError {
             TopicError::NoDescriptors(_) => ErrorCode::POLICY_VIOLATION,
             TopicError::Internal(_) => ErrorCode::INVALID_REQUEST,
             TopicError::DeletionDisabled => ErrorCode::TOPIC_DELETION_DISABLED,
+            TopicError::Throttled => ErrorCode::THROTTLING_QUOTA_EXCEEDED,
             TopicError::TimedOut(_) => ErrorCode::REQUEST_TIMED_OUT,
             TopicError::Elsewhere { error_code, .. } => *error_code,
         }
@@ -85,10 +89,12 @@ impl Topics {
         broker: &Arc<Broker>,
         topics: Vec<CreateTopic>,
         mode: Mode,
+        mutations: &Arc<Mutations>,
     ) -> PerItem<Str, CreatedTopic> {
+        let mutations = Arc::clone(mutations);
         let (internal, topics): (Vec<_>, Vec<_>) =
             topics.into_iter().partition(|topic| broker.is_internal_topic(&topic.name));
-        let mut answers = to_the_end(broker, move |broker| create(broker, topics, mode)).await?;
+        let mut answers = to_the_end(broker, move |broker| create(broker, topics, mode, mutations)).await?;
         answers.extend(internal.into_iter().map(|topic| {
             let refused = TopicError::Internal(topic.name.clone());
             (topic.name, Err(refused))
@@ -137,7 +143,9 @@ impl Topics {
         &self,
         broker: &Arc<Broker>,
         topics: Vec<DeleteTopic>,
+        mutations: &Arc<Mutations>,
     ) -> PerItem<DeleteTopic, DeletedTopic> {
+        let mutations = Arc::clone(mutations);
         if !broker.settings().broker().topics.delete_enabled {
             return Err(TopicError::DeletionDisabled);
         }
@@ -149,7 +157,7 @@ impl Topics {
             }
         };
         let (internal, topics): (Vec<_>, Vec<_>) = topics.into_iter().partition(is_internal);
-        let mut answers = to_the_end(broker, move |broker| delete(broker, topics)).await?;
+        let mut answers = to_the_end(broker, move |broker| delete(broker, topics, mutations)).await?;
         let refused = TopicError::Internal(Str::from(OFFSETS_TOPIC));
         answers.extend(internal.into_iter().map(|topic| (topic, Err(refused.clone()))));
         Ok(answers)
@@ -161,11 +169,14 @@ impl Topics {
         broker: &Arc<Broker>,
         topics: Vec<CreatePartitions>,
         mode: Mode,
+        mutations: &Arc<Mutations>,
     ) -> PerItem<Str, ()> {
+        let mutations = Arc::clone(mutations);
         // Groups live in a partition by their name's hash: with another count nobody would find them.
         let (internal, topics): (Vec<_>, Vec<_>) =
             topics.into_iter().partition(|topic| broker.is_internal_topic(&topic.name));
-        let mut answers = to_the_end(broker, move |broker| add_partitions(broker, topics, mode)).await?;
+        let mut answers =
+            to_the_end(broker, move |broker| add_partitions(broker, topics, mode, mutations)).await?;
         answers.extend(internal.into_iter().map(|topic| {
             let refused = TopicError::Internal(topic.name.clone());
             (topic.name, Err(refused))
@@ -210,6 +221,24 @@ impl Topics {
     }
 }
 
+impl Topics {
+    /// Sets and removes quotas. One answer per entity, in the order of the request.
+    pub(crate) async fn alter_quotas(
+        &self,
+        broker: &Arc<Broker>,
+        changes: Vec<AlterQuotas>,
+        mode: Mode,
+    ) -> Result<Vec<Result<(), Refusal>>, TopicError> {
+        to_the_end(broker, move |broker| async move {
+            let decide = |image: &Image| image.alter_quotas(&changes, mode);
+            let answers = broker.metadata.commit(broker.clock.now(), decide).await?;
+            broker.carried_out().await;
+            Ok(answers)
+        })
+        .await
+    }
+}
+
 impl Broker {
     /// Waits until this broker has carried out what is committed so far.
     async fn carried_out(&self) {
@@ -235,7 +264,8 @@ pub(crate) async fn auto_create(
             },
         })
         .collect();
-    let created = to_the_end(&broker, move |broker| create(broker, topics, Mode::Apply)).await;
+    let created =
+        to_the_end(&broker, move |broker| create(broker, topics, Mode::Apply, Arc::default())).await;
     let answers = match created {
         Ok(answers) => answers,
         Err(error) => {
@@ -288,30 +318,36 @@ where
     task.await.expect("a change of topics does not panic")
 }
 
-async fn create(broker: Arc<Broker>, topics: Vec<CreateTopic>, mode: Mode) -> PerItem<Str, CreatedTopic> {
+async fn create(
+    broker: Arc<Broker>,
+    mut topics: Vec<CreateTopic>,
+    mode: Mode,
+    mutations: Arc<Mutations>,
+) -> PerItem<Str, CreatedTopic> {
     let settings = Arc::clone(&broker.settings());
     let defaults = TopicDefaults {
         num_partitions: settings.broker().topics.partitions,
         replication_factor: settings.broker().topics.replication_factor,
     };
     let placement_start = broker.environment.random() as u32 as usize;
-    let decide = |image: &Image| {
-        image.create_topics(&topics, mode, defaults, &*settings, placement_start, &mut || {
+    let decide = |topics: &[CreateTopic], image: &Image| {
+        image.create_topics(topics, mode, defaults, &*settings, placement_start, &mut || {
             fresh_id(&*broker.environment)
         })
     };
+    let mut throttled = Vec::new();
     if mode == Mode::Apply {
-        let replicas = decide(&broker.metadata.image()).reply.into_iter().filter_map(|(_, created)| {
-            let CreatedTopic { num_partitions, replication_factor, .. } = created.ok()?;
-            Some(
-                usize::try_from(num_partitions)
-                    .ok()?
-                    .saturating_mul(usize::try_from(replication_factor).ok()?),
-            )
+        let planned = decide(&topics, &broker.metadata.image()).reply;
+        let made = planned.iter().filter_map(|(name, created)| {
+            let CreatedTopic { num_partitions, replication_factor, .. } = created.as_ref().ok()?;
+            Some((name, usize::try_from(*num_partitions).ok()?, usize::try_from(*replication_factor).ok()?))
         });
+        let replicas = made.clone().map(|(_, partitions, factor)| partitions.saturating_mul(factor));
         broker.descriptors.check(share_of(&broker, replicas.fold(0, usize::saturating_add)))?;
+        throttled = refused_by(&broker, &mutations, made.map(|(name, partitions, _)| (name, partitions)));
+        topics.retain(|topic| !throttled.contains(&topic.name));
     }
-    let decided = broker.metadata.commit(broker.clock.now(), decide).await?;
+    let decided = broker.metadata.commit(broker.clock.now(), |image| decide(&topics, image)).await?;
     broker.carried_out().await;
     let mut answers = Vec::with_capacity(decided.len());
     for (name, created) in decided {
@@ -327,7 +363,19 @@ async fn create(broker: Arc<Broker>, topics: Vec<CreateTopic>, mode: Mode) -> Pe
         };
         answers.push((name, answer));
     }
+    answers.extend(throttled.into_iter().map(|name| (name, Err(TopicError::Throttled))));
     Ok(answers)
+}
+
+/// Takes what each of these changes as many partitions as is said from the client's quota; returns those for which it does not
+/// last.
+fn refused_by<'a>(
+    broker: &Broker,
+    mutations: &Mutations,
+    changed: impl Iterator<Item = (&'a Str, usize)>,
+) -> Vec<Str> {
+    let over = changed.filter(|(_, partitions)| mutations.take(broker, *partitions).is_err());
+    over.map(|(name, _)| name.clone()).collect()
 }
 
 /// How many of so many new replicas one broker has to expect.
@@ -347,25 +395,58 @@ async fn take_back(broker: &Arc<Broker>, name: &Str, id: Uuid, why: &str) {
     broker.carried_out().await;
 }
 
-async fn delete(broker: Arc<Broker>, topics: Vec<DeleteTopic>) -> PerItem<DeleteTopic, DeletedTopic> {
+async fn delete(
+    broker: Arc<Broker>,
+    topics: Vec<DeleteTopic>,
+    mutations: Arc<Mutations>,
+) -> PerItem<DeleteTopic, DeletedTopic> {
+    let image = broker.metadata.image();
+    let is_over = |topic: &DeleteTopic| {
+        let known = match topic {
+            DeleteTopic::Name(name) => image.topic(name),
+            DeleteTopic::Id(id) => image.topic_by_id(*id),
+        };
+        known.is_some_and(|known| mutations.take(&broker, known.partition_count()).is_err())
+    };
+    let (throttled, topics): (Vec<_>, Vec<_>) = topics.into_iter().partition(is_over);
     let decide = |image: &Image| image.delete_topics(&topics);
     let decided = broker.metadata.commit(broker.clock.now(), decide).await?;
     broker.carried_out().await;
-    Ok(decided.into_iter().map(|(topic, answer)| (topic, answer.map_err(TopicError::from))).collect())
+    let decided = decided.into_iter().map(|(topic, answer)| (topic, answer.map_err(TopicError::from)));
+    let throttled = throttled.into_iter().map(|topic| (topic, Err(TopicError::Throttled)));
+    Ok(decided.chain(throttled).collect())
 }
 
-async fn add_partitions(broker: Arc<Broker>, topics: Vec<CreatePartitions>, mode: Mode) -> PerItem<Str, ()> {
+async fn add_partitions(
+    broker: Arc<Broker>,
+    mut topics: Vec<CreatePartitions>,
+    mode: Mode,
+    mutations: Arc<Mutations>,
+) -> PerItem<Str, ()> {
     let before = broker.metadata.image();
+    let more = |topic: &CreatePartitions| {
+        let count = before.topic(&topic.name).map_or(0, |known| known.partition_count());
+        usize::try_from(topic.count).unwrap_or(0).saturating_sub(count)
+    };
     let added = topics.iter().map(|topic| {
-        let known = before.topic(&topic.name);
-        let count = known.map_or(0, |known| known.partition_count());
-        let factor = known.map_or(1, |known| known.replication_factor());
-        usize::try_from(topic.count).unwrap_or(0).saturating_sub(count).saturating_mul(factor)
+        let factor = before.topic(&topic.name).map_or(1, |known| known.replication_factor());
+        more(topic).saturating_mul(factor)
     });
     broker.descriptors.check(share_of(&broker, added.fold(0, usize::saturating_add)))?;
     let placement_start = broker.environment.random() as u32 as usize;
-    let decide = |image: &Image| image.create_partitions(&topics, mode, placement_start);
-    let decided = broker.metadata.commit(broker.clock.now(), decide).await?;
+    let decide =
+        |topics: &[CreatePartitions], image: &Image| image.create_partitions(topics, mode, placement_start);
+    let mut throttled = Vec::new();
+    if mode == Mode::Apply {
+        let planned = decide(&topics, &before).reply;
+        let is_fine = |topic: &&CreatePartitions| {
+            planned.iter().any(|(name, added)| *name == topic.name && added.is_ok())
+        };
+        let grown = topics.iter().filter(is_fine).map(|topic| (&topic.name, more(topic)));
+        throttled = refused_by(&broker, &mutations, grown);
+        topics.retain(|topic| !throttled.contains(&topic.name));
+    }
+    let decided = broker.metadata.commit(broker.clock.now(), |image| decide(&topics, image)).await?;
     broker.carried_out().await;
     let answers = decided.into_iter().map(|(name, added)| {
         let id = before.topic(&name).map(|topic| topic.id);
@@ -377,7 +458,8 @@ async fn add_partitions(broker: Arc<Broker>, topics: Vec<CreatePartitions>, mode
         };
         (name, answer)
     });
-    Ok(answers.collect())
+    let throttled = throttled.into_iter().map(|name| (name, Err(TopicError::Throttled)));
+    Ok(answers.chain(throttled).collect())
 }
 
 /// One of the broker's own topics as it is made: replicated as the settings say, as far as there are, or are to be, brokers for

@@ -19,6 +19,7 @@ use wire::messages::describe_topic_partitions::DescribeTopicPartitionsRequest;
 use wire::messages::find_coordinator::FindCoordinatorRequest;
 use wire::messages::incremental_alter_configs::{self as incremental, IncrementalAlterConfigsRequest};
 use wire::messages::init_producer_id::InitProducerIdRequest;
+use wire::messages::list_config_resources::{ConfigResource, ListConfigResourcesRequest};
 use wire::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
 use wire::messages::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
 use wire::messages::offset_for_leader_epoch::{
@@ -614,4 +615,60 @@ fn versions_are_told_to_software_with_a_proper_name() {
     let unnamed = client.ask(wire::messages::api_versions::ApiVersionsRequest::default());
     assert_eq!(unnamed.error_code, ErrorCode::INVALID_REQUEST);
     assert_eq!(client.api_versions().error_code, ErrorCode::NONE, "the connection goes on");
+}
+
+#[test]
+fn groups_and_subscriptions_to_client_metrics_have_settings_of_their_own() {
+    const CLIENT_METRICS: i8 = 16;
+    const GROUP: i8 = 32;
+    let mut broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    let set =
+        |client: &mut TestClient, resource, key, value| alter(client, resource, &[(key, 0, value)], false);
+    let list = |client: &mut TestClient, version, types: &[i8]| -> Vec<(i8, String)> {
+        let request = ListConfigResourcesRequest { resource_types: types.to_vec() };
+        let listed = client.ask_in(version, request);
+        assert_eq!(listed.error_code, ErrorCode::NONE);
+        let named = |found: ConfigResource| (found.resource_type, found.resource_name.to_string());
+        listed.config_resources.into_iter().map(named).collect()
+    };
+    let fine = (ErrorCode::NONE, String::new());
+    assert_eq!(set(&mut client, (GROUP, "g"), "consumer.session.timeout.ms", "50000"), fine);
+    assert_eq!(set(&mut client, (GROUP, "g"), "share.auto.offset.reset", "by_duration:PT1H"), fine);
+    assert_eq!(set(&mut client, (CLIENT_METRICS, "all"), "metrics", "*"), fine);
+    assert_eq!(set(&mut client, (CLIENT_METRICS, "all"), "match", "client_id=app-.*"), fine);
+    let refused = |(code, why): (ErrorCode, String)| {
+        assert!(matches!(code, ErrorCode::INVALID_CONFIG | ErrorCode::INVALID_REQUEST), "{code:?} {why}");
+        why
+    };
+    let why = refused(set(&mut client, (GROUP, "g"), "consumer.session.timeout.ms", "1000"));
+    assert!(why.contains("Value must be at least 45000"), "{why}");
+    let why = refused(set(&mut client, (GROUP, "g"), "consumer.sesion.timeout.ms", "50000"));
+    assert_eq!(
+        why,
+        "Unknown group config name: consumer.sesion.timeout.ms (did you mean consumer.session.timeout.ms?)"
+    );
+    let why = refused(set(&mut client, (GROUP, "g"), "share.auto.offset.reset", "by_duration:-PT1H"));
+    assert!(why.contains("by_duration"), "{why}");
+    let why = refused(set(&mut client, (CLIENT_METRICS, "all"), "match", "client_id=("));
+    assert!(why.contains("client_id=( is not a selector"), "{why}");
+    assert_eq!(refused(set(&mut client, (GROUP, ""), "a", "b")), "Default group resources are not allowed.");
+
+    broker.restart();
+    let mut client = TestClient::connect(&broker);
+    let timeout = config(&mut client, GROUP, "g", "consumer.session.timeout.ms");
+    assert_eq!((timeout.value.as_deref(), timeout.config_source), (Some("50000"), 8));
+    let default = config(&mut client, GROUP, "other", "consumer.session.timeout.ms");
+    assert_eq!((default.value.as_deref(), default.config_source), (Some("45000"), 5));
+    let metrics = config(&mut client, CLIENT_METRICS, "all", "metrics");
+    assert_eq!((metrics.value.as_deref(), metrics.config_source), (Some("*"), 7));
+    assert_eq!(list(&mut client, 0, &[]), [(CLIENT_METRICS, "all".to_owned())]);
+    assert_eq!(list(&mut client, 1, &[GROUP]), [(GROUP, "g".to_owned())]);
+    let all = list(&mut client, 1, &[]);
+    for expected in [(TOPIC, "t"), (BROKER, "1"), (8, "1"), (CLIENT_METRICS, "all"), (GROUP, "g")] {
+        assert!(all.contains(&(expected.0, expected.1.to_owned())), "{expected:?} in {all:?}");
+    }
+    let unknown = client.ask(ListConfigResourcesRequest { resource_types: vec![3] });
+    assert_eq!(unknown.error_code, ErrorCode::UNSUPPORTED_VERSION);
 }

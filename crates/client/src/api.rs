@@ -5,11 +5,12 @@
 
 use wire::ApiRequest;
 use wire::messages::{
-    add_raft_voter::AddRaftVoterRequest, alter_partition_reassignments::AlterPartitionReassignmentsRequest,
-    api_versions::ApiVersionsRequest, consumer_group_describe::ConsumerGroupDescribeRequest,
-    create_partitions::CreatePartitionsRequest, create_topics::CreateTopicsRequest,
-    delete_groups::DeleteGroupsRequest, delete_records::DeleteRecordsRequest,
-    delete_topics::DeleteTopicsRequest, describe_cluster::DescribeClusterRequest,
+    add_raft_voter::AddRaftVoterRequest, alter_client_quotas::AlterClientQuotasRequest,
+    alter_partition_reassignments::AlterPartitionReassignmentsRequest, api_versions::ApiVersionsRequest,
+    consumer_group_describe::ConsumerGroupDescribeRequest, create_partitions::CreatePartitionsRequest,
+    create_topics::CreateTopicsRequest, delete_groups::DeleteGroupsRequest,
+    delete_records::DeleteRecordsRequest, delete_topics::DeleteTopicsRequest,
+    describe_client_quotas::DescribeClientQuotasRequest, describe_cluster::DescribeClusterRequest,
     describe_configs::DescribeConfigsRequest, describe_groups::DescribeGroupsRequest,
     describe_producers::DescribeProducersRequest, describe_quorum::DescribeQuorumRequest,
     describe_transactions::DescribeTransactionsRequest, elect_leaders::ElectLeadersRequest,
@@ -41,6 +42,7 @@ macro_rules! calls {
 // name. OffsetFetch from 8 on asks for several groups at once; OffsetFetch 7 is whole and simpler.
 calls! {
     AddRaftVoterRequest: up to 1;
+    AlterClientQuotasRequest: up to 1;
     AlterPartitionReassignmentsRequest: up to 1;
     ApiVersionsRequest: up to 3;
     CreatePartitionsRequest: up to 3;
@@ -48,6 +50,7 @@ calls! {
     DeleteGroupsRequest: up to 2;
     DeleteRecordsRequest: up to 2;
     DeleteTopicsRequest: up to 6;
+    DescribeClientQuotasRequest: up to 1;
     DescribeClusterRequest: up to 2;
     DescribeConfigsRequest: up to 4;
     ConsumerGroupDescribeRequest: up to 1;

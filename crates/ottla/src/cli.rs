@@ -5,7 +5,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{cluster, completions, consume, group, node, produce, topic, txn};
+use crate::{cluster, completions, consume, group, node, produce, quota, topic, txn};
 
 /// Durable, distributed event logs that every Kafka client takes for Kafka.
 #[derive(Debug, Parser)]
@@ -38,6 +38,7 @@ pub(crate) enum Command {
     Consume(consume::ConsumeArgs),
     Group(group::GroupArgs),
     Txn(txn::TxnArgs),
+    Quota(quota::QuotaArgs),
     Cluster(cluster::ClusterArgs),
     Completions(completions::CompletionsArgs),
     /// Print the reference page of all commands
@@ -84,6 +85,8 @@ mod tests {
             "ottla cluster health --wait 60",
             "ottla cluster quorum add 4",
             "ottla cluster elect --unclean orders:7 --yes",
+            "ottla quota describe --any user --name client-id=a --strict",
+            "ottla quota alter --name user=a --default client-id -s request_percentage=2.5 --delete producer_byte_rate --dry",
             "ottla cluster rebalance --dry-run --max-moves 5 --format json",
             "ottla cluster reassign --file - --wait 9",
             "ottla cluster reassign cancel orders:0",

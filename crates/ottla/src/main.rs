@@ -17,6 +17,7 @@ mod produce;
 mod consume;
 mod group;
 mod txn;
+mod quota;
 mod cluster;
 mod completions;
 mod reference;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Command::Consume(args) => connect::run(consume::run(args)),
         Command::Group(args) => connect::run(group::run(args)),
         Command::Txn(args) => connect::run(txn::run(args)),
+        Command::Quota(args) => connect::run(quota::run(args)),
         Command::Cluster(args) => connect::run(cluster::run(args)),
         Command::Completions(args) => completions::run(&args),
         Command::MarkdownHelp => reference::run(),

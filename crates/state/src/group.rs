@@ -19,6 +19,7 @@ mod records;
 mod refusal;
 mod sync;
 mod timers;
+mod traces;
 mod transactions;
 
 #[cfg(test)]
@@ -42,6 +43,7 @@ use wire::{ErrorCode, Millis, Response, Str};
 pub use self::consumer::Assignor;
 pub use self::offsets::CommittedOffset;
 pub use self::refusal::Refusal;
+pub use self::traces::ExpiredOffset;
 
 pub use crate::coordinator::{CoordinatorRecord, Now, Outcome, RecordError, Replayed, Token};
 
@@ -49,6 +51,7 @@ use self::consumer::{ConsumerEvent, ConsumerGroup};
 use self::member::{Member, Members};
 use self::records::Event;
 use self::timers::{Alarm, Timers};
+use self::traces::Traces;
 use self::transactions::Pending;
 
 /// Who sent a request, and in which version of its API.
@@ -77,6 +80,8 @@ pub struct GroupConfig {
     pub offset_metadata_bytes_max: usize,
     /// `offsets.retention.minutes`, in milliseconds
     pub offsets_retention_ms: i64,
+    /// `offsets.expired.retention.minutes`, in milliseconds: how long it is remembered that an offset has expired; zero is never.
+    pub expired_retention_ms: i64,
     /// Bytes that the records of one commit, or of one group, may take; more is refused before anything changes.
     pub record_bytes_max: usize,
     /// Settings of groups of the consumer protocol.
@@ -122,6 +127,7 @@ impl Default for GroupConfig {
             group_size_max: i32::MAX as usize,
             offset_metadata_bytes_max: 4_096,
             offsets_retention_ms: 7 * 24 * 60 * 60 * 1_000,
+            expired_retention_ms: 0,
             record_bytes_max: 16 * 1024 * 1024,
             consumer: ConsumerConfig::default(),
         }
@@ -142,6 +148,8 @@ pub struct Groups {
     groups: BTreeMap<Str, Group>,
     /// Groups of the consumer protocol. What stands for one of them among the others has no members.
     consumers: BTreeMap<Str, ConsumerGroup>,
+    /// What is left of offsets that have expired, of groups that are there and of those that are gone.
+    traces: Traces,
     pending: Pending,
     timers: Timers,
 }
@@ -153,6 +161,7 @@ impl Groups {
             config,
             groups: BTreeMap::new(),
             consumers: BTreeMap::new(),
+            traces: Traces::default(),
             pending: Pending::default(),
             timers: Timers::default(),
         }
@@ -288,6 +297,7 @@ impl Groups {
             },
             Event::OffsetCommitted { group, topic, partition, committed } => {
                 self.pending.supersede(&group, &topic, partition);
+                self.traces.remove(&group, &topic, partition);
                 let group = match self.groups.get_mut(&group) {
                     Some(group) => group,
                     None => self.groups.entry(group.clone()).or_insert_with(|| Group::new(group)),
@@ -296,9 +306,17 @@ impl Groups {
             }
             Event::OffsetForgotten { group, topic, partition } => {
                 self.pending.supersede(&group, &topic, partition);
+                self.traces.remove(&group, &topic, partition);
                 if let Some(group) = self.groups.get_mut(&group) {
                     group.offsets.remove(&topic, partition);
                 }
+            }
+            Event::OffsetExpired { group, topic, partition, expired } => {
+                self.pending.supersede(&group, &topic, partition);
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.offsets.remove(&topic, partition);
+                }
+                self.traces.put(group, topic, partition, expired);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The cluster's metadata: topics, partitions, configs, brokers, producer ids, features.
+//! The cluster's metadata: topics, partitions, configs, quotas, brokers, producer ids, features.
 //!
 //! An [`Image`] is what the metadata records up to one offset say, and nothing else: the same records give the same image
 //! on every broker. It is persistent (a clone shares everything with its original), so that readers hold one for as long
@@ -14,6 +14,7 @@ mod elections;
 mod reassignments;
 mod change;
 mod configs;
+mod quotas;
 mod record;
 mod snapshot;
 mod refusal;
@@ -26,6 +27,8 @@ mod config_tests;
 mod history_tests;
 #[cfg(test)]
 mod partition_tests;
+#[cfg(test)]
+mod quota_tests;
 #[cfg(test)]
 mod record_tests;
 #[cfg(test)]
@@ -56,6 +59,9 @@ pub use self::elections::Election;
 pub use self::fencing::OutOfService;
 pub use self::names::check_topic_name;
 pub use self::partitions::{AlterPartition, EPOCH_UNKNOWN};
+pub use self::quotas::{
+    AlterQuotas, ClientQuota, QuotaEntity, QuotaFilter, QuotaKey, QuotaName, QuotaSharing,
+};
 pub use self::reassignments::{Reassigned, Reassignment};
 pub use self::record::{MetadataRecord, RecordError};
 pub use self::refusal::{NameError, Refusal};
@@ -147,6 +153,7 @@ pub struct Image {
     /// Topics with '.' or '_' in their names, by the name in which the two are one.
     collisions: RedBlackTreeMapSync<Str, Str>,
     configs: RedBlackTreeMapSync<ConfigResource, RedBlackTreeMapSync<Str, Str>>,
+    quotas: quotas::Quotas,
     brokers: RedBlackTreeMapSync<BrokerId, Arc<Broker>>,
     features: RedBlackTreeMapSync<Str, i16>,
     next_producer_id: ProducerId,
@@ -160,6 +167,7 @@ impl Default for Image {
             names: RedBlackTreeMapSync::new_sync(),
             collisions: RedBlackTreeMapSync::new_sync(),
             configs: RedBlackTreeMapSync::new_sync(),
+            quotas: RedBlackTreeMapSync::new_sync(),
             brokers: RedBlackTreeMapSync::new_sync(),
             features: RedBlackTreeMapSync::new_sync(),
             next_producer_id: ProducerId(0),
@@ -219,6 +227,16 @@ impl Image {
         self.configs.get(resource)?.get(key)
     }
 
+    /// Resources of a kind for which anything was set.
+    pub fn configured(&self, kind: ResourceKind) -> impl Iterator<Item = &ConfigResource> {
+        self.configs.keys().filter(move |resource| resource.kind == kind)
+    }
+
+    /// One value that was set for a group.
+    pub fn group_config(&self, group: &str, key: &str) -> Option<&Str> {
+        self.config(&ConfigResource::group(Str::copy_from(group)), key)
+    }
+
     /// Registered brokers by id.
     pub fn brokers(&self) -> impl Iterator<Item = &Broker> {
         self.brokers.values().map(|broker| &**broker)
@@ -247,6 +265,7 @@ impl Image {
             MetadataRecord::Partition(record) => self.apply_partition(record),
             MetadataRecord::RemoveTopic(record) => self.remove_topic(record.topic_id),
             MetadataRecord::Config(resource, record) => self.apply_config(resource, record),
+            MetadataRecord::ClientQuota(entity, record) => self.apply_quota(entity, record),
             MetadataRecord::ProducerIds(record) => {
                 assert!(
                     self.next_producer_id.0 <= record.next_producer_id,

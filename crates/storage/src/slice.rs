@@ -123,17 +123,7 @@ impl Slice {
     /// The aborted transactions that reach into what lies from the offset asked for up to `end`, for readers of committed
     /// data. Of the segments that the batches are read from, so that the two agree whatever compaction does meanwhile.
     pub fn aborted_transactions(&self, end: Offset) -> io::Result<Vec<AbortedTxn>> {
-        let mut aborted = Vec::new();
-        for segment in &self.segments[self.at..] {
-            let txns = segment.aborted_transactions()?;
-            let reaches = |txn: &&AbortedTxn| txn.last_offset >= self.from && txn.first_offset < end;
-            aborted.extend(txns.iter().filter(reaches));
-            // Transactions that end where everything before the bound was decided are the last that reach below it.
-            if txns.iter().any(|txn| txn.last_stable_offset >= end) {
-                break;
-            }
-        }
-        Ok(aborted)
+        aborted_transactions(&self.segments[self.at..], self.from..end)
     }
 
     fn find(&self, mode: ReadMode) -> Result<Option<StoredBatches>, Stop> {
@@ -338,4 +328,22 @@ impl Hints {
         });
         ring.entries[at] = Some(hint);
     }
+}
+
+/// The aborted transactions that reach into `range`; its first offset lies in the first of the segments.
+pub(crate) fn aborted_transactions(
+    segments: &[Arc<Segment>],
+    range: Range<Offset>,
+) -> io::Result<Vec<AbortedTxn>> {
+    let mut aborted = Vec::new();
+    for segment in segments {
+        let txns = segment.aborted_transactions()?;
+        let reaches = |txn: &&AbortedTxn| txn.last_offset >= range.start && txn.first_offset < range.end;
+        aborted.extend(txns.iter().filter(reaches));
+        // Transactions that end where everything before the bound was decided are the last that reach below it.
+        if txns.iter().any(|txn| txn.last_stable_offset >= range.end) {
+            break;
+        }
+    }
+    Ok(aborted)
 }

@@ -469,6 +469,7 @@ pub fn api_table(schemas: &[Schema]) -> String {
     line(&mut out, 0, "}");
     message_enum(&mut out, &apis, "Request", "request");
     message_enum(&mut out, &apis, "Response", "response");
+    throttle_time(&mut out, &apis);
     for (schema, _, name) in &apis {
         let module = format!("messages::{}", schema.module);
         out.push('\n');
@@ -478,6 +479,29 @@ pub fn api_table(schemas: &[Schema]) -> String {
         line(&mut out, 0, "}");
     }
     out
+}
+
+/// The field in which most responses tell their client to hold back.
+fn throttle_time(out: &mut String, apis: &[(&Schema, i16, &str)]) {
+    out.push('\n');
+    line(out, 0, "impl Response {");
+    line(
+        out,
+        1,
+        "/// For how long its client is to hold requests back, in milliseconds; none where it cannot say so.",
+    );
+    line(out, 1, "pub fn throttle_time_ms_mut(&mut self) -> Option<&mut i32> {");
+    line(out, 2, "match self {");
+    for (schema, _, name) in apis {
+        let fields = &schema.find(&format!("{name}Response")).fields;
+        let told = fields.iter().any(|field| field.name == "throttle_time_ms");
+        let (message, time) =
+            if told { ("message", "Some(&mut message.throttle_time_ms)") } else { ("_", "None") };
+        line(out, 3, &format!("Response::{name}({message}) => {time},"));
+    }
+    line(out, 2, "}");
+    line(out, 1, "}");
+    line(out, 0, "}");
 }
 
 /// `suffix` is `Request` or `Response`, `noun` the same word in a sentence.

@@ -113,6 +113,7 @@ fn records_read_and_write_the_same_bytes() {
     }
     check!(
         broker_registration_change_record::BrokerRegistrationChangeRecord,
+        client_quota_record::ClientQuotaRecord,
         config_record::ConfigRecord,
         consumer_protocol_assignment::ConsumerProtocolAssignment,
         consumer_protocol_subscription::ConsumerProtocolSubscription,

@@ -14,6 +14,7 @@ pub(crate) enum Kind {
     ConsumeRate,
     AgainstTheMachine,
     Latency,
+    Flood,
     Memory,
     Time,
     ClusterProduceCpu,
@@ -41,13 +42,14 @@ pub(crate) enum Chapter {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::ProduceCpu,
         Self::ConsumeCpu,
         Self::ProduceRate,
         Self::ConsumeRate,
         Self::AgainstTheMachine,
         Self::Latency,
+        Self::Flood,
         Self::Memory,
         Self::Time,
         Self::ClusterProduceCpu,
@@ -75,6 +77,7 @@ impl Kind {
             | Self::ConsumeRate
             | Self::AgainstTheMachine
             | Self::Latency
+            | Self::Flood
             | Self::Memory
             | Self::Time => Chapter::OneBroker,
             Self::ClusterProduceCpu
@@ -103,6 +106,7 @@ impl Kind {
             Self::ConsumeRate => "Consume throughput, MB/s",
             Self::AgainstTheMachine => "Produce CPU beside the minimal receiver's, seconds per GiB",
             Self::Latency => "End-to-end latency, ms",
+            Self::Flood => "End-to-end latency beside another client's flood, ms",
             Self::Memory => "Resident memory, MiB",
             Self::Time => "Time, s",
             Self::ClusterProduceCpu => "CPU of three brokers, seconds per GiB produced",

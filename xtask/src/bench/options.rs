@@ -40,6 +40,8 @@ pub(crate) enum Docs {
 pub(crate) enum Part {
     Throughput,
     Latency,
+    /// One client's flood under the others.
+    Flood,
     Lifecycle,
     /// Three brokers, replication 3.
     Replicated,
@@ -54,6 +56,7 @@ impl Part {
     const ALL: [Self; 8] = [
         Self::Lifecycle,
         Self::Latency,
+        Self::Flood,
         Self::Throughput,
         Self::Replicated,
         Self::Transactions,
@@ -248,6 +251,7 @@ impl fmt::Display for Part {
         f.write_str(match self {
             Self::Throughput => "throughput",
             Self::Latency => "latency",
+            Self::Flood => "flood",
             Self::Lifecycle => "lifecycle",
             Self::Replicated => "replicated",
             Self::Transactions => "transactions",

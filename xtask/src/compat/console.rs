@@ -17,6 +17,7 @@ pub(super) const STEPS: &[(&str, StepFn)] = &[
     ("consume", consume),
     ("consumer-groups", consumer_groups),
     ("configs", configs),
+    ("quotas", quotas),
     ("log-dirs", log_dirs),
     ("delete-records", delete_records),
     ("delete", delete),
@@ -210,6 +211,32 @@ fn configs(run: &Run<'_>, log: &Path) -> StepOutcome {
     })?;
     brokers(&["--alter", "--delete-config", "message.max.bytes"])?;
     Ok((0, 0, format!("{settings} settings")))
+}
+
+fn quotas(run: &Run<'_>, log: &Path) -> StepOutcome {
+    let client = topic(run);
+    let with = |entity: &[&str], args: &[&str]| tool(run, log, CONFIGS, &[entity, args].concat(), "");
+    let of_client = ["--entity-type", "clients", "--entity-name", &client];
+    let of_both = [&["--entity-type", "users", "--entity-default"], &of_client[..]].concat();
+    let of_ip = ["--entity-type", "ips", "--entity-name", "192.0.2.1"];
+    let entities: [(&[&str], &str); 3] = [
+        (&of_client, "request_percentage=12.5"),
+        (&of_both, "producer_byte_rate=1048576"),
+        (&of_ip, "connection_creation_rate=20"),
+    ];
+    for (entity, quota) in entities {
+        with(entity, &["--alter", "--add-config", quota])?;
+        // Doubles are shown with a fraction.
+        let described = settled(|| with(entity, &["--describe"]), |text| text.contains(quota))?;
+        require(described.contains(quota), || format!("--describe does not say {quota}: {described}"))?;
+        let (key, _) = quota.split_once('=').unwrap_or((quota, ""));
+        let bad = with(entity, &["--alter", "--add-config", &format!("{key}=0")]);
+        require(bad.is_err(), || format!("{key}=0 was accepted"))?;
+        with(entity, &["--alter", "--delete-config", key])?;
+        let described = settled(|| with(entity, &["--describe"]), |text| !text.contains(key))?;
+        require(!described.contains(key), || format!("{key} is still set"))?;
+    }
+    OK
 }
 
 fn log_dirs(run: &Run<'_>, log: &Path) -> StepOutcome {

@@ -58,6 +58,10 @@ pub(super) fn target(broker: &Broker, code: i8, name: &Str) -> Result<ConfigReso
         ResourceKind::Topic => {
             check_topic_name(name).map_err(|error| (ErrorCode::INVALID_TOPIC_EXCEPTION, error.to_string()))?
         }
+        ResourceKind::Group | ResourceKind::ClientMetrics if name.is_empty() => {
+            let what = if kind == ResourceKind::Group { "group" } else { "client-metrics" };
+            return Err((ErrorCode::INVALID_REQUEST, format!("Default {what} resources are not allowed.")));
+        }
         ResourceKind::Broker if !name.is_empty() => check_broker(broker, name)?,
         ResourceKind::Broker | ResourceKind::Group | ResourceKind::ClientMetrics => {}
     }

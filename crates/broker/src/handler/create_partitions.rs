@@ -12,6 +12,9 @@ use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::topics::{TopicError, within};
 
+/// Clients understand from this version on that a quota refuses them (KIP-599).
+const STRICT_VERSION_MIN: i16 = 3;
+
 /// Adds the partitions, or says what would come of it.
 pub(crate) async fn handle(
     broker: Arc<Broker>,
@@ -20,14 +23,15 @@ pub(crate) async fn handle(
 ) -> CreatePartitionsResponse {
     let mode = if request.validate_only { Mode::ValidateOnly } else { Mode::Apply };
     let topics: Vec<CreatePartitions> = request.topics.iter().map(read).collect();
-    let addition = broker.topics.add_partitions(&broker, topics, mode);
+    let mutations = Arc::new(broker.quotas.mutations(&broker, &context, STRICT_VERSION_MIN));
+    let addition = broker.topics.add_partitions(&broker, topics, mode, &mutations);
     let results = match within(&broker, &context, request.timeout_ms, addition).await {
         Ok(answers) => answers.into_iter().map(|(name, answer)| answered(name, answer)).collect(),
         Err(error) => {
             request.topics.into_iter().map(|topic| answered(topic.name, Err(error.clone()))).collect()
         }
     };
-    CreatePartitionsResponse { results, ..Default::default() }
+    CreatePartitionsResponse { results, throttle_time_ms: mutations.throttle_time_ms() }
 }
 
 fn read(topic: &CreatePartitionsTopic) -> CreatePartitions {

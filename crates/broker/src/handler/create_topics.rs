@@ -17,6 +17,9 @@ use crate::topics::{TopicError, within};
 /// The answer describes the created topic from this version on (KIP-525).
 const DESCRIPTION_VERSION_MIN: i16 = 5;
 
+/// Clients understand from this version on that a quota refuses them (KIP-599).
+const STRICT_VERSION_MIN: i16 = 6;
+
 /// Creates the topics, or says what would come of it.
 pub(crate) async fn handle(
     broker: Arc<Broker>,
@@ -25,7 +28,8 @@ pub(crate) async fn handle(
 ) -> CreateTopicsResponse {
     let mode = if request.validate_only { Mode::ValidateOnly } else { Mode::Apply };
     let topics: Vec<CreateTopic> = request.topics.iter().map(CreateTopic::from).collect();
-    let creation = broker.topics.create(&broker, topics, mode);
+    let mutations = Arc::new(broker.quotas.mutations(&broker, &context, STRICT_VERSION_MIN));
+    let creation = broker.topics.create(&broker, topics, mode, &mutations);
     let topics = match within(&broker, &context, request.timeout_ms, creation).await {
         Ok(answers) => {
             let answer = |(name, answer): (Str, Result<CreatedTopic, TopicError>)| match answer {
@@ -50,7 +54,7 @@ pub(crate) async fn handle(
         }
         Err(error) => request.topics.into_iter().map(|topic| refused(topic.name, &error)).collect(),
     };
-    CreateTopicsResponse { topics, ..Default::default() }
+    CreateTopicsResponse { topics, throttle_time_ms: mutations.throttle_time_ms() }
 }
 
 fn refused(name: Str, error: &TopicError) -> CreatableTopicResult {

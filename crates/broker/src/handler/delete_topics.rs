@@ -14,6 +14,9 @@ use crate::topics::{TopicError, within};
 /// Topics can be named by id from this version on.
 const TOPIC_ID_VERSION_MIN: i16 = 6;
 
+/// Clients understand from this version on that a quota refuses them (KIP-599).
+const STRICT_VERSION_MIN: i16 = 5;
+
 /// Deletes the topics, their records and what groups committed for them.
 pub(crate) async fn handle(
     broker: Arc<Broker>,
@@ -22,14 +25,15 @@ pub(crate) async fn handle(
 ) -> DeleteTopicsResponse {
     let timeout_ms = request.timeout_ms;
     let (topics, mut responses) = read(request, context.version);
-    let deletion = broker.topics.delete(&broker, topics.clone());
+    let mutations = Arc::new(broker.quotas.mutations(&broker, &context, STRICT_VERSION_MIN));
+    let deletion = broker.topics.delete(&broker, topics.clone(), &mutations);
     match within(&broker, &context, timeout_ms, deletion).await {
         Ok(answers) => responses.extend(answers.into_iter().map(|(topic, answer)| answered(topic, answer))),
         Err(error) => {
             responses.extend(topics.into_iter().map(|topic| answered(topic, Err(error.clone()))));
         }
     }
-    DeleteTopicsResponse { responses, ..Default::default() }
+    DeleteTopicsResponse { responses, throttle_time_ms: mutations.throttle_time_ms() }
 }
 
 /// What is to be deleted, and the answers of what cannot be understood.

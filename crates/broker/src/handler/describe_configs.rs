@@ -16,7 +16,7 @@ use crate::context::RequestContext;
 use crate::settings::DescribeOptions;
 
 /// Kafka's number of a broker's loggers, which are no configs of the metadata.
-const BROKER_LOGGER: i8 = 8;
+pub(super) const BROKER_LOGGER: i8 = 8;
 
 /// Answers each resource by itself.
 pub(crate) async fn handle(
@@ -80,8 +80,19 @@ fn describe(
             check_broker_id(name, broker.node_id)?;
             Ok(broker.settings().describe_broker(options))
         }
-        ResourceKind::Group => Err(unavailable("Settings of groups are not available in this version")),
-        ResourceKind::ClientMetrics => Err(unavailable("Client telemetry is not available in this version")),
+        ResourceKind::Group if name.is_empty() => Err(unavailable("Group name must not be empty")),
+        ResourceKind::ClientMetrics if name.is_empty() => {
+            Err(unavailable("Client metrics subscription name must not be empty"))
+        }
+        kind @ (ResourceKind::Group | ResourceKind::ClientMetrics) => {
+            let image = broker.metadata.image();
+            let resource = ConfigResource { kind, name: name.clone() };
+            let (settings, own) = (broker.settings(), image.configs(&resource));
+            Ok(match kind {
+                ResourceKind::Group => settings.describe_group(own, options),
+                _ => settings.describe_client_metrics(own, options),
+            })
+        }
     }
 }
 

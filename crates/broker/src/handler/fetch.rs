@@ -31,6 +31,7 @@ use crate::leader_hints::LeaderHints;
 use crate::metrics::TopicMetrics;
 use crate::partition::Partition;
 use crate::partitions::Hosted;
+use crate::quotas::{FetchVerdict, wire_ms};
 use crate::throttle::Throttle;
 use crate::waiting::ParkedFetch;
 
@@ -53,6 +54,11 @@ pub(crate) async fn handle(
         .unwrap_or(0)
         .min(broker.settings().broker().network.fetch_bytes_max);
     let replica = replica_of(&request);
+    let bytes_max = match replica {
+        Some(_) => bytes_max,
+        // Whoever asks for more than its quota allows gets what it allows.
+        None => bytes_max.min(broker.fetch_bytes_max(&context)),
+    };
     let session_of = replica.map_or(SessionOwner::Reader, |replica| SessionOwner::Follower(replica.id));
     let wants = Wants {
         replica,
@@ -69,9 +75,25 @@ pub(crate) async fn handle(
         Ok(plan) => plan,
         Err(error_code) => return (FetchResponse { error_code, ..Default::default() }, Vec::new()),
     };
-    let found = find_enough(&broker, &wants, &plan.targets, deadline).await;
-    let answers = locate_rest(found).await;
+    let work = async {
+        let found = find_enough(&broker, &wants, &plan.targets, deadline).await;
+        locate_rest(found).await
+    };
+    let (found, busy) = broker.quotas.timed(work).await;
+    if replica.is_none() {
+        let bytes = found.iter().map(Found::bytes).sum();
+        if let FetchVerdict::HoldBack(wait) = broker.count_fetch(&context, bytes, busy) {
+            return (held_back(&broker, &plan, wait), Vec::new());
+        }
+    }
+    let answers = found.into_iter().map(Found::delivered).collect();
     respond(&broker, &context, &plan, answers)
+}
+
+/// The answer to a reader that is over its quota: it says nothing of any partition, and the session stays as it was.
+fn held_back(broker: &Broker, plan: &FetchPlan, wait: Duration) -> FetchResponse {
+    let session_id = broker.fetch_sessions.held_back(plan);
+    FetchResponse { session_id, throttle_time_ms: wire_ms(wait), ..Default::default() }
 }
 
 /// Who fetches, where it is another broker.
@@ -125,6 +147,15 @@ impl Found {
     fn bytes(&self) -> usize {
         let located = self.answer.batches.as_ref().map_or(0, StoredBatches::len);
         located + self.unlocated.as_ref().map_or(0, Slice::len_max)
+    }
+
+    /// The answer, which counts as delivered from now on.
+    fn delivered(self) -> FetchAnswer {
+        if let (Some(metrics), Some(batches)) = (&self.metrics, &self.answer.batches) {
+            metrics.fetched(batches.len());
+            self.throttle.iter().for_each(|throttle| throttle.spend(batches.len()));
+        }
+        self.answer
     }
 
     /// Locates the slice; one that would have to wait for the disk is kept for later.
@@ -367,8 +398,8 @@ fn error_code(error: &ReadError) -> ErrorCode {
     }
 }
 
-/// Locates what was not in memory, all of it in one visit to the blocking pool, and counts what is delivered.
-async fn locate_rest(mut found: Vec<Found>) -> Vec<FetchAnswer> {
+/// Locates what was not in memory, all of it in one visit to the blocking pool.
+async fn locate_rest(mut found: Vec<Found>) -> Vec<Found> {
     if found.iter().any(|part| part.unlocated.is_some()) {
         let located = blocking::run(move || {
             for part in &mut found {
@@ -380,14 +411,7 @@ async fn locate_rest(mut found: Vec<Found>) -> Vec<FetchAnswer> {
         });
         found = located.await;
     }
-    let answers = found.into_iter().map(|part| {
-        if let (Some(metrics), Some(batches)) = (&part.metrics, &part.answer.batches) {
-            metrics.fetched(batches.len());
-            part.throttle.iter().for_each(|throttle| throttle.spend(batches.len()));
-        }
-        part.answer
-    });
-    answers.collect()
+    found
 }
 
 fn storage_failed(answer: &mut FetchAnswer, error: &io::Error) {

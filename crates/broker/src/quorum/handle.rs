@@ -107,6 +107,7 @@ pub(crate) struct Touched {
     pub(crate) deleted: Vec<Str>,
     pub(crate) configs: BTreeSet<ConfigResource>,
     pub(crate) brokers: bool,
+    pub(crate) quotas: bool,
 }
 
 impl Touched {
@@ -121,6 +122,7 @@ impl Touched {
                 self.deleted.extend(image.topic_by_id(record.topic_id).map(|topic| topic.name.clone()));
             }
             MetadataRecord::Config(resource, _) => drop(self.configs.insert(resource.clone())),
+            MetadataRecord::ClientQuota(..) => self.quotas = true,
             MetadataRecord::RegisterBroker(_)
             | MetadataRecord::BrokerRegistrationChange(_)
             | MetadataRecord::UnregisterBroker(_) => self.brokers = true,

@@ -7,7 +7,7 @@ use wire::messages::describe_configs::{DescribeConfigsResourceResult, DescribeCo
 
 use super::layers::ConfigSource;
 use super::row::Setting;
-use super::table::{TOPIC, broker_rows};
+use super::table::{CLIENT_METRICS, GROUP, TOPIC, broker_rows, client_metrics_row, group_row, topic_row};
 use super::value::Value;
 use super::{Settings, own_values};
 
@@ -62,7 +62,7 @@ impl Settings {
         own: impl IntoIterator<Item = (K, V)>,
         options: &DescribeOptions<'_>,
     ) -> Vec<DescribeConfigsResourceResult> {
-        let own = own_values(own);
+        let own = own_values(own, topic_row);
         let rows = TOPIC.iter().filter(|row| options.wants(row.key));
         let describe = |row: &'static Setting| {
             let inherited = self.layers.chain(row.synonyms.iter().map(|synonym| synonym.key));
@@ -72,6 +72,45 @@ impl Settings {
             described(row, own.into_iter().chain(inherited).collect(), value, options)
         };
         rows.map(describe).collect()
+    }
+}
+
+impl Settings {
+    /// A group's settings; `own` is what the group itself has, as the metadata stores it.
+    #[must_use]
+    pub fn describe_group<K: AsRef<str>, V: AsRef<str>>(
+        &self,
+        own: impl IntoIterator<Item = (K, V)>,
+        options: &DescribeOptions<'_>,
+    ) -> Vec<DescribeConfigsResourceResult> {
+        let own = own_values(own, group_row);
+        let rows = GROUP.iter().filter(|row| options.wants(row.key));
+        let describe = |row: &'static Setting| {
+            let default = row.default_value();
+            let own = own.get(row.key).cloned();
+            let value = own.clone().or_else(|| default.clone());
+            let own = own.map(|value| (row.key, ConfigSource::DynamicGroup, value));
+            let default = default.map(|value| (row.key, ConfigSource::Default, value));
+            described(row, own.into_iter().chain(default).collect(), value, options)
+        };
+        rows.map(describe).collect()
+    }
+
+    /// What is set of a subscription to client metrics; what is not is left out, as Kafka does.
+    #[must_use]
+    pub fn describe_client_metrics<K: AsRef<str>, V: AsRef<str>>(
+        &self,
+        own: impl IntoIterator<Item = (K, V)>,
+        options: &DescribeOptions<'_>,
+    ) -> Vec<DescribeConfigsResourceResult> {
+        let own = own_values(own, client_metrics_row);
+        let rows = CLIENT_METRICS.iter().filter(|row| options.wants(row.key));
+        let describe = |row: &'static Setting| {
+            let value = own.get(row.key)?.clone();
+            let chain = vec![(row.key, ConfigSource::DynamicClientMetrics, value.clone())];
+            Some(described(row, chain, Some(value), options))
+        };
+        rows.filter_map(describe).collect()
     }
 }
 

@@ -25,6 +25,10 @@ pub enum ConfigSource {
     StaticBroker,
     /// The default.
     Default,
+    /// The subscription's own.
+    DynamicClientMetrics,
+    /// The group's own.
+    DynamicGroup,
 }
 
 impl ConfigSource {
@@ -37,6 +41,8 @@ impl ConfigSource {
             ConfigSource::DynamicDefaultBroker => 3,
             ConfigSource::StaticBroker => 4,
             ConfigSource::Default => 5,
+            ConfigSource::DynamicClientMetrics => 7,
+            ConfigSource::DynamicGroup => 8,
         }
     }
 }

@@ -12,6 +12,7 @@ mod suggest;
 mod problem;
 mod layers;
 mod endpoint;
+mod client_match;
 mod cluster;
 mod describe;
 mod rules;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 use client::Address;
 use wire::{BrokerId, Str};
 
+pub(crate) use client_match::{Selector, patterns};
 pub use describe::DescribeOptions;
 pub use endpoint::{HostPort, Listener};
 pub use layers::ConfigSource;
@@ -32,9 +34,11 @@ pub use reference::{listing, reference_page};
 pub use row::{Allowed, Effect, Importance, Kind, Scope, Setting, Synonym};
 pub use sources::{Origin, Sources};
 pub use table::{
-    BROKER, GroupSettings, LogSettings, NetworkSettings, NodeSettings, RACK_AWARE, ReplicationSettings,
-    Section, TOPIC, TopicDefaults, TopicSettings, broker_row, broker_rows, topic_row,
+    BROKER, CLIENT_METRICS, ClientMetricsSettings, GROUP, GroupConfigs, GroupSettings, LogSettings,
+    NetworkSettings, NodeSettings, RACK_AWARE, ReplicationSettings, Section, TOPIC, TopicDefaults,
+    TopicSettings, broker_row, broker_rows, client_metrics_row, group_row, topic_row,
 };
+pub(crate) use value::per_address;
 pub use value::{Value, Violation};
 
 use layers::{Dynamic, Layers, read_dynamic};
@@ -191,10 +195,29 @@ impl Settings {
         &self,
         own: impl IntoIterator<Item = (K, V)>,
     ) -> TopicSettings {
-        let own = own_values(own);
+        let own = own_values(own, topic_row);
         TopicSettings::read(|key| {
             let row = topic_row(key).expect("the struct and the rows come from one table");
             own.get(key).cloned().or_else(|| self.layers.inherited(row))
+        })
+    }
+
+    /// A group's settings; `own` is what the group itself has, as the metadata stores it.
+    #[must_use]
+    pub fn group<K: AsRef<str>, V: AsRef<str>>(&self, own: impl IntoIterator<Item = (K, V)>) -> GroupConfigs {
+        let own = own_values(own, group_row);
+        GroupConfigs::read(|key| own.get(key).cloned().or_else(|| group_row(key)?.default_value()))
+    }
+
+    /// A subscription to client metrics, likewise.
+    #[must_use]
+    pub fn client_metrics<K: AsRef<str>, V: AsRef<str>>(
+        &self,
+        own: impl IntoIterator<Item = (K, V)>,
+    ) -> ClientMetricsSettings {
+        let own = own_values(own, client_metrics_row);
+        ClientMetricsSettings::read(|key| {
+            own.get(key).cloned().or_else(|| client_metrics_row(key)?.default_value())
         })
     }
 
@@ -230,12 +253,13 @@ fn compacted(segment_bytes: u32, others: &[(&str, &str)]) -> Vec<(Str, Str)> {
     configs.map(|(key, value)| (Str::copy_from(key), Str::copy_from(value))).collect()
 }
 
-/// A topic's stored values. They were checked on their way in; one that this version cannot read counts as absent.
+/// Stored values of a topic, a group or a subscription. They were checked on their way in; one that this version cannot read counts as absent.
 fn own_values<K: AsRef<str>, V: AsRef<str>>(
     stored: impl IntoIterator<Item = (K, V)>,
+    row: fn(&str) -> Option<&'static Setting>,
 ) -> BTreeMap<&'static str, Value> {
     let parsed = stored.into_iter().filter_map(|(key, text)| {
-        let row = topic_row(key.as_ref())?;
+        let row = row(key.as_ref())?;
         Some((row.key, row.parse(text.as_ref()).ok()?))
     });
     parsed.collect()

@@ -5,14 +5,18 @@ use std::fmt::Write;
 
 use super::row::Setting;
 use super::table::foreign::{Foreign, listed};
-use super::table::{BROKER, TOPIC};
+use super::table::{BROKER, CLIENT_METRICS, GROUP, TOPIC};
 
 /// Every setting with its default and sentence, as `ottla settings` prints it.
 #[must_use]
 pub fn listing() -> String {
     let mut out = String::new();
-    let topic = ("Topic settings", TOPIC);
-    for (title, rows) in BROKER.iter().map(|section| (section.title, section.rows)).chain([topic]) {
+    let others = [
+        ("Topic settings", TOPIC),
+        ("Group settings", GROUP),
+        ("Subscriptions to client metrics", CLIENT_METRICS),
+    ];
+    for (title, rows) in BROKER.iter().map(|section| (section.title, section.rows)).chain(others) {
         let _ = writeln!(out, "{title}\n");
         for row in rows {
             let default = row.default.map_or("unset", |text| if text.is_empty() { "empty" } else { text });
@@ -34,6 +38,10 @@ pub fn reference_page() -> String {
     }
     page.push_str(TOPICS);
     table(&mut page, TOPIC);
+    page.push_str(GROUPS);
+    table(&mut page, GROUP);
+    page.push_str(SUBSCRIPTIONS);
+    table(&mut page, CLIENT_METRICS);
     page.push_str(FOREIGN);
     for (key, foreign) in listed() {
         let (verdict, reason) = match foreign {
@@ -69,7 +77,7 @@ start with exit code 2; all of them are reported at once. Variables of the envir
 reported.
 
 **Scope** says when a value can change: *read-only* at start, *per-broker* and *cluster-wide* while the broker runs,
-*topic* per topic while it runs.
+*topic*, *group* and *client metrics* per topic, group and subscription while it runs.
 
 ## Broker settings
 ";
@@ -78,6 +86,20 @@ const TOPICS: &str = "
 ## Topic settings
 
 A topic that does not set a key inherits it from the broker settings named with it; the first of them that is set wins.
+
+";
+
+const GROUPS: &str = "
+## Group settings
+
+`kafka-configs --entity-type groups --entity-name GROUP` sets them. They stay when their group is gone.
+
+";
+
+const SUBSCRIPTIONS: &str = "
+## Subscriptions to client metrics
+
+`kafka-client-metrics --name NAME` sets them (KIP-714). What clients push is shown at `/metrics`.
 
 ";
 

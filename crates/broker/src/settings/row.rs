@@ -76,6 +76,12 @@ pub enum Allowed {
     NotEmpty,
     /// `*`, or replicas as `partition:broker,…` (throttled replication).
     ThrottledReplicas,
+    /// `address:count,…`, or nothing.
+    PerAddress,
+    /// `selector=regular expression,…`, or nothing (client metrics).
+    ClientMatch,
+    /// `latest`, `earliest`, or `by_duration:` and an ISO 8601 duration.
+    OffsetReset,
 }
 
 /// Where a setting can be set and when a change takes effect.
@@ -89,6 +95,10 @@ pub enum Scope {
     ClusterWide,
     /// Dynamic, for one topic.
     Topic,
+    /// Dynamic, for one group.
+    Group,
+    /// Dynamic, for one subscription to client metrics.
+    ClientMetrics,
 }
 
 impl Scope {
@@ -106,6 +116,8 @@ impl Scope {
             Scope::PerBroker => "per-broker",
             Scope::ClusterWide => "cluster-wide",
             Scope::Topic => "topic",
+            Scope::Group => "group",
+            Scope::ClientMetrics => "client metrics",
         }
     }
 }
@@ -231,6 +243,9 @@ impl fmt::Display for Allowed {
             Allowed::OneOf(words) => write!(f, "{}", words.join(", ")),
             Allowed::NotEmpty => write!(f, "not empty"),
             Allowed::ThrottledReplicas => write!(f, "* or partition:broker,…"),
+            Allowed::PerAddress => write!(f, "address:count,…"),
+            Allowed::ClientMatch => write!(f, "selector=pattern,…"),
+            Allowed::OffsetReset => write!(f, "latest, earliest, by_duration:PnDTnHnMn.nS"),
         }
     }
 }

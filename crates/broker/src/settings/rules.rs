@@ -12,7 +12,10 @@ use super::problem::shown;
 use super::row::{Kind, Scope, Setting};
 use super::suggest::nearest;
 use super::table::foreign::{Foreign, foreign};
-use super::table::{TOPIC, broker_row, broker_rows, topic_row};
+use super::table::{
+    CLIENT_METRICS, GROUP, GroupConfigs, TOPIC, broker_row, broker_rows, client_metrics_row, group_row,
+    topic_row,
+};
 use super::{BrokerSettings, Settings, check_together};
 
 impl ConfigRules for Settings {
@@ -20,10 +23,11 @@ impl ConfigRules for Settings {
         match resource.kind {
             ResourceKind::Topic => self.check_topic(values),
             ResourceKind::Broker => self.check_broker(&resource.name, values),
-            ResourceKind::ClientMetrics => {
-                Err("Client telemetry is not available in this version".to_owned())
+            ResourceKind::ClientMetrics => check_all("client metrics", CLIENT_METRICS, values),
+            ResourceKind::Group => {
+                check_all("group", GROUP, values)?;
+                check_group(&self.group(values))
             }
-            ResourceKind::Group => Err("Settings of groups are not available in this version".to_owned()),
         }
     }
 
@@ -35,6 +39,7 @@ impl ConfigRules for Settings {
         let row = row(kind, key)?;
         let inherited = match kind {
             ResourceKind::Topic => self.layers.inherited(row),
+            ResourceKind::Group | ResourceKind::ClientMetrics => row.default_value(),
             _ => self.layers.effective(row),
         };
         inherited.map(|value| Str::from(value.text()))
@@ -85,7 +90,7 @@ impl Settings {
         for (key, text) in values {
             let row = broker_row(key).ok_or_else(|| not_a_broker_setting(key))?;
             match row.scope {
-                Scope::ReadOnly | Scope::Topic => {
+                Scope::ReadOnly | Scope::Topic | Scope::Group | Scope::ClientMetrics => {
                     return Err(format!("Cannot update these configs dynamically: [{key}]"));
                 }
                 Scope::PerBroker if name.is_empty() => {
@@ -119,8 +124,32 @@ fn row(kind: ResourceKind, key: &str) -> Option<&'static Setting> {
     match kind {
         ResourceKind::Topic => topic_row(key),
         ResourceKind::Broker => broker_row(key),
-        ResourceKind::ClientMetrics | ResourceKind::Group => None,
+        ResourceKind::ClientMetrics => client_metrics_row(key),
+        ResourceKind::Group => group_row(key),
     }
+}
+
+/// Each value by itself.
+fn check_all(what: &str, rows: &'static [Setting], values: &BTreeMap<Str, Str>) -> Result<(), String> {
+    let row =
+        |key: &Str| rows.iter().find(|row| row.key == &**key).ok_or_else(|| unknown(what, key, rows.iter()));
+    values.iter().try_for_each(|(key, text)| check_value(row(key)?, text))
+}
+
+/// A member that beats no more often than it has to be heard of is dead half of the time.
+fn check_group(group: &GroupConfigs) -> Result<(), String> {
+    let pairs = [
+        ("consumer", group.consumer_session_timeout, group.consumer_heartbeat_interval),
+        ("share", group.share_session_timeout, group.share_heartbeat_interval),
+    ];
+    for (kind, session, heartbeat) in pairs {
+        if session <= heartbeat {
+            return Err(format!(
+                "{kind}.session.timeout.ms must be greater than {kind}.heartbeat.interval.ms ({session}, {heartbeat})"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn check_value(row: &Setting, text: &str) -> Result<(), String> {

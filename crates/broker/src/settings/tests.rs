@@ -32,7 +32,8 @@ const PLAIN: [(&str, &str); 0] = [];
 
 #[test]
 fn every_row_has_a_valid_default_a_sentence_and_a_key_of_its_own() {
-    for rows in [broker_rows().collect::<Vec<_>>(), TOPIC.iter().collect()] {
+    let others = [TOPIC, GROUP, CLIENT_METRICS].map(|rows| rows.iter().collect::<Vec<_>>());
+    for rows in [broker_rows().collect()].into_iter().chain(others) {
         let mut seen = BTreeMap::new();
         for row in rows {
             let _parses = row.default_value();

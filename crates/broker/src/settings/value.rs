@@ -2,11 +2,14 @@
 //! Parsing follows Kafka's rules (trimmed, `true`/`false` in any case, lists split at commas) so that a file means the
 //! same here as there. Refusals are worded as Kafka's tools show them. Nothing here knows any particular setting.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use thiserror::Error;
 use wire::Millis;
 
+use super::client_match::patterns;
 use super::row::{Allowed, Kind};
 
 /// A parsed value.
@@ -48,6 +51,16 @@ pub enum Violation {
         "Value must be the literal '*' or a list of replicas in the following format: [partitionId]:[brokerId],[partitionId]:[brokerId],..."
     )]
     NotReplicas,
+    #[error("{0} is not an IP address and a count of connections (address:count,...)")]
+    NotPerAddress(String),
+    #[error(
+        "{0} is not a selector and a regular expression (client_instance_id, client_id, client_software_name, client_software_version, client_source_address or client_source_port, =, and the expression)"
+    )]
+    NotClientMatch(String),
+    #[error(
+        "Invalid value: expected latest, earliest or by_duration: and a positive ISO 8601 duration (PnDTnHnMn.nS)"
+    )]
+    NotOffsetReset,
 }
 
 impl Value {
@@ -88,6 +101,56 @@ impl Value {
             Value::List(items) => items.join(","),
         }
     }
+}
+
+/// A duration as ISO 8601 writes it, `PnDTnHnMn.nS`, as far as Java reads it and it is not negative.
+pub(crate) fn iso_duration(text: &str) -> Option<Duration> {
+    let upper = text.to_ascii_uppercase();
+    let (date, time) = match upper.strip_prefix('P')?.split_once('T') {
+        Some((_, "")) => return None,
+        Some((date, time)) => (date, time),
+        None => (upper.strip_prefix('P')?, ""),
+    };
+    let mut total = Duration::ZERO;
+    let mut parts = 0;
+    let mut take = |mut text: &str, units: &[(char, u64)]| {
+        let mut units = units.iter();
+        while !text.is_empty() {
+            let end = text.find(|c: char| c.is_ascii_alphabetic())?;
+            let unit = text[end..].chars().next()?;
+            let (_, seconds) = units.by_ref().find(|(name, _)| *name == unit)?;
+            let (whole, fraction) = text[..end].split_once('.').unwrap_or((&text[..end], ""));
+            let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+            if whole.is_empty() || !is_number(whole) || !is_number(fraction) || fraction.len() > 9 {
+                return None;
+            }
+            if unit != 'S' && text[..end].contains('.') {
+                return None;
+            }
+            let nanos = format!("{fraction:0<9}").parse().ok()?;
+            let seconds = whole.parse::<u64>().ok()?.checked_mul(*seconds)?;
+            total = total.checked_add(Duration::new(seconds, nanos))?;
+            parts += 1;
+            text = &text[end + 1..];
+        }
+        Some(())
+    };
+    take(date, &[('D', 86_400)])?;
+    take(time, &[('H', 3_600), ('M', 60), ('S', 1)])?;
+    (parts > 0).then_some(total)
+}
+
+/// Counts by address, as `address:count,…`; the last one of an address counts.
+pub(crate) fn per_address(text: &str) -> Result<BTreeMap<IpAddr, usize>, Violation> {
+    let item = |item: &String| {
+        let (address, count) = item.rsplit_once(':')?;
+        // IPv6 addresses may stand in brackets, as in URLs.
+        let address = address.trim().trim_start_matches('[').trim_end_matches(']');
+        let count: u32 = count.trim().parse().ok()?;
+        Some((address.parse::<IpAddr>().ok()?.to_canonical(), count as usize))
+    };
+    let items = list_items(text);
+    items.iter().map(|text| item(text).ok_or_else(|| Violation::NotPerAddress(text.clone()))).collect()
 }
 
 /// Items of a list value; an empty text is an empty list.
@@ -134,6 +197,16 @@ impl Allowed {
                     Err(Violation::Outside { low, high })
                 }
             }
+            (Allowed::ClientMatch, Value::List(items)) => {
+                patterns(items).map(drop).map_err(Violation::NotClientMatch)
+            }
+            (Allowed::OffsetReset, Value::Text(text)) => {
+                let is_duration = |text: &str| iso_duration(text).is_some();
+                let by_duration = text.strip_prefix("by_duration:").is_some_and(is_duration);
+                let is_fine = by_duration || text == "latest" || text == "earliest";
+                if is_fine { Ok(()) } else { Err(Violation::NotOffsetReset) }
+            }
+            (Allowed::PerAddress, Value::Text(text)) => per_address(text).map(drop),
             (Allowed::OneOf(words), Value::Text(text)) => one_of(words, text),
             (Allowed::OneOf(words), Value::List(items)) => {
                 items.iter().try_for_each(|item| one_of(words, item))
@@ -260,6 +333,37 @@ impl FieldType for Vec<String> {
             Some(Value::List(items)) => items.clone(),
             None => Vec::new(),
             other => unreachable!("the table declares a list, not {other:?}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_java_reads_them() {
+        let seconds = |text| iso_duration(text).map(|duration| duration.as_secs_f64());
+        assert_eq!(seconds("P1DT2H3M4.5S"), Some(93_784.5));
+        assert_eq!(seconds("pt15m"), Some(900.0));
+        assert_eq!(seconds("P0D"), Some(0.0));
+        for no in
+            ["", "P", "PT", "P1DT", "1D", "P1H", "PT1D", "PT-1S", "-PT1S", "PT1.5H", "PT1S1M", "PT.5S", "P1W"]
+        {
+            assert_eq!(iso_duration(no), None, "{no}");
+        }
+        assert_eq!(iso_duration("P999999999999999999999D"), None);
+        assert_eq!(iso_duration("P999999999999999D"), None);
+    }
+
+    #[test]
+    fn counts_by_address_are_read_however_the_address_is_written() {
+        let counts = per_address("10.0.0.1:5, [::1]:7,::ffff:10.0.0.2:9").unwrap();
+        let of = |ip: &str| counts.get(&ip.parse::<IpAddr>().unwrap()).copied();
+        assert_eq!((of("10.0.0.1"), of("::1"), of("10.0.0.2")), (Some(5), Some(7), Some(9)));
+        assert!(per_address("").unwrap().is_empty());
+        for no in ["host:5", "10.0.0.1", "10.0.0.1:-1", "10.0.0.1:", ":5"] {
+            assert_eq!(per_address(no), Err(Violation::NotPerAddress(no.to_owned())));
         }
     }
 }

@@ -25,6 +25,7 @@ pub struct TestClient {
     correlation_id: i32,
     /// The correlation id of the last request that has its answer.
     answered: i32,
+    client_id: &'static str,
 }
 
 impl TestClient {
@@ -38,7 +39,17 @@ impl TestClient {
         let socket = TcpStream::connect(address).expect("the broker listens");
         socket.set_read_timeout(Some(REPLY_MAX)).expect("a timeout can be set");
         socket.set_nodelay(true).expect("the socket is a TCP socket");
-        TestClient { socket, correlation_id: 0, answered: 0 }
+        TestClient { socket, correlation_id: 0, answered: 0, client_id: "test" }
+    }
+
+    /// Connects as a client of this id.
+    pub fn connect_as(broker: &TestBroker, client_id: &'static str) -> TestClient {
+        TestClient { client_id, ..TestClient::connect(broker) }
+    }
+
+    /// Its connection.
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
     }
 
     /// Asks in the newest version there is.
@@ -59,7 +70,7 @@ impl TestClient {
             api_key: R::API.code(),
             api_version: version,
             correlation_id: self.correlation_id,
-            client_id: Some("test".into()),
+            client_id: Some(self.client_id.into()),
         };
         let frame = Frame::request(&header, &request.into());
         self.socket.write_all(&frame.to_bytes()).expect("the broker reads");

@@ -11,6 +11,9 @@ use wire::messages::add_partitions_to_txn::{
 };
 use wire::messages::add_raft_voter::AddRaftVoterRequest;
 use wire::messages::allocate_producer_ids::AllocateProducerIdsRequest;
+use wire::messages::alter_client_quotas::{
+    AlterClientQuotasRequest, EntityData as QuotaEntity, EntryData as QuotaEntry, OpData as QuotaOp,
+};
 use wire::messages::alter_configs::{AlterConfigsRequest, AlterConfigsResource};
 use wire::messages::alter_partition::{
     AlterPartitionRequest, BrokerState, PartitionData as AlteredPartition, TopicData as AlteredTopic,
@@ -28,6 +31,7 @@ use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
 use wire::messages::delete_groups::DeleteGroupsRequest;
 use wire::messages::delete_records::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
 use wire::messages::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
+use wire::messages::describe_client_quotas::{ComponentData as QuotaComponent, DescribeClientQuotasRequest};
 use wire::messages::describe_cluster::DescribeClusterRequest;
 use wire::messages::describe_configs::{DescribeConfigsRequest, DescribeConfigsResource};
 use wire::messages::describe_groups::DescribeGroupsRequest;
@@ -45,6 +49,7 @@ use wire::messages::end_txn::EndTxnRequest;
 use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use wire::messages::find_coordinator::FindCoordinatorRequest;
 use wire::messages::forward::ForwardRequest;
+use wire::messages::get_telemetry_subscriptions::GetTelemetrySubscriptionsRequest;
 use wire::messages::heartbeat::HeartbeatRequest;
 use wire::messages::incremental_alter_configs::{
     AlterConfigsResource as IncrementalResource, IncrementalAlterConfigsRequest,
@@ -52,6 +57,7 @@ use wire::messages::incremental_alter_configs::{
 use wire::messages::init_producer_id::InitProducerIdRequest;
 use wire::messages::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
 use wire::messages::leave_group::LeaveGroupRequest;
+use wire::messages::list_config_resources::ListConfigResourcesRequest;
 use wire::messages::list_groups::ListGroupsRequest;
 use wire::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
 use wire::messages::list_partition_reassignments::ListPartitionReassignmentsRequest;
@@ -66,6 +72,7 @@ use wire::messages::offset_for_leader_epoch::{
     OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use wire::messages::push_telemetry::PushTelemetryRequest;
 use wire::messages::quorum_messages::{QuorumEntry, QuorumMessage, QuorumMessagesRequest};
 use wire::messages::register_broker::RegisterBrokerRequest;
 use wire::messages::remove_raft_voter::RemoveRaftVoterRequest;
@@ -77,7 +84,7 @@ use wire::messages::unregister_broker::UnregisterBrokerRequest;
 use wire::messages::update_features::{FeatureUpdateKey, UpdateFeaturesRequest};
 use wire::messages::write_txn_markers::{WritableTxnMarker, WritableTxnMarkerTopic, WriteTxnMarkersRequest};
 use wire::records::{BatchBuilder, BatchOptions};
-use wire::{ApiKey, Decoder, Frame, Millis, Request, RequestHeader};
+use wire::{ApiKey, Decoder, Frame, Millis, Request, RequestHeader, Uuid};
 
 use super::batch_of;
 
@@ -276,6 +283,48 @@ fn samples() -> Vec<(ApiKey, Request)> {
                     resource_type: 2,
                     resource_name: "t".into(),
                     ..Default::default()
+                }],
+                validate_only: true,
+            }
+            .into(),
+        ),
+        (ApiKey::ListConfigResources, ListConfigResourcesRequest { resource_types: vec![16, 32] }.into()),
+        (
+            ApiKey::GetTelemetrySubscriptions,
+            GetTelemetrySubscriptionsRequest { client_instance_id: Uuid::from_u128(1) }.into(),
+        ),
+        (
+            ApiKey::PushTelemetry,
+            PushTelemetryRequest {
+                client_instance_id: Uuid::from_u128(1),
+                subscription_id: 1,
+                metrics: Bytes::from_static(b"\x0a\x04\x12\x02\x12\x00"),
+                ..Default::default()
+            }
+            .into(),
+        ),
+        (
+            ApiKey::DescribeClientQuotas,
+            DescribeClientQuotasRequest {
+                components: vec![QuotaComponent {
+                    entity_type: "user".into(),
+                    match_type: 0,
+                    r#match: Some("a".into()),
+                }],
+                strict: true,
+            }
+            .into(),
+        ),
+        (
+            ApiKey::AlterClientQuotas,
+            AlterClientQuotasRequest {
+                entries: vec![QuotaEntry {
+                    entity: vec![QuotaEntity { entity_type: "user".into(), entity_name: None }],
+                    ops: vec![QuotaOp {
+                        key: "producer_byte_rate".into(),
+                        value: 1_000_000.0,
+                        remove: false,
+                    }],
                 }],
                 validate_only: true,
             }

@@ -1,4 +1,4 @@
-//! Consumer groups: list, describe, delete, and the offsets they committed.
+//! Consumer groups: list, describe, delete, and the offsets they committed, to be read, set and forgotten.
 //!
 //! A group is asked about at its coordinator; listing asks every broker.
 
@@ -8,17 +8,20 @@ use wire::messages::consumer_group_describe::ConsumerGroupDescribeRequest;
 use wire::messages::delete_groups::DeleteGroupsRequest;
 use wire::messages::describe_groups::{DescribeGroupsRequest, DescribedGroup};
 use wire::messages::list_groups::ListGroupsRequest;
+use wire::messages::offset_commit::{
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use wire::messages::offset_delete::{
     OffsetDeleteRequest, OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
 };
 use wire::messages::offset_fetch::OffsetFetchRequest;
-use wire::{BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionId, Str, TopicPartition};
+use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str, TopicPartition};
 
 use super::{Admin, Outcomes, outcome};
 use crate::api::Call;
 use crate::cluster::{Lane, Topics};
 use crate::consumer::decode_assignment;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// A group in a listing.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,6 +81,24 @@ pub struct CommittedOffset {
     pub metadata: Option<Str>,
 }
 
+/// An offset that a group had committed, and that was forgotten when its retention was over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpiredOffset {
+    /// The offset.
+    pub offset: Offset,
+    /// When it was forgotten.
+    pub expired_at: Millis,
+}
+
+/// Everything that is known of a group's offsets.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GroupOffsets {
+    /// What is committed.
+    pub committed: BTreeMap<TopicPartition, CommittedOffset>,
+    /// What was, as far as the broker remembers; Apache Kafka's do not.
+    pub expired: BTreeMap<TopicPartition, ExpiredOffset>,
+}
+
 impl Admin {
     /// All groups, in the order of their names.
     pub async fn list_groups(&self) -> Result<Vec<GroupListing>, Error> {
@@ -105,7 +126,7 @@ impl Admin {
         Ok(listed)
     }
 
-    /// Describes groups.
+    /// Describes groups. One that is not there is "Dead", in every version of Kafka's answer.
     pub async fn describe_groups(&self, names: &[Str]) -> Outcomes<Str, GroupInfo> {
         let mut described = Vec::with_capacity(names.len());
         for name in names {
@@ -124,10 +145,14 @@ impl Admin {
         let group = self
             .ask_coordinator(name, &doing, request, |response| {
                 let group = response.groups.into_iter().next();
-                let group = group.ok_or_else(|| Error::Protocol {
+                let mut group = group.ok_or_else(|| Error::Protocol {
                     doing: doing.clone(),
                     problem: "it describes nothing".to_owned(),
                 })?;
+                if group.error_code == ErrorCode::GROUP_ID_NOT_FOUND {
+                    group.error_code = ErrorCode::NONE;
+                    group.group_state = Str::from("Dead");
+                }
                 outcome(group.error_code, doing.clone(), group.error_message.as_ref(), ())?;
                 Ok(group)
             })
@@ -195,30 +220,91 @@ impl Admin {
     }
 
     /// Everything a group has committed.
-    pub async fn group_offsets(
-        &self,
-        name: &Str,
-    ) -> Result<BTreeMap<TopicPartition, CommittedOffset>, Error> {
+    pub async fn group_offsets(&self, name: &Str) -> Result<GroupOffsets, Error> {
         let doing = format!("reading the offsets of group {name}");
-        let request = OffsetFetchRequest { group_id: name.clone(), topics: None, ..Default::default() };
+        let request = OffsetFetchRequest {
+            group_id: name.clone(),
+            topics: None,
+            wants_expired: true,
+            ..Default::default()
+        };
         self.ask_coordinator(name, &doing, request, |response| {
             outcome(response.error_code, doing.clone(), None, ())?;
-            let mut offsets = BTreeMap::new();
+            let mut offsets = GroupOffsets::default();
             for topic in response.topics {
                 for partition in topic.partitions {
                     outcome(partition.error_code, doing.clone(), None, ())?;
+                    let id = PartitionId(partition.partition_index);
+                    let place = TopicPartition::new(topic.name.clone(), id);
                     let committed = CommittedOffset {
                         offset: Offset(partition.committed_offset),
                         leader_epoch: LeaderEpoch(partition.committed_leader_epoch),
                         metadata: partition.metadata.filter(|metadata| !metadata.is_empty()),
                     };
                     if committed.offset.0 >= 0 {
-                        let id = PartitionId(partition.partition_index);
-                        offsets.insert(TopicPartition::new(topic.name.clone(), id), committed);
+                        offsets.committed.insert(place, committed);
+                    } else if partition.expired_offset >= 0 {
+                        let expired = ExpiredOffset {
+                            offset: Offset(partition.expired_offset),
+                            expired_at: Millis(partition.expired_at),
+                        };
+                        offsets.expired.insert(place, expired);
                     }
                 }
             }
             Ok(offsets)
+        })
+        .await
+    }
+
+    /// Sets what a group has committed. Refused with UNKNOWN_MEMBER_ID while the group has members: only they may move its
+    /// offsets then. A group that is not there is made.
+    pub async fn set_group_offsets(
+        &self,
+        name: &Str,
+        offsets: &[(TopicPartition, Offset)],
+    ) -> Result<Outcomes<TopicPartition, ()>, Error> {
+        let doing = format!("setting offsets of group {name}");
+        let mut topics: BTreeMap<Str, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
+        for (partition, offset) in offsets {
+            let entry = OffsetCommitRequestPartition {
+                partition_index: partition.partition.0,
+                committed_offset: offset.0,
+                committed_leader_epoch: LeaderEpoch::NONE.0,
+                committed_metadata: Some(Str::default()),
+            };
+            topics.entry(partition.topic.clone()).or_default().push(entry);
+        }
+        let topics = topics.into_iter().map(|(name, partitions)| OffsetCommitRequestTopic {
+            name,
+            partitions,
+            ..Default::default()
+        });
+        let request = OffsetCommitRequest {
+            group_id: name.clone(),
+            generation_id_or_member_epoch: -1,
+            retention_time_ms: -1,
+            topics: topics.collect(),
+            ..Default::default()
+        };
+        self.ask_coordinator(name, &doing, request, |response| {
+            let mut outcomes = Vec::new();
+            for topic in response.topics {
+                for partition in topic.partitions {
+                    let id = PartitionId(partition.partition_index);
+                    let name = TopicPartition::new(topic.name.clone(), id);
+                    let set = outcome(partition.error_code, format!("{doing} ({name})"), None, ());
+                    if let Err(error) = &set
+                        && error.kind() == ErrorKind::Retriable
+                        && error.code() != Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+                    {
+                        // Setting them all again does no harm.
+                        return Err(error.clone());
+                    }
+                    outcomes.push((name, set));
+                }
+            }
+            Ok(outcomes)
         })
         .await
     }

@@ -6,17 +6,21 @@
 mod cluster;
 mod configs;
 mod groups;
+mod lag;
 mod offsets;
 mod quorum;
+mod quotas;
 mod replicas;
 mod topics;
 mod transactions;
 
 pub use cluster::{BrokerInfo, ClusterInfo};
 pub use configs::{AlterOperation, ConfigEntry, ConfigSource, ResourceKind};
-pub use groups::{CommittedOffset, GroupInfo, GroupListing, GroupMember};
-pub use offsets::{ListedOffset, OffsetSpec};
+pub use groups::{CommittedOffset, ExpiredOffset, GroupInfo, GroupListing, GroupMember, GroupOffsets};
+pub use lag::{Lag, Progress};
+pub use offsets::{ListedOffset, OffsetSpec, Unread};
 pub use quorum::{QuorumInfo, QuorumMember};
+pub use quotas::{EntityQuotas, QuotaEntity, QuotaMatch};
 pub use replicas::{Election, OngoingReassignment, Reassignment, ReplicationFactor};
 pub use topics::{CreatedTopic, Execution, NewTopic, PartitionInfo, TopicInfo};
 pub use transactions::{ProducerInfo, TransactionFilter, TransactionInfo, TransactionListing, holding};

@@ -96,6 +96,7 @@ impl Groups {
         let offsets = classics.into_iter().flat_map(|group| group.offsets.iter());
         let all: Vec<(Str, PartitionId)> = offsets.map(|(topic, id, _)| (topic.clone(), id)).collect();
         self.forget_offsets(&id, all.into_iter(), outcome);
+        self.forget_traces(|group, _, _| *group == id, outcome);
         self.forget_group(id, outcome);
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! What a live group reads never expires: its offsets stay while it is subscribed to the topic. An empty group's offsets
 //! count their retention from when it became empty, those of clients without membership from their last commit.
+//! That an offset has expired is remembered for a while: see `traces`.
 
 use wire::{Millis, PartitionId, Str};
 
@@ -27,7 +28,7 @@ impl Groups {
             };
             // What replaces it may be committed at any moment.
             expired.retain(|(topic, partition)| !self.pending.holds(&id, topic, *partition));
-            self.forget_offsets(&id, expired.into_iter(), &mut outcome);
+            self.expire(&id, expired, now, &mut outcome);
             if let Some(consumers) = self.consumers.get(&id) {
                 let is_over = consumers.emptied_at().is_some_and(|at| now.since(at) >= retention_ms);
                 let has_offsets = self.groups.get(&id).is_some_and(|group| !group.offsets.is_empty());
@@ -44,6 +45,7 @@ impl Groups {
                 self.forget_group(id, &mut outcome);
             }
         }
+        self.forget_old_traces(now, &mut outcome);
         outcome
     }
 }

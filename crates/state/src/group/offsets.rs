@@ -48,34 +48,40 @@ pub struct CommittedOffset {
     pub topic_id: Uuid,
 }
 
-/// The committed offsets of one group.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Offsets {
-    by_topic: BTreeMap<Str, BTreeMap<PartitionId, CommittedOffset>>,
+/// The offsets of one group: those that it has committed, or what is left of those that have expired.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Offsets<T = CommittedOffset> {
+    by_topic: BTreeMap<Str, BTreeMap<PartitionId, T>>,
 }
 
-impl Offsets {
+impl<T> Default for Offsets<T> {
+    fn default() -> Self {
+        Offsets { by_topic: BTreeMap::new() }
+    }
+}
+
+impl<T> Offsets<T> {
     pub(super) fn is_empty(&self) -> bool {
         self.by_topic.is_empty()
     }
 
-    pub(super) fn get(&self, topic: &str, partition: PartitionId) -> Option<&CommittedOffset> {
+    pub(super) fn get(&self, topic: &str, partition: PartitionId) -> Option<&T> {
         self.by_topic.get(topic)?.get(&partition)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Str, PartitionId, &CommittedOffset)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Str, PartitionId, &T)> {
         let topics = self.by_topic.iter();
         topics.flat_map(|(topic, partitions)| {
             partitions.iter().map(move |(id, committed)| (topic, *id, committed))
         })
     }
 
-    pub(super) fn put(&mut self, topic: Str, partition: PartitionId, committed: CommittedOffset) {
+    pub(super) fn put(&mut self, topic: Str, partition: PartitionId, offset: T) {
         let partitions = match self.by_topic.get_mut(&topic) {
             Some(partitions) => partitions,
             None => self.by_topic.entry(topic).or_default(),
         };
-        partitions.insert(partition, committed);
+        partitions.insert(partition, offset);
     }
 
     pub(super) fn remove(&mut self, topic: &str, partition: PartitionId) {
@@ -266,7 +272,7 @@ impl Groups {
         OffsetDeleteResponseTopic { name: topic.name.clone(), partitions: partitions.collect() }
     }
 
-    /// Forgets those of the given offsets that are there.
+    /// Forgets those of the given offsets that are there, or were until they expired.
     pub(super) fn forget_offsets(
         &mut self,
         group_id: &Str,
@@ -275,7 +281,9 @@ impl Groups {
     ) {
         for (topic, partition) in partitions {
             let Some(group) = self.groups.get(group_id) else { return };
-            if group.offsets.get(&topic, partition).is_some() {
+            if group.offsets.get(&topic, partition).is_some()
+                || self.traces.get(group_id, &topic, partition).is_some()
+            {
                 let event = Event::OffsetForgotten { group: group.id.clone(), topic, partition };
                 outcome.records.push(event.encode());
                 self.apply(event);
@@ -297,6 +305,7 @@ impl Groups {
             }
             self.forget_offsets(&id, gone.into_iter(), &mut outcome);
         }
+        self.forget_traces(|_, topic, _| topics.contains(topic), &mut outcome);
         outcome
     }
 

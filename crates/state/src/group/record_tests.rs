@@ -7,6 +7,7 @@ use wire::{LeaderEpoch, Millis, Offset, PartitionId, Str, Uuid};
 use super::RecordError;
 use super::offsets::CommittedOffset;
 use super::records::{Event, empty_group};
+use super::traces::ExpiredOffset;
 
 const OFFSET_KEY: &str = "000100016700017400000003";
 const GROUP_KEY: &str = "0002000167";
@@ -90,6 +91,15 @@ fn offsets_have_kafkas_bytes() {
 
     let (group, topic, partition) = (Str::from("g"), Str::from("t"), PartitionId(3));
     check(Event::OffsetForgotten { group, topic, partition }, OFFSET_KEY, None);
+}
+
+#[test]
+fn what_is_left_of_an_expired_offset_is_a_commit_of_nothing_to_everybody_else() {
+    let (group, topic, partition) = (Str::from("g"), Str::from("t"), PartitionId(3));
+    let expired = ExpiredOffset { offset: Offset(42), expired_at: Millis(1_000), topic_id: Uuid::ZERO };
+    // Kafka's version 4: offset -1, no epoch, no note, the time, and a tag that it passes over.
+    let bytes = "0004ffffffffffffffffffffffff0100000000000003e801904e08000000000000002a";
+    check(Event::OffsetExpired { group, topic, partition, expired }, OFFSET_KEY, Some(bytes));
 }
 
 #[test]

@@ -22,6 +22,7 @@ use wire::{DecodeError, Decoder, LeaderEpoch, Message, Millis, Offset, Partition
 
 use super::consumer::{ConsumerEvent, TopicIdPartition, by_topic};
 use super::offsets::CommittedOffset;
+use super::traces::ExpiredOffset;
 use super::{CoordinatorRecord, RecordError};
 use crate::coordinator::{prefixed, versioned};
 
@@ -50,6 +51,7 @@ const OFFSET_COMMIT_VALUE_VERSION_WITH_EXPIRY: i16 = 1;
 pub(super) enum Event {
     OffsetCommitted { group: Str, topic: Str, partition: PartitionId, committed: CommittedOffset },
     OffsetForgotten { group: Str, topic: Str, partition: PartitionId },
+    OffsetExpired { group: Str, topic: Str, partition: PartitionId, expired: ExpiredOffset },
     GroupStored { group: Str, value: GroupMetadataValue },
     GroupForgotten { group: Str },
     Consumer { group: Str, event: ConsumerEvent },
@@ -65,6 +67,10 @@ impl Event {
             Event::OffsetForgotten { group, topic, partition } => {
                 CoordinatorRecord { key: offset_key(group, topic, *partition), value: None }
             }
+            Event::OffsetExpired { group, topic, partition, expired } => CoordinatorRecord {
+                key: offset_key(group, topic, *partition),
+                value: Some(expired_value(expired)),
+            },
             Event::GroupStored { group, value } => group_stored(group, value),
             Event::GroupForgotten { group } => CoordinatorRecord { key: group_key(group), value: None },
             Event::Consumer { group, event } => consumer_record(group, event),
@@ -82,6 +88,10 @@ impl Event {
                 Ok(match value {
                     Some(value) => {
                         let value: OffsetCommitValue = versioned(value)?;
+                        if value.expired_offset >= 0 {
+                            let expired = expired_offset(&value);
+                            return Ok(Event::OffsetExpired { group, topic, partition, expired });
+                        }
                         Event::OffsetCommitted {
                             group,
                             topic,
@@ -155,8 +165,30 @@ fn offset_value(committed: &CommittedOffset) -> Bytes {
         commit_timestamp: committed.committed_at.0,
         expire_timestamp: committed.expires_at.map_or(-1, |at| at.0),
         topic_id: committed.topic_id,
+        expired_offset: -1,
     };
     prefixed(version, |e| value.encode(e, version))
+}
+
+/// What is left of an expired offset. Whoever does not know of this reads a commit of -1, which all take for none, and forgets it by
+/// the retention of offsets.
+fn expired_value(expired: &ExpiredOffset) -> Bytes {
+    let value = OffsetCommitValue {
+        offset: -1,
+        commit_timestamp: expired.expired_at.0,
+        topic_id: expired.topic_id,
+        expired_offset: expired.offset.0,
+        ..Default::default()
+    };
+    prefixed(OFFSET_COMMIT_VALUE_VERSION, |e| value.encode(e, OFFSET_COMMIT_VALUE_VERSION))
+}
+
+fn expired_offset(value: &OffsetCommitValue) -> ExpiredOffset {
+    ExpiredOffset {
+        offset: Offset(value.expired_offset),
+        expired_at: Millis(value.commit_timestamp),
+        topic_id: value.topic_id,
+    }
 }
 
 fn committed_offset(value: &OffsetCommitValue) -> CommittedOffset {

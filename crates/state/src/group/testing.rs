@@ -101,6 +101,7 @@ impl World {
             "describe" => return vec![self.describe(args.group())],
             "list" => return self.list(&args),
             "fetch" => return self.fetch(&args),
+            "traces" => return self.traces(&args),
             "expire" => self.groups.expire_offsets(self.now),
             "delete" => {
                 let (records, result) = self.groups.delete(&Str::copy_from(args.group()));
@@ -261,6 +262,16 @@ impl World {
         listed.collect()
     }
 
+    /// What is remembered of expired offsets, as for the topic id that is given.
+    fn traces(&self, args: &Args<'_>) -> Vec<String> {
+        let current = args.topic_id();
+        let traces = self.groups.expired_offsets(args.group(), |_| (!current.is_zero()).then_some(current));
+        let told = traces.into_iter().map(|(topic, partition, expired)| {
+            format!("{topic}-{partition} = {} until {}", expired.offset, expired.expired_at.0)
+        });
+        told.collect()
+    }
+
     fn fetch(&self, args: &Args<'_>) -> Vec<String> {
         let topics = args.partitions().into_iter().map(|(topic, partition)| OffsetFetchRequestTopics {
             name: topic,
@@ -350,7 +361,9 @@ impl World {
         self.generations.retain(|id, _| is_classic(id));
         let waiting: BTreeSet<Token> = self.waiting.keys().copied().collect();
         assert_eq!(parked, waiting, "who is not answered is parked");
-        assert_eq!(durable(&self.replayed(), &self.groups), durable(&self.groups, &self.groups));
+        let replayed = self.replayed();
+        assert_eq!(durable(&replayed, &self.groups), durable(&self.groups, &self.groups));
+        assert_eq!(replayed.traces, self.groups.traces);
     }
 }
 
@@ -807,5 +820,8 @@ fn tell_record(record: &super::CoordinatorRecord, image: &Image) -> String {
             format!("record {group}: {topic}-{partition} gone")
         }
         Event::Consumer { group, event } => format!("record {group}: {}", tell_event(&event, image)),
+        Event::OffsetExpired { group, topic, partition, expired } => {
+            format!("record {group}: {topic}-{partition} = {} expired", expired.offset)
+        }
     }
 }

@@ -107,6 +107,7 @@ impl Groups {
                 if !pending.is_superseded {
                     self.pending.supersede_before(pending.order, &id, &key);
                     let (topic, partition) = key;
+                    self.traces.remove(&id, &topic, partition);
                     let group = self.groups.entry(id.clone()).or_insert_with(|| Group::new(id.clone()));
                     group.offsets.put(topic, partition, pending.committed);
                 }

@@ -63,6 +63,11 @@ impl ConfigResource {
         ConfigResource { kind: ResourceKind::Topic, name }
     }
 
+    /// A group.
+    pub fn group(name: Str) -> Self {
+        ConfigResource { kind: ResourceKind::Group, name }
+    }
+
     /// One broker.
     pub fn broker(id: BrokerId) -> Self {
         ConfigResource { kind: ResourceKind::Broker, name: Str::from(id.0.to_string()) }

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use wire::messages::broker_registration_change_record::BrokerRegistrationChangeRecord;
+use wire::messages::client_quota_record::ClientQuotaRecord;
 use wire::messages::config_record::ConfigRecord;
 use wire::messages::feature_level_record::FeatureLevelRecord;
 use wire::messages::no_op_record::NoOpRecord;
@@ -18,6 +19,7 @@ use wire::messages::unregister_broker_record::UnregisterBrokerRecord;
 use wire::{DecodeError, Decoder, Encoder, Message};
 
 use super::configs::{ConfigResource, resource_of};
+use super::quotas::{QuotaEntity, entity_of};
 
 const FRAME_VERSION: u32 = 1;
 
@@ -32,6 +34,8 @@ pub enum MetadataRecord {
     RemoveTopic(RemoveTopicRecord),
     /// A key of a resource is set or unset.
     Config(ConfigResource, ConfigRecord),
+    /// A quota is set or removed.
+    ClientQuota(QuotaEntity, ClientQuotaRecord),
     /// Producer ids below this one are given out.
     ProducerIds(ProducerIdsRecord),
     /// A feature is finalized at a level.
@@ -60,6 +64,9 @@ pub enum RecordError {
     /// A setting of something that has none here.
     #[error("metadata record configures unknown resource type {0}")]
     UnknownResource(i8),
+    /// A quota of nobody, or one that is no number.
+    #[error("metadata record of a quota: {0}")]
+    InvalidQuota(String),
     /// More bytes than the schema has fields.
     #[error("metadata record has {0} bytes too many")]
     TrailingBytes(usize),
@@ -77,6 +84,7 @@ const CONFIG: u32 = 4;
 const PARTITION_CHANGE: u32 = 5;
 const REMOVE_TOPIC: u32 = 9;
 const FEATURE_LEVEL: u32 = 12;
+const CLIENT_QUOTA: u32 = 14;
 const PRODUCER_IDS: u32 = 15;
 const BROKER_REGISTRATION_CHANGE: u32 = 17;
 const NO_OP: u32 = 20;
@@ -98,6 +106,7 @@ impl MetadataRecord {
             MetadataRecord::Partition(body) => framed(PARTITION, partition_version(body), body),
             MetadataRecord::RemoveTopic(body) => framed(REMOVE_TOPIC, 0, body),
             MetadataRecord::Config(_, body) => framed(CONFIG, 0, body),
+            MetadataRecord::ClientQuota(_, body) => framed(CLIENT_QUOTA, 0, body),
             MetadataRecord::ProducerIds(body) => framed(PRODUCER_IDS, 0, body),
             MetadataRecord::FeatureLevel(body) => framed(FEATURE_LEVEL, 0, body),
             MetadataRecord::RegisterBroker(body) => framed(REGISTER_BROKER, REGISTER_BROKER_VERSION, body),
@@ -128,6 +137,11 @@ impl MetadataRecord {
                 let body = ConfigRecord::decode(d, version)?;
                 let resource = resource_of(&body).ok_or(RecordError::UnknownResource(body.resource_type))?;
                 MetadataRecord::Config(resource, body)
+            }
+            CLIENT_QUOTA => {
+                let body = ClientQuotaRecord::decode(d, version)?;
+                let entity = entity_of(&body).map_err(RecordError::InvalidQuota)?;
+                MetadataRecord::ClientQuota(entity, body)
             }
             PRODUCER_IDS => MetadataRecord::ProducerIds(ProducerIdsRecord::decode(d, version)?),
             FEATURE_LEVEL => MetadataRecord::FeatureLevel(FeatureLevelRecord::decode(d, version)?),

@@ -1,6 +1,7 @@
 //! Metadata records against bytes that Apache Kafka 4.3.1 wrote.
 
 use bytes::Bytes;
+use wire::messages::client_quota_record::{ClientQuotaRecord, EntityData};
 use wire::messages::config_record::ConfigRecord;
 use wire::messages::feature_level_record::FeatureLevelRecord;
 use wire::messages::partition_record::PartitionRecord;
@@ -11,7 +12,7 @@ use wire::messages::topic_record::TopicRecord;
 use wire::{Str, Uuid};
 
 use super::testing::{Rules, broker};
-use super::{ConfigResource, Image, MetadataRecord, RecordError};
+use super::{ConfigResource, Image, MetadataRecord, QuotaEntity, RecordError};
 
 /// The bytes that these hexadecimal digits stand for.
 fn hex(digits: &str) -> Bytes {
@@ -71,6 +72,34 @@ fn settings_have_kafkas_bytes_set_and_unset() {
     let unset = ConfigRecord { resource_type: 4, resource_name: Str::default(), name, value: None };
     let resource = ConfigResource::cluster_default();
     check(MetadataRecord::Config(resource, unset), "01040004010d726574656e74696f6e2e6d730000");
+}
+
+#[test]
+fn quotas_have_kafkas_bytes_and_make_sense() {
+    let part = |kind: &'static str, name: Option<&'static str>| EntityData {
+        entity_type: Str::from(kind),
+        entity_name: name.map(Str::from),
+    };
+    let set = ClientQuotaRecord {
+        entity: vec![part("user", Some("a")), part("client-id", None)],
+        key: Str::from("producer_byte_rate"),
+        value: 1_024.0,
+        remove: false,
+    };
+    let (user, kind) = (Str::from("a"), ["user", "client-id"]);
+    let entity = QuotaEntity::new([(kind[0], Some(&user)), (kind[1], None)]).unwrap();
+    let golden = "010e00030575736572026100\
+                  0a636c69656e742d69640000\
+                  1370726f64756365725f627974655f72617465\
+                  40900000000000000000";
+    check(MetadataRecord::ClientQuota(entity.clone(), set.clone()), golden);
+    let nonsense = |record: ClientQuotaRecord| {
+        MetadataRecord::decode(&MetadataRecord::ClientQuota(entity.clone(), record).encode())
+    };
+    let strange = ClientQuotaRecord { entity: vec![part("host", None)], ..set.clone() };
+    assert!(matches!(nonsense(strange), Err(RecordError::InvalidQuota(_))));
+    let no_number = ClientQuotaRecord { value: f64::NAN, ..set };
+    assert!(matches!(nonsense(no_number), Err(RecordError::InvalidQuota(_))));
 }
 
 #[test]

@@ -149,6 +149,9 @@ pub enum Refusal {
     /// There is nothing to cancel.
     #[error("No partition reassignment is in progress.")]
     NoReassignmentInProgress,
+    /// Nobody has quotas who is called this.
+    #[error("Unsupported entity type {0}")]
+    UnsupportedEntityType(Str),
     /// There are no producer ids left.
     #[error("Exhausted all producerIds as the next block's end producerId has exceeded the int64 type limit")]
     ProducerIdsExhausted,
@@ -181,6 +184,7 @@ impl From<&Refusal> for ErrorCode {
             Refusal::EligibleLeadersNotAvailable => ErrorCode::ELIGIBLE_LEADERS_NOT_AVAILABLE,
             Refusal::ElectionNotNeeded => ErrorCode::ELECTION_NOT_NEEDED,
             Refusal::NoReassignmentInProgress => ErrorCode::NO_REASSIGNMENT_IN_PROGRESS,
+            Refusal::UnsupportedEntityType(_) => ErrorCode::UNSUPPORTED_VERSION,
             Refusal::ProducerIdsExhausted => ErrorCode::UNKNOWN_SERVER_ERROR,
         }
     }

@@ -16,7 +16,7 @@ use super::{Image, MetadataRecord, Partition, Topic};
 
 impl Image {
     /// Records that make this image out of [`Image::default`]: features, brokers, topics with their configs and
-    /// partitions, other configs, producer ids.
+    /// partitions, other configs, quotas, producer ids.
     pub fn snapshot_records(&self) -> Vec<MetadataRecord> {
         let mut records = Vec::with_capacity(self.partition_count() + self.topic_count());
         records.extend(self.features().map(|(name, level)| {
@@ -30,6 +30,7 @@ impl Image {
         for resource in self.configs.keys().filter(|resource| resource.kind != ResourceKind::Topic) {
             self.push_configs(resource, &mut records);
         }
+        self.push_quotas(&mut records);
         if self.next_producer_id.0 > 0 {
             records.push(MetadataRecord::ProducerIds(ProducerIdsRecord {
                 broker_id: -1,

@@ -7,7 +7,7 @@ use wire::{BrokerId, ErrorCode, PartitionId, Str, Uuid};
 
 use super::{
     ConfigResource, ConfigRules, CreateTopic, Decision, Endpoint, FeatureRange, Image, MetadataRecord, Mode,
-    Refusal, RegisterBroker, ResourceKind, TopicDefaults, TopicRule, TopicRules,
+    QuotaFilter, Refusal, RegisterBroker, ResourceKind, TopicDefaults, TopicRule, TopicRules,
 };
 
 /// Two keys: a number and a list.
@@ -143,6 +143,15 @@ pub(super) fn tell(image: &Image) -> String {
     for (resource, values) in &image.configs {
         let values: Vec<String> = values.iter().map(|(key, value)| format!("{key}={value}")).collect();
         told += &format!("{:?} {:?} {}\n", resource.kind, &*resource.name, values.join(" "));
+    }
+    for (entity, quotas) in image.quotas(&QuotaFilter::default()) {
+        let parts = entity.parts().map(|(kind, name)| match name.to_wire() {
+            Some(name) => format!("{kind}={name}"),
+            None => format!("{kind}=(default)"),
+        });
+        let quotas = quotas.into_iter().map(|(key, limit)| format!("{key}={limit}"));
+        let words = parts.chain(quotas).collect::<Vec<_>>().join(" ");
+        told += &format!("quota {words}\n");
     }
     told
 }

@@ -39,8 +39,8 @@ pub use append::{Append, Appended};
 pub use clean::{Clean, CleanStats};
 pub use cut::Retained;
 pub(crate) use flush::LogCheckpoint;
-pub use lookup::TimestampOffset;
 pub(crate) use lookup::record_timestamp;
+pub use lookup::{TimestampOffset, Visible};
 pub(crate) use open::{Opening, read_topic_id};
 pub use scrub::{Rot, ScrubPoint, Scrubbed};
 

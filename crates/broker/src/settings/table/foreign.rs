@@ -24,7 +24,7 @@ const TIERED: &str = "there is no tiered storage in this version";
 const CONSUMER_GROUPS: &str = "assignments are computed when they change, and expressions when topics do";
 const SHARE: &str = "share groups are not available in this version";
 const STREAMS: &str = "streams groups are not available in this version";
-const QUOTAS: &str = "there are no quotas in this version";
+const QUOTAS: &str = "replication is throttled by its rates alone";
 const METADATA: &str = "the metadata log takes care of itself";
 const ZOOKEEPER: &str = "there is no ZooKeeper";
 const ASKED_AGAIN: &str = "the coordinator is asked again every 5 ms for half a second";
@@ -43,7 +43,7 @@ const KEYS: &[(&str, Foreign)] = &[
     ("alter.log.dirs.replication.quota.window.size.seconds", NoEffect(QUOTAS)),
     ("authorizer.class.name", RefusedUnless(&[""], ACCESS)),
     ("background.threads", NoEffect(THREADS)),
-    ("client.quota.callback.class", NoEffect(QUOTAS)),
+    ("client.quota.callback.class", NoEffect(JVM)),
     ("connection.failed.authentication.delay.ms", NoEffect(SASL)),
     ("connections.max.reauth.ms", NoEffect(SASL)),
     ("controller.socket.timeout.ms", NoEffect(METADATA)),
@@ -70,7 +70,6 @@ const KEYS: &[(&str, Foreign)] = &[
     ("log.message.downconversion.enable", NoEffect(OLD)),
     ("log.message.format.version", NoEffect(OLD)),
     ("log.message.timestamp.difference.max.ms", NoEffect(OLD)),
-    ("max.connection.creation.rate", NoEffect("connections are bounded by number, not by rate")),
     ("num.replica.alter.log.dirs.threads", NoEffect(THREADS)),
     ("offsets.commit.required.acks", NoEffect(OLD)),
     ("offsets.topic.compression.codec", NoEffect("offsets are stored uncompressed")),
@@ -90,7 +89,6 @@ const KEYS: &[(&str, Foreign)] = &[
     ("socket.connection.setup.timeout.ms", NoEffect("replication is not available in this version")),
     ("super.users", NoEffect("without authorization everybody may do everything")),
     ("allow.everyone.if.no.acl.found", NoEffect("without authorization everybody may do everything")),
-    ("telemetry.max.bytes", NoEffect("client telemetry is not available in this version")),
     ("transaction.abort.timed.out.transaction.cleanup.interval.ms", NoEffect(ON_TIME)),
     ("transaction.remove.expired.transaction.cleanup.interval.ms", NoEffect("it is an hour")),
     ("transaction.state.log.load.buffer.size", NoEffect("it is 1 MiB")),
@@ -106,7 +104,6 @@ const PREFIXES: &[(&str, Foreign)] = &[
     ("confluent.", NoEffect("it belongs to another product")),
     ("controller.performance.", NoEffect(METADATA)),
     ("controller.quorum.", NoEffect(METADATA)),
-    ("controller.quota.", NoEffect(QUOTAS)),
     ("delegation.token.", NoEffect(SASL)),
     ("group.consumer.", NoEffect(CONSUMER_GROUPS)),
     ("group.share.", NoEffect(SHARE)),
@@ -120,7 +117,6 @@ const PREFIXES: &[(&str, Foreign)] = &[
     ("metadata.", NoEffect(METADATA)),
     ("metric.reporters", NoEffect(METRICS)),
     ("metrics.", NoEffect(METRICS)),
-    ("quota.", NoEffect(QUOTAS)),
     ("remote.", NoEffect(TIERED)),
     ("replication.quota.", NoEffect(QUOTAS)),
     ("sasl.", NoEffect(SASL)),

@@ -70,9 +70,13 @@ mod log;
 mod groups;
 mod replication;
 mod topic;
+mod group;
+mod client_metrics;
 pub(super) mod foreign;
 
+pub use client_metrics::ClientMetricsSettings;
 pub use defaults::TopicDefaults;
+pub use group::GroupConfigs;
 pub use groups::GroupSettings;
 pub use log::LogSettings;
 pub use network::NetworkSettings;
@@ -101,6 +105,12 @@ pub const BROKER: &[Section] = &[
 /// Every topic setting.
 pub const TOPIC: &[Setting] = topic::ROWS;
 
+/// Every setting of a group.
+pub const GROUP: &[Setting] = group::ROWS;
+
+/// Every setting of a subscription to client metrics.
+pub const CLIENT_METRICS: &[Setting] = client_metrics::ROWS;
+
 /// The broker settings as one list.
 pub fn broker_rows() -> impl Iterator<Item = &'static Setting> {
     BROKER.iter().flat_map(|section| section.rows)
@@ -116,4 +126,16 @@ pub fn broker_row(key: &str) -> Option<&'static Setting> {
 #[must_use]
 pub fn topic_row(key: &str) -> Option<&'static Setting> {
     TOPIC.iter().find(|row| row.key == key)
+}
+
+/// The group setting of this key.
+#[must_use]
+pub fn group_row(key: &str) -> Option<&'static Setting> {
+    GROUP.iter().find(|row| row.key == key)
+}
+
+/// The client metrics setting of this key.
+#[must_use]
+pub fn client_metrics_row(key: &str) -> Option<&'static Setting> {
+    CLIENT_METRICS.iter().find(|row| row.key == key)
 }

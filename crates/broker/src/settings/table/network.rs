@@ -33,14 +33,16 @@ section! {
         => listen_backlog_max: u32;
     /// Time after which a connection without requests is closed.
     "connections.max.idle.ms" Long AtLeast(1) = "600000", ReadOnly Medium => connection_idle_max: Duration;
-    /// Connections that may be open at the same time. A further one is closed at once.
+    /// Connections that may be open at the same time, over all listeners. A further one is closed at once. Where there are
+    /// several listeners, the one for brokers takes more.
     "max.connections" Int AtLeast(0) = "2147483647", ClusterWide Medium => connections_max: usize;
     /// Connections that one address may have open at the same time. A further one is closed at once.
     "max.connections.per.ip" Int AtLeast(0) = "2147483647", ClusterWide Medium => connections_per_ip_max: usize;
     /// Exceptions to `max.connections.per.ip`, as `address:count`.
-    "max.connections.per.ip.overrides" String Any = "", ClusterWide Medium,
-        inert "one bound holds for all addresses"
-        => connections_per_ip_overrides: String;
+    "max.connections.per.ip.overrides" String PerAddress = "", ClusterWide Medium => connections_per_ip_overrides: String;
+    /// Connections that are accepted per second, over all listeners. Further ones wait. Where there are several listeners,
+    /// the one for brokers does not.
+    "max.connection.creation.rate" Int AtLeast(0) = "2147483647", ClusterWide Medium => connection_rate_max: i32;
     /// Requests read from the network that may wait or be worked on, over all connections. Beyond it connections are
     /// not read from.
     "queued.max.requests" Int AtLeast(1) = "500", ReadOnly High,
@@ -58,6 +60,17 @@ section! {
     "max.incremental.fetch.session.cache.slots" Int AtLeast(0) = "1000", ReadOnly Medium => fetch_sessions_max: usize;
     /// Most partitions that one DescribeTopicPartitions is answered with.
     "max.request.partition.size.limit" Int AtLeast(1) = "2000", ReadOnly Medium => describe_partitions_max: usize;
+    /// Largest telemetry that a client may push, in bytes as it is compressed.
+    "telemetry.max.bytes" Int AtLeast(1) = "1048576", ReadOnly Low => telemetry_bytes_max: usize;
     /// Time that a change of topics may take where the request for it names none.
     "request.timeout.ms" Int AtLeast(1) = "30000", ReadOnly High => request_timeout: Duration;
+    /// Windows over which what clients take is measured against their quotas, the current one included.
+    "quota.window.num" Int AtLeast(1) = "11", ReadOnly Low => quota_windows: u32;
+    /// Length of such a window in seconds.
+    "quota.window.size.seconds" Int AtLeast(1) = "1", ReadOnly Low => quota_window_seconds: u32;
+    /// Windows whose worth of `controller_mutation_rate` may be saved up.
+    "controller.quota.window.num" Int AtLeast(1) = "11", ReadOnly Low => controller_quota_windows: u32;
+    /// Length of such a window in seconds.
+    "controller.quota.window.size.seconds" Int AtLeast(1) = "1", ReadOnly Low
+        => controller_quota_window_seconds: u32;
 }

@@ -1,0 +1,55 @@
+//! Rows: settings of single groups, as far as Kafka has them. Where a group has none of its own, the default holds.
+//! The bounds are what Kafka's brokers allow by default.
+
+use wire::Millis;
+
+/// Values of `share.isolation.level`.
+const ISOLATION_LEVELS: &[&str] = &["read_committed", "read_uncommitted"];
+
+section! {
+    /// One group's settings.
+    GroupConfigs, ROWS;
+
+    /// Time after which a silent member of a consumer group is taken for dead.
+    "consumer.session.timeout.ms" Int Between(45_000, 60_000) = "45000", Group Medium,
+        awaits "the newer consumer protocol"
+        => consumer_session_timeout: Millis;
+    /// Time between the heartbeats of a consumer group's members.
+    "consumer.heartbeat.interval.ms" Int Between(5_000, 15_000) = "5000", Group Medium,
+        awaits "the newer consumer protocol"
+        => consumer_heartbeat_interval: Millis;
+    /// Time between two assignments of a consumer group.
+    "consumer.assignment.interval.ms" Int Between(0, 15_000) = "1000", Group Medium,
+        awaits "the newer consumer protocol"
+        => consumer_assignment_interval: Millis;
+    /// Time after which a silent member of a share group is taken for dead.
+    "share.session.timeout.ms" Int Between(45_000, 60_000) = "45000", Group Medium, awaits "the share group protocol"
+        => share_session_timeout: Millis;
+    /// Time between the heartbeats of a share group's members.
+    "share.heartbeat.interval.ms" Int Between(5_000, 15_000) = "5000", Group Medium, awaits "the share group protocol"
+        => share_heartbeat_interval: Millis;
+    /// Time between two assignments of a share group.
+    "share.assignment.interval.ms" Int Between(0, 15_000) = "1000", Group Medium, awaits "the share group protocol"
+        => share_assignment_interval: Millis;
+    /// Time for which a record is a member's of a share group before others may have it.
+    "share.record.lock.duration.ms" Int Between(15_000, 60_000) = "30000", Group Medium,
+        awaits "the share group protocol"
+        => share_record_lock_duration: Millis;
+    /// Times that a record is given to members of a share group at most.
+    "share.delivery.count.limit" Int Between(2, 10) = "5", Group Medium, awaits "the share group protocol"
+        => share_delivery_count_max: i16;
+    /// Records of a partition that members of a share group may have at the same time.
+    "share.partition.max.record.locks" Int Between(100, 4_000) = "2000", Group Medium,
+        awaits "the share group protocol"
+        => share_record_locks_max: u32;
+    /// Where a share group begins to read a partition: `earliest`, `latest`, or `by_duration:` and how far back (ISO 8601).
+    "share.auto.offset.reset" String OffsetReset = "latest", Group Medium, awaits "the share group protocol"
+        => share_offset_reset: String;
+    /// Whether a share group is given records of transactions that are not committed.
+    "share.isolation.level" String OneOf(ISOLATION_LEVELS) = "read_uncommitted", Group Medium,
+        awaits "the share group protocol"
+        => share_isolation_level: String;
+    /// Whether members of a share group may keep a record for longer.
+    "share.renew.acknowledge.enable" Boolean Any = "true", Group Medium, awaits "the share group protocol"
+        => share_renew_enabled: bool;
+}
