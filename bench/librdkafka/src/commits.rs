@@ -6,6 +6,7 @@
 use crate::arguments::Arguments;
 use crate::produce::{Failures, failed, learn, payload, send};
 use hdrhistogram::Histogram;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 const END_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How many records are handed over between two looks at the clock.
 const RECORDS_BETWEEN_LOOKS: u64 = 100;
+const LOOK_AGAIN_AFTER: Duration = Duration::from_micros(500);
 /// Commits before any counts: the coordinator's partition is opened, the JVM compiles.
 const WARM_UP: Duration = Duration::from_secs(2);
 
@@ -72,17 +74,34 @@ impl Load<'_> {
         let mut commits = Histogram::new(3).map_err(|e| e.to_string())?;
         if interval.is_zero() {
             self.send_for(lasts)?;
-            self.producer.flush(END_WAIT_MAX).map_err(|e| e.to_string())?;
+            self.deliver()?;
         }
         while !interval.is_zero() && self.begin.elapsed() < lasts {
             self.producer.begin_transaction().map_err(|e| e.to_string())?;
             self.send_for(interval)?;
             let ending = Instant::now();
+            self.deliver()?;
             self.producer.commit_transaction(END_WAIT_MAX).map_err(|e| e.to_string())?;
             commits.record(ending.elapsed().as_micros() as u64).map_err(|e| e.to_string())?;
         }
         failed(&self.producer)?;
         Ok(commits)
+    }
+
+    /// Waits until nothing is under way. rdkafka's own waiting looks every 100 ms where only errors are reported.
+    fn deliver(&self) -> Result<(), String> {
+        let begin = Instant::now();
+        loop {
+            match self.producer.flush(Duration::ZERO) {
+                Ok(()) => return Ok(()),
+                Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+            if begin.elapsed() > END_WAIT_MAX {
+                return Err("records are not acknowledged".to_owned());
+            }
+            self.producer.poll(LOOK_AGAIN_AFTER);
+        }
     }
 
     fn send_for(&mut self, lasts: Duration) -> Result<(), String> {
