@@ -40,6 +40,8 @@ pub(crate) fn required(api: ApiKey) -> (Operation, ResourceKind) {
     use {Operation as Op, ResourceKind as On};
     match api {
         ApiKey::ApiVersions => (Op::Describe, On::Open),
+        // What a client says of itself.
+        ApiKey::GetTelemetrySubscriptions | ApiKey::PushTelemetry => (Op::Describe, On::Open),
         ApiKey::Produce => (Op::Write, On::Topic),
         ApiKey::Fetch => (Op::Read, On::Topic),
         ApiKey::ListOffsets | ApiKey::Metadata | ApiKey::OffsetForLeaderEpoch => (Op::Describe, On::Topic),

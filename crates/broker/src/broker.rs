@@ -21,6 +21,7 @@ use crate::controller_link::ControllerLink;
 use crate::descriptors::Descriptors;
 use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
+use crate::group_lag::GroupLags;
 use crate::groups::{GroupCoordinator, OFFSETS_TOPIC};
 use crate::isr::InSync;
 use crate::listener::Census;
@@ -37,6 +38,7 @@ use crate::settings::{RACK_AWARE, Settings, TopicSettings};
 use crate::share_coordinator::{SHARE_STATE_TOPIC, ShareCoordinator};
 use crate::share_partitions::SharePartitions;
 use crate::share_sessions::ShareSessions;
+use crate::telemetry::Telemetry;
 use crate::throttle::Throttles;
 use crate::topics::{TopicError, Topics};
 use crate::transactions::{TRANSACTIONS_TOPIC, TxnCoordinator};
@@ -64,6 +66,7 @@ pub(crate) struct Broker {
     pub(crate) followers: Followers,
     pub(crate) quotas: Quotas,
     pub(crate) census: Arc<Census>,
+    pub(crate) telemetry: Telemetry,
     pub(crate) isr: InSync,
     pub(crate) topics: Topics,
     pub(crate) unpacking: Unpacking,
@@ -75,6 +78,7 @@ pub(crate) struct Broker {
     pub(crate) share_states: Arc<ShareCoordinator>,
     pub(crate) share_partitions: SharePartitions,
     pub(crate) share_sessions: ShareSessions,
+    pub(crate) group_lags: GroupLags,
     /// For what coordinators and partitions' leaders ask each other.
     pub(crate) peers: PeerLinks,
     pub(crate) producer_ids: ProducerIds,
@@ -236,6 +240,7 @@ impl Broker {
             share_sessions: self.share_sessions.len(),
             flushes_queued: self.flusher.queued(),
             fetch_sessions: self.fetch_sessions.len(),
+            of_clients: self.telemetry.page(self.ticks()),
             is_controller: self.metadata.quorum().is_active_controller(),
             is_fenced: *self.fenced.borrow(),
             metadata_applied: self.metadata.quorum().applied(),

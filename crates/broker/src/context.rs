@@ -3,8 +3,8 @@
 //! filling-in of its fields and not a change of every handler.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::time::Instant;
 use wire::{ApiKey, Millis, Str};
@@ -26,12 +26,24 @@ pub(crate) struct ConnectionContext {
     pub(crate) quotas: QuotaCache,
     /// Until when nothing is read from it, in ticks; zero where nothing keeps it.
     muted_until: AtomicI64,
+    /// What the client says that it is, by name and version.
+    software: OnceLock<(String, String)>,
 }
 
 impl ConnectionContext {
     pub(crate) fn new(listener: Str, principal: Str, peer: SocketAddr, local: SocketAddr) -> Self {
         let (quotas, muted_until) = (QuotaCache::default(), AtomicI64::new(0));
-        ConnectionContext { listener, principal, peer, local, quotas, muted_until }
+        ConnectionContext { listener, principal, peer, local, quotas, muted_until, software: OnceLock::new() }
+    }
+
+    /// The client has said what it is. What it says first counts.
+    pub(crate) fn set_software(&self, name: &str, version: &str) {
+        let _ = self.software.set((name.to_owned(), version.to_owned()));
+    }
+
+    /// Name and version of the client's software, as far as it has said.
+    pub(crate) fn software(&self) -> (String, String) {
+        self.software.get().cloned().unwrap_or_default()
     }
 
     /// Starts no further request of this connection before then.

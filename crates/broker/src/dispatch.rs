@@ -343,6 +343,11 @@ fn start(pending: Pending, request: Request) -> Result<Answer, DispatchError> {
             |b, c| h::incremental_alter_configs::handle(b, c, request),
             Response::IncrementalAlterConfigs,
         ),
+        Request::GetTelemetrySubscriptions(request) => pending
+            .alone(|b, c| h::telemetry::subscriptions(b, c, request), Response::GetTelemetrySubscriptions),
+        Request::PushTelemetry(request) => {
+            pending.alone(|b, c| h::telemetry::push(b, c, request), Response::PushTelemetry)
+        }
         Request::ListConfigResources(request) => pending
             .alone(|b, c| h::list_config_resources::handle(b, c, request), Response::ListConfigResources),
         Request::DescribeClientQuotas(request) => pending

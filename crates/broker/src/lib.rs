@@ -14,6 +14,7 @@ mod outbound;
 mod dispatch;
 mod context;
 mod quotas;
+mod telemetry;
 mod authorize;
 mod handler;
 // Where it is kept, made safe, and waited for.
@@ -42,6 +43,7 @@ mod topics;
 mod producer_ids;
 mod coordinator;
 mod groups;
+mod group_lag;
 mod transactions;
 mod markers;
 mod share_coordinator;

@@ -3,6 +3,7 @@
 //! is not counted at all but asked for when somebody reads the page. Each broker has its own metrics, so that several
 //! may live in one process. Labels are bounded: topics beyond `TOPICS_MAX` are counted together.
 
+mod group_lag;
 mod process;
 mod prometheus;
 
@@ -14,6 +15,8 @@ use parking_lot::Mutex;
 use state::metadata::QuotaKey;
 use wire::{ApiKey, Str};
 
+pub use group_lag::{GroupLag, LagRow};
+pub(crate) use prometheus::escape;
 use prometheus::{Counter, Gauge, Histogram, Page};
 
 /// Topics with counters of their own. Further ones share the counters of the label `(other)`.
@@ -128,12 +131,16 @@ pub struct BrokerState {
     pub log_bytes: BTreeMap<Str, u64>,
     /// Consumer groups by the name of their state.
     pub groups: BTreeMap<&'static str, usize>,
+    /// How far the consumer groups coordinated here are behind.
+    pub group_lag: Arc<GroupLag>,
     /// Fetch requests that wait for records.
     pub fetches_parked: usize,
     /// Partitions that wait to be flushed.
     pub flushes_queued: usize,
     /// Fetch sessions that are remembered.
     pub fetch_sessions: usize,
+    /// What clients push of themselves, as a part of the page.
+    pub of_clients: String,
 }
 
 impl Metrics {
@@ -248,7 +255,9 @@ impl Metrics {
         let mut page = Page::default();
         self.write_counted(&mut page);
         if let Some(look_up) = self.shared.look_up.get() {
-            write_state(&mut page, &look_up());
+            let state = look_up();
+            write_state(&mut page, &state);
+            page.append(&state.of_clients);
         }
         process::write(&mut page);
         page.into_text()
@@ -433,6 +442,7 @@ fn write_state(page: &mut Page, state: &BrokerState) {
     for (name, count) in &state.groups {
         groups.value(&[("state", name)], count);
     }
+    group_lag::write(page, &state.group_lag);
     page.gauge("ottla_fetches_parked", "Fetch requests that wait for records.")
         .value(&[], state.fetches_parked);
     page.gauge("ottla_flushes_queued", "Logs that wait to be flushed.").value(&[], state.flushes_queued);
@@ -475,6 +485,16 @@ mod tests {
             partitions_led: 2,
             log_bytes: [(Str::from("orders"), 100)].into(),
             groups: [("Stable", 1)].into(),
+            group_lag: Arc::new(GroupLag {
+                rows: vec![LagRow {
+                    group: "readers".into(),
+                    partition: wire::TopicPartition::new("orders", wire::PartitionId(3)),
+                    lag: client::Lag { records: 5, ms: Some(2_500) },
+                }],
+                offsets: [(("readers".into(), "committed"), 1)].into(),
+                clear_seconds: [("readers".into(), 4.5), ("stuck".into(), f64::INFINITY)].into(),
+                omitted: 2,
+            }),
             ..BrokerState::default()
         });
         check(
@@ -518,6 +538,12 @@ mod tests {
                 ottla_share_records_acquired 0
                 ottla_share_sessions 0
                 ottla_groups{state="Stable"} 1
+                ottla_group_lag_records{group="readers",topic="orders",partition="3"} 5
+                ottla_group_lag_seconds{group="readers",topic="orders",partition="3"} 2.5
+                ottla_group_clear_seconds{group="readers"} 4.5
+                ottla_group_clear_seconds{group="stuck"} +Inf
+                ottla_group_offsets{group="readers",state="committed"} 1
+                ottla_group_lag_omitted 2
                 ottla_fetches_parked 0
                 ottla_flushes_queued 0
                 ottla_fetch_sessions 0

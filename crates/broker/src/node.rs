@@ -32,13 +32,14 @@ use crate::controller_link::ControllerLink;
 use crate::descriptors::Descriptors;
 use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
+use crate::group_lag::GroupLags;
 use crate::groups::GroupCoordinator;
 use crate::inspect::Inspector;
 use crate::isr::{self, InSync};
 use crate::lifecycle::{self, Registration};
 use crate::listener::Listener;
 use crate::metadata::Metadata;
-use crate::metrics::Metrics;
+use crate::metrics::{BrokerState, Metrics};
 use crate::network::{Acceptor, Network};
 use crate::partitions::Partitions;
 use crate::peer::{PeerLinks, Reach};
@@ -51,6 +52,7 @@ use crate::settings::{GroupSettings, Settings, ShareSettings};
 use crate::share_coordinator::ShareCoordinator;
 use crate::share_partitions::{self, SharePartitions};
 use crate::share_sessions::ShareSessions;
+use crate::telemetry::Telemetry;
 use crate::throttle::Throttles;
 use crate::topics::Topics;
 use crate::transactions::TxnCoordinator;
@@ -210,6 +212,7 @@ impl Node {
             followers: Followers::default(),
             quotas: Quotas::default(),
             census: Arc::default(),
+            telemetry: Telemetry::default(),
             isr: InSync::default(),
             topics: Topics::default(),
             unpacking: Unpacking::new(),
@@ -220,6 +223,7 @@ impl Node {
             share_states,
             share_partitions: SharePartitions::default(),
             share_sessions: ShareSessions::new(settings.broker().share.sessions_max),
+            group_lags: GroupLags::default(),
             peers: PeerLinks::new(&reach),
             producer_ids: ProducerIds::default(),
             metrics,
@@ -249,7 +253,7 @@ impl Node {
         let looked_at = Arc::downgrade(&broker);
         broker
             .metrics
-            .look_up_with(move || looked_at.upgrade().map(|broker| broker.state()).unwrap_or_default());
+            .look_up_with(move || looked_at.upgrade().map(|broker| state(&broker)).unwrap_or_default());
         let may_have_vote_back = tokio::select! {
             joined = join(&broker, &registration, opened.found) => joined?,
             () = broker.metadata.quorum().failed() => return Err(StartError::Offline),
@@ -321,6 +325,12 @@ impl Node {
         }
         closed
     }
+}
+
+/// What the metrics page shows besides what is counted; asks other brokers, and is called on a thread that may block.
+fn state(broker: &Arc<Broker>) -> BrokerState {
+    let group_lag = tokio::runtime::Handle::current().block_on(broker.group_lags.look(broker));
+    BrokerState { group_lag, ..broker.state() }
 }
 
 fn group_config(groups: &GroupSettings, share: &ShareSettings) -> GroupConfig {

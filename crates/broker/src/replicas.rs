@@ -141,6 +141,9 @@ pub(crate) async fn reconcile(broker: &Arc<Broker>) {
     if touched.all || !touched.configs.is_empty() {
         apply_configs(broker, &touched).await;
     }
+    if touched.all || touched.configs.iter().any(|resource| resource.kind == ResourceKind::ClientMetrics) {
+        broker.telemetry.update(&image, &broker.settings());
+    }
     if touched.all || touched.quotas {
         broker.quotas.update(&image);
     }

@@ -412,6 +412,50 @@ fn what_a_reader_has_not_read_is_exact_in_a_compacted_log_and_in_a_stamped_one()
     assert_eq!(found.map(|found| (found.offset.0, found.timestamp.0)), Some((1, 777)));
 }
 
+/// A batch as a leader would have sent it from this offset.
+fn sent_from(offset: i64, values: &[&str]) -> bytes::Bytes {
+    let mut bytes = make(values).bytes().to_vec();
+    bytes[..8].copy_from_slice(&offset.to_be_bytes());
+    bytes[12..16].copy_from_slice(&0i32.to_be_bytes());
+    bytes.into()
+}
+
+#[test]
+fn offsets_are_found_on_both_sides_of_what_32_bits_hold() {
+    // Compaction leaves holes of any size, and within a segment offsets are told by 31 bits.
+    const EDGE: i64 = 1 << 31;
+    let disk = FaultDisk::new();
+    let dir = open_dir(Arc::new(disk.clone()), "/data");
+    let log = open_log(&dir, LogConfig { index_interval_bytes: 1, ..config() });
+    let starts = [0, EDGE - 3, EDGE - 1, EDGE + 1, 2 * EDGE - 1, 2 * EDGE + 1, 1 << 40, 1 << 62];
+    for start in starts {
+        log.append_as_follower(sent_from(start, &["a", "b"]), Millis(1000)).expect("the append");
+        assert_eq!(log.log_end(), Offset(start + 2));
+    }
+    assert!(log.segment_count() >= 5, "a segment ends before its offsets need more than 31 bits");
+    let check = |log: &Log| {
+        for start in starts {
+            for from in [start, start + 1] {
+                assert_eq!(offsets_read(log, from, limits(1, start + 2)), [start], "{from}");
+                let found = log.first_record(Offset(from), Offset(i64::MAX), Visible::Uncommitted);
+                assert_eq!(found.expect("the lookup").map(|found| found.offset), Some(Offset(from)));
+            }
+        }
+        let holes = starts.windows(2).filter(|pair| pair[0] + 2 < pair[1]);
+        for pair in holes {
+            assert_eq!(offsets_read(log, pair[0] + 2, limits(1, i64::MAX)), [pair[1]], "from within a hole");
+        }
+    };
+    check(&log);
+    log.flush().expect("the flush");
+    drop(log);
+    drop(dir);
+    let dir = open_dir(Arc::new(disk), "/data");
+    let log = open_log(&dir, config());
+    assert_eq!(log.log_end(), Offset((1 << 62) + 2));
+    check(&log);
+}
+
 #[test]
 fn truncation_forgets_records_epochs_and_producers_alike() {
     let (_, _, log) = fresh(small_segments());

@@ -14,6 +14,7 @@ pub(crate) enum Kind {
     ConsumeRate,
     AgainstTheMachine,
     Latency,
+    Flood,
     Memory,
     Time,
     ClusterProduceCpu,
@@ -21,6 +22,9 @@ pub(crate) enum Kind {
     ClusterProduceRate,
     ClusterConsumeRate,
     ClusterLatency,
+    TransactionRate,
+    TransactionShare,
+    CommitLatency,
     Failover,
     Pause,
     Errors,
@@ -38,13 +42,14 @@ pub(crate) enum Chapter {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::ProduceCpu,
         Self::ConsumeCpu,
         Self::ProduceRate,
         Self::ConsumeRate,
         Self::AgainstTheMachine,
         Self::Latency,
+        Self::Flood,
         Self::Memory,
         Self::Time,
         Self::ClusterProduceCpu,
@@ -52,6 +57,9 @@ impl Kind {
         Self::ClusterProduceRate,
         Self::ClusterConsumeRate,
         Self::ClusterLatency,
+        Self::TransactionRate,
+        Self::TransactionShare,
+        Self::CommitLatency,
         Self::Failover,
         Self::Pause,
         Self::Errors,
@@ -69,6 +77,7 @@ impl Kind {
             | Self::ConsumeRate
             | Self::AgainstTheMachine
             | Self::Latency
+            | Self::Flood
             | Self::Memory
             | Self::Time => Chapter::OneBroker,
             Self::ClusterProduceCpu
@@ -76,6 +85,9 @@ impl Kind {
             | Self::ClusterProduceRate
             | Self::ClusterConsumeRate
             | Self::ClusterLatency
+            | Self::TransactionRate
+            | Self::TransactionShare
+            | Self::CommitLatency
             | Self::Failover
             | Self::Pause
             | Self::Errors
@@ -94,6 +106,7 @@ impl Kind {
             Self::ConsumeRate => "Consume throughput, MB/s",
             Self::AgainstTheMachine => "Produce CPU beside the minimal receiver's, seconds per GiB",
             Self::Latency => "End-to-end latency, ms",
+            Self::Flood => "End-to-end latency beside another client's flood, ms",
             Self::Memory => "Resident memory, MiB",
             Self::Time => "Time, s",
             Self::ClusterProduceCpu => "CPU of three brokers, seconds per GiB produced",
@@ -101,6 +114,13 @@ impl Kind {
             Self::ClusterProduceRate => "Produce throughput with three replicas, MB/s",
             Self::ClusterConsumeRate => "Consume throughput with three replicas, MB/s",
             Self::ClusterLatency => "End-to-end latency with three replicas, ms",
+            Self::TransactionRate => {
+                "Transactions committed every 100 ms, three replicas: produce throughput, MB/s"
+            }
+            Self::TransactionShare => {
+                "The same as a share of what the producer gets through without transactions, %"
+            }
+            Self::CommitLatency => "Time of a commit, three replicas, ms",
             Self::Failover => "From kill -9 of a leader to the first acknowledged write, s",
             Self::Pause => "Leaders moved as planned: pause between acknowledgements, ms",
             Self::Errors => "Errors that reached the application",

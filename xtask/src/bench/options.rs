@@ -40,26 +40,33 @@ pub(crate) enum Docs {
 pub(crate) enum Part {
     Throughput,
     Latency,
+    /// One client's flood under the others.
+    Flood,
     Lifecycle,
     /// Three brokers, replication 3.
     Replicated,
+    /// The same cluster.
+    Transactions,
     Failover,
     Scale,
     Growth,
 }
 
 impl Part {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Lifecycle,
         Self::Latency,
+        Self::Flood,
         Self::Throughput,
         Self::Replicated,
+        Self::Transactions,
         Self::Failover,
         Self::Scale,
         Self::Growth,
     ];
     /// What `cluster` stands for.
-    const OF_CLUSTERS: [Self; 4] = [Self::Replicated, Self::Failover, Self::Scale, Self::Growth];
+    const OF_CLUSTERS: [Self; 5] =
+        [Self::Replicated, Self::Transactions, Self::Failover, Self::Scale, Self::Growth];
 }
 
 /// How much of what is measured with many partitions.
@@ -244,8 +251,10 @@ impl fmt::Display for Part {
         f.write_str(match self {
             Self::Throughput => "throughput",
             Self::Latency => "latency",
+            Self::Flood => "flood",
             Self::Lifecycle => "lifecycle",
             Self::Replicated => "replicated",
+            Self::Transactions => "transactions",
             Self::Failover => "failover",
             Self::Scale => "scale",
             Self::Growth => "growth",

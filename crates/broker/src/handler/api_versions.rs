@@ -34,6 +34,10 @@ pub(crate) fn handle(
     {
         return ApiVersionsResponse { error_code: ErrorCode::INVALID_REQUEST, ..Default::default() };
     }
+    if names_software {
+        let (name, version) = (&request.client_software_name, &request.client_software_version);
+        context.connection.set_software(name, version);
+    }
     tracing::debug!(
         node = %broker.node_id,
         peer = %context.connection.peer,

@@ -14,7 +14,9 @@ use wire::messages::offset_commit::{
     OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic, OffsetCommitResponse,
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
-use wire::messages::offset_delete::{OffsetDeleteRequest, OffsetDeleteResponse};
+use wire::messages::offset_delete::{
+    OffsetDeleteRequest, OffsetDeleteResponse, OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
+};
 use wire::messages::offset_fetch::{
     OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics, OffsetFetchResponse,
     OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
@@ -415,13 +417,48 @@ fn refuse_fetch(topic: OffsetFetchRequestTopics) -> OffsetFetchResponseTopics {
     }
 }
 
-/// OffsetDelete.
-pub(crate) async fn delete(broker: Arc<Broker>, _: RequestContext, request: OffsetDeleteRequest) -> Response {
+/// OffsetDelete. What of it names no topic or partition is refused here, as Kafka does.
+pub(crate) async fn delete(
+    broker: Arc<Broker>,
+    _: RequestContext,
+    mut request: OffsetDeleteRequest,
+) -> Response {
+    let image = broker.metadata.image();
+    let mut unknown = Vec::new();
+    for topic in &mut request.topics {
+        let found = image.topic(&topic.name);
+        let (known, missing): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut topic.partitions).into_iter().partition(|partition| {
+                found.is_some_and(|topic| topic.partition(PartitionId(partition.partition_index)).is_some())
+            });
+        topic.partitions = known;
+        if !missing.is_empty() {
+            let partitions = missing.into_iter().map(|partition| OffsetDeleteResponsePartition {
+                partition_index: partition.partition_index,
+                error_code: ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+            });
+            unknown.push(OffsetDeleteResponseTopic {
+                name: topic.name.clone(),
+                partitions: partitions.collect(),
+            });
+        }
+    }
+    request.topics.retain(|topic| !topic.partitions.is_empty());
     let deleted = broker
         .groups
         .run(&request.group_id, |groups, token, _now| groups.delete_offsets(token, &request))
         .await;
-    deleted.unwrap_or_else(|error_code| {
-        Response::OffsetDelete(OffsetDeleteResponse { error_code, ..Default::default() })
-    })
+    match deleted {
+        Ok(Response::OffsetDelete(mut response)) if response.error_code.is_ok() => {
+            for topic in unknown {
+                match response.topics.iter_mut().find(|present| present.name == topic.name) {
+                    Some(present) => present.partitions.extend(topic.partitions),
+                    None => response.topics.push(topic),
+                }
+            }
+            Response::OffsetDelete(response)
+        }
+        Ok(response) => response,
+        Err(error_code) => Response::OffsetDelete(OffsetDeleteResponse { error_code, ..Default::default() }),
+    }
 }

@@ -21,6 +21,7 @@ pub(crate) mod describe_configs;
 pub(crate) mod alter_configs;
 pub(crate) mod incremental_alter_configs;
 pub(crate) mod list_config_resources;
+pub(crate) mod telemetry;
 pub(crate) mod describe_client_quotas;
 pub(crate) mod alter_client_quotas;
 pub(crate) mod describe_log_dirs;

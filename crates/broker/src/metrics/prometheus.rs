@@ -88,6 +88,11 @@ impl Page {
         self.metric("histogram", name, help)
     }
 
+    /// Metrics that are text already.
+    pub(crate) fn append(&mut self, text: &str) {
+        self.0.push_str(text);
+    }
+
     pub(crate) fn into_text(self) -> String {
         self.0
     }
@@ -132,7 +137,8 @@ fn seconds(us: u64) -> String {
     (us as f64 / 1e6).to_string()
 }
 
-fn escape(page: &mut String, value: &str) {
+/// Puts a label's value on a page.
+pub(crate) fn escape(page: &mut String, value: &str) {
     for c in value.chars() {
         match c {
             '\\' => page.push_str("\\\\"),

@@ -26,7 +26,6 @@ use std::path::{Path, PathBuf};
 use client::Address;
 use wire::{BrokerId, Str};
 
-#[allow(unused_imports)]
 pub(crate) use client_match::{Selector, patterns};
 pub use describe::DescribeOptions;
 pub use endpoint::{HostPort, Listener};

@@ -47,8 +47,6 @@ pub(crate) const PLANNED: &[Planned] = &[
     planned(41, "DescribeDelegationToken", "1-3", Step::Security),
     planned(50, "DescribeUserScramCredentials", "0", Step::Security),
     planned(51, "AlterUserScramCredentials", "0", Step::Security),
-    planned(71, "GetTelemetrySubscriptions", "0", Step::Delivery),
-    planned(72, "PushTelemetry", "0", Step::Delivery),
     planned(88, "StreamsGroupHeartbeat", "0", Step::Streams),
     planned(89, "StreamsGroupDescribe", "0", Step::Streams),
 ];

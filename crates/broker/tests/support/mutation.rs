@@ -61,6 +61,7 @@ use wire::messages::end_txn::EndTxnRequest;
 use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
 use wire::messages::find_coordinator::FindCoordinatorRequest;
 use wire::messages::forward::ForwardRequest;
+use wire::messages::get_telemetry_subscriptions::GetTelemetrySubscriptionsRequest;
 use wire::messages::heartbeat::HeartbeatRequest;
 use wire::messages::incremental_alter_configs::{
     AlterConfigsResource as IncrementalResource, IncrementalAlterConfigsRequest,
@@ -86,6 +87,7 @@ use wire::messages::offset_for_leader_epoch::{
     OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use wire::messages::push_telemetry::PushTelemetryRequest;
 use wire::messages::quorum_messages::{QuorumEntry, QuorumMessage, QuorumMessagesRequest};
 use wire::messages::read_share_group_state::{
     PartitionData as ReadPartition, ReadShareGroupStateRequest, ReadStateData,
@@ -320,6 +322,20 @@ fn samples() -> Vec<(ApiKey, Request)> {
             .into(),
         ),
         (ApiKey::ListConfigResources, ListConfigResourcesRequest { resource_types: vec![16, 32] }.into()),
+        (
+            ApiKey::GetTelemetrySubscriptions,
+            GetTelemetrySubscriptionsRequest { client_instance_id: Uuid::from_u128(1) }.into(),
+        ),
+        (
+            ApiKey::PushTelemetry,
+            PushTelemetryRequest {
+                client_instance_id: Uuid::from_u128(1),
+                subscription_id: 1,
+                metrics: Bytes::from_static(b"\x0a\x04\x12\x02\x12\x00"),
+                ..Default::default()
+            }
+            .into(),
+        ),
         (
             ApiKey::DescribeClientQuotas,
             DescribeClientQuotasRequest {

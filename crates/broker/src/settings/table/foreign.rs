@@ -89,7 +89,6 @@ const KEYS: &[(&str, Foreign)] = &[
     ("socket.connection.setup.timeout.ms", NoEffect("replication is not available in this version")),
     ("super.users", NoEffect("without authorization everybody may do everything")),
     ("allow.everyone.if.no.acl.found", NoEffect("without authorization everybody may do everything")),
-    ("telemetry.max.bytes", NoEffect("client telemetry is not available in this version")),
     ("transaction.abort.timed.out.transaction.cleanup.interval.ms", NoEffect(ON_TIME)),
     ("transaction.remove.expired.transaction.cleanup.interval.ms", NoEffect("it is an hour")),
     ("transaction.state.log.load.buffer.size", NoEffect("it is 1 MiB")),

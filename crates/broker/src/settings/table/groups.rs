@@ -43,11 +43,10 @@ section! {
     /// Minutes for which the offsets of a group without members are kept.
     "offsets.retention.minutes" Int AtLeast(1) = "10080", ReadOnly High => offsets_retention_minutes: i64;
     /// Minutes for which it is remembered that an offset has expired, which it was, and when: `ottla group describe` tells it from one
-    /// that was never committed. 0 remembers nothing. (Ottla's own.)
+    /// that was never committed. 0 remembers nothing.
     "offsets.expired.retention.minutes" Int AtLeast(0) = "43200", ReadOnly Medium
         => expired_retention_minutes: i64;
     /// Partitions of groups coordinated here whose lag is on the metrics page; of further ones only the number is. 0 shows no lag.
-    /// (Ottla's own.)
     "group.lag.metrics.max" Int AtLeast(0) = "2000", ReadOnly Medium => lag_metrics_max: usize;
     /// How often offsets are looked at for that.
     "offsets.retention.check.interval.ms" Long AtLeast(1) = "600000", ReadOnly High

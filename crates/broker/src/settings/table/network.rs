@@ -60,6 +60,8 @@ section! {
     "max.incremental.fetch.session.cache.slots" Int AtLeast(0) = "1000", ReadOnly Medium => fetch_sessions_max: usize;
     /// Most partitions that one DescribeTopicPartitions is answered with.
     "max.request.partition.size.limit" Int AtLeast(1) = "2000", ReadOnly Medium => describe_partitions_max: usize;
+    /// Largest telemetry that a client may push, in bytes as it is compressed.
+    "telemetry.max.bytes" Int AtLeast(1) = "1048576", ReadOnly Low => telemetry_bytes_max: usize;
     /// Time that a change of topics may take where the request for it names none.
     "request.timeout.ms" Int AtLeast(1) = "30000", ReadOnly High => request_timeout: Duration;
     /// Windows over which what clients take is measured against their quotas, the current one included.

@@ -77,7 +77,8 @@ public final class Main {
                 suite.step("produce:" + codec, () -> main.produce(codec));
             }
             suite.step("offsets", main::offsets);
-            suite.step("group", () -> new Group(suite, admin).run());
+            suite.step("group", () -> Group.classic(suite, admin).run());
+            suite.step("consumer-group", () -> Group.consumer(suite, admin).run());
             suite.step("idempotent", main::idempotent);
             suite.step("transactions", () -> new Transactions(suite, admin).run());
             suite.step("share", () -> new Shares(suite, admin).run());
