@@ -75,10 +75,10 @@ pub(crate) struct Broker {
     pub(crate) fetch_sessions: FetchSessions,
     pub(crate) groups: Arc<GroupCoordinator>,
     pub(crate) transactions: Arc<TxnCoordinator>,
-    pub(crate) group_lags: GroupLags,
     pub(crate) share_states: Arc<ShareCoordinator>,
     pub(crate) share_partitions: SharePartitions,
     pub(crate) share_sessions: ShareSessions,
+    pub(crate) group_lags: GroupLags,
     /// For what coordinators and partitions' leaders ask each other.
     pub(crate) peers: PeerLinks,
     pub(crate) producer_ids: ProducerIds,
