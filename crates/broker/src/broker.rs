@@ -23,6 +23,7 @@ use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
 use crate::group_lag::GroupLags;
 use crate::groups::{GroupCoordinator, OFFSETS_TOPIC};
+use crate::inbound::InboundBudget;
 use crate::isr::InSync;
 use crate::listener::Census;
 use crate::metadata::Metadata;
@@ -66,6 +67,7 @@ pub(crate) struct Broker {
     pub(crate) followers: Followers,
     pub(crate) quotas: Quotas,
     pub(crate) census: Arc<Census>,
+    pub(crate) inbound_budget: InboundBudget,
     pub(crate) telemetry: Telemetry,
     pub(crate) isr: InSync,
     pub(crate) topics: Topics,

@@ -34,6 +34,7 @@ use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
 use crate::group_lag::GroupLags;
 use crate::groups::GroupCoordinator;
+use crate::inbound::InboundBudget;
 use crate::inspect::Inspector;
 use crate::isr::{self, InSync};
 use crate::lifecycle::{self, Registration};
@@ -212,6 +213,7 @@ impl Node {
             followers: Followers::default(),
             quotas: Quotas::default(),
             census: Arc::default(),
+            inbound_budget: InboundBudget::new(settings.broker().network.request_bytes_queued_max),
             telemetry: Telemetry::default(),
             isr: InSync::default(),
             topics: Topics::default(),
