@@ -53,7 +53,7 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Lifecycle,
         Self::Latency,
         Self::Flood,
