@@ -9,8 +9,9 @@
 //! back, nothing is read. A peer that is silent or does not read for `connections.max.idle.ms` is cut.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::broker::{Broker, stopped};
 use crate::context::ConnectionContext;
 use crate::dispatch::{self, Answer, DispatchError, PendingAppend, PendingReply};
-use crate::inbound::{FrameSizeError, Inbound};
+use crate::inbound::{FrameSizeError, Inbound, Share};
 use crate::outbound::{Outbound, Reply, WriteError};
 
 /// Produces of one connection that may wait for acknowledgement before reading stops.
@@ -98,17 +99,21 @@ pub(crate) async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let context = Arc::new(context);
     let connection = Connection {
         socket,
-        context: Arc::new(context),
-        broker,
+        context: Arc::clone(&context),
+        broker: Arc::clone(&broker),
         limits,
         inbound: Inbound::new(limits.frame_bytes_max),
         in_flight: VecDeque::new(),
         active: Instant::now(),
         turn_left: TURN_BYTES,
+        room: Room::NotNeeded,
     };
-    connection.run(stop).await
+    let ended = connection.run(stop).await;
+    broker.share_connection_ended(&context);
+    ended
 }
 
 struct Connection<S> {
@@ -122,11 +127,21 @@ struct Connection<S> {
     active: Instant,
     /// What is left of its turn, in bytes.
     turn_left: usize,
+    /// The room for a large frame that is arriving.
+    room: Room,
+}
+
+/// Room for a large frame, of the budget that all connections share.
+enum Room {
+    NotNeeded,
+    Awaited(Pin<Box<dyn Future<Output = Share> + Send>>),
+    Taken { _share: Share },
 }
 
 enum Event {
     Replies(Outbound),
     Received(usize),
+    HasRoom(Share),
     TimerFired,
     Stop,
 }
@@ -144,6 +159,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     // A peer may close its side and still read: what it asked for before is answered.
                     Event::Received(0) => return self.drain().await,
                     Event::Received(_) => {}
+                    Event::HasRoom(share) => self.room = Room::Taken { _share: share },
                     Event::TimerFired => self.idle()?,
                     Event::Stop => return self.drain().await,
                 }
@@ -160,7 +176,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let deadline = self.deadline();
         // While a request keeps the others waiting, a little is read on: that is how a peer is seen to go.
         let may_read = self.may_start() || self.inbound.len() < READ_AHEAD_BYTES_MAX;
-        let Connection { socket, inbound, in_flight, .. } = self;
+        if matches!(self.room, Room::NotNeeded)
+            && let Some(frame_bytes) = self.inbound.large_frame()
+        {
+            self.room = Room::Awaited(Box::pin(self.broker.inbound_budget.share(frame_bytes)));
+        }
+        let may_read = may_read && !matches!(self.room, Room::Awaited(_));
+        let Connection { socket, inbound, in_flight, room, .. } = self;
         tokio::select! {
             biased;
             replies = ready_replies(in_flight), if !in_flight.is_empty() => Ok(Event::Replies(replies?)),
@@ -168,6 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             received = async { socket.read_buf(&mut inbound.reserve()).await }, if may_read => {
                 Ok(Event::Received(received?))
             }
+            share = has_room(room) => Ok(Event::HasRoom(share)),
             () = stopped(stop) => Ok(Event::Stop),
             () = sleep_until(deadline) => Ok(Event::TimerFired),
         }
@@ -177,6 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn start_requests(&mut self) -> Result<(), ConnectionError> {
         while self.turn_left > 0 && self.may_start() {
             let Some(frame) = self.inbound.next_frame()? else { break };
+            self.room = Room::NotNeeded;
             self.active = Instant::now();
             self.turn_left = self.turn_left.saturating_sub(frame.len().max(TURN_BYTES / TURN_REQUESTS));
             match dispatch::dispatch(&self.broker, &self.context, frame)? {
@@ -240,6 +264,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         replies.write_to(&mut self.socket, self.limits.idle_max).await?;
         self.active = Instant::now();
         Ok(())
+    }
+}
+
+/// Waits for the room that is awaited, if any is.
+async fn has_room(room: &mut Room) -> Share {
+    match room {
+        Room::Awaited(share) => share.await,
+        Room::NotNeeded | Room::Taken { .. } => pending().await,
     }
 }
 

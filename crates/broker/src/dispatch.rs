@@ -396,6 +396,40 @@ fn start(pending: Pending, request: Request) -> Result<Answer, DispatchError> {
         Request::ListTransactions(request) => {
             pending.alone(|b, c| h::transactions::list(b, c, request), Response::ListTransactions)
         }
+        Request::InitializeShareGroupState(request) => {
+            pending.alone(|b, _| h::share_state::initialize(b, request), Response::InitializeShareGroupState)
+        }
+        Request::ReadShareGroupState(request) => {
+            pending.alone(|b, _| h::share_state::read(b, request), Response::ReadShareGroupState)
+        }
+        Request::WriteShareGroupState(request) => {
+            pending.alone(|b, _| h::share_state::write(b, request), Response::WriteShareGroupState)
+        }
+        Request::DeleteShareGroupState(request) => {
+            pending.alone(|b, _| h::share_state::delete(b, request), Response::DeleteShareGroupState)
+        }
+        Request::ReadShareGroupStateSummary(request) => {
+            pending.alone(|b, _| h::share_state::summary(b, request), Response::ReadShareGroupStateSummary)
+        }
+        Request::ShareGroupHeartbeat(request) => {
+            pending.alone(|b, c| h::share_group::heartbeat(b, c, request), Response::ShareGroupHeartbeat)
+        }
+        Request::ShareGroupDescribe(request) => {
+            pending.alone(|b, _| h::share_group::describe(b, request), Response::ShareGroupDescribe)
+        }
+        Request::DescribeShareGroupOffsets(request) => pending
+            .alone(|b, _| h::share_group_offsets::describe(b, request), Response::DescribeShareGroupOffsets),
+        Request::AlterShareGroupOffsets(request) => {
+            pending.alone(|b, _| h::share_group_offsets::alter(b, request), Response::AlterShareGroupOffsets)
+        }
+        Request::DeleteShareGroupOffsets(request) => pending
+            .alone(|b, _| h::share_group_offsets::delete(b, request), Response::DeleteShareGroupOffsets),
+        Request::ShareFetch(request) => {
+            pending.alone(|b, c| h::share_fetch::handle(b, c, request), Response::ShareFetch)
+        }
+        Request::ShareAcknowledge(request) => {
+            pending.alone(|b, c| h::share_acknowledge::handle(b, c, request), Response::ShareAcknowledge)
+        }
         Request::FindCoordinator(request) => {
             pending.alone(|b, c| h::find_coordinator::handle(b, c, request), Response::FindCoordinator)
         }

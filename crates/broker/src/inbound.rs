@@ -4,8 +4,11 @@
 //! buffer without a copy; the buffer is reused once the slice is dropped, so that a connection which sends
 //! megabytes a second allocates once.
 
+use std::sync::Arc;
+
 use bytes::buf::Limit;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What is reserved for the next read when nothing is known of it.
 const READ_BYTES_MIN: usize = 8 * 1024;
@@ -60,6 +63,13 @@ impl Inbound {
         Ok(Some(self.buffer.split_to(frame_bytes).freeze()))
     }
 
+    /// The length of the frame that is awaited, if it is larger than what a buffer holds anyway.
+    pub(crate) fn large_frame(&self) -> Option<usize> {
+        let frame_bytes = self.claimed_bytes().ok().flatten()?;
+        (frame_bytes > GROWTH_BYTES_MIN && self.buffer.len() < LENGTH_BYTES + frame_bytes)
+            .then_some(frame_bytes)
+    }
+
     /// The buffer with room for the next read, and no more: what a read takes past the frame that is awaited has to
     /// be moved when that frame leaves.
     pub(crate) fn reserve(&mut self) -> Limit<&mut BytesMut> {
@@ -92,6 +102,38 @@ impl Inbound {
         match usize::try_from(claimed) {
             Ok(frame_bytes) if frame_bytes <= self.frame_bytes_max => Ok(Some(frame_bytes)),
             _ => Err(FrameSizeError { claimed, allowed_max: self.frame_bytes_max }),
+        }
+    }
+}
+
+/// The memory that large frames of all connections share while they arrive (`queued.max.request.bytes`). A frame has its
+/// whole share before it is read on, first come, first served, so that whichever has one can end.
+#[derive(Debug, Default)]
+pub(crate) struct InboundBudget {
+    /// One permit a KiB; none without a bound.
+    shares: Option<(Arc<Semaphore>, u32)>,
+}
+
+/// What a frame takes of the budget, until it is dropped.
+pub(crate) type Share = Option<OwnedSemaphorePermit>;
+
+impl InboundBudget {
+    pub(crate) fn new(bytes_max: Option<u64>) -> Self {
+        let shares = bytes_max.map(|bytes| {
+            let count = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).max(1);
+            (Arc::new(Semaphore::new(count as usize)), count)
+        });
+        InboundBudget { shares }
+    }
+
+    /// Waits for the share of a frame. One that is larger than the budget waits for all of it.
+    pub(crate) fn share(&self, frame_bytes: usize) -> impl Future<Output = Share> + Send + use<> {
+        let shares = self.shares.as_ref().map(|(shares, count)| (Arc::clone(shares), *count));
+        let wanted = u32::try_from(frame_bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        async move {
+            let (shares, count) = shares?;
+            // It is never closed.
+            shares.acquire_many_owned(wanted.min(count)).await.ok()
         }
     }
 }
@@ -157,5 +199,18 @@ mod tests {
             capacity_after.push(inbound.reserve().get_ref().capacity());
         }
         assert_eq!(capacity_after[1], capacity_after[7]);
+    }
+
+    #[tokio::test]
+    async fn large_frames_share_the_budget_and_one_larger_than_it_takes_it_whole() {
+        let budget = InboundBudget::new(Some(1 << 20));
+        let first = budget.share(600 << 10).await;
+        let second = tokio::spawn(budget.share(600 << 10));
+        tokio::task::yield_now().await;
+        assert!(!second.is_finished());
+        drop(first);
+        drop(second.await.unwrap());
+        assert!(budget.share(1 << 30).await.is_some());
+        assert!(InboundBudget::new(None).share(1 << 30).await.is_none());
     }
 }

@@ -15,8 +15,8 @@ use parking_lot::Mutex;
 use state::metadata::QuotaKey;
 use wire::{ApiKey, Str};
 
-pub(crate) use prometheus::escape;
 pub use group_lag::{GroupLag, LagRow};
+pub(crate) use prometheus::escape;
 use prometheus::{Counter, Gauge, Histogram, Page};
 
 /// Topics with counters of their own. Further ones share the counters of the label `(other)`.
@@ -117,6 +117,12 @@ pub struct BrokerState {
     pub clock_ahead_ms: i64,
     /// Transactions coordinated here that are not ended.
     pub transactions_open: usize,
+    /// Share-partitions that are worked on here.
+    pub share_partitions: usize,
+    /// Records of share groups that are with members.
+    pub share_records_acquired: i64,
+    /// Members of share groups that fetch here.
+    pub share_sessions: usize,
     /// Partitions whose log could not be opened, or is offline after a failure of the disk.
     pub partitions_offline: usize,
     /// Partitions whose log has rotted, and is not whole again.
@@ -422,6 +428,15 @@ fn write_state(page: &mut Page, state: &BrokerState) {
 
     page.gauge("ottla_transactions_open", "Transactions coordinated by this broker that are not ended.")
         .value(&[], state.transactions_open);
+    page.gauge(
+        "ottla_share_partitions",
+        "Partitions that share groups read from this broker, counted once for each group.",
+    )
+    .value(&[], state.share_partitions);
+    page.gauge("ottla_share_records_acquired", "Records of share groups that are with members, locked.")
+        .value(&[], state.share_records_acquired);
+    page.gauge("ottla_share_sessions", "Members of share groups that fetch from this broker.")
+        .value(&[], state.share_sessions);
 
     let mut groups = page.gauge("ottla_groups", "Consumer groups coordinated by this broker, by state.");
     for (name, count) in &state.groups {
@@ -519,6 +534,9 @@ mod tests {
                 ottla_partitions_rotten 0
                 ottla_log_bytes{topic="orders"} 100
                 ottla_transactions_open 0
+                ottla_share_partitions 0
+                ottla_share_records_acquired 0
+                ottla_share_sessions 0
                 ottla_groups{state="Stable"} 1
                 ottla_group_lag_records{group="readers",topic="orders",partition="3"} 5
                 ottla_group_lag_seconds{group="readers",topic="orders",partition="3"} 2.5

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use arc_swap::ArcSwap;
 use client::Environment;
 use state::group::{Assignor, ConsumerConfig, GroupConfig};
+use state::share::state::ShareStateConfig;
 use state::txn::TxnConfig;
 use storage::{DataDirError, Disk, StorageError};
 use tokio::sync::{Notify, watch};
@@ -33,6 +34,7 @@ use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
 use crate::group_lag::GroupLags;
 use crate::groups::GroupCoordinator;
+use crate::inbound::InboundBudget;
 use crate::inspect::Inspector;
 use crate::isr::{self, InSync};
 use crate::lifecycle::{self, Registration};
@@ -47,7 +49,10 @@ use crate::quorum::{Driver, Peers, Quorum, QuorumLogError, QuorumOptions};
 use crate::quotas::Quotas;
 use crate::replicas::{self, Replicas};
 use crate::replication::{Followers, Replication};
-use crate::settings::{GroupSettings, Settings};
+use crate::settings::{GroupSettings, Settings, ShareSettings};
+use crate::share_coordinator::ShareCoordinator;
+use crate::share_partitions::{self, SharePartitions};
+use crate::share_sessions::ShareSessions;
 use crate::telemetry::Telemetry;
 use crate::throttle::Throttles;
 use crate::topics::Topics;
@@ -171,7 +176,10 @@ impl Node {
             open_quorum(&settings, &reach, &cluster_id, opened.metadata_log, disk, &clock).await?;
         let (stop, stopping) = watch::channel(false);
         let flusher = Flusher::start(metrics.clone(), &environment).map_err(StartError::Thread)?;
-        let (groups, _) = GroupCoordinator::new(group_config(&settings.broker().groups), Arc::clone(&clock));
+        let (groups, _) = GroupCoordinator::new(
+            group_config(&settings.broker().groups, &settings.broker().share),
+            Arc::clone(&clock),
+        );
         let replication = &settings.broker().replication;
         let (timeout_max, expiration) =
             (replication.transaction_timeout_max, replication.transactional_id_expiration);
@@ -180,6 +188,9 @@ impl Node {
             id_expiration_ms: i64::try_from(expiration.as_millis()).unwrap_or(i64::MAX),
         };
         let (transactions, decided) = TxnCoordinator::new(txn_config, Arc::clone(&clock));
+        let share_state_config =
+            ShareStateConfig { updates_per_snapshot: settings.broker().share.updates_per_snapshot };
+        let (share_states, _) = ShareCoordinator::new(share_state_config, Arc::clone(&clock));
         let broker = Arc::new(Broker {
             node_id: settings.node_id(),
             incarnation_id: registration.incarnation_id,
@@ -202,6 +213,7 @@ impl Node {
             followers: Followers::default(),
             quotas: Quotas::default(),
             census: Arc::default(),
+            inbound_budget: InboundBudget::new(settings.broker().network.request_bytes_queued_max),
             telemetry: Telemetry::default(),
             isr: InSync::default(),
             topics: Topics::default(),
@@ -210,6 +222,9 @@ impl Node {
             flusher,
             groups,
             transactions,
+            share_states,
+            share_partitions: SharePartitions::default(),
+            share_sessions: ShareSessions::new(settings.broker().share.sessions_max),
             group_lags: GroupLags::default(),
             peers: PeerLinks::new(&reach),
             producer_ids: ProducerIds::default(),
@@ -253,6 +268,7 @@ impl Node {
         tasks.spawn(scrub::run(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(markers::run(Arc::clone(&broker), decided, stopping.clone()));
         tasks.spawn(Arc::clone(&broker.transactions).run_clock(stopping.clone()));
+        tasks.spawn(share_partitions::run_clock(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(Arc::clone(&broker.groups).run_clock(stopping));
         let mut fenced = broker.fenced.subscribe();
         // The sender lives as long as the broker does.
@@ -319,7 +335,7 @@ fn state(broker: &Arc<Broker>) -> BrokerState {
     BrokerState { group_lag, ..broker.state() }
 }
 
-fn group_config(groups: &GroupSettings) -> GroupConfig {
+fn group_config(groups: &GroupSettings, share: &ShareSettings) -> GroupConfig {
     GroupConfig {
         session_timeout_ms_min: int_millis(groups.session_timeout_min),
         session_timeout_ms_max: int_millis(groups.session_timeout_max),
@@ -340,6 +356,7 @@ fn group_config(groups: &GroupSettings) -> GroupConfig {
             upgrade: matches!(&*groups.consumer_migration_policy, "bidirectional" | "upgrade"),
             downgrade: matches!(&*groups.consumer_migration_policy, "bidirectional" | "downgrade"),
         },
+        share_session_timeout_ms: share.session_timeout_ms,
     }
 }
 

@@ -149,6 +149,10 @@ impl Broker {
     /// The coordinator's answer, where that is this broker.
     pub(crate) async fn join_here(self: &Arc<Self>, joining: &Joining) -> Result<Missing, ErrorCode> {
         let Joining { transactional_id: id, producer, partitions, protocol } = joining;
+        if self.is_cut_off() {
+            // Another broker may have ended by now what is open in this one's memory.
+            return Err(ErrorCode::NOT_COORDINATOR);
+        }
         let image = self.metadata.image();
         let is_known = |partition: &TopicPartition| {
             image.topic(&partition.topic).and_then(|topic| topic.partition(partition.partition)).is_some()

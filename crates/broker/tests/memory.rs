@@ -105,3 +105,36 @@ fn a_burst_over_a_quota_waits_in_the_sockets_and_loses_nothing() {
     assert!(held_back > 0);
     assert!(grown < 16 * 1024 * 1024, "{grown} bytes for a burst of {}", BATCHES * BATCH_BYTES);
 }
+
+#[test]
+fn large_requests_that_never_end_take_no_more_than_their_budget() {
+    const SENT: usize = 2 * 1024 * 1024;
+    let _alone = MEASURED.lock();
+    let broker = TestBroker::start(&["queued.max.request.bytes=16777216"]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    let before = support::resident_bytes();
+    let mut sockets: Vec<_> = (0..100)
+        .map(|_| {
+            let mut socket = connect(&broker);
+            socket.write_all(&(8 * 1024 * 1024_i32).to_be_bytes()).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        })
+        .collect();
+    let mut unsent = vec![SENT; sockets.len()];
+    // As much as the sockets take: the broker has stopped reading most of them.
+    for _ in 0..20 {
+        for (socket, unsent) in sockets.iter_mut().zip(&mut unsent) {
+            while let Ok(sent @ 1..) = socket.write(&vec![0; *unsent]) {
+                *unsent -= sent;
+            }
+        }
+        // Small requests are answered meanwhile.
+        client.api_versions();
+    }
+    let grown = support::resident_bytes().saturating_sub(before);
+    assert!(grown < 64 * 1024 * 1024, "{grown} bytes for {} half requests", sockets.len());
+    drop(sockets);
+    client.append("t", 0, batch_of(&[(1_700_000_000_000, &[7; 500 * 1024])]));
+}

@@ -13,6 +13,7 @@ use wire::messages::{
     describe_client_quotas::DescribeClientQuotasRequest, describe_cluster::DescribeClusterRequest,
     describe_configs::DescribeConfigsRequest, describe_groups::DescribeGroupsRequest,
     describe_producers::DescribeProducersRequest, describe_quorum::DescribeQuorumRequest,
+    describe_share_group_offsets::DescribeShareGroupOffsetsRequest,
     describe_transactions::DescribeTransactionsRequest, elect_leaders::ElectLeadersRequest,
     fetch::FetchRequest, find_coordinator::FindCoordinatorRequest, heartbeat::HeartbeatRequest,
     incremental_alter_configs::IncrementalAlterConfigsRequest, init_producer_id::InitProducerIdRequest,
@@ -20,7 +21,8 @@ use wire::messages::{
     list_offsets::ListOffsetsRequest, list_partition_reassignments::ListPartitionReassignmentsRequest,
     list_transactions::ListTransactionsRequest, metadata::MetadataRequest,
     offset_commit::OffsetCommitRequest, offset_delete::OffsetDeleteRequest, offset_fetch::OffsetFetchRequest,
-    produce::ProduceRequest, remove_raft_voter::RemoveRaftVoterRequest, sync_group::SyncGroupRequest,
+    produce::ProduceRequest, remove_raft_voter::RemoveRaftVoterRequest,
+    share_group_describe::ShareGroupDescribeRequest, sync_group::SyncGroupRequest,
     unregister_broker::UnregisterBrokerRequest, write_txn_markers::WriteTxnMarkersRequest,
 };
 
@@ -57,6 +59,7 @@ calls! {
     DescribeGroupsRequest: up to 6;
     DescribeProducersRequest: up to 0;
     DescribeQuorumRequest: up to 2;
+    DescribeShareGroupOffsetsRequest: up to 1;
     DescribeTransactionsRequest: up to 0;
     ElectLeadersRequest: up to 2;
     FetchRequest: up to 12;
@@ -76,6 +79,7 @@ calls! {
     OffsetFetchRequest: up to 7;
     ProduceRequest: up to 12;
     RemoveRaftVoterRequest: up to 0;
+    ShareGroupDescribeRequest: up to 1;
     SyncGroupRequest: up to 5;
     UnregisterBrokerRequest: up to 0;
     WriteTxnMarkersRequest: up to 1;

@@ -24,7 +24,7 @@ pub use admin::{
     Election, EntityQuotas, Execution, ExpiredOffset, GroupInfo, GroupListing, GroupMember, GroupOffsets,
     Lag, ListedOffset, NewTopic, OffsetSpec, OngoingReassignment, Outcomes, PartitionInfo, ProducerInfo,
     Progress, QuorumInfo, QuorumMember, QuotaEntity, QuotaMatch, Reassignment, ReplicationFactor,
-    ResourceKind, TopicInfo, TransactionFilter, TransactionInfo, TransactionListing, Unread, holding,
+    ResourceKind, SHARE, TopicInfo, TransactionFilter, TransactionInfo, TransactionListing, Unread, holding,
 };
 pub use cluster::Cluster;
 pub use connection::{Connection, SOFTWARE_NAME};

@@ -465,6 +465,8 @@ async fn copy_in_session(session: &mut Session, until: Duration) {
         session.coordinators.remove(&OF_GROUP);
         return;
     };
+    let coordinator = session.coordinators.get(&OF_GROUP);
+    session.history.note(&format!("{} goes on at {offset}, says {coordinator:?}", session.who.name));
     while !is_over(until) {
         let Some(leader) = session.client.leader(SOURCE.0, SOURCE.1).await else {
             sleep(RETRY).await;

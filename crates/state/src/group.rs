@@ -17,6 +17,7 @@ mod offsets;
 mod rebalance;
 mod records;
 mod refusal;
+pub mod share;
 mod sync;
 mod timers;
 mod traces;
@@ -50,6 +51,7 @@ pub use crate::coordinator::{CoordinatorRecord, Now, Outcome, RecordError, Repla
 use self::consumer::{ConsumerEvent, ConsumerGroup};
 use self::member::{Member, Members};
 use self::records::Event;
+use self::share::ShareGroups;
 use self::timers::{Alarm, Timers};
 use self::traces::Traces;
 use self::transactions::Pending;
@@ -84,6 +86,8 @@ pub struct GroupConfig {
     pub expired_retention_ms: i64,
     /// Bytes that the records of one commit, or of one group, may take; more is refused before anything changes.
     pub record_bytes_max: usize,
+    /// `group.share.session.timeout.ms`: the session that members of share groups get when they are loaded.
+    pub share_session_timeout_ms: i32,
     /// Settings of groups of the consumer protocol.
     pub consumer: ConsumerConfig,
 }
@@ -130,6 +134,7 @@ impl Default for GroupConfig {
             expired_retention_ms: 0,
             record_bytes_max: 16 * 1024 * 1024,
             consumer: ConsumerConfig::default(),
+            share_session_timeout_ms: 45_000,
         }
     }
 }
@@ -152,6 +157,7 @@ pub struct Groups {
     traces: Traces,
     pending: Pending,
     timers: Timers,
+    share: ShareGroups,
 }
 
 impl Groups {
@@ -164,26 +170,27 @@ impl Groups {
             traces: Traces::default(),
             pending: Pending::default(),
             timers: Timers::default(),
+            share: ShareGroups::default(),
         }
     }
 
     /// Number of groups.
     pub fn len(&self) -> usize {
-        self.classic_groups().count() + self.consumers.len()
+        self.classic_groups().count() + self.consumers.len() + self.share.len()
     }
 
     /// Whether the shard has no group at all.
     pub fn is_empty(&self) -> bool {
-        self.groups.is_empty() && self.consumers.is_empty()
+        self.groups.is_empty() && self.consumers.is_empty() && self.share.len() == 0
     }
 
     /// The state of each group, in Kafka's words.
     pub fn states(&self) -> impl Iterator<Item = &'static str> {
         let consumers = self.consumers.values().map(|group| group.state().name());
-        self.classic_groups().map(|group| group.state.name()).chain(consumers)
+        self.classic_groups().map(|group| group.state.name()).chain(consumers).chain(self.share.states())
     }
 
-    /// All groups but those of the consumer protocol.
+    /// All groups but those of the consumer protocol, and share groups.
     fn classic_groups(&self) -> impl Iterator<Item = &Group> {
         self.groups.values().filter(|group| !self.consumers.contains_key(&group.id))
     }
@@ -191,7 +198,11 @@ impl Groups {
     /// Replays one record of the partition. An error concerns this record alone: loading can go on without it.
     pub fn load(&mut self, replayed: Replayed<'_>) -> Result<(), RecordError> {
         match replayed {
-            Replayed::Record { key, value } => self.apply(Event::decode(key, value)?),
+            Replayed::Record { key, value } => {
+                if !self.share.load(key, value)? {
+                    self.apply(Event::decode(key, value)?);
+                }
+            }
             Replayed::InTransaction { producer, key, value } => {
                 self.pending.put(producer, Event::decode(key, value)?)?;
             }
@@ -203,8 +214,10 @@ impl Groups {
     /// Ends the replay: every loaded member gets a fresh session deadline, and a group that outgrew `group.max.size`
     /// starts to rebalance.
     pub fn loaded(&mut self, now: impl Into<Now>) {
+        let now = now.into();
+        self.share.loaded(self.config.share_session_timeout_ms, now);
         let Groups { config, groups, consumers, timers, .. } = self;
-        let mut step = Step::new(config, timers, now.into());
+        let mut step = Step::new(config, timers, now);
         for group in consumers.values_mut() {
             group.restart_alarms(&mut step);
         }
@@ -235,8 +248,11 @@ impl Groups {
 
     /// Runs everything whose time has come: sessions, rebalances, the initial delay.
     pub fn tick(&mut self, now: impl Into<Now>) -> Outcome {
+        let now = now.into();
+        let share = self.share.tick(now);
         let Groups { config, groups, consumers, timers, .. } = self;
-        let mut step = Step::new(config, timers, now.into());
+        let mut step = Step::new(config, timers, now);
+        step.outcome.records = share;
         while let Some(alarm) = step.timers.pop_due(step.now.ticks) {
             if let Some(group) = consumers.get_mut(alarm.group()) {
                 if let Alarm::Session { member, .. } | Alarm::Progress { member, .. } = &alarm {
@@ -257,7 +273,7 @@ impl Groups {
 
     /// When [`Groups::tick`] has something to do next, in ticks.
     pub fn next_deadline(&self) -> Option<Millis> {
-        self.timers.next_deadline()
+        self.timers.next_deadline().into_iter().chain(self.share.next_deadline()).min()
     }
 
     /// Applies a record to memory: the one way in which durable state changes, live and in replay.

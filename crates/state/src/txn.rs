@@ -54,6 +54,15 @@ pub struct Client {
     pub host: Str,
 }
 
+/// What a coordinator has heard of a transactional id since it took over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// The client that something was last done for.
+    pub client: Option<Client>,
+    /// When something was last done, also by way of a partition's leader or a group's coordinator.
+    pub at: Millis,
+}
+
 /// How a client speaks of transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -118,10 +127,8 @@ struct Txn {
     deadline: Option<Millis>,
     /// The markings of its decision that are under way. Not stored.
     marking: Option<MarkingNumber>,
-    /// Whom something was last done for. Not stored.
-    client: Option<Client>,
-    /// When somebody last asked for it. Not stored.
-    heard_at: Option<Millis>,
+    /// What was last heard of it. Not stored.
+    heard: Option<Box<Heard>>,
 }
 
 /// Tells one decision's markings from those of every other, also of those that an earlier load of the shard began.
@@ -538,9 +545,10 @@ impl Transactions {
     /// operators are told; whoever coordinates the id next does not know it.
     pub fn heard(&mut self, id: &str, client: Option<&Client>, now: Millis) {
         let Some(txn) = self.ids.get_mut(id) else { return };
-        txn.heard_at = Some(now);
-        if client.is_some() && txn.client.as_ref() != client {
-            txn.client = client.cloned();
+        let heard = txn.heard.get_or_insert_with(|| Box::new(Heard { client: None, at: now }));
+        heard.at = now;
+        if client.is_some() && heard.client.as_ref() != client {
+            heard.client = client.cloned();
         }
     }
 
@@ -661,8 +669,7 @@ impl Txn {
             protocol: Protocol::First,
             deadline: None,
             marking: None,
-            client: None,
-            heard_at: None,
+            heard: None,
         }
     }
 

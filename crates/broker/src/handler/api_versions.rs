@@ -1,6 +1,7 @@
 //! ApiVersions: which APIs this broker speaks with clients, in which versions (KIP-35, KIP-511).
 //! The one request that must be answered whatever its version is. Features tell clients what goes beyond versions of APIs
-//! (KIP-584): that groups can leave the assignment to the broker (KIP-848), and transactions have epochs of their own (KIP-890).
+//! (KIP-584): that groups can leave the assignment to the broker (KIP-848), that there are share groups (KIP-932), and that
+//! transactions have epochs of their own (KIP-890).
 
 use wire::messages::api_versions::{
     ApiVersion, ApiVersionsRequest, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
@@ -14,7 +15,7 @@ use crate::context::RequestContext;
 const SOFTWARE_VERSION_MIN: i16 = 3;
 
 /// Features, and the levels that this version has, always.
-const FEATURES: [(&str, i16); 2] = [("group.version", 1), ("transaction.version", 2)];
+const FEATURES: [(&str, i16); 3] = [("group.version", 1), ("share.version", 1), ("transaction.version", 2)];
 /// Features do not change while a cluster runs.
 const FEATURES_EPOCH: i64 = 0;
 /// Clients that ask in an older version take a feature that begins with 0 for a mistake (KAFKA-17011).

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use state::group::ClientInfo;
+use state::group::{ClientInfo, Groups};
 use wire::messages::delete_groups::{DeletableGroupResult, DeleteGroupsRequest, DeleteGroupsResponse};
 use wire::messages::describe_groups::{DescribeGroupsRequest, DescribeGroupsResponse, DescribedGroup};
 use wire::messages::heartbeat::{HeartbeatRequest, HeartbeatResponse};
@@ -17,6 +17,7 @@ use wire::{ErrorCode, Response, Str};
 use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::handler::metadata::operations;
+use crate::handler::share_group;
 use crate::node::fresh_id;
 
 /// Bits of the operations that exist on a group: read, delete, describe, describe and alter configs.
@@ -136,7 +137,8 @@ pub(crate) async fn list(
     _: RequestContext,
     request: ListGroupsRequest,
 ) -> ListGroupsResponse {
-    match broker.groups.ask_all(|groups| groups.list(&request)).await {
+    let list = |groups: &Groups| [groups.list(&request), groups.share_list(&request)].concat();
+    match broker.groups.ask_all(list).await {
         Ok(lists) => {
             ListGroupsResponse { groups: lists.into_iter().flatten().collect(), ..Default::default() }
         }
@@ -152,7 +154,10 @@ pub(crate) async fn delete(
 ) -> DeleteGroupsResponse {
     let mut results = Vec::with_capacity(request.groups_names.len());
     for group_id in request.groups_names {
-        let deleted = broker.groups.ask(&group_id, |groups, _now| groups.delete(&group_id)).await;
+        let deleted = match share_group::delete(&broker, &group_id).await {
+            Some(error_code) => Ok(DeletableGroupResult { group_id: group_id.clone(), error_code }),
+            None => broker.groups.ask(&group_id, |groups, _now| groups.delete(&group_id)).await,
+        };
         // Where no offset was ever committed and nobody joined, there is no coordinator and no group either.
         results.push(deleted.unwrap_or_else(|error_code| {
             let error_code = match error_code {

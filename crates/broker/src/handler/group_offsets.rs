@@ -327,6 +327,11 @@ async fn fetch_group(
     by_id: bool,
     wants: Wants,
 ) -> OffsetFetchResponseGroup {
+    if broker.is_cut_off() {
+        // Offsets may have been committed elsewhere by now.
+        let error_code = ErrorCode::NOT_COORDINATOR;
+        return OffsetFetchResponseGroup { group_id: group.group_id, error_code, ..Default::default() };
+    }
     let image = broker.metadata.image();
     let mut unknown = Vec::new();
     if by_id && let Some(topics) = group.topics.take() {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use regex::Regex;
-use state::txn::{Client, Decided, Description, ListFilter, Producer, Protocol, STATES, Transactions};
+use state::txn::{Client, Decided, Description, Heard, ListFilter, Producer, Protocol, STATES, Transactions};
 use wire::messages::add_offsets_to_txn::{AddOffsetsToTxnRequest, AddOffsetsToTxnResponse};
 use wire::messages::add_partitions_to_txn::{
     AddPartitionsToTxnPartitionResult, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse,
@@ -274,27 +274,30 @@ pub(crate) async fn describe(
             broker.transactions.ask(&id, |transactions, _now| (Vec::new(), transactions.describe(&id))).await;
         let described = described.and_then(|described| described.map_err(ErrorCode::from));
         transaction_states.push(match described {
-            Ok(Description { producer, state, timeout_ms, started_at, partitions, client, heard_at }) => {
-                Described {
-                    last_request_time_ms: heard_at.map_or(-1, |at| at.0),
-                    client_host: client.as_ref().map(|client| client.host.clone()),
-                    client_id: client.map(|client| client.id),
-                    transactional_id: id,
-                    transaction_state: Str::from(state),
-                    transaction_timeout_ms: timeout_ms,
-                    transaction_start_time_ms: started_at.0,
-                    producer_id: producer.id.0,
-                    producer_epoch: producer.epoch.0,
-                    topics: by_topic(&partitions)
-                        .map(|(topic, partitions)| TopicData { topic, partitions })
-                        .collect(),
-                    ..Default::default()
-                }
-            }
+            Ok(Description { producer, state, timeout_ms, started_at, partitions, heard }) => Described {
+                transactional_id: id,
+                transaction_state: Str::from(state),
+                transaction_timeout_ms: timeout_ms,
+                transaction_start_time_ms: started_at.0,
+                producer_id: producer.id.0,
+                producer_epoch: producer.epoch.0,
+                topics: by_topic(&partitions)
+                    .map(|(topic, partitions)| TopicData { topic, partitions })
+                    .collect(),
+                last_request_time_ms: heard.as_ref().map_or(-1, |heard| heard.at.0),
+                client_id: client(heard.as_ref()).map(|client| client.id.clone()),
+                client_host: client(heard.as_ref()).map(|client| client.host.clone()),
+                ..Default::default()
+            },
             Err(error_code) => Described { transactional_id: id, error_code, ..Default::default() },
         });
     }
     DescribeTransactionsResponse { transaction_states, ..Default::default() }
+}
+
+/// The client that was heard of last, if the coordinator has heard of one.
+fn client(heard: Option<&Heard>) -> Option<&Client> {
+    heard?.client.as_ref()
 }
 
 /// ListTransactions: those of the shards that are here.

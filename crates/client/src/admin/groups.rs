@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use wire::messages::consumer_group_describe::ConsumerGroupDescribeRequest;
 use wire::messages::delete_groups::DeleteGroupsRequest;
 use wire::messages::describe_groups::{DescribeGroupsRequest, DescribedGroup};
+use wire::messages::describe_share_group_offsets::{
+    DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsRequestGroup,
+};
 use wire::messages::list_groups::ListGroupsRequest;
 use wire::messages::offset_commit::{
     OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
@@ -15,6 +18,7 @@ use wire::messages::offset_delete::{
     OffsetDeleteRequest, OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
 };
 use wire::messages::offset_fetch::OffsetFetchRequest;
+use wire::messages::share_group_describe::ShareGroupDescribeRequest;
 use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str, TopicPartition};
 
 use super::{Admin, Outcomes, outcome};
@@ -22,6 +26,9 @@ use crate::api::Call;
 use crate::cluster::{Lane, Topics};
 use crate::consumer::decode_assignment;
 use crate::error::{Error, ErrorKind};
+
+/// What share groups are called where others name their protocol.
+pub const SHARE: &str = "share";
 
 /// A group in a listing.
 #[derive(Debug, Clone, PartialEq)]
@@ -131,9 +138,14 @@ impl Admin {
         let mut described = Vec::with_capacity(names.len());
         for name in names {
             let classic = self.describe_group(name).await;
-            let is_other =
-                matches!(&classic, Err(error) if error.code() == Some(ErrorCode::GROUP_ID_NOT_FOUND));
-            let found = if is_other { self.describe_consumer_group(name).await } else { classic };
+            let found = match &classic {
+                // It may be of another kind.
+                Ok(group) if group.state == *"Dead" => match self.describe_consumer_group(name).await {
+                    Ok(group) => Ok(group),
+                    Err(_) => self.describe_share_group(name).await.or(classic),
+                },
+                _ => classic,
+            };
             described.push((name.clone(), found));
         }
         described
@@ -200,6 +212,78 @@ impl Admin {
             assignor: group.assignor_name,
             members: members.collect(),
         })
+    }
+
+    async fn describe_share_group(&self, name: &Str) -> Result<GroupInfo, Error> {
+        let doing = format!("describing group {name}");
+        let request = ShareGroupDescribeRequest { group_ids: vec![name.clone()], ..Default::default() };
+        let group = self
+            .ask_coordinator(name, &doing, request, |response| {
+                let group = response.groups.into_iter().next();
+                let group = group.ok_or_else(|| Error::Protocol {
+                    doing: doing.clone(),
+                    problem: "it describes nothing".to_owned(),
+                })?;
+                outcome(group.error_code, doing.clone(), group.error_message.as_ref(), ())?;
+                Ok(group)
+            })
+            .await?;
+        let coordinator = self.cluster.coordinator(name).await?;
+        let members = group.members.into_iter().map(|member| GroupMember {
+            member_id: member.member_id,
+            instance_id: None,
+            client_id: member.client_id,
+            host: member.client_host,
+            assignment: member
+                .assignment
+                .topic_partitions
+                .into_iter()
+                .flat_map(|topic| {
+                    let name = topic.topic_name;
+                    let partitions = topic.partitions.into_iter().map(PartitionId);
+                    partitions.map(move |id| TopicPartition::new(name.clone(), id))
+                })
+                .collect(),
+        });
+        Ok(GroupInfo {
+            group_id: group.group_id,
+            coordinator,
+            state: group.group_state,
+            protocol_type: Str::from(SHARE),
+            assignor: group.assignor_name,
+            members: members.collect(),
+        })
+    }
+
+    /// Where a share group is in each partition: all before is done with.
+    pub async fn share_group_offsets(&self, name: &Str) -> Result<GroupOffsets, Error> {
+        let doing = format!("reading the offsets of group {name}");
+        let group = DescribeShareGroupOffsetsRequestGroup { group_id: name.clone(), topics: None };
+        let request = DescribeShareGroupOffsetsRequest { groups: vec![group] };
+        self.ask_coordinator(name, &doing, request, |response| {
+            let mut offsets = GroupOffsets::default();
+            for group in response.groups {
+                outcome(group.error_code, doing.clone(), group.error_message.as_ref(), ())?;
+                for topic in group.topics {
+                    for partition in topic.partitions {
+                        outcome(partition.error_code, doing.clone(), partition.error_message.as_ref(), ())?;
+                        if partition.start_offset < 0 {
+                            // Nobody has read it yet.
+                            continue;
+                        }
+                        let id = PartitionId(partition.partition_index);
+                        let start = CommittedOffset {
+                            offset: Offset(partition.start_offset),
+                            leader_epoch: LeaderEpoch(partition.leader_epoch),
+                            metadata: None,
+                        };
+                        offsets.committed.insert(TopicPartition::new(topic.topic_name.clone(), id), start);
+                    }
+                }
+            }
+            Ok(offsets)
+        })
+        .await
     }
 
     /// Deletes groups that have no members.

@@ -16,7 +16,7 @@ mod transactions;
 
 pub use cluster::{BrokerInfo, ClusterInfo};
 pub use configs::{AlterOperation, ConfigEntry, ConfigSource, ResourceKind};
-pub use groups::{CommittedOffset, ExpiredOffset, GroupInfo, GroupListing, GroupMember, GroupOffsets};
+pub use groups::{CommittedOffset, ExpiredOffset, GroupInfo, GroupListing, GroupMember, GroupOffsets, SHARE};
 pub use lag::{Lag, Progress};
 pub use offsets::{ListedOffset, OffsetSpec, Unread};
 pub use quorum::{QuorumInfo, QuorumMember};

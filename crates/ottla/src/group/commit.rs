@@ -80,7 +80,10 @@ pub(super) async fn commits(
     group: &GroupInfo,
     isolation: Isolation,
 ) -> Result<Vec<Commit>, Failure> {
-    let offsets = admin.group_offsets(&group.group_id).await?;
+    let offsets = match group.protocol_type.as_str() {
+        client::SHARE => admin.share_group_offsets(&group.group_id).await?,
+        _ => admin.group_offsets(&group.group_id).await?,
+    };
     let mut owners = BTreeMap::new();
     for member in &group.members {
         owners.extend(member.assignment.iter().map(|partition| (partition.clone(), member.clone())));

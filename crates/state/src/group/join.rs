@@ -52,6 +52,10 @@ impl Groups {
     fn join_classics(&mut self, join: &Join<'_>, now: Now, ids: &mut dyn FnMut() -> Uuid) -> Outcome {
         let Join { token, request, .. } = *join;
         let mut created = Vec::new();
+        if self.share.contains(&request.group_id) {
+            let refusal = Refusal::InconsistentProtocol;
+            return Outcome::reply(token, join_refused(request.member_id.clone(), refusal));
+        }
         if let Err(refusal) = self.check_join(request) {
             return Outcome::reply(token, join_refused(request.member_id.clone(), refusal));
         }

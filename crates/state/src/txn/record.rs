@@ -113,8 +113,7 @@ pub(super) fn decode(key: &[u8], value: Option<&[u8]>) -> Result<(Str, Option<Tx
         },
         deadline: None,
         marking: None,
-        client: None,
-        heard_at: None,
+        heard: None,
     };
     Ok((id, Some(txn)))
 }

@@ -48,11 +48,9 @@ section! {
     "queued.max.requests" Int AtLeast(1) = "500", ReadOnly High,
         inert "each connection bounds the requests that it has in work"
         => requests_queued_max: usize;
-    /// Bytes of such requests; -1 sets no bound of its own, which leaves `socket.request.max.bytes` for each of
-    /// `queued.max.requests`.
-    "queued.max.request.bytes" Long AtLeast(-1) = "-1", ReadOnly Medium,
-        inert "each connection bounds the requests that it has in work"
-        => request_bytes_queued_max: Option<u64>;
+    /// Bytes of requests larger than 64 KiB that may be read or be half read, over all connections. Beyond it connections
+    /// with such requests wait for their turn. -1 sets no bound, which leaves `socket.request.max.bytes` for each connection.
+    "queued.max.request.bytes" Long AtLeast(-1) = "-1", ReadOnly Medium => request_bytes_queued_max: Option<u64>;
     /// Most bytes that one Fetch is answered with. The first batch of the first partition is delivered even when it is
     /// larger.
     "fetch.max.bytes" Int AtLeast(1024) = "57671680", ReadOnly Medium => fetch_bytes_max: usize;

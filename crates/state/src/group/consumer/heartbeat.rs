@@ -61,6 +61,9 @@ impl Groups {
         outcome: &mut Outcome,
     ) -> Result<ConsumerGroupHeartbeatResponse, Refusal> {
         check_request(client, request, &self.config)?;
+        if self.is_share_group(&request.group_id) {
+            return Err(Refusal::GroupNotFound);
+        }
         let is_join = request.member_epoch == JOIN_EPOCH;
         self.make_consumer_group(&request.group_id, is_join, image, now, outcome)?;
         let Groups { config, consumers, timers, .. } = self;

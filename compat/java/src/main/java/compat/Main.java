@@ -81,6 +81,7 @@ public final class Main {
             suite.step("consumer-group", () -> Group.consumer(suite, admin).run());
             suite.step("idempotent", main::idempotent);
             suite.step("transactions", () -> new Transactions(suite, admin).run());
+            suite.step("share", () -> new Shares(suite, admin).run());
             suite.step("configs", main::configs);
             suite.step("delete", main::delete);
         }
