@@ -56,6 +56,8 @@ pub(crate) fn verify_transactions(
 fn judge(mut verify: Command, log: &Path) -> Result<(), String> {
     let verdict = shell::pipe(&mut verify, "", log);
     let text = fs::read_to_string(log).unwrap_or_default();
-    print!("{}", text.lines().skip(1).map(|line| line.to_owned() + "\n").collect::<String>());
+    // What the client says on its own is above the command.
+    let said = text.lines().skip_while(|line| !line.starts_with("$ ")).skip(1);
+    print!("{}", said.map(|line| line.to_owned() + "\n").collect::<String>());
     verdict.map(|_| ())
 }
