@@ -41,7 +41,9 @@ def main():
                 failures.append(error)
                 print(message.value()[:20], error, file=sys.stderr)
             else:
-                print(message.partition(), message.offset(), message.value().decode(), file=log)
+                # Acknowledged as a duplicate, it has no offset.
+                offset = -1 if message.offset() is None else message.offset()
+                print(message.partition(), offset, message.value().decode(), file=log)
 
         start = time.monotonic()
         i = 0

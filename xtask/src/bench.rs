@@ -16,6 +16,7 @@ mod latency;
 mod flood;
 mod lifecycle;
 mod replicated;
+mod transactions;
 mod pulse;
 mod failover;
 mod scale;
@@ -35,8 +36,8 @@ const USAGE: &str = "\
 usage: cargo xtask bench [options]
 
   --quick              a few cells, one or two pairs, two kills: about three minutes, and ten with clusters
-  --parts LIST         of throughput,latency,flood,lifecycle,replicated,failover,scale,growth; cluster is the last four
-                       (default: all)
+  --parts LIST         of throughput,latency,flood,lifecycle,replicated,transactions,failover,scale,growth; cluster is the
+                       last five (default: all)
   --cells LIST         only cells whose name contains one of these, such as 1024B, 200p, java, librdkafka/100B/12p/flush
   --peer LIST          of ottla,kafka (default: both)
   --pairs N            how often both sides run, at most, if the time allows (default 3)
@@ -64,6 +65,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             Part::Flood => flood::measure(&workshop, &options, &mut findings),
             Part::Lifecycle => lifecycle::measure(&workshop, &options, &mut findings),
             Part::Replicated => replicated::measure(&workshop, &options, &mut findings),
+            Part::Transactions => transactions::measure(&workshop, &options, &mut findings),
             Part::Failover => failover::measure(&workshop, &options, &mut findings),
             Part::Scale => scale::measure(&workshop, &options, &mut findings),
             Part::Growth => growth::measure(&workshop, &options, &mut findings),

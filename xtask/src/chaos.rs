@@ -1,7 +1,9 @@
 //! `cargo xtask chaos`: a cluster of three brokers, each in a network namespace of its own and on an ext4 of its own, under
-//! load from three kinds of producers and a group of readers while brokers are killed, paused, cut off and lose their power. Whatever the mix, at
-//! the end every record that was acknowledged lies at its offset, byte for byte, on all three; and after each round the
-//! cluster takes writes in every partition again by itself. It never repairs anything but what it has broken.
+//! load from three kinds of producers and a group of readers, from two kinds of transactional producers and a group that copies their
+//! topic in transactions of its own, while brokers are killed, paused, cut off and lose their power. Whatever the mix, at
+//! the end every record that was acknowledged lies at its offset, byte for byte, on all three, and every transaction is there as a
+//! whole or not at all, as its producer was told; and after each round the cluster takes writes in every partition again by
+//! itself. It never repairs anything but what it has broken.
 
 mod isolation;
 mod network;
@@ -14,11 +16,11 @@ mod readers;
 use crate::arguments::Arguments;
 use crate::compat;
 use crate::dice::Dice;
-use crate::producers::{Load, Producers, Watch};
+use crate::producers::{Load, Producers, Programs, Watch};
 use crate::replicas;
 use crate::shell;
 use crate::toolbox::{Kit, Toolbox};
-use crate::verdict::{self, Told};
+use crate::verdict::{self, Told, Transacted};
 use cluster::Cluster;
 use fault::{Fault, Plan};
 use readers::Readers;
@@ -45,6 +47,10 @@ Faults:
 
 /// What all parts of a run agree on.
 const TOPIC: &str = "chaos";
+/// What transactional producers write to.
+const TRANSACTIONS: &str = "transactions";
+/// Where what is committed there goes.
+const COPIED: &str = "transactions-copied";
 const PARTITIONS: usize = 6;
 const BROKERS: usize = 3;
 /// Segments roll within a run, so that closed ones are compared too, and can rot.
@@ -131,18 +137,49 @@ struct Run<'a> {
 /// The programs under load.
 struct Clients {
     producers: Producers,
+    transactional: Producers,
+    copying: Producers,
     watch: Watch,
     readers: Readers,
 }
 
+impl Clients {
+    fn start(run: &Run<'_>) -> Result<Self, String> {
+        let start = |programs, topic| {
+            let load = Load { programs, bootstrap: run.cluster.bootstrap(), topic, rate: run.options.rate };
+            Producers::start(run.toolbox, &load, &run.home)
+        };
+        let producers = start(Programs::Idempotent, TOPIC)?;
+        let transactional = start(Programs::Transactional, TRANSACTIONS)?;
+        let copying = start(Programs::Copying, TRANSACTIONS)?;
+        let watch = Producers::watch(&[&producers, &transactional, &copying], PARTITIONS);
+        let readers = Readers::start(run.toolbox, &run.cluster.bootstrap(), &run.home)?;
+        Ok(Self { producers, transactional, copying, watch, readers })
+    }
+
+    fn check(&mut self) -> Result<(), String> {
+        self.producers.check()?;
+        self.transactional.check()?;
+        self.copying.check()?;
+        self.readers.check()
+    }
+
+    /// Ends them, and has what they were told.
+    fn stop(self) -> Result<(Told, Transacted), String> {
+        let transacted =
+            Transacted { producers: self.transactional.stop_named()?, copying: self.copying.stop()? };
+        let told =
+            Told { producers: self.producers.stop()?, readers: self.readers.stop()?, ..Told::default() };
+        Ok((told, transacted))
+    }
+}
+
 impl Run<'_> {
     fn drive(&mut self) -> Result<(), String> {
-        self.create_topic()?;
-        let load = Load { bootstrap: self.cluster.bootstrap(), topic: TOPIC, rate: self.options.rate };
-        let producers = Producers::start(self.toolbox, &load, &self.home)?;
-        let watch = producers.watch(PARTITIONS);
-        let readers = Readers::start(self.toolbox, &self.cluster.bootstrap(), &self.home)?;
-        let mut clients = Clients { producers, watch, readers };
+        for topic in [TOPIC, TRANSACTIONS, COPIED] {
+            self.create_topic(topic)?;
+        }
+        let mut clients = Clients::start(self)?;
         self.wait_until_well(&mut clients, shell::now())?;
 
         let begin = shell::now();
@@ -162,24 +199,21 @@ impl Run<'_> {
         }
 
         let acknowledged = clients.watch.acknowledged();
-        let told = Told {
-            producers: clients.producers.stop()?,
-            readers: clients.readers.stop()?,
-            ..Told::default()
-        };
+        let (told, transacted) = clients.stop()?;
         self.cluster.check_alive()?;
-        let batches = self.judge(told)?;
+        let batches = self.judge(told, &transacted)?;
         println!(
             "{round} rounds, {acknowledged} acknowledged before the last ended, nothing acknowledged is lost, nothing \
-             is there twice, the group has read everything in order; {batches} batches are the same on {BROKERS} brokers"
+             is there twice, the group has read everything in order, no transaction is torn; {batches} batches are the \
+             same on {BROKERS} brokers"
         );
         Ok(())
     }
 
-    fn create_topic(&self) -> Result<(), String> {
+    fn create_topic(&self, topic: &str) -> Result<(), String> {
         let mut create = self.toolbox.console_tool("org.apache.kafka.tools.TopicCommand");
         create
-            .args(["--bootstrap-server", &self.cluster.bootstrap(), "--create", "--topic", TOPIC])
+            .args(["--bootstrap-server", &self.cluster.bootstrap(), "--create", "--topic", topic])
             .args(["--partitions", &PARTITIONS.to_string(), "--replication-factor", &BROKERS.to_string()])
             .args(["--config", "min.insync.replicas=2"])
             .args(["--config", &format!("segment.ms={SEGMENT_MS}")]);
@@ -214,8 +248,7 @@ impl Run<'_> {
     fn wait_until_well(&mut self, clients: &mut Clients, since: Instant) -> Result<(), String> {
         let deadline = since + self.options.patience;
         loop {
-            clients.producers.check()?;
-            clients.readers.check()?;
+            clients.check()?;
             self.cluster.check_alive()?;
             let mut missing = self.cluster.not_ready();
             missing.extend(clients.watch.silent_since(since));
@@ -236,20 +269,31 @@ impl Run<'_> {
     }
 
     /// Compares what is there with what clients were told, and what is there with itself; the number of batches.
-    fn judge(&self, mut told: Told) -> Result<usize, String> {
-        let agreed = replicas::compare(&self.cluster.data(), TOPIC, PARTITIONS, self.options.patience);
-        if let Ok(agreed) = &agreed {
-            told.epochs.clone_from(&agreed.epochs);
+    fn judge(&self, mut told: Told, transacted: &Transacted) -> Result<usize, String> {
+        let compare =
+            |topic| replicas::compare(&self.cluster.data(), topic, PARTITIONS, self.options.patience);
+        let mut batches = 0;
+        let mut verdicts = Vec::new();
+        for topic in [TOPIC, TRANSACTIONS, COPIED] {
+            let agreed = compare(topic).map(|agreed| {
+                batches += agreed.batches;
+                if topic == TOPIC {
+                    told.epochs = agreed.epochs;
+                }
+            });
+            verdicts.push(agreed);
         }
-        let verdicts = [
-            agreed.as_ref().map(|_| ()).map_err(Clone::clone),
-            verdict::verify(self.toolbox, &self.cluster.bootstrap(), TOPIC, &told, &self.home),
-            self.cluster.check_logs(),
-        ];
+        let (toolbox, bootstrap) = (self.toolbox, self.cluster.bootstrap());
+        verdicts.push(verdict::verify(toolbox, &bootstrap, TOPIC, &told, &self.home));
+        verdicts.push(verdict::verify_transactions(
+            toolbox,
+            &bootstrap,
+            TRANSACTIONS,
+            transacted,
+            &self.home,
+        ));
+        verdicts.push(self.cluster.check_logs());
         let reasons: Vec<String> = verdicts.into_iter().filter_map(Result::err).collect();
-        match agreed {
-            Ok(agreed) if reasons.is_empty() => Ok(agreed.batches),
-            _ => Err(reasons.join("; ")),
-        }
+        if reasons.is_empty() { Ok(batches) } else { Err(reasons.join("; ")) }
     }
 }

@@ -8,7 +8,7 @@ use crate::arguments::Arguments;
 use crate::compat;
 use crate::dice::Dice;
 use crate::peer::{Kind, Peer};
-use crate::producers::{Load, Producers};
+use crate::producers::{Load, Producers, Programs};
 use crate::shell;
 use crate::toolbox::{Kit, Toolbox};
 use crate::verdict::{self, Told};
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     create_topic(&toolbox, &peer, &home)?;
 
     println!("seed {seed}, {rounds} rounds, logs in {}", home.display());
-    let load = Load { bootstrap: peer.bootstrap(), topic: TOPIC, rate };
+    let load = Load { programs: Programs::Idempotent, bootstrap: peer.bootstrap(), topic: TOPIC, rate };
     let mut producers = Producers::start(&toolbox, &load, &home)?;
     let mut dice = Dice::new(seed);
     for round in 1..=rounds {

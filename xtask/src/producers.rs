@@ -1,6 +1,6 @@
-//! Three idempotent acks=all producers, one per client library that others are built on, under load while brokers are
-//! broken. Each writes a line per acknowledgement, at once, into a file of its own; a watch reads along and knows who is
-//! silent since when. They are killed with the value.
+//! Programs that produce with acks=all while brokers are broken: idempotent producers, one per client library that others are
+//! built on, or transactional ones. Each writes a line per acknowledgement, at once, into a file of its own; a watch reads along
+//! and knows who is silent since when. They are killed with the value.
 
 use crate::shell;
 use crate::toolbox::Toolbox;
@@ -19,11 +19,45 @@ const DELIVERY_SECONDS_MAX: u64 = 180;
 /// Where they produce to and how fast.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
+    pub(crate) programs: Programs,
     /// `host:port`, several with commas between them.
     pub(crate) bootstrap: String,
     pub(crate) topic: &'static str,
     /// Records per second and producer.
     pub(crate) rate: u64,
+}
+
+/// Which programs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Programs {
+    Idempotent,
+    /// Acknowledged is a record with its transaction.
+    Transactional,
+    /// What is committed in the topic goes to `<topic>-copied`, which is what is acknowledged.
+    Copying,
+}
+
+impl Programs {
+    /// Each with the name that its files and values have.
+    fn commands(self, toolbox: &Toolbox) -> Vec<(&'static str, Command)> {
+        let java = |program: &str| {
+            let mut command = toolbox.java();
+            command.args(["compat.Main", program]);
+            command
+        };
+        match self {
+            Programs::Idempotent => vec![
+                ("java", java("crash-producer")),
+                ("librdkafka", toolbox.python_program("crash_producer.py")),
+                ("franz", toolbox.go_program("crash")),
+            ],
+            Programs::Transactional => vec![
+                ("java-transactional", java("transactional-producer")),
+                ("librdkafka-transactional", toolbox.python_program("transactional_producer.py")),
+            ],
+            Programs::Copying => vec![("copy", java("transactional-copy"))],
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -41,15 +75,8 @@ pub(crate) struct Producers {
 
 impl Producers {
     pub(crate) fn start(toolbox: &Toolbox, load: &Load, home: &Path) -> Result<Self, String> {
-        let mut java = toolbox.java();
-        java.args(["compat.Main", "crash-producer"]);
-        let programs: [(&'static str, Command); 3] = [
-            ("java", java),
-            ("librdkafka", toolbox.python_program("crash_producer.py")),
-            ("franz", toolbox.go_program("crash")),
-        ];
         let mut producers = Self { running: Vec::new() };
-        for (name, mut program) in programs {
+        for (name, mut program) in load.programs.commands(toolbox) {
             let log = home.join(format!("{name}.log"));
             let acknowledged = home.join(format!("{name}.acknowledged"));
             let child = program
@@ -66,7 +93,7 @@ impl Producers {
         Ok(producers)
     }
 
-    /// An idempotent producer has no reason to end before it is told to.
+    /// None has a reason to end before it is told to.
     pub(crate) fn check(&mut self) -> Result<(), String> {
         for producer in &mut self.running {
             if let Some(status) = producer.child.try_wait().map_err(|error| error.to_string())? {
@@ -85,13 +112,19 @@ impl Producers {
         self.running.iter().map(|producer| count(&producer.acknowledged)).sum()
     }
 
-    /// Starts to read along.
-    pub(crate) fn watch(&self, partitions: usize) -> Watch {
-        Watch::start(self.running.iter().map(|p| (p.name, p.acknowledged.clone())).collect(), partitions)
+    /// Starts to read along, with all of these.
+    pub(crate) fn watch(producers: &[&Self], partitions: usize) -> Watch {
+        let running = producers.iter().flat_map(|producers| &producers.running);
+        Watch::start(running.map(|p| (p.name, p.acknowledged.clone())).collect(), partitions)
     }
 
     /// Ends their input, waits until they have delivered everything, and gives the files of acknowledgements.
-    pub(crate) fn stop(mut self) -> Result<Vec<PathBuf>, String> {
+    pub(crate) fn stop(self) -> Result<Vec<PathBuf>, String> {
+        Ok(self.stop_named()?.into_iter().map(|(_, acknowledged)| acknowledged).collect())
+    }
+
+    /// The same, each file with the producer's name.
+    pub(crate) fn stop_named(mut self) -> Result<Vec<(&'static str, PathBuf)>, String> {
         for producer in &mut self.running {
             drop(producer.child.stdin.take());
         }
@@ -113,7 +146,7 @@ impl Producers {
                 return Err(format!("the producer {name} failed ({status}), see {}", log.display()));
             }
         }
-        Ok(self.running.iter().map(|producer| producer.acknowledged.clone()).collect())
+        Ok(self.running.iter().map(|producer| (producer.name, producer.acknowledged.clone())).collect())
     }
 }
 
@@ -262,10 +295,10 @@ impl Client {
                 std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
             if let Some(silence) = partition.and_then(|partition| self.partitions.get_mut(partition)) {
                 silence.hear(now);
+                self.whole.hear(now);
+                self.acknowledged += 1;
             }
-            self.acknowledged += 1;
         }
-        self.whole.hear(now);
         self.partial.drain(..=end);
     }
 }

@@ -17,6 +17,9 @@ const PREFIX_BYTES: usize = 12;
 const LENGTH_MIN: usize = 49;
 const LENGTH_MAX: usize = 16 << 20;
 
+/// Of the attributes' low byte.
+const CONTROL: u8 = 0x20;
+
 /// What all replicas agree on.
 #[derive(Debug, Default)]
 pub(crate) struct Agreed {
@@ -59,6 +62,8 @@ struct Sent {
     sequence: i32,
     records: i32,
     first_offset: i64,
+    /// The end of a transaction, which has no sequence.
+    is_marker: bool,
 }
 
 impl Sent {
@@ -71,6 +76,7 @@ impl Sent {
             sequence: four(53),
             records: four(57),
             first_offset: base_offset(batch),
+            is_marker: batch[22] & CONTROL != 0,
         }
     }
 }
@@ -78,7 +84,7 @@ impl Sent {
 /// An error unless each batch follows its producer's last one; notes epochs above 0.
 fn follow(partition: &str, batches: &[Sent], epochs: &mut String) -> Result<(), String> {
     let mut expected: HashMap<i64, (i16, i32)> = HashMap::new();
-    for sent in batches {
+    for sent in batches.iter().filter(|sent| !sent.is_marker) {
         let (epoch, sequence) = expected.get(&sent.producer).copied().unwrap_or_default();
         let follows = match sent.epoch {
             same if same == epoch => sent.sequence == sequence,

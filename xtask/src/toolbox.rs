@@ -11,6 +11,8 @@ use std::process::Command;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kit {
     Java,
+    /// Kafka Streams; large for the sake of RocksDB.
+    Streams,
     Python,
     Node,
     Go,
@@ -21,7 +23,7 @@ impl Kit {
     /// The programs that must be on the path, with the Debian package that brings each.
     fn programs(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Kit::Java => &[("javac", "default-jdk-headless"), ("mvn", "maven")],
+            Kit::Java | Kit::Streams => &[("javac", "default-jdk-headless"), ("mvn", "maven")],
             Kit::Python => &[("python3", "python3-venv")],
             Kit::Node => &[("node", "nodejs"), ("npm", "npm")],
             Kit::Go => &[("go", "golang-go")],
@@ -59,7 +61,8 @@ impl Toolbox {
             }
         }
         match kit {
-            Kit::Java => self.ensure_java(),
+            Kit::Java => self.ensure_jvm("java"),
+            Kit::Streams => self.ensure_jvm("streams"),
             Kit::Python => self.ensure_python(),
             Kit::Node => self.ensure_node(),
             Kit::Go => self.ensure_go(),
@@ -114,24 +117,22 @@ impl Toolbox {
         fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))
     }
 
-    fn ensure_java(&self) -> Result<(), String> {
-        let home = self.root.join("compat/java");
-        self.once("java", &[home.join("pom.xml")], |log| {
+    /// What stands in compat/`name`: the jars that its pom names, and its classes.
+    fn ensure_jvm(&self, name: &str) -> Result<(), String> {
+        let home = self.root.join("compat").join(name);
+        let tools = self.tools.join(name);
+        self.once(name, &[home.join("pom.xml")], |log| {
             let mut command = Command::new("mvn");
             command
                 .current_dir(&home)
                 .args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime"])
-                .arg(format!("-DoutputDirectory={}", self.tools.join("java/lib").display()));
+                .arg(format!("-DoutputDirectory={}", tools.join("lib").display()));
             shell::run_logged(&mut command, log)
         })?;
         let sources = files(&home.join("src"), "java")?;
-        self.once("java-classes", &sources, |log| {
+        self.once(&format!("{name}-classes"), &sources, |log| {
             let mut command = Command::new("javac");
-            command
-                .arg("-cp")
-                .arg(self.tools.join("java/lib/*"))
-                .arg("-d")
-                .arg(self.tools.join("java/classes"));
+            command.arg("-cp").arg(tools.join("lib/*")).arg("-d").arg(tools.join("classes"));
             shell::run_logged(command.args(&sources), log)
         })
     }
@@ -178,25 +179,33 @@ impl Toolbox {
 
     /// `java` with our classes and Apache Kafka's on the class path; the main class and its arguments are added.
     pub(crate) fn java(&self) -> Command {
-        self.jvm(&["-Xmx1g", "-XX:+UseSerialGC"])
+        self.jvm("java", &["-Xmx1g", "-XX:+UseSerialGC"])
     }
 
     /// One of Apache Kafka's console tools by its main class. It lives for a second, in which the optimising compiler
     /// would only cost.
     pub(crate) fn console_tool(&self, class: &str) -> Command {
-        let mut command = self.jvm(&["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
+        let mut command = self.jvm("java", &["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
         command.arg(class);
         command
     }
 
-    fn jvm(&self, options: &[&str]) -> Command {
+    /// A program of compat/streams. Several run at a time, and they are killed and started again.
+    pub(crate) fn streams_program(&self, name: &str) -> Command {
+        let mut command = self.jvm("streams", &["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
+        command.args(["streams.Main", name]);
+        command
+    }
+
+    fn jvm(&self, kit: &str, options: &[&str]) -> Command {
         let mut command = Command::new("java");
         let log4j = self.root.join("compat/java/log4j2.properties");
+        let tools = self.tools.join(kit);
         command
             .args(options)
             .arg(format!("-Dlog4j2.configurationFile={}", log4j.display()))
             .arg("-cp")
-            .arg(format!("{}:{}/*", self.tools.join("java/classes").display(), self.jars().display()));
+            .arg(format!("{}:{}/*", tools.join("classes").display(), tools.join("lib").display()));
         command
     }
 

@@ -5,6 +5,7 @@
 
 mod admin;
 mod arguments;
+mod commits;
 mod consume;
 mod latency;
 mod produce;
@@ -21,6 +22,8 @@ usage: load COMMAND --bootstrap HOST:PORT --topic NAME [options]
   delete   [--topics N]                                         delete topics
   produce  --partitions N --size BYTES --records N              records as fast as the broker takes them, spread evenly
   consume  --partitions N --records N                           every partition from its start, until N records are read
+  commits  --partitions N --size BYTES --seconds N --commit-ms N [--rate N]
+                                                                transactions that end every N ms; 0: an idempotent producer's records
   latency  --partitions N --size BYTES --rate N --seconds N     end-to-end latency at a fixed rate
   fill     --partitions N --topics N --size BYTES --records N   N records into each partition of each topic
   await    --partitions N --topics N                            until every partition has a leader and the last answers its offsets
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         "produce" => produce::produce(&arguments),
         "fill" => produce::fill(&arguments),
         "consume" => consume::consume(&arguments),
+        "commits" => commits::commits(&arguments),
         "latency" => latency::latency(&arguments),
         _ => Err(format!("unknown command {command:?}\n{USAGE}")),
     });

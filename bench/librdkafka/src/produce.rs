@@ -19,7 +19,7 @@ const RECORDS_BETWEEN_POLLS: u64 = 1_000;
 
 /// Counts what did not arrive; librdkafka is told to report nothing else.
 #[derive(Default)]
-struct Failures {
+pub struct Failures {
     count: AtomicU64,
 }
 
@@ -88,7 +88,7 @@ fn producer(arguments: &Arguments) -> Result<BaseProducer<Failures>, String> {
     config.create_with_context(Failures::default()).map_err(|e| e.to_string())
 }
 
-fn send(
+pub fn send(
     producer: &BaseProducer<Failures>,
     topic: &str,
     partition: i32,
@@ -109,6 +109,11 @@ fn send(
 
 fn finish(producer: &BaseProducer<Failures>) -> Result<(), String> {
     producer.flush(DELIVERY_WAIT_MAX).map_err(|e| e.to_string())?;
+    failed(producer)
+}
+
+/// An error if a record was not acknowledged.
+pub fn failed(producer: &BaseProducer<Failures>) -> Result<(), String> {
     match producer.context().count.load(Ordering::Relaxed) {
         0 => Ok(()),
         failed => Err(format!("{failed} records were not acknowledged")),

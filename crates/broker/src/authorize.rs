@@ -74,12 +74,23 @@ pub(crate) fn required(api: ApiKey) -> (Operation, ResourceKind) {
         }
         ApiKey::DescribeTransactions | ApiKey::ListTransactions => (Op::Describe, On::TransactionalId),
         ApiKey::WriteTxnMarkers => (Op::ClusterAction, On::Cluster),
+        ApiKey::InitializeShareGroupState
+        | ApiKey::ReadShareGroupState
+        | ApiKey::WriteShareGroupState
+        | ApiKey::DeleteShareGroupState
+        | ApiKey::ReadShareGroupStateSummary => (Op::ClusterAction, On::Cluster),
         ApiKey::TxnOffsetCommit => (Op::Read, On::Group),
+        ApiKey::ShareGroupHeartbeat | ApiKey::ShareFetch | ApiKey::ShareAcknowledge => (Op::Read, On::Group),
+        ApiKey::ShareGroupDescribe | ApiKey::DescribeShareGroupOffsets => (Op::Describe, On::Group),
+        ApiKey::AlterShareGroupOffsets => (Op::Read, On::Group),
+        ApiKey::DeleteShareGroupOffsets => (Op::Delete, On::Group),
         ApiKey::FindCoordinator | ApiKey::DescribeGroups | ApiKey::ListGroups => (Op::Describe, On::Group),
         ApiKey::OffsetFetch => (Op::Describe, On::Group),
         ApiKey::JoinGroup | ApiKey::SyncGroup | ApiKey::Heartbeat | ApiKey::LeaveGroup => {
             (Op::Read, On::Group)
         }
+        ApiKey::ConsumerGroupHeartbeat => (Op::Read, On::Group),
+        ApiKey::ConsumerGroupDescribe => (Op::Describe, On::Group),
         ApiKey::OffsetCommit => (Op::Read, On::Group),
         ApiKey::DeleteGroups | ApiKey::OffsetDelete => (Op::Delete, On::Group),
     }

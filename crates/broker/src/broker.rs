@@ -21,6 +21,7 @@ use crate::controller_link::ControllerLink;
 use crate::descriptors::Descriptors;
 use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
+use crate::group_lag::GroupLags;
 use crate::groups::{GroupCoordinator, OFFSETS_TOPIC};
 use crate::inbound::InboundBudget;
 use crate::isr::InSync;
@@ -35,6 +36,9 @@ use crate::quotas::Quotas;
 use crate::replicas::Replicas;
 use crate::replication::{Followers, Replication};
 use crate::settings::{RACK_AWARE, Settings, TopicSettings};
+use crate::share_coordinator::{SHARE_STATE_TOPIC, ShareCoordinator};
+use crate::share_partitions::SharePartitions;
+use crate::share_sessions::ShareSessions;
 use crate::telemetry::Telemetry;
 use crate::throttle::Throttles;
 use crate::topics::{TopicError, Topics};
@@ -73,6 +77,10 @@ pub(crate) struct Broker {
     pub(crate) fetch_sessions: FetchSessions,
     pub(crate) groups: Arc<GroupCoordinator>,
     pub(crate) transactions: Arc<TxnCoordinator>,
+    pub(crate) share_states: Arc<ShareCoordinator>,
+    pub(crate) share_partitions: SharePartitions,
+    pub(crate) share_sessions: ShareSessions,
+    pub(crate) group_lags: GroupLags,
     /// For what coordinators and partitions' leaders ask each other.
     pub(crate) peers: PeerLinks,
     pub(crate) producer_ids: ProducerIds,
@@ -130,7 +138,7 @@ impl Broker {
 
     /// True for topics that the broker writes by itself.
     pub(crate) fn is_internal_topic(&self, topic: &str) -> bool {
-        topic == OFFSETS_TOPIC || topic == TRANSACTIONS_TOPIC
+        topic == OFFSETS_TOPIC || topic == TRANSACTIONS_TOPIC || topic == SHARE_STATE_TOPIC
     }
 
     /// A topic's settings.
@@ -225,9 +233,13 @@ impl Broker {
     /// What the metrics page shows besides what is counted.
     pub(crate) fn state(&self) -> BrokerState {
         let hosted = self.partitions.load_full();
+        let (share_partitions, share_records_acquired) = self.share_partitions.counts();
         let mut state = BrokerState {
             groups: self.groups.states(),
             transactions_open: self.transactions.open(),
+            share_partitions,
+            share_records_acquired,
+            share_sessions: self.share_sessions.len(),
             flushes_queued: self.flusher.queued(),
             fetch_sessions: self.fetch_sessions.len(),
             of_clients: self.telemetry.page(self.ticks()),

@@ -1,7 +1,8 @@
 //! One connection: frames in, replies out, in the order of the requests.
 //!
 //! Produce requests overlap: each is appended when it is read and waits for its acknowledgement while the next one
-//! is read, so that pipelined writers share flushes. Every other request runs alone, after those before it, as
+//! is read, so that pipelined writers share flushes. One whose records cannot be appended at once - a transaction begins with
+//! them - keeps those behind it waiting until they are. Every other request runs alone, after those before it, as
 //! Kafka runs them. Invariant: replies leave in the order in which their requests came.
 //!
 //! Back-pressure is the socket's: while replies cannot be written, too many produces wait, or a quota holds the client
@@ -22,7 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::broker::{Broker, stopped};
 use crate::context::ConnectionContext;
-use crate::dispatch::{self, Answer, DispatchError, PendingReply};
+use crate::dispatch::{self, Answer, DispatchError, PendingAppend, PendingReply};
 use crate::inbound::{FrameSizeError, Inbound, Share};
 use crate::outbound::{Outbound, Reply, WriteError};
 
@@ -64,14 +65,25 @@ pub(crate) struct ConnectionLimits {
 enum InFlight {
     Ready(Option<Reply>),
     Produce(PendingReply),
+    /// The last one: nothing starts behind it before its records are appended.
+    Append(PendingAppend),
     Alone(PendingReply),
 }
 
 impl InFlight {
+    /// Appends what is still to be appended, whatever waits before it. True when that has been done now.
+    fn poll_append(&mut self, cx: &mut std::task::Context<'_>) -> Result<bool, DispatchError> {
+        let InFlight::Append(append) = self else { return Ok(false) };
+        let Poll::Ready(appended) = append.as_mut().poll(cx) else { return Ok(false) };
+        *self = InFlight::Produce(appended?);
+        Ok(true)
+    }
+
     fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Result<Reply, DispatchError>> {
         match self {
             InFlight::Ready(reply) => Poll::Ready(Ok(reply.take().expect("a reply is taken once"))),
             InFlight::Produce(reply) | InFlight::Alone(reply) => reply.as_mut().poll(cx),
+            InFlight::Append(_) => Poll::Pending,
         }
     }
 }
@@ -87,10 +99,11 @@ pub(crate) async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let context = Arc::new(context);
     let connection = Connection {
         socket,
-        context: Arc::new(context),
-        broker,
+        context: Arc::clone(&context),
+        broker: Arc::clone(&broker),
         limits,
         inbound: Inbound::new(limits.frame_bytes_max),
         in_flight: VecDeque::new(),
@@ -98,7 +111,9 @@ where
         turn_left: TURN_BYTES,
         room: Room::NotNeeded,
     };
-    connection.run(stop).await
+    let ended = connection.run(stop).await;
+    broker.share_connection_ended(&context);
+    ended
 }
 
 struct Connection<S> {
@@ -191,6 +206,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             match dispatch::dispatch(&self.broker, &self.context, frame)? {
                 Answer::Now(reply) => self.in_flight.push_back(InFlight::Ready(Some(reply))),
                 Answer::Produce(reply) => self.in_flight.push_back(InFlight::Produce(reply)),
+                Answer::Append(append) => self.in_flight.push_back(InFlight::Append(append)),
                 Answer::Alone(reply) => self.in_flight.push_back(InFlight::Alone(reply)),
                 Answer::None => {}
             }
@@ -201,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn may_start(&self) -> bool {
         self.muted_until().is_none()
             && self.in_flight.len() < PRODUCES_IN_FLIGHT_MAX
-            && !matches!(self.in_flight.back(), Some(InFlight::Alone(_)))
+            && !matches!(self.in_flight.back(), Some(InFlight::Append(_) | InFlight::Alone(_)))
     }
 
     /// Until when a quota holds the client back, if one does.
@@ -259,16 +275,21 @@ async fn has_room(room: &mut Room) -> Share {
     }
 }
 
-/// Waits for the oldest reply; returns it and those behind it that are ready too, so that they leave together.
+/// Waits for the oldest reply; returns it and those behind it that are ready too, so that they leave together. Returns
+/// nothing when the newest request no longer keeps others from starting.
 async fn ready_replies(in_flight: &mut VecDeque<InFlight>) -> Result<Outbound, DispatchError> {
     let mut replies = Outbound::default();
     poll_fn(|cx| {
+        let has_appended = match in_flight.back_mut() {
+            Some(newest) => newest.poll_append(cx)?,
+            None => false,
+        };
         while let Some(oldest) = in_flight.front_mut() {
             let Poll::Ready(reply) = oldest.poll(cx) else { break };
             in_flight.pop_front();
             replies.push(reply?);
         }
-        if replies.is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) }
+        if replies.is_empty() && !has_appended { Poll::Pending } else { Poll::Ready(Ok(())) }
     })
     .await
     .map(|()| replies)

@@ -460,6 +460,37 @@ impl<M: Machine> Coordinator<M> {
         });
     }
 
+    /// Has every shard write anew what it believes, where it wants to, and lets go of the records before. `anew` gives these
+    /// records; they are all that the shard stands on.
+    pub(crate) fn let_go_of_the_past(
+        self: &Arc<Self>,
+        mut anew: impl FnMut(&mut M, Now) -> Option<Vec<CoordinatorRecord>>,
+    ) {
+        let now = self.now();
+        for shard in self.shards.load_full().iter().flatten() {
+            let mut state = shard.state.lock();
+            let Ok(active) = state.active() else { continue };
+            let past = active.written_end;
+            let Some(records) = anew(&mut active.machine, now) else { continue };
+            if self.write(shard, &mut state, &records, None, now.wall).is_err() {
+                continue;
+            }
+            let Ok(active) = state.active() else { continue };
+            let (shard, required) = (Arc::clone(shard), active.written_end);
+            tokio::spawn(async move {
+                if shard.safe(required).await {
+                    let done = blocking::start(move || {
+                        if let Err(error) = shard.partition.log.advance_log_start(past) {
+                            tracing::error!(partition = %shard.partition.id, %error, "a coordinator's old records could not be deleted");
+                        }
+                    });
+                    // A panic is reported where it happens.
+                    let _ = done.await;
+                }
+            });
+        }
+    }
+
     /// Writes the end of a producer's transaction into a shard's partition, where the shard's own records belong to it.
     pub(crate) fn write_marker(
         self: &Arc<Self>,

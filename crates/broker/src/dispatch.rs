@@ -30,16 +30,33 @@ use crate::{controller, handler, quotas, topics};
 /// A reply that is still to come.
 pub(crate) type PendingReply = Pin<Box<dyn Future<Output = Result<Reply, DispatchError>> + Send>>;
 
+/// A produce whose records are still to be appended; then its reply is still to come.
+pub(crate) type PendingAppend = Pin<Box<dyn Future<Output = Result<PendingReply, DispatchError>> + Send>>;
+
 /// How a request is answered.
 pub(crate) enum Answer {
     /// The reply is here.
     Now(Reply),
     /// The records are appended, the reply comes when they are safe. Requests behind it may start.
     Produce(PendingReply),
+    /// The records will be appended, after those of the requests before. Requests behind it start then.
+    Append(PendingAppend),
     /// The request runs when those before it are answered, and those behind it wait for its reply.
     Alone(PendingReply),
     /// The client wants no reply (acks=0).
     None,
+}
+
+impl Answer {
+    /// The reply, where the request runs by itself.
+    async fn reply(self) -> Result<Option<Reply>, DispatchError> {
+        match self {
+            Answer::Now(reply) => Ok(Some(reply)),
+            Answer::Produce(reply) | Answer::Alone(reply) => reply.await.map(Some),
+            Answer::Append(append) => append.await?.await.map(Some),
+            Answer::None => Ok(None),
+        }
+    }
 }
 
 /// A request that ends its connection.
@@ -129,11 +146,8 @@ fn once_ready(
     let (broker, connection) = (Arc::clone(broker), Arc::clone(connection));
     Answer::Alone(Box::pin(async move {
         broker.until_ready().await;
-        match dispatch(&broker, &connection, frame)? {
-            Answer::Now(reply) => Ok(reply),
-            Answer::Produce(reply) | Answer::Alone(reply) => reply.await,
-            Answer::None => Err(DispatchError::NotReady(api_key)),
-        }
+        let reply = dispatch(&broker, &connection, frame)?.reply().await?;
+        reply.ok_or(DispatchError::NotReady(api_key))
     }))
 }
 
@@ -190,11 +204,8 @@ fn at_controller(pending: Pending, request: Request, frame: Bytes) -> Answer {
                 broker.metadata.quorum().hand_over().await;
                 "another has to lead first".to_owned()
             } else {
-                return match start(pending, request)? {
-                    Answer::Now(reply) => Ok(reply),
-                    Answer::Alone(reply) | Answer::Produce(reply) => reply.await,
-                    Answer::None => unreachable!("only acks=0 wants no reply"),
-                };
+                let reply = start(pending, request)?.reply().await?;
+                return Ok(reply.unwrap_or_else(|| unreachable!("only acks=0 wants no reply")));
             };
             if Instant::now() + CONTROLLER_RETRY >= deadline {
                 return Err(DispatchError::NoController { api, reason });
@@ -238,13 +249,12 @@ async fn answer_forwarded(
         context.connection.local,
     ));
     let reply = match dispatch(&broker, &connection, request.frame) {
-        Ok(Answer::Now(reply)) => Ok(reply),
-        Ok(Answer::Alone(reply) | Answer::Produce(reply)) => reply.await,
-        Ok(Answer::None) => return refused(ErrorCode::INVALID_REQUEST),
+        Ok(answer) => answer.reply().await,
         Err(error) => Err(error),
     };
-    match reply.map(Reply::into_bytes) {
-        Ok(frame) => ForwardResponse {
+    match reply.map(|reply| reply.map(Reply::into_bytes)) {
+        Ok(None) => refused(ErrorCode::INVALID_REQUEST),
+        Ok(Some(frame)) => ForwardResponse {
             frame,
             metadata_index: i64::try_from(broker.metadata.quorum().applied()).unwrap_or(i64::MAX),
             controller_id: broker.node_id.0,
@@ -386,6 +396,40 @@ fn start(pending: Pending, request: Request) -> Result<Answer, DispatchError> {
         Request::ListTransactions(request) => {
             pending.alone(|b, c| h::transactions::list(b, c, request), Response::ListTransactions)
         }
+        Request::InitializeShareGroupState(request) => {
+            pending.alone(|b, _| h::share_state::initialize(b, request), Response::InitializeShareGroupState)
+        }
+        Request::ReadShareGroupState(request) => {
+            pending.alone(|b, _| h::share_state::read(b, request), Response::ReadShareGroupState)
+        }
+        Request::WriteShareGroupState(request) => {
+            pending.alone(|b, _| h::share_state::write(b, request), Response::WriteShareGroupState)
+        }
+        Request::DeleteShareGroupState(request) => {
+            pending.alone(|b, _| h::share_state::delete(b, request), Response::DeleteShareGroupState)
+        }
+        Request::ReadShareGroupStateSummary(request) => {
+            pending.alone(|b, _| h::share_state::summary(b, request), Response::ReadShareGroupStateSummary)
+        }
+        Request::ShareGroupHeartbeat(request) => {
+            pending.alone(|b, c| h::share_group::heartbeat(b, c, request), Response::ShareGroupHeartbeat)
+        }
+        Request::ShareGroupDescribe(request) => {
+            pending.alone(|b, _| h::share_group::describe(b, request), Response::ShareGroupDescribe)
+        }
+        Request::DescribeShareGroupOffsets(request) => pending
+            .alone(|b, _| h::share_group_offsets::describe(b, request), Response::DescribeShareGroupOffsets),
+        Request::AlterShareGroupOffsets(request) => {
+            pending.alone(|b, _| h::share_group_offsets::alter(b, request), Response::AlterShareGroupOffsets)
+        }
+        Request::DeleteShareGroupOffsets(request) => pending
+            .alone(|b, _| h::share_group_offsets::delete(b, request), Response::DeleteShareGroupOffsets),
+        Request::ShareFetch(request) => {
+            pending.alone(|b, c| h::share_fetch::handle(b, c, request), Response::ShareFetch)
+        }
+        Request::ShareAcknowledge(request) => {
+            pending.alone(|b, c| h::share_acknowledge::handle(b, c, request), Response::ShareAcknowledge)
+        }
         Request::FindCoordinator(request) => {
             pending.alone(|b, c| h::find_coordinator::handle(b, c, request), Response::FindCoordinator)
         }
@@ -451,6 +495,12 @@ fn start(pending: Pending, request: Request) -> Result<Answer, DispatchError> {
         Request::DescribeGroups(request) => {
             pending.alone(|b, c| h::group::describe(b, c, request), Response::DescribeGroups)
         }
+        Request::ConsumerGroupHeartbeat(request) => {
+            pending.alone(|b, c| h::consumer_group::heartbeat(b, c, request), identity)
+        }
+        Request::ConsumerGroupDescribe(request) => {
+            pending.alone(|b, c| h::consumer_group::describe(b, c, request), Response::ConsumerGroupDescribe)
+        }
         Request::ListGroups(request) => {
             pending.alone(|b, c| h::group::list(b, c, request), Response::ListGroups)
         }
@@ -502,10 +552,10 @@ fn start_produce(pending: Pending, request: ProduceRequest) -> Result<Answer, Di
     })))
 }
 
-/// Asks the coordinator before the first batches of a transaction are appended. What the client sends behind them waits, so that
-/// its order is kept.
+/// Asks the coordinator before the first batches of a transaction are appended. What the client sends behind them waits for that,
+/// so that its order is kept, and not for the acknowledgement.
 fn begin_transactions(pending: Pending, request: ProduceRequest, beginnings: Vec<Beginning>) -> Answer {
-    Answer::Alone(Box::pin(async move {
+    Answer::Append(Box::pin(async move {
         let (broker, version) = (&pending.broker, pending.context.version);
         let id = request.transactional_id.clone().unwrap_or_default();
         let verified = handler::verification::verify(broker, version, &id, beginnings).await;
@@ -516,9 +566,12 @@ fn begin_transactions(pending: Pending, request: ProduceRequest, beginnings: Vec
         if !produced.wants_reply {
             return Err(DispatchError::TransactionWithoutReply);
         }
-        let mut response = produced.acknowledged(broker).await;
-        response.throttle_time_ms = quotas::left_ms(held_back);
-        pending.reply(Response::Produce(response), busy)
+        let reply: PendingReply = Box::pin(async move {
+            let mut response = produced.acknowledged(&pending.broker).await;
+            response.throttle_time_ms = quotas::left_ms(held_back);
+            pending.reply(Response::Produce(response), busy)
+        });
+        Ok(reply)
     }))
 }
 

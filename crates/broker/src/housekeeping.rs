@@ -24,6 +24,7 @@ pub(crate) async fn run(broker: Arc<Broker>, stop: watch::Receiver<bool>) {
     start(|settings| settings.log.retention_check_interval, retain);
     start(|settings| settings.groups.offsets_retention_check_interval, expire_offsets);
     start(|_| EXPIRE_IDS_EVERY, expire_transactional_ids);
+    start(|settings| settings.share.prune_interval, prune_share_states);
     if broker.settings().broker().log.cleaner_enabled {
         start(|settings| settings.log.cleaner_backoff, compact);
     }
@@ -102,6 +103,11 @@ fn compact(broker: &Arc<Broker>) {
 
 fn expire_offsets(broker: &Arc<Broker>) {
     broker.groups.expire_offsets();
+}
+
+fn prune_share_states(broker: &Arc<Broker>) {
+    broker.share_states.forget_topics(broker);
+    broker.share_states.prune();
 }
 
 fn expire_transactional_ids(broker: &Arc<Broker>) {

@@ -44,6 +44,8 @@ pub struct Replica {
     pub joining: Vec<BrokerId>,
     /// The first offset.
     pub log_start: Offset,
+    /// The end of what readers of committed records may see.
+    pub last_stable_offset: Offset,
     /// The end of what readers may see.
     pub high_watermark: Offset,
     /// The end of what it answers for.
@@ -68,6 +70,7 @@ impl Inspector {
             leads: partition.is_leader(),
             joining: partition.joining(),
             log_start: partition.log.log_start(),
+            last_stable_offset: partition.last_stable_offset(),
             high_watermark: partition.high_watermark(),
             durable_end: partition.durable_end(),
             log_end: partition.log.log_end(),

@@ -38,13 +38,17 @@ mod controller_link;
 mod lifecycle;
 mod clock_skew;
 mod replicas;
-// What the broker knows of topics, groups and transactions.
+// What the broker knows of topics, groups, transactions and share groups.
 mod topics;
 mod producer_ids;
 mod coordinator;
 mod groups;
+mod group_lag;
 mod transactions;
 mod markers;
+mod share_coordinator;
+mod share_partitions;
+mod share_sessions;
 mod log_reader;
 // Around it.
 mod blocking;

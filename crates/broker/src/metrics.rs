@@ -3,6 +3,7 @@
 //! is not counted at all but asked for when somebody reads the page. Each broker has its own metrics, so that several
 //! may live in one process. Labels are bounded: topics beyond `TOPICS_MAX` are counted together.
 
+mod group_lag;
 mod process;
 mod prometheus;
 
@@ -14,6 +15,7 @@ use parking_lot::Mutex;
 use state::metadata::QuotaKey;
 use wire::{ApiKey, Str};
 
+pub use group_lag::{GroupLag, LagRow};
 pub(crate) use prometheus::escape;
 use prometheus::{Counter, Gauge, Histogram, Page};
 
@@ -115,6 +117,12 @@ pub struct BrokerState {
     pub clock_ahead_ms: i64,
     /// Transactions coordinated here that are not ended.
     pub transactions_open: usize,
+    /// Share-partitions that are worked on here.
+    pub share_partitions: usize,
+    /// Records of share groups that are with members.
+    pub share_records_acquired: i64,
+    /// Members of share groups that fetch here.
+    pub share_sessions: usize,
     /// Partitions whose log could not be opened, or is offline after a failure of the disk.
     pub partitions_offline: usize,
     /// Partitions whose log has rotted, and is not whole again.
@@ -123,6 +131,8 @@ pub struct BrokerState {
     pub log_bytes: BTreeMap<Str, u64>,
     /// Consumer groups by the name of their state.
     pub groups: BTreeMap<&'static str, usize>,
+    /// How far the consumer groups coordinated here are behind.
+    pub group_lag: Arc<GroupLag>,
     /// Fetch requests that wait for records.
     pub fetches_parked: usize,
     /// Partitions that wait to be flushed.
@@ -418,11 +428,21 @@ fn write_state(page: &mut Page, state: &BrokerState) {
 
     page.gauge("ottla_transactions_open", "Transactions coordinated by this broker that are not ended.")
         .value(&[], state.transactions_open);
+    page.gauge(
+        "ottla_share_partitions",
+        "Partitions that share groups read from this broker, counted once for each group.",
+    )
+    .value(&[], state.share_partitions);
+    page.gauge("ottla_share_records_acquired", "Records of share groups that are with members, locked.")
+        .value(&[], state.share_records_acquired);
+    page.gauge("ottla_share_sessions", "Members of share groups that fetch from this broker.")
+        .value(&[], state.share_sessions);
 
     let mut groups = page.gauge("ottla_groups", "Consumer groups coordinated by this broker, by state.");
     for (name, count) in &state.groups {
         groups.value(&[("state", name)], count);
     }
+    group_lag::write(page, &state.group_lag);
     page.gauge("ottla_fetches_parked", "Fetch requests that wait for records.")
         .value(&[], state.fetches_parked);
     page.gauge("ottla_flushes_queued", "Logs that wait to be flushed.").value(&[], state.flushes_queued);
@@ -465,6 +485,16 @@ mod tests {
             partitions_led: 2,
             log_bytes: [(Str::from("orders"), 100)].into(),
             groups: [("Stable", 1)].into(),
+            group_lag: Arc::new(GroupLag {
+                rows: vec![LagRow {
+                    group: "readers".into(),
+                    partition: wire::TopicPartition::new("orders", wire::PartitionId(3)),
+                    lag: client::Lag { records: 5, ms: Some(2_500) },
+                }],
+                offsets: [(("readers".into(), "committed"), 1)].into(),
+                clear_seconds: [("readers".into(), 4.5), ("stuck".into(), f64::INFINITY)].into(),
+                omitted: 2,
+            }),
             ..BrokerState::default()
         });
         check(
@@ -504,7 +534,16 @@ mod tests {
                 ottla_partitions_rotten 0
                 ottla_log_bytes{topic="orders"} 100
                 ottla_transactions_open 0
+                ottla_share_partitions 0
+                ottla_share_records_acquired 0
+                ottla_share_sessions 0
                 ottla_groups{state="Stable"} 1
+                ottla_group_lag_records{group="readers",topic="orders",partition="3"} 5
+                ottla_group_lag_seconds{group="readers",topic="orders",partition="3"} 2.5
+                ottla_group_clear_seconds{group="readers"} 4.5
+                ottla_group_clear_seconds{group="stuck"} +Inf
+                ottla_group_offsets{group="readers",state="committed"} 1
+                ottla_group_lag_omitted 2
                 ottla_fetches_parked 0
                 ottla_flushes_queued 0
                 ottla_fetch_sessions 0

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
 use client::Environment;
-use state::group::GroupConfig;
+use state::group::{Assignor, ConsumerConfig, GroupConfig};
+use state::share::state::ShareStateConfig;
 use state::txn::TxnConfig;
 use storage::{DataDirError, Disk, StorageError};
 use tokio::sync::{Notify, watch};
@@ -31,6 +32,7 @@ use crate::controller_link::ControllerLink;
 use crate::descriptors::Descriptors;
 use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
+use crate::group_lag::GroupLags;
 use crate::groups::GroupCoordinator;
 use crate::inbound::InboundBudget;
 use crate::inspect::Inspector;
@@ -38,7 +40,7 @@ use crate::isr::{self, InSync};
 use crate::lifecycle::{self, Registration};
 use crate::listener::Listener;
 use crate::metadata::Metadata;
-use crate::metrics::Metrics;
+use crate::metrics::{BrokerState, Metrics};
 use crate::network::{Acceptor, Network};
 use crate::partitions::Partitions;
 use crate::peer::{PeerLinks, Reach};
@@ -47,7 +49,10 @@ use crate::quorum::{Driver, Peers, Quorum, QuorumLogError, QuorumOptions};
 use crate::quotas::Quotas;
 use crate::replicas::{self, Replicas};
 use crate::replication::{Followers, Replication};
-use crate::settings::{GroupSettings, Settings};
+use crate::settings::{GroupSettings, Settings, ShareSettings};
+use crate::share_coordinator::ShareCoordinator;
+use crate::share_partitions::{self, SharePartitions};
+use crate::share_sessions::ShareSessions;
 use crate::telemetry::Telemetry;
 use crate::throttle::Throttles;
 use crate::topics::Topics;
@@ -171,7 +176,10 @@ impl Node {
             open_quorum(&settings, &reach, &cluster_id, opened.metadata_log, disk, &clock).await?;
         let (stop, stopping) = watch::channel(false);
         let flusher = Flusher::start(metrics.clone(), &environment).map_err(StartError::Thread)?;
-        let (groups, _) = GroupCoordinator::new(group_config(&settings.broker().groups), Arc::clone(&clock));
+        let (groups, _) = GroupCoordinator::new(
+            group_config(&settings.broker().groups, &settings.broker().share),
+            Arc::clone(&clock),
+        );
         let replication = &settings.broker().replication;
         let (timeout_max, expiration) =
             (replication.transaction_timeout_max, replication.transactional_id_expiration);
@@ -180,6 +188,9 @@ impl Node {
             id_expiration_ms: i64::try_from(expiration.as_millis()).unwrap_or(i64::MAX),
         };
         let (transactions, decided) = TxnCoordinator::new(txn_config, Arc::clone(&clock));
+        let share_state_config =
+            ShareStateConfig { updates_per_snapshot: settings.broker().share.updates_per_snapshot };
+        let (share_states, _) = ShareCoordinator::new(share_state_config, Arc::clone(&clock));
         let broker = Arc::new(Broker {
             node_id: settings.node_id(),
             incarnation_id: registration.incarnation_id,
@@ -211,6 +222,10 @@ impl Node {
             flusher,
             groups,
             transactions,
+            share_states,
+            share_partitions: SharePartitions::default(),
+            share_sessions: ShareSessions::new(settings.broker().share.sessions_max),
+            group_lags: GroupLags::default(),
             peers: PeerLinks::new(&reach),
             producer_ids: ProducerIds::default(),
             metrics,
@@ -240,7 +255,7 @@ impl Node {
         let looked_at = Arc::downgrade(&broker);
         broker
             .metrics
-            .look_up_with(move || looked_at.upgrade().map(|broker| broker.state()).unwrap_or_default());
+            .look_up_with(move || looked_at.upgrade().map(|broker| state(&broker)).unwrap_or_default());
         let may_have_vote_back = tokio::select! {
             joined = join(&broker, &registration, opened.found) => joined?,
             () = broker.metadata.quorum().failed() => return Err(StartError::Offline),
@@ -253,6 +268,7 @@ impl Node {
         tasks.spawn(scrub::run(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(markers::run(Arc::clone(&broker), decided, stopping.clone()));
         tasks.spawn(Arc::clone(&broker.transactions).run_clock(stopping.clone()));
+        tasks.spawn(share_partitions::run_clock(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(Arc::clone(&broker.groups).run_clock(stopping));
         let mut fenced = broker.fenced.subscribe();
         // The sender lives as long as the broker does.
@@ -313,7 +329,13 @@ impl Node {
     }
 }
 
-fn group_config(groups: &GroupSettings) -> GroupConfig {
+/// What the metrics page shows besides what is counted; asks other brokers, and is called on a thread that may block.
+fn state(broker: &Arc<Broker>) -> BrokerState {
+    let group_lag = tokio::runtime::Handle::current().block_on(broker.group_lags.look(broker));
+    BrokerState { group_lag, ..broker.state() }
+}
+
+fn group_config(groups: &GroupSettings, share: &ShareSettings) -> GroupConfig {
     GroupConfig {
         session_timeout_ms_min: int_millis(groups.session_timeout_min),
         session_timeout_ms_max: int_millis(groups.session_timeout_max),
@@ -321,10 +343,20 @@ fn group_config(groups: &GroupSettings) -> GroupConfig {
         group_size_max: groups.group_size_max,
         offset_metadata_bytes_max: groups.offset_metadata_bytes_max,
         offsets_retention_ms: groups.offsets_retention_minutes.saturating_mul(60_000),
+        expired_retention_ms: groups.expired_retention_minutes.saturating_mul(60_000),
         // A group's record has to fit a segment, with room for others.
         record_bytes_max: GroupConfig::default()
             .record_bytes_max
             .min(groups.offsets_topic_segment_bytes as usize / 4),
+        consumer: ConsumerConfig {
+            session_timeout_ms: int_millis(groups.consumer_session_timeout),
+            heartbeat_interval_ms: int_millis(groups.consumer_heartbeat_interval),
+            group_size_max: groups.consumer_group_size_max,
+            assignors: groups.consumer_assignors.iter().filter_map(|name| Assignor::named(name)).collect(),
+            upgrade: matches!(&*groups.consumer_migration_policy, "bidirectional" | "upgrade"),
+            downgrade: matches!(&*groups.consumer_migration_policy, "bidirectional" | "downgrade"),
+        },
+        share_session_timeout_ms: share.session_timeout_ms,
     }
 }
 

@@ -23,6 +23,7 @@ use crate::groups::OFFSETS_TOPIC;
 use crate::opening::for_each_parallel;
 use crate::partition::Partition;
 use crate::quorum::Touched;
+use crate::share_coordinator::SHARE_STATE_TOPIC;
 use crate::transactions::TRANSACTIONS_TOPIC;
 
 /// Failures that are remembered for whoever made the topic.
@@ -150,6 +151,7 @@ pub(crate) async fn reconcile(broker: &Arc<Broker>) {
     remove_gone(broker, &image, &topics).await;
     if !touched.deleted.is_empty() {
         broker.groups.topics_deleted(&touched.deleted);
+        broker.share_states.forget_topics(broker);
     }
     open_new(broker, &image, &topics).await;
     take_roles(broker, &image, &topics);
@@ -207,6 +209,7 @@ async fn remove_gone(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid
             match &*partition.id.topic {
                 OFFSETS_TOPIC => broker.groups.resign(partition.id.partition),
                 TRANSACTIONS_TOPIC => broker.transactions.resign(partition.id.partition),
+                SHARE_STATE_TOPIC => broker.share_states.resign(partition.id.partition),
                 _ => {}
             }
         }
@@ -282,6 +285,7 @@ async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uu
 enum Coordinates {
     Groups,
     Transactions,
+    ShareStates,
 }
 
 impl Coordinates {
@@ -289,6 +293,7 @@ impl Coordinates {
         match self {
             Coordinates::Groups => broker.groups.lead(Arc::clone(partition)),
             Coordinates::Transactions => broker.transactions.lead(Arc::clone(partition)),
+            Coordinates::ShareStates => broker.share_states.lead(Arc::clone(partition)),
         }
     }
 
@@ -296,6 +301,7 @@ impl Coordinates {
         match self {
             Coordinates::Groups => broker.groups.resign(index),
             Coordinates::Transactions => broker.transactions.resign(index),
+            Coordinates::ShareStates => broker.share_states.resign(index),
         }
     }
 }
@@ -309,12 +315,16 @@ fn take_roles(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid>) {
         let coordinates = match &*topic.name {
             OFFSETS_TOPIC => Some(Coordinates::Groups),
             TRANSACTIONS_TOPIC => Some(Coordinates::Transactions),
+            SHARE_STATE_TOPIC => Some(Coordinates::ShareStates),
             _ => None,
         };
         match coordinates {
             Some(Coordinates::Groups) => broker.groups.set_partition_count(topic.partition_count()),
             Some(Coordinates::Transactions) => {
                 broker.transactions.set_partition_count(topic.partition_count());
+            }
+            Some(Coordinates::ShareStates) => {
+                broker.share_states.set_partition_count(topic.partition_count());
             }
             None => {}
         }

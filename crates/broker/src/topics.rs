@@ -25,6 +25,7 @@ use crate::node::fresh_id;
 use crate::quorum::NotCommitted;
 use crate::quotas::Mutations;
 use crate::settings::Settings;
+use crate::share_coordinator::SHARE_STATE_TOPIC;
 use crate::transactions::TRANSACTIONS_TOPIC;
 
 /// Why a change did not happen.
@@ -474,6 +475,11 @@ fn internal_topic(broker: &Broker, image: &Image, name: &str) -> CreateTopic {
             replication.transaction_topic_replication_factor,
             settings.transactions_topic_configs(),
         ),
+        SHARE_STATE_TOPIC => {
+            let share = &settings.broker().share;
+            let configs = settings.share_state_topic_configs();
+            (SHARE_STATE_TOPIC, share.topic_partitions, share.topic_replication_factor, configs)
+        }
         _ => (
             OFFSETS_TOPIC,
             groups.offsets_topic_partitions,

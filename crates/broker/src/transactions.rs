@@ -149,6 +149,10 @@ impl Broker {
     /// The coordinator's answer, where that is this broker.
     pub(crate) async fn join_here(self: &Arc<Self>, joining: &Joining) -> Result<Missing, ErrorCode> {
         let Joining { transactional_id: id, producer, partitions, protocol } = joining;
+        if self.is_cut_off() {
+            // Another broker may have ended by now what is open in this one's memory.
+            return Err(ErrorCode::NOT_COORDINATOR);
+        }
         let image = self.metadata.image();
         let is_known = |partition: &TopicPartition| {
             image.topic(&partition.topic).and_then(|topic| topic.partition(partition.partition)).is_some()
@@ -157,13 +161,19 @@ impl Broker {
             // What this broker has not heard of yet it would take for gone when the transaction ends.
             return Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
         }
-        let joined = self.transactions.ask(id, |transactions, now| match protocol {
-            Protocol::First => (Vec::new(), transactions.missing(id, *producer, partitions)),
-            Protocol::Second => {
-                let (records, added) =
-                    transactions.add_partitions(id, *producer, partitions, Protocol::Second, now);
-                (records, added.map(|()| Missing::new()))
+        let joined = self.transactions.ask(id, |transactions, now| {
+            let (records, missing) = match protocol {
+                Protocol::First => (Vec::new(), transactions.missing(id, *producer, partitions)),
+                Protocol::Second => {
+                    let (records, added) =
+                        transactions.add_partitions(id, *producer, partitions, Protocol::Second, now);
+                    (records, added.map(|()| Missing::new()))
+                }
+            };
+            if missing.is_ok() {
+                transactions.heard(id, None, now.wall);
             }
+            (records, missing)
         });
         joined.await?.map_err(ErrorCode::from)
     }

@@ -182,7 +182,8 @@ impl Waiting {
         self.finish_produces(error, |_| true);
     }
 
-    fn wake_fetches(&self) {
+    /// Wakes every parked fetch.
+    pub(crate) fn wake_fetches(&self) {
         for fetch in self.fetches.lock().drain(..) {
             fetch.wake();
         }

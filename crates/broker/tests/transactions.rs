@@ -4,13 +4,18 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
 
 use broker::clock::{Clock, SystemClock};
 use bytes::Bytes;
+use storage::{DirEntry, Disk, DiskFile, DiskLock, OpenMode, RealDisk};
 use support::{TestBroker, TestClient, TestCluster, wait_until};
 use wire::messages::add_offsets_to_txn::AddOffsetsToTxnRequest;
 use wire::messages::add_partitions_to_txn::{AddPartitionsToTxnRequest, AddPartitionsToTxnTopic};
 use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
+use wire::messages::describe_producers::{self, DescribeProducersRequest};
 use wire::messages::describe_transactions::DescribeTransactionsRequest;
 use wire::messages::elect_leaders::ElectLeadersRequest;
 use wire::messages::end_txn::EndTxnRequest;
@@ -121,18 +126,22 @@ impl Producer {
         })
     }
 
-    fn write(&mut self, client: &mut TestClient, partition: usize, value: &str) -> ErrorCode {
+    fn produce(&self, partition: usize, value: &str) -> ProduceRequest {
         let data = PartitionProduceData {
             index: i32::try_from(partition).expect("a small number"),
             records: Some(self.batch(partition, value)),
         };
         let topic = TopicProduceData { name: "t".into(), partition_data: vec![data], ..Default::default() };
-        let request = ProduceRequest {
+        ProduceRequest {
             transactional_id: Some(self.id.clone()),
             acks: -1,
             timeout_ms: 10_000,
             topic_data: vec![topic],
-        };
+        }
+    }
+
+    fn write(&mut self, client: &mut TestClient, partition: usize, value: &str) -> ErrorCode {
+        let request = self.produce(partition, value);
         let version = self.versions.produce;
         let error = patiently(|| {
             client.ask_in(version, request.clone()).responses[0].partition_responses[0].error_code
@@ -295,6 +304,146 @@ fn readers_see_all_of_a_transaction_or_nothing() {
 }
 
 #[test]
+fn a_reader_is_told_what_was_aborted_in_the_bytes_that_it_gets() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 2);
+    let mut producer = Producer::begin(&mut client, "a", SECOND);
+    for _ in 0..5 {
+        producer.send(&mut client, 0, "aborted");
+        assert_eq!(producer.end(&mut client, false), ErrorCode::NONE);
+    }
+    wait_for_stable(&mut client, 0, 10);
+    let mut told = |partition_max_bytes| {
+        let wanted = FetchPartition { fetch_offset: 2, partition_max_bytes, ..Default::default() };
+        let topic = FetchTopic { topic: "t".into(), partitions: vec![wanted], ..Default::default() };
+        let request = FetchRequest {
+            max_bytes: 1024 * 1024,
+            isolation_level: 1,
+            topics: vec![topic],
+            ..Default::default()
+        };
+        let data = client.ask_in(12, request).responses.remove(0).partitions.remove(0);
+        let aborted = data.aborted_transactions.expect("who reads committed records is told");
+        aborted.iter().map(|transaction| transaction.first_offset).collect::<Vec<_>>()
+    };
+    assert_eq!(told(1), [2]);
+    assert_eq!(told(1024 * 1024), [2, 4, 6, 8]);
+}
+
+/// A disk that syncs no file of one directory while it is told not to.
+#[derive(Clone, Debug)]
+struct HeldBack {
+    dir: &'static str,
+    gate: Arc<Gate>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    is_closed: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn set(&self, is_closed: bool) {
+        *self.is_closed.lock().expect("nobody has panicked") = is_closed;
+        self.opened.notify_all();
+    }
+
+    fn pass(&self) {
+        let mut is_closed = self.is_closed.lock().expect("nobody has panicked");
+        while *is_closed {
+            is_closed = self.opened.wait(is_closed).expect("nobody has panicked");
+        }
+    }
+}
+
+#[derive(Debug)]
+struct GatedFile(Arc<dyn DiskFile>, Arc<Gate>);
+
+impl Disk for HeldBack {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let file = RealDisk.open(path, mode)?;
+        let is_held = path.parent().is_some_and(|dir| dir.ends_with(self.dir));
+        Ok(if is_held { Arc::new(GatedFile(file, Arc::clone(&self.gate))) } else { file })
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        RealDisk.list(dir)
+    }
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.create_dir(dir)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(dir)
+    }
+    fn lock(&self, path: &Path) -> io::Result<DiskLock> {
+        RealDisk.lock(path)
+    }
+}
+
+impl DiskFile for GatedFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buf, offset)
+    }
+    fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+        self.0.read_cached_at(buf, offset)
+    }
+    fn write_vectored_at(&self, bufs: &[io::IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        self.0.write_vectored_at(bufs, offset)
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.0.truncate(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.1.pass();
+        self.0.sync_data()
+    }
+}
+
+/// The last sequence that a partition's log has of a producer, acknowledged or not.
+fn last_sequence(client: &mut TestClient, producer_id: i64) -> Option<i32> {
+    let topic = describe_producers::TopicRequest { name: "t".into(), partition_indexes: vec![0] };
+    let request = DescribeProducersRequest { topics: vec![topic] };
+    let partition = client.ask(request).topics.remove(0).partitions.remove(0);
+    let producer = partition.active_producers.into_iter().find(|state| state.producer_id == producer_id)?;
+    Some(producer.last_sequence)
+}
+
+#[test]
+fn what_follows_the_first_batch_of_a_transaction_does_not_wait_for_its_acknowledgement() {
+    let gate = Arc::new(Gate::default());
+    let disk = HeldBack { dir: "t-0", gate: Arc::clone(&gate) };
+    let broker = TestBroker::start_on(Arc::new(disk), &[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    let mut other = TestClient::connect(&broker);
+    let mut producer = Producer::begin(&mut client, "a", SECOND);
+    gate.set(true);
+    for at in 0..5 {
+        client.send_in(SECOND.produce, producer.produce(0, &format!("{at}")));
+        producer.sequences[0] += 1;
+    }
+    wait_until(|| last_sequence(&mut other, producer.producer_id) == Some(4));
+    gate.set(false);
+    for at in 0..5 {
+        let answer = client.receive_in::<ProduceRequest>(SECOND.produce);
+        let partition = &answer.responses[0].partition_responses[0];
+        assert_eq!((partition.error_code, partition.base_offset), (ErrorCode::NONE, at));
+    }
+    assert_eq!(producer.end(&mut client, true), ErrorCode::NONE);
+    assert_eq!(wait_for_stable(&mut client, 0, 6), ["0", "1", "2", "3", "4"]);
+}
+
+#[test]
 fn nothing_is_appended_that_no_coordinator_would_end() {
     let broker = TestBroker::start(&[]);
     let mut client = TestClient::connect(&broker);
@@ -318,6 +467,37 @@ fn nothing_is_appended_that_no_coordinator_would_end() {
     successor.send(&mut client, 0, "mine");
     assert_eq!(successor.end(&mut client, true), ErrorCode::NONE);
     assert_eq!(wait_for_stable(&mut client, 0, 4), ["mine"]);
+}
+
+/// What a broker finds when it comes to lead a partition while it asks the coordinator about others.
+#[test]
+fn what_the_coordinator_was_not_asked_about_is_to_be_sent_again() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 2);
+    let mut producer = Producer::begin(&mut client, "a", SECOND);
+    // One word of the coordinator for two batches of one partition; the one that it was given for is refused by itself.
+    let batch = producer.batch(0, "one");
+    let mut damaged = batch.to_vec();
+    *damaged.last_mut().expect("a batch has bytes") ^= 1;
+    let data = |records| PartitionProduceData { index: 0, records: Some(records) };
+    let topic = TopicProduceData {
+        name: "t".into(),
+        partition_data: vec![data(damaged.into()), data(batch)],
+        ..Default::default()
+    };
+    let request = ProduceRequest {
+        transactional_id: Some(producer.id.clone()),
+        acks: -1,
+        timeout_ms: 10_000,
+        topic_data: vec![topic],
+    };
+    let answer = client.ask_in(SECOND.produce, request);
+    let errors: Vec<_> = answer.responses[0].partition_responses.iter().map(|part| part.error_code).collect();
+    assert_eq!(errors, [ErrorCode::CORRUPT_MESSAGE, ErrorCode::NOT_ENOUGH_REPLICAS]);
+    producer.send(&mut client, 0, "one");
+    assert_eq!(producer.end(&mut client, true), ErrorCode::NONE);
+    assert_eq!(wait_for_stable(&mut client, 0, 2), ["one"]);
 }
 
 #[test]
@@ -438,6 +618,41 @@ fn who_asks_for_what_cannot_be_is_told_why() {
         };
         assert_eq!(client.ask(request).error_code, expected, "{pattern}");
     }
+}
+
+#[test]
+fn an_operator_is_told_who_writes_a_transaction_and_when_it_was_last_heard_of() {
+    let mut broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 2);
+    let described = |client: &mut TestClient| {
+        let request = DescribeTransactionsRequest { transactional_ids: vec!["a".into()] };
+        let mut state = client.ask(request.clone()).transaction_states.remove(0);
+        wait_until(|| {
+            state = client.ask(request.clone()).transaction_states.remove(0);
+            !NOT_YET.contains(&state.error_code)
+        });
+        let host = state.client_host.map(|host| host.to_string());
+        (state.client_id.map(|id| id.to_string()), host, state.last_request_time_ms)
+    };
+    let before = SystemClock.now().0;
+    let mut producer = Producer::begin(&mut client, "a", SECOND);
+    let (id, host, begun) = described(&mut client);
+    assert_eq!((id.as_deref(), host.as_deref()), (Some("test"), Some("/127.0.0.1")));
+    assert!(begun >= before, "{begun} is before {before}");
+    producer.send(&mut client, 0, "left behind");
+    // Whoever names a producer that is not the newest changes nothing.
+    let zombie = Producer { id: "a".into(), epoch: producer.epoch + 7, ..producer };
+    assert_eq!(zombie.add(&mut client, 0), ErrorCode::PRODUCER_FENCED);
+    broker.kill(|| ());
+    client = TestClient::connect(&broker);
+    assert_eq!(described(&mut client), (None, None, -1), "who takes over has not heard of it");
+    producer.send(&mut client, 1, "more");
+    let (id, _, heard) = described(&mut client);
+    assert_eq!(id, None, "a batch comes by way of its partition's leader");
+    assert!(heard >= begun, "{heard} is before {begun}");
+    wait_until(|| producer.end(&mut client, true).is_ok());
+    assert_eq!(described(&mut client).0.as_deref(), Some("test"));
 }
 
 /// Who coordinates a transactional id.

@@ -7,20 +7,22 @@ use wire::ApiRequest;
 use wire::messages::{
     add_raft_voter::AddRaftVoterRequest, alter_client_quotas::AlterClientQuotasRequest,
     alter_partition_reassignments::AlterPartitionReassignmentsRequest, api_versions::ApiVersionsRequest,
-    create_partitions::CreatePartitionsRequest, create_topics::CreateTopicsRequest,
-    delete_groups::DeleteGroupsRequest, delete_records::DeleteRecordsRequest,
-    delete_topics::DeleteTopicsRequest, describe_client_quotas::DescribeClientQuotasRequest,
-    describe_cluster::DescribeClusterRequest, describe_configs::DescribeConfigsRequest,
-    describe_groups::DescribeGroupsRequest, describe_producers::DescribeProducersRequest,
-    describe_quorum::DescribeQuorumRequest, describe_transactions::DescribeTransactionsRequest,
-    elect_leaders::ElectLeadersRequest, fetch::FetchRequest, find_coordinator::FindCoordinatorRequest,
-    heartbeat::HeartbeatRequest, incremental_alter_configs::IncrementalAlterConfigsRequest,
-    init_producer_id::InitProducerIdRequest, join_group::JoinGroupRequest, leave_group::LeaveGroupRequest,
-    list_groups::ListGroupsRequest, list_offsets::ListOffsetsRequest,
-    list_partition_reassignments::ListPartitionReassignmentsRequest,
+    consumer_group_describe::ConsumerGroupDescribeRequest, create_partitions::CreatePartitionsRequest,
+    create_topics::CreateTopicsRequest, delete_groups::DeleteGroupsRequest,
+    delete_records::DeleteRecordsRequest, delete_topics::DeleteTopicsRequest,
+    describe_client_quotas::DescribeClientQuotasRequest, describe_cluster::DescribeClusterRequest,
+    describe_configs::DescribeConfigsRequest, describe_groups::DescribeGroupsRequest,
+    describe_producers::DescribeProducersRequest, describe_quorum::DescribeQuorumRequest,
+    describe_share_group_offsets::DescribeShareGroupOffsetsRequest,
+    describe_transactions::DescribeTransactionsRequest, elect_leaders::ElectLeadersRequest,
+    fetch::FetchRequest, find_coordinator::FindCoordinatorRequest, heartbeat::HeartbeatRequest,
+    incremental_alter_configs::IncrementalAlterConfigsRequest, init_producer_id::InitProducerIdRequest,
+    join_group::JoinGroupRequest, leave_group::LeaveGroupRequest, list_groups::ListGroupsRequest,
+    list_offsets::ListOffsetsRequest, list_partition_reassignments::ListPartitionReassignmentsRequest,
     list_transactions::ListTransactionsRequest, metadata::MetadataRequest,
     offset_commit::OffsetCommitRequest, offset_delete::OffsetDeleteRequest, offset_fetch::OffsetFetchRequest,
-    produce::ProduceRequest, remove_raft_voter::RemoveRaftVoterRequest, sync_group::SyncGroupRequest,
+    produce::ProduceRequest, remove_raft_voter::RemoveRaftVoterRequest,
+    share_group_describe::ShareGroupDescribeRequest, sync_group::SyncGroupRequest,
     unregister_broker::UnregisterBrokerRequest, write_txn_markers::WriteTxnMarkersRequest,
 };
 
@@ -53,9 +55,11 @@ calls! {
     DescribeClientQuotasRequest: up to 1;
     DescribeClusterRequest: up to 2;
     DescribeConfigsRequest: up to 4;
+    ConsumerGroupDescribeRequest: up to 1;
     DescribeGroupsRequest: up to 6;
     DescribeProducersRequest: up to 0;
     DescribeQuorumRequest: up to 2;
+    DescribeShareGroupOffsetsRequest: up to 1;
     DescribeTransactionsRequest: up to 0;
     ElectLeadersRequest: up to 2;
     FetchRequest: up to 12;
@@ -75,6 +79,7 @@ calls! {
     OffsetFetchRequest: up to 7;
     ProduceRequest: up to 12;
     RemoveRaftVoterRequest: up to 0;
+    ShareGroupDescribeRequest: up to 1;
     SyncGroupRequest: up to 5;
     UnregisterBrokerRequest: up to 0;
     WriteTxnMarkersRequest: up to 1;

@@ -21,10 +21,10 @@ mod consumer;
 
 pub use admin::{
     Admin, AlterOperation, BrokerInfo, ClusterInfo, CommittedOffset, ConfigEntry, ConfigSource, CreatedTopic,
-    Election, EntityQuotas, Execution, GroupInfo, GroupListing, GroupMember, ListedOffset, NewTopic,
-    OffsetSpec, OngoingReassignment, Outcomes, PartitionInfo, ProducerInfo, QuorumInfo, QuorumMember,
-    QuotaEntity, QuotaMatch, Reassignment, ReplicationFactor, ResourceKind, TopicInfo, TransactionFilter,
-    TransactionInfo, TransactionListing, holding,
+    Election, EntityQuotas, Execution, ExpiredOffset, GroupInfo, GroupListing, GroupMember, GroupOffsets,
+    Lag, ListedOffset, NewTopic, OffsetSpec, OngoingReassignment, Outcomes, PartitionInfo, ProducerInfo,
+    Progress, QuorumInfo, QuorumMember, QuotaEntity, QuotaMatch, Reassignment, ReplicationFactor,
+    ResourceKind, SHARE, TopicInfo, TransactionFilter, TransactionInfo, TransactionListing, Unread, holding,
 };
 pub use cluster::Cluster;
 pub use connection::{Connection, SOFTWARE_NAME};

@@ -59,6 +59,16 @@ impl Report {
         self
     }
 
+    /// Leaves out a column in which every row has this value.
+    pub(crate) fn without_same(mut self, name: &str, value: &Value) -> Self {
+        let Some(at) = self.columns.iter().position(|column| *column == name) else { return self };
+        if self.rows.iter().all(|row| row[at] == *value) {
+            self.columns.remove(at);
+            self.rows.iter_mut().for_each(|row| drop(row.remove(at)));
+        }
+        self
+    }
+
     /// The rows as a JSON array of objects.
     pub(crate) fn json(&self) -> Value {
         let object = |row: &Vec<Value>| {

@@ -35,6 +35,25 @@ impl Point {
     }
 }
 
+impl Point {
+    /// Parses one place as it stands on the command line; a time needs no `@` here. Offsets mean something else in each partition,
+    /// and a number alone could be a time: it is refused.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if is_number {
+            return Err(format!("{text} could be a time or an offset; say @{text} for the time"));
+        }
+        if let Some(point) = point(text) {
+            return Ok(point);
+        }
+        time(text.strip_prefix('@').unwrap_or(text)).map_err(|_no_time| {
+            format!(
+                "{text:?} is no place; start, end, +N, -N, @1700000000000, 2026-01-31, 2026-01-31T12:00:00Z and -1h are"
+            )
+        })
+    }
+}
+
 impl Range {
     /// Parses a range as it stands on the command line.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
@@ -124,7 +143,28 @@ mod tests {
     use expect_test::{Expect, expect};
     use wire::Millis;
 
-    use super::Range;
+    use super::{Point, Range};
+
+    #[test]
+    fn a_place_for_many_partitions_is_no_bare_number() {
+        let parse = |text: &str| match Point::parse(text) {
+            Ok(point) => format!("{:?}", point.at(Millis(10_000_000))),
+            Err(problem) => problem,
+        };
+        expect!["Earliest"].assert_eq(&parse("start"));
+        expect!["BeforeLatest(3)"].assert_eq(&parse("-3"));
+        expect!["At(Millis(6400000))"].assert_eq(&parse("-1h"));
+        expect!["At(Millis(4600000))"].assert_eq(&parse("1h30m"));
+        expect!["At(Millis(13600000))"].assert_eq(&parse("1h ago"));
+        expect!["At(Millis(1700000000123))"].assert_eq(&parse("@1700000000123"));
+        expect!["At(Millis(1769860800000))"].assert_eq(&parse("2026-01-31T12:00:00Z"));
+        expect!["1700000000 could be a time or an offset; say @1700000000 for the time"]
+            .assert_eq(&parse("1700000000"));
+        expect![[
+            r#""soon" is no place; start, end, +N, -N, @1700000000000, 2026-01-31, 2026-01-31T12:00:00Z and -1h are"#
+        ]]
+        .assert_eq(&parse("soon"));
+    }
 
     fn check(text: &str, expected: Expect) {
         let now = Millis(10_000_000);

@@ -59,7 +59,9 @@ Examples:
     /// Say which transactions hold back readers of committed records of a topic
     #[command(after_help = "\
 Readers with isolation.level=read_committed get no further than the last stable offset: where the oldest
-transaction that is not ended began. For each partition in which that is behind, this names the transaction.
+transaction that is not ended began. For each partition in which that is behind, this names the transaction,
+how long it has been open, the client that writes it and how long ago anything was heard of it. A coordinator
+that has just taken over does not know the client before it hears of it.
 
 Examples:
   ottla txn why-stuck orders")]
@@ -141,6 +143,9 @@ async fn describe(admin: &Admin, output: OutputArgs, ids: &[String]) -> Result<(
         "state",
         "timeout_ms",
         "open_for",
+        "client_id",
+        "host",
+        "last_request",
         "partitions",
     ]);
     for (_, described) in admin.describe_transactions(&all).await {
@@ -154,6 +159,9 @@ async fn describe(admin: &Admin, output: OutputArgs, ids: &[String]) -> Result<(
             info.state.as_ref().into(),
             info.timeout_ms.into(),
             info.started_at.filter(|_| is_open(&info)).map_or(Value::Null, |at| since(at).into()),
+            known(info.client_id.as_ref(), output),
+            known(info.client_host.as_ref(), output),
+            info.last_request.map_or(Value::Null, ago),
             if partitions.is_empty() { Value::Null } else { json!(partitions) },
         ]);
     }
@@ -162,6 +170,19 @@ async fn describe(admin: &Admin, output: OutputArgs, ids: &[String]) -> Result<(
 
 fn is_open(info: &TransactionInfo) -> bool {
     matches!(&*info.state, "Ongoing" | "PrepareCommit" | "PrepareAbort")
+}
+
+/// What only a coordinator that has heard it can say.
+fn known(text: Option<&Str>, output: OutputArgs) -> Value {
+    match (text, output.style()) {
+        (Some(text), _) => text.as_ref().into(),
+        (None, Style::Table) => "unknown".into(),
+        (None, Style::Json) => Value::Null,
+    }
+}
+
+fn ago(at: Millis) -> Value {
+    format!("{} ago", since(at)).into()
 }
 
 /// How long ago something was.
@@ -191,10 +212,15 @@ async fn why_stuck(admin: &Admin, output: OutputArgs, topic: &Str) -> Result<(),
         "transactional_id",
         "state",
         "open_for",
-        "last_record",
+        "client_id",
+        "host",
+        "last_activity",
     ]);
     for Stuck { partition, last_stable, high_watermark, by } in &stuck {
         let info = transaction_of(admin, &listed, by).await?;
+        // A record here, or a word to the coordinator.
+        let last_record = Some(by.last_timestamp).filter(|at| at.0 >= 0);
+        let last_activity = last_record.max(info.as_ref().and_then(|info| info.last_request));
         let text = |text: Option<&Str>| text.map_or(Value::Null, |text| text.as_ref().into());
         report.row(vec![
             partition.partition.0.into(),
@@ -203,12 +229,10 @@ async fn why_stuck(admin: &Admin, output: OutputArgs, topic: &Str) -> Result<(),
             by.producer_id.0.into(),
             text(info.as_ref().map(|info| &info.transactional_id)),
             text(info.as_ref().map(|info| &info.state)),
-            info.and_then(|info| info.started_at).map_or(Value::Null, |at| since(at).into()),
-            if by.last_timestamp.0 < 0 {
-                Value::Null
-            } else {
-                format!("{} ago", since(by.last_timestamp)).into()
-            },
+            info.as_ref().and_then(|info| info.started_at).map_or(Value::Null, |at| since(at).into()),
+            known(info.as_ref().and_then(|info| info.client_id.as_ref()), output),
+            known(info.as_ref().and_then(|info| info.client_host.as_ref()), output),
+            last_activity.map_or(Value::Null, ago),
         ]);
     }
     if report.is_empty() && output.style() == Style::Table {

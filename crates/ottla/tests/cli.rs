@@ -106,6 +106,15 @@ fn unique(what: &str) -> String {
     format!("{what}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
+/// Numbers with a point are times that passed.
+fn without_times(shown: &str) -> String {
+    let word = |word: &str| match word.trim().parse::<f64>() {
+        Ok(_) if word.contains('.') => word.replace(word.trim(), "(time)"),
+        _ => word.to_owned(),
+    };
+    shown.split_inclusive([' ', '\n']).map(word).collect()
+}
+
 #[track_caller]
 fn check(shown: &str, names: &[(&str, &str)], expected: Expect) {
     let mut shown =
@@ -217,26 +226,151 @@ fn a_group_goes_on_where_it_stopped_and_tells_its_lag() {
         "what was fetched with the first and not printed was not committed"
     );
     let described = broker.run(&["group", "describe", &group]).ok();
-    check(
-        &described,
-        &[(&topic, "TOPIC"), (&group, "GROUP-NAME")],
-        expect![[r#"
-            GROUP  GROUP-NAME
-            COORDINATOR  1
-            STATE  Empty
-            BALANCER  -
-            MEMBERS  0
-            TOTAL-LAG  1
+    if broker.process.is_some() {
+        // Apache Kafka does not tell lag in time.
+        check(
+            &without_times(&described),
+            &[(&topic, "TOPIC"), (&group, "GROUP-NAME")],
+            expect![[r#"
+                GROUP  GROUP-NAME
+                COORDINATOR  1
+                STATE  Empty
+                BALANCER  -
+                MEMBERS  0
+                TOTAL-LAG  1
+                MAX-LAG-SECONDS  (time)
 
-            TOPIC  PARTITION  CURRENT-OFFSET  LOG-START-OFFSET  LOG-END-OFFSET  LAG
-            TOPIC  0  3  0  4  1
-        "#]],
-    );
+                TOPIC  PARTITION  CURRENT-OFFSET  LOG-START-OFFSET  LOG-END-OFFSET  LAG  LAG-SECONDS
+                TOPIC  0  3  0  4  1  (time)
+            "#]],
+        );
+    }
+    let watch = ["group", "describe", &group, "--watch", "10ms", "--count", "2", "--format", "json"];
+    let samples = broker.run(&watch).ok();
+    let samples: Vec<serde_json::Value> =
+        serde_json::Deserializer::from_str(&samples).into_iter().map(Result::unwrap).collect();
+    let [first, second] = &samples[..] else { panic!("{samples:?}") };
+    let waits = first[0]["partitions"][0]["lag_seconds"].as_f64();
+    assert!(waits.is_none_or(|seconds| seconds > 0.0 && seconds < 600.0), "{waits:?}");
+    assert_eq!(first[0].get("clear_in_seconds"), None, "one look tells no pace");
+    assert_eq!(second[0]["clear_in_seconds"], serde_json::Value::Null, "nobody reads: it is never gone");
+    read("1");
+    let caught_up = broker.run(&["group", "describe", &group, "--format", "json"]).ok();
+    let caught_up: serde_json::Value = serde_json::from_str(&caught_up).unwrap();
+    assert_eq!((&caught_up[0]["total_lag"], &caught_up[0]["max_lag_seconds"]), (&0.into(), &0.0.into()));
     let listed = broker.run(&["group", "list", "--format", "json"]).ok();
     assert!(listed.contains(&group), "{listed}");
     broker.run(&["group", "delete", &group]).ok();
     let gone = broker.run(&["group", "describe", &group]);
     assert_eq!(gone.code, 1, "{}", gone.show());
+}
+
+#[test]
+fn a_group_is_sought_where_it_is_told_to_and_not_before_it_is_told_twice() {
+    let broker = Broker::start();
+    let (topic, group, copy) = (unique("work"), unique("readers"), unique("copies"));
+    let names = [(&*topic, "TOPIC"), (&*group, "GROUP"), (&*copy, "COPY")];
+    broker.run(&["topic", "create", &topic, "-p", "2"]).ok();
+    broker.run_with(&["produce", &topic, "-p", "0"], b"one\ntwo\nthree\nfour\n").ok();
+    broker.run_with(&["produce", &topic, "-p", "1"], b"five\n").ok();
+    broker.run(&["consume", &topic, "-g", &group, "-n", "5"]).ok();
+    let seek = |group: &str, arguments: &[&str]| broker.run(&[&["group", "seek", group], arguments].concat());
+
+    check(
+        &seek(&group, &["--to", "start"]).ok(),
+        &names,
+        expect![[r#"
+            TOPIC  PARTITION  FROM  TO  LAG-BEFORE  LAG-AFTER
+            TOPIC  0  4  0  0  4
+            TOPIC  1  1  0  0  1
+        "#]],
+    );
+    let at = |group: &str| {
+        let described = broker.run(&["group", "describe", group, "--format", "json"]).ok();
+        let groups: serde_json::Value = serde_json::from_str(&described).unwrap();
+        let partitions = groups[0]["partitions"].as_array().unwrap().iter();
+        partitions.map(|partition| partition["current_offset"].as_i64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(at(&group), [4, 1], "a plan changes nothing");
+    let saved = broker.run(&["group", "describe", &group, "--format", "json"]).ok();
+    seek(&group, &["--to", "start", "--execute"]).ok();
+    assert_eq!(at(&group), [0, 0]);
+    assert_eq!(broker.run(&["consume", &topic, "-g", &group, "-n", "5"]).ok().lines().count(), 5);
+
+    check(
+        &seek(&group, &["--shift", "-3", "--execute"]).ok(),
+        &names,
+        expect![[r#"
+            TOPIC  PARTITION  FROM  TO  LAG-BEFORE  LAG-AFTER  NOTE
+            TOPIC  0  4  1  0  3  -
+            TOPIC  1  1  0  0  1  -2 is before the log's start
+        "#]],
+    );
+    let one = format!("{topic}:0=99");
+    check(
+        &seek(&group, &["--offset", &one, "--execute"]).ok(),
+        &names,
+        expect![[r#"
+            TOPIC  PARTITION  FROM  TO  LAG-BEFORE  LAG-AFTER  NOTE
+            TOPIC  0  1  4  3  0  99 is past the log's end
+        "#]],
+    );
+    seek(&copy, &["--to-group", &group, "--execute"]).ok();
+    assert_eq!(at(&copy), [4, 0], "a group that was not there has the offsets of the other");
+    let second = format!("{topic}:1");
+    seek(&copy, &["--to", "1h ago", "--topic", &second, "--execute"]).ok();
+    seek(&copy, &["--to", "-1h", "--topic", &topic, "--execute"]).ok();
+    assert_eq!(at(&copy), [0, 0], "everything is newer than an hour");
+    seek(&copy, &["--to", "2100-01-01T00:00:00Z", "--execute"]).ok();
+    assert_eq!(at(&copy), [4, 1]);
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &saved).unwrap();
+    let path = file.path().to_str().unwrap();
+    seek(&group, &["--to-file", path, "--execute"]).ok();
+    assert_eq!(at(&group), [4, 1], "what was saved is there again");
+    let lines = format!("{topic},0,2\n{topic},1,0\n");
+    broker.run_with(&["group", "seek", &group, "--to-file", "-", "--execute"], lines.as_bytes()).ok();
+    assert_eq!(at(&group), [2, 0]);
+
+    broker.run(&["group", "offset-delete", &group, "--topic", &second]).ok();
+    assert_eq!(at(&group), [2]);
+    let refused = seek(&group, &["--shift", "1", "--topic", &second, "--execute"]);
+    check(
+        &refused.show(),
+        &names,
+        expect![[r#"
+            error: TOPIC-1 has no committed offset that could be shifted
+            exit code 1
+        "#]],
+    );
+}
+
+#[test]
+fn a_group_that_lives_is_not_moved() {
+    let broker = Broker::start();
+    let (topic, group) = (unique("work"), unique("readers"));
+    broker.run(&["topic", "create", &topic, "-p", "1"]).ok();
+    broker.run_with(&["produce", &topic], b"one\ntwo\n").ok();
+    let mut reader = ottla()
+        .args(["consume", &topic, "-g", &group])
+        .env("OTTLA_BROKERS", &broker.address)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut read = BufReader::new(reader.stdout.take().unwrap()).lines();
+    assert_eq!(read.next().unwrap().unwrap(), "one", "it is a member");
+    let refused = broker.run(&["group", "seek", &group, "--to", "end", "--topic", &topic, "--execute"]);
+    assert_eq!(refused.code, 1);
+    let said = refused.show();
+    assert!(
+        said.contains(&format!("group {group} has members, and only they may move its offsets: ottla-")),
+        "{said}"
+    );
+    let planned = broker.run(&["group", "seek", &group, "--to", "end", "--topic", &topic]);
+    assert_eq!(planned.code, 0, "a plan can be made all the same");
+    reader.kill().unwrap();
+    reader.wait().unwrap();
 }
 
 #[test]

@@ -12,11 +12,29 @@ use parking_lot::Mutex;
 /// A partition and an offset.
 pub(crate) type Place = (i32, i64);
 
+/// What a client wrote in one transaction: places, whose offsets are known where it was told, and values.
+#[derive(Clone, Debug)]
+pub(crate) struct Transaction {
+    pub(crate) name: String,
+    pub(crate) values: Vec<((i32, Option<i64>), String)>,
+}
+
+/// What became of a transaction, as its client knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Committed,
+    Aborted,
+    NotKnown,
+}
+
 #[derive(Debug, Default)]
 struct Events {
     acknowledged: BTreeMap<Place, String>,
     read: BTreeMap<Place, String>,
     committed: Option<i64>,
+    transactions: Vec<(Transaction, Fate)>,
+    /// How far readers have come.
+    came_to: BTreeMap<i32, i64>,
     anomalies: Vec<String>,
     trace: String,
 }
@@ -55,6 +73,83 @@ impl History {
         {
             events.anomalies.push(format!("{place:?} was {before}, and is {value}"));
         }
+    }
+
+    /// A reader of a partition has come so far.
+    pub(crate) fn came_to(&self, partition: i32, offset: i64) {
+        self.0.lock().came_to.insert(partition, offset);
+    }
+
+    /// A transaction is over for its client.
+    pub(crate) fn transaction(&self, transaction: &Transaction, fate: Fate) {
+        self.note(&format!(
+            "transaction {} of {} values: {fate:?}",
+            transaction.name,
+            transaction.values.len()
+        ));
+        if fate == Fate::Committed {
+            for ((partition, offset), value) in &transaction.values {
+                let offset = offset.expect("nothing is committed that was not acknowledged");
+                self.acknowledged((*partition, offset), value);
+            }
+        }
+        self.0.lock().transactions.push((transaction.clone(), fate));
+    }
+
+    /// Compares what readers of committed records see in the end with all transactions, and with how far the source of what was
+    /// copied from it is said to have been read.
+    pub(crate) fn check_transactions(&self, seen: &BTreeMap<Place, String>, copied: i64) {
+        let mut events = self.0.lock();
+        let mut anomalies = Vec::new();
+        let mut written: BTreeMap<&str, Place> =
+            seen.iter().map(|(place, value)| (&**value, *place)).collect();
+        let mut copies: BTreeMap<i64, &str> = BTreeMap::new();
+        for (place, value) in seen {
+            let came_to = events.came_to.get(&place.0).copied().unwrap_or(0);
+            if place.1 < came_to && !events.read.contains_key(place) {
+                anomalies.push(format!("a reader came to {came_to} and was not given {value} at {place:?}"));
+            }
+            let source = value.rsplit_once(':').and_then(|(_, source)| source.parse().ok());
+            if let Some(source) = source
+                && let Some(other) = copies.insert(source, value)
+            {
+                anomalies.push(format!("{other} and {value} are both committed copies of {source}"));
+            }
+        }
+        for (Transaction { name, values }, fate) in &events.transactions {
+            let there = values.iter().filter(|(_, value)| written.remove(&**value).is_some()).count();
+            match fate {
+                Fate::Aborted if there > 0 => {
+                    anomalies.push(format!(
+                        "{there} of {} values of {name}, which was aborted, are there",
+                        values.len()
+                    ));
+                }
+                Fate::Committed | Fate::NotKnown if ![0, values.len()].contains(&there) => {
+                    anomalies.push(format!("{name} is torn: {there} of {} values are there", values.len()));
+                }
+                Fate::Committed if there == 0 && !values.is_empty() => {
+                    anomalies.push(format!("{name} was committed, and nothing of it is there"));
+                }
+                Fate::Committed | Fate::NotKnown | Fate::Aborted => {}
+            }
+        }
+        let unknown = written
+            .into_iter()
+            .map(|(value, place)| format!("nobody wrote {value}, which lies at {place:?}"));
+        anomalies.extend(unknown);
+        let missing = (0..copied).find(|source| !copies.contains_key(source));
+        if let Some(missing) = missing {
+            anomalies.push(format!(
+                "the source was read up to {copied}, and nothing committed is a copy of {missing}"
+            ));
+        }
+        if let Some((source, value)) = copies.range(copied..).next() {
+            anomalies.push(format!(
+                "{value} is committed, a copy of {source}, and the source was read up to {copied}"
+            ));
+        }
+        events.anomalies.extend(anomalies);
     }
 
     /// A group's offset was acknowledged.

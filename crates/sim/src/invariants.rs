@@ -10,11 +10,18 @@ use wire::{BrokerId, LeaderEpoch, Offset, PartitionId, Uuid};
 
 type Key = (Uuid, PartitionId);
 
+/// How far readers see: of what is committed, and of everything.
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    last_stable_offset: Offset,
+    high_watermark: Offset,
+}
+
 /// Checks one state of a cluster after the other.
 #[derive(Debug, Default)]
 pub(crate) struct Invariants {
-    /// Of each leader, in which start of its broker and which epoch it leads, and its high watermark.
-    leaders: BTreeMap<(BrokerId, Key), (i64, LeaderEpoch, Offset)>,
+    /// Of each leader, in which start of its broker and which epoch it leads, and what it shows to readers.
+    leaders: BTreeMap<(BrokerId, Key), (i64, LeaderEpoch, Shown)>,
     /// How far each node had come in the metadata when they were last compared.
     compared: Vec<(BrokerId, u64)>,
     /// What so many entries of the metadata came to, and on which node first.
@@ -65,11 +72,13 @@ impl Invariants {
     /// Offsets stand in their order, and no leader takes back what readers may see.
     fn check_node(&mut self, node: &Standing) -> Option<String> {
         for replica in &node.replicas {
-            let &Replica { log_start, high_watermark, durable_end, log_end, .. } = replica;
+            let &Replica { log_start, last_stable_offset, high_watermark, durable_end, log_end, .. } =
+                replica;
             let where_it_is = || format!("{} on node {}", place(replica), node.node);
-            if log_start > high_watermark || high_watermark > log_end || durable_end > log_end {
+            let offsets = [log_start, last_stable_offset, high_watermark, log_end];
+            if !offsets.is_sorted() || durable_end > log_end {
                 return Some(format!(
-                    "{}: log start {log_start}, high watermark {high_watermark}, durable end {durable_end}, log end {log_end}",
+                    "{}: log start {log_start}, last stable offset {last_stable_offset}, high watermark {high_watermark}, durable end {durable_end}, log end {log_end}",
                     where_it_is()
                 ));
             }
@@ -79,15 +88,13 @@ impl Invariants {
                 continue;
             }
             let leads = (node.broker_epoch, replica.leader_epoch);
-            let before = self.leaders.insert(key, (leads.0, leads.1, high_watermark));
+            let shown = Shown { last_stable_offset, high_watermark };
+            let before = self.leaders.insert(key, (leads.0, leads.1, shown));
             if let Some((broker_epoch, leader_epoch, before)) = before
                 && (broker_epoch, leader_epoch) == leads
-                && before > high_watermark
+                && (before.high_watermark > high_watermark || before.last_stable_offset > last_stable_offset)
             {
-                return Some(format!(
-                    "{}: the high watermark falls from {before} to {high_watermark}",
-                    where_it_is()
-                ));
+                return Some(format!("{}: from {before:?} to {shown:?}", where_it_is()));
             }
         }
         None

@@ -10,6 +10,7 @@ mod world;
 mod history;
 mod invariants;
 mod load;
+mod transactions;
 mod faults;
 mod story;
 

@@ -13,7 +13,7 @@ use wire::messages::alter_partition_reassignments::{
 };
 use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
 use wire::messages::elect_leaders::ElectLeadersRequest;
-use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic};
+use wire::messages::fetch::{FetchPartition, FetchRequest, FetchTopic, PartitionData};
 use wire::messages::find_coordinator::FindCoordinatorRequest;
 use wire::messages::init_producer_id::InitProducerIdRequest;
 use wire::messages::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponsePartition};
@@ -40,13 +40,14 @@ const METADATA_VERSION: i16 = 8;
 const PRODUCE_VERSION: i16 = 9;
 const INIT_PRODUCER_ID_VERSION: i16 = 4;
 const FETCH_VERSION: i16 = 12;
-const RECORD_BYTES_MAX: usize = 1024 * 1024;
+const READ_UNCOMMITTED: i8 = 0;
+pub(crate) const RECORD_BYTES_MAX: usize = 1024 * 1024;
 /// How long a client waits for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(4);
 /// Wait after an answer that was none.
-const RETRY: Duration = Duration::from_millis(100);
+pub(crate) const RETRY: Duration = Duration::from_millis(100);
 /// How long a healed cluster may take to be whole again.
-const WHOLE_MAX: Duration = Duration::from_secs(120);
+pub(crate) const WHOLE_MAX: Duration = Duration::from_secs(120);
 
 /// A client with its connections.
 pub(crate) struct Client {
@@ -54,9 +55,9 @@ pub(crate) struct Client {
     options: Options,
     open: BTreeMap<i32, Connection>,
     /// The newest leader epoch of each partition that it has heard of.
-    epochs: BTreeMap<i32, i32>,
+    epochs: BTreeMap<(&'static str, i32), i32>,
     brokers: i32,
-    dice: Dice,
+    pub(crate) dice: Dice,
 }
 
 impl Client {
@@ -68,7 +69,12 @@ impl Client {
     }
 
     /// Asks one broker; `None` is no answer, and whatever was asked may have been done.
-    async fn ask<R: ApiRequest>(&mut self, broker: i32, request: R, version: i16) -> Option<R::Response> {
+    pub(crate) async fn ask<R: ApiRequest>(
+        &mut self,
+        broker: i32,
+        request: R,
+        version: i16,
+    ) -> Option<R::Response> {
         let connection = match self.open.get(&broker).filter(|connection| !connection.is_closed()) {
             Some(connection) => connection.clone(),
             None => {
@@ -85,13 +91,13 @@ impl Client {
         answer
     }
 
-    fn any(&self) -> i32 {
+    pub(crate) fn any(&self) -> i32 {
         1 + i32::try_from(self.dice.below(self.brokers.unsigned_abs().into())).expect("a small number")
     }
 
-    /// The topic's partitions as some broker sees them.
-    async fn partitions(&mut self) -> Option<Vec<MetadataResponsePartition>> {
-        let topic = MetadataRequestTopic { name: Some(TOPIC.into()), ..Default::default() };
+    /// A topic's partitions as some broker sees them.
+    async fn partitions(&mut self, topic: &'static str) -> Option<Vec<MetadataResponsePartition>> {
+        let topic = MetadataRequestTopic { name: Some(topic.into()), ..Default::default() };
         let request = MetadataRequest { topics: Some(vec![topic]), ..Default::default() };
         let broker = self.any();
         let mut answer = self.ask(broker, request, METADATA_VERSION).await?;
@@ -99,22 +105,22 @@ impl Client {
         Some(topic.partitions)
     }
 
-    async fn leader(&mut self, partition: i32) -> Option<i32> {
-        let partitions = self.partitions().await?;
+    pub(crate) async fn leader(&mut self, topic: &'static str, partition: i32) -> Option<i32> {
+        let partitions = self.partitions(topic).await?;
         let found = partitions.iter().find(|found| found.partition_index == partition)?;
         // As clients do: whoever led before is not asked again, whatever a broker says that is behind.
-        let known = self.epochs.entry(partition).or_insert(found.leader_epoch);
+        let known = self.epochs.entry((topic, partition)).or_insert(found.leader_epoch);
         let is_current = found.leader_epoch >= *known;
         *known = found.leader_epoch.max(*known);
         (found.leader_id >= 0 && is_current).then_some(found.leader_id)
     }
 
-    /// Makes the topic, however long that takes.
-    pub(crate) async fn create(&mut self) {
+    /// Makes a topic, however long that takes.
+    pub(crate) async fn create(&mut self, topic: &'static str, partitions: i32) {
         loop {
             let topic = CreatableTopic {
-                name: TOPIC.into(),
-                num_partitions: PARTITIONS,
+                name: topic.into(),
+                num_partitions: partitions,
                 replication_factor: 3,
                 ..Default::default()
             };
@@ -169,6 +175,18 @@ impl Client {
     }
 
     async fn fetch(&mut self, broker: i32, partition: i32, offset: i64) -> Option<(ErrorCode, i64, Bytes)> {
+        let data = self.fetch_from(broker, (TOPIC, partition), offset, READ_UNCOMMITTED).await?;
+        let records = data.records.map(wire::Payload::into_bytes).unwrap_or_default();
+        Some((data.error_code, data.high_watermark, records))
+    }
+
+    pub(crate) async fn fetch_from(
+        &mut self,
+        broker: i32,
+        (topic, partition): (&'static str, i32),
+        offset: i64,
+        isolation_level: i8,
+    ) -> Option<PartitionData> {
         let wanted = FetchPartition {
             partition,
             fetch_offset: offset,
@@ -177,19 +195,18 @@ impl Client {
             partition_max_bytes: 1 << 20,
             ..Default::default()
         };
-        let topic = FetchTopic { topic: TOPIC.into(), partitions: vec![wanted], ..Default::default() };
+        let topic = FetchTopic { topic: topic.into(), partitions: vec![wanted], ..Default::default() };
         let request = FetchRequest {
             replica_id: -1,
             max_wait_ms: 300,
             min_bytes: 1,
             max_bytes: 1 << 20,
+            isolation_level,
             topics: vec![topic],
             ..Default::default()
         };
         let mut answer = self.ask(broker, request, FETCH_VERSION).await?;
-        let data = answer.responses.pop()?.partitions.pop()?;
-        let records = data.records.map(wire::Payload::into_bytes).unwrap_or_default();
-        Some((data.error_code, data.high_watermark, records))
+        answer.responses.pop()?.partitions.pop()
     }
 }
 
@@ -213,7 +230,7 @@ pub(crate) async fn write(mut client: Client, partition: i32, history: History, 
                 continue;
             }
         }
-        let Some(leader) = client.leader(partition).await else {
+        let Some(leader) = client.leader(TOPIC, partition).await else {
             sleep(RETRY).await;
             continue;
         };
@@ -254,7 +271,7 @@ pub(crate) async fn write(mut client: Client, partition: i32, history: History, 
 pub(crate) async fn read(mut client: Client, partition: i32, history: History, until: Duration) {
     let mut offset = 0;
     while turmoil::sim_elapsed().unwrap_or_default() < until {
-        let Some(leader) = client.leader(partition).await else {
+        let Some(leader) = client.leader(TOPIC, partition).await else {
             sleep(RETRY).await;
             continue;
         };
@@ -389,31 +406,41 @@ pub(crate) async fn commit(mut client: Client, history: History, until: Duration
     }
 }
 
-/// Waits until the healed cluster is whole, and compares every replica with the history.
-pub(crate) async fn verify(mut client: Client, history: History) {
+/// Waits until every replica of a topic of the healed cluster is in sync. Answers each partition's, the leader first.
+pub(crate) async fn whole(
+    client: &mut Client,
+    history: &History,
+    (topic, count): (&'static str, i32),
+) -> Vec<(i32, Vec<i32>)> {
     let whole = timeout(WHOLE_MAX, async {
         loop {
-            let partitions = client.partitions().await.unwrap_or_default();
+            let partitions = client.partitions(topic).await.unwrap_or_default();
             let is_whole = |partition: &MetadataResponsePartition| {
                 partition.leader_id >= 0 && partition.isr_nodes.len() == partition.replica_nodes.len()
             };
-            if partitions.len() == PARTITIONS.unsigned_abs() as usize && partitions.iter().all(is_whole) {
+            if partitions.len() == count.unsigned_abs() as usize && partitions.iter().all(is_whole) {
                 return partitions;
             }
             sleep(RETRY).await;
         }
     });
     let Ok(partitions) = whole.await else {
-        let seen = client.partitions().await;
+        let seen = client.partitions(topic).await;
         history.anomaly(format!("the healed cluster is not whole after {WHOLE_MAX:?}: {seen:?}"));
-        return;
+        return Vec::new();
     };
-    for partition in partitions {
-        let index = partition.partition_index;
+    let replicas = partitions.iter().map(|partition| {
+        let others = partition.replica_nodes.iter().copied().filter(|id| *id != partition.leader_id);
+        (partition.partition_index, std::iter::once(partition.leader_id).chain(others).collect())
+    });
+    replicas.collect()
+}
+
+/// Compares every replica with the history.
+pub(crate) async fn verify(mut client: Client, history: History) {
+    for (index, replicas) in whole(&mut client, &history, (TOPIC, PARTITIONS)).await {
         // A leader that has just begun to lead may not know yet how far records are safe.
         let mut end = history.end_of(index);
-        let replicas = std::iter::once(partition.leader_id)
-            .chain(partition.replica_nodes.iter().copied().filter(|id| *id != partition.leader_id));
         for replica in replicas {
             let compared = timeout(WHOLE_MAX, replica_of(&mut client, replica, index, &mut end)).await;
             match compared {
@@ -452,7 +479,7 @@ async fn replica_of(
 }
 
 /// The values of an answer's batches, from an offset on.
-fn values(records: Bytes, from: i64) -> Vec<(i64, String)> {
+pub(crate) fn values(records: Bytes, from: i64) -> Vec<(i64, String)> {
     let mut values = Vec::new();
     for batch in Batches::new(records).map_while(Result::ok) {
         let Ok(()) = batch.verify_crc() else { break };

@@ -11,7 +11,8 @@ use crate::dice::Dice;
 use crate::faults::Faults;
 use crate::history::History;
 use crate::invariants::Invariants;
-use crate::load::{self, Client, PARTITIONS};
+use crate::load::{self, Client};
+use crate::transactions::{self, Protocol, Who};
 use crate::world::Machine;
 
 /// What a story is told from.
@@ -67,14 +68,33 @@ pub fn tell(story: Story) -> Outcome {
     let until = CALM + story.faults;
     // Who loses a disk must not be the only one who holds something.
     let (administers, loses_a_disk) = (dice.percent(50), dice.percent(50));
+    let protocols = if dice.percent(50) {
+        (Protocol::First, Protocol::Second)
+    } else {
+        (Protocol::Second, Protocol::First)
+    };
     {
         let (history, dice) = (history.clone(), dice.fork());
         sim.client("load", async move {
             let client = || Client::new(brokers, dice.fork());
-            client().create().await;
-            history.note("the topic is there");
+            client().create(load::TOPIC, load::PARTITIONS).await;
+            client().create(transactions::TOPIC, transactions::PARTITIONS).await;
+            history.note("the topics are there");
             let mut clients = tokio::task::JoinSet::new();
-            for partition in 0..PARTITIONS {
+            for (name, id, protocol) in
+                [("a1", "a", protocols.0), ("a2", "a", protocols.0), ("b", "b", protocols.1)]
+            {
+                let who = Who { name, id, protocol };
+                clients.spawn(transactions::write(client(), who, history.clone(), until));
+            }
+            for name in ["c1", "c2"] {
+                let who = Who { name, id: "c", protocol: protocols.0 };
+                clients.spawn(transactions::copy(client(), who, history.clone(), until));
+            }
+            for partition in 0..transactions::PARTITIONS {
+                clients.spawn(transactions::read(client(), partition, history.clone(), until));
+            }
+            for partition in 0..load::PARTITIONS {
                 clients.spawn(load::write(client(), partition, history.clone(), until));
                 clients.spawn(load::read(client(), partition, history.clone(), until));
             }
@@ -83,7 +103,8 @@ pub fn tell(story: Story) -> Outcome {
             }
             clients.spawn(load::commit(client(), history.clone(), until));
             while clients.join_next().await.is_some() {}
-            load::verify(client(), history).await;
+            load::verify(client(), history.clone()).await;
+            transactions::verify(client(), history).await;
             Ok(())
         });
     }

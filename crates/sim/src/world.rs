@@ -96,6 +96,7 @@ impl Machine {
             "default.replication.factor=3".to_owned(),
             "min.insync.replicas=2".to_owned(),
             "offsets.topic.num.partitions=2".to_owned(),
+            "transaction.state.log.num.partitions=2".to_owned(),
             "group.initial.rebalance.delay.ms=0".to_owned(),
             "replica.lag.time.max.ms=3000".to_owned(),
             // To catch up takes a while.

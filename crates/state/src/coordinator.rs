@@ -104,6 +104,17 @@ pub enum RecordError {
     /// The record's number stands for nothing.
     #[error("a transaction has no state {0}")]
     UnknownState(i8),
+    /// The record's number stands for nothing.
+    #[error("a record of a share-partition has no state {0}")]
+    UnknownDeliveryState(i8),
+    /// Offsets that are in no order.
+    #[error("no offsets lie between {first} and {last}")]
+    NotARange {
+        /// Where they are said to begin.
+        first: i64,
+        /// Where they are said to end.
+        last: i64,
+    },
     /// Only some kinds of records can belong to a transaction.
     #[error("a record of this type does not belong into a transaction")]
     NotInTransaction,

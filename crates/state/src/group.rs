@@ -1,4 +1,4 @@
-//! Classic consumer groups of one partition ("shard") of `__consumer_offsets`.
+//! Groups of one partition ("shard") of `__consumer_offsets`: classic ones, and those of the consumer protocol.
 //!
 //! [`Groups`] answers the group requests of its shard. It keeps one invariant above all: replaying the records it
 //! returned, in order, rebuilds every stable or empty group and every committed offset (the members of a rebalance in
@@ -7,6 +7,7 @@
 //!
 //! What the shell owes this module stands in [`crate::coordinator`].
 
+mod consumer;
 mod describe;
 mod expiry;
 mod join;
@@ -16,8 +17,10 @@ mod offsets;
 mod rebalance;
 mod records;
 mod refusal;
+pub mod share;
 mod sync;
 mod timers;
+mod traces;
 mod transactions;
 
 #[cfg(test)]
@@ -38,14 +41,19 @@ use wire::messages::join_group::JoinGroupResponse;
 use wire::messages::sync_group::SyncGroupResponse;
 use wire::{ErrorCode, Millis, Response, Str};
 
+pub use self::consumer::Assignor;
 pub use self::offsets::CommittedOffset;
 pub use self::refusal::Refusal;
+pub use self::traces::ExpiredOffset;
 
 pub use crate::coordinator::{CoordinatorRecord, Now, Outcome, RecordError, Replayed, Token};
 
+use self::consumer::{ConsumerEvent, ConsumerGroup};
 use self::member::{Member, Members};
 use self::records::Event;
+use self::share::ShareGroups;
 use self::timers::{Alarm, Timers};
+use self::traces::Traces;
 use self::transactions::Pending;
 
 /// Who sent a request, and in which version of its API.
@@ -74,8 +82,44 @@ pub struct GroupConfig {
     pub offset_metadata_bytes_max: usize,
     /// `offsets.retention.minutes`, in milliseconds
     pub offsets_retention_ms: i64,
+    /// `offsets.expired.retention.minutes`, in milliseconds: how long it is remembered that an offset has expired; zero is never.
+    pub expired_retention_ms: i64,
     /// Bytes that the records of one commit, or of one group, may take; more is refused before anything changes.
     pub record_bytes_max: usize,
+    /// `group.share.session.timeout.ms`: the session that members of share groups get when they are loaded.
+    pub share_session_timeout_ms: i32,
+    /// Settings of groups of the consumer protocol.
+    pub consumer: ConsumerConfig,
+}
+
+/// Settings of groups of the consumer protocol. Durations are milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerConfig {
+    /// `group.consumer.session.timeout.ms`
+    pub session_timeout_ms: i32,
+    /// `group.consumer.heartbeat.interval.ms`
+    pub heartbeat_interval_ms: i32,
+    /// `group.consumer.max.size`
+    pub group_size_max: usize,
+    /// `group.consumer.assignors`: what members may ask for. The first one assigns where they ask for none.
+    pub assignors: Vec<Assignor>,
+    /// Whether a classic group becomes one of this kind when a member of it joins (`group.consumer.migration.policy`).
+    pub upgrade: bool,
+    /// Whether it becomes a classic one again when the last such member goes, likewise.
+    pub downgrade: bool,
+}
+
+impl Default for ConsumerConfig {
+    fn default() -> Self {
+        ConsumerConfig {
+            session_timeout_ms: 45_000,
+            heartbeat_interval_ms: 5_000,
+            group_size_max: i32::MAX as usize,
+            assignors: Assignor::ALL.to_vec(),
+            upgrade: true,
+            downgrade: true,
+        }
+    }
 }
 
 impl Default for GroupConfig {
@@ -87,7 +131,10 @@ impl Default for GroupConfig {
             group_size_max: i32::MAX as usize,
             offset_metadata_bytes_max: 4_096,
             offsets_retention_ms: 7 * 24 * 60 * 60 * 1_000,
+            expired_retention_ms: 0,
             record_bytes_max: 16 * 1024 * 1024,
+            consumer: ConsumerConfig::default(),
+            share_session_timeout_ms: 45_000,
         }
     }
 }
@@ -102,36 +149,60 @@ const PENDING_JOINS_MAX: usize = 10_000;
 #[derive(Debug)]
 pub struct Groups {
     config: GroupConfig,
+    /// Classic groups, and of all groups what they committed.
     groups: BTreeMap<Str, Group>,
+    /// Groups of the consumer protocol. What stands for one of them among the others has no members.
+    consumers: BTreeMap<Str, ConsumerGroup>,
+    /// What is left of offsets that have expired, of groups that are there and of those that are gone.
+    traces: Traces,
     pending: Pending,
     timers: Timers,
+    share: ShareGroups,
 }
 
 impl Groups {
     /// A shard without groups.
     pub fn new(config: GroupConfig) -> Self {
-        Groups { config, groups: BTreeMap::new(), pending: Pending::default(), timers: Timers::default() }
+        Groups {
+            config,
+            groups: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+            traces: Traces::default(),
+            pending: Pending::default(),
+            timers: Timers::default(),
+            share: ShareGroups::default(),
+        }
     }
 
     /// Number of groups.
     pub fn len(&self) -> usize {
-        self.groups.len()
+        self.classic_groups().count() + self.consumers.len() + self.share.len()
     }
 
     /// Whether the shard has no group at all.
     pub fn is_empty(&self) -> bool {
-        self.groups.is_empty()
+        self.groups.is_empty() && self.consumers.is_empty() && self.share.len() == 0
     }
 
     /// The state of each group, in Kafka's words.
     pub fn states(&self) -> impl Iterator<Item = &'static str> {
-        self.groups.values().map(|group| group.state.name())
+        let consumers = self.consumers.values().map(|group| group.state().name());
+        self.classic_groups().map(|group| group.state.name()).chain(consumers).chain(self.share.states())
+    }
+
+    /// All groups but those of the consumer protocol, and share groups.
+    fn classic_groups(&self) -> impl Iterator<Item = &Group> {
+        self.groups.values().filter(|group| !self.consumers.contains_key(&group.id))
     }
 
     /// Replays one record of the partition. An error concerns this record alone: loading can go on without it.
     pub fn load(&mut self, replayed: Replayed<'_>) -> Result<(), RecordError> {
         match replayed {
-            Replayed::Record { key, value } => self.apply(Event::decode(key, value)?),
+            Replayed::Record { key, value } => {
+                if !self.share.load(key, value)? {
+                    self.apply(Event::decode(key, value)?);
+                }
+            }
             Replayed::InTransaction { producer, key, value } => {
                 self.pending.put(producer, Event::decode(key, value)?)?;
             }
@@ -143,8 +214,13 @@ impl Groups {
     /// Ends the replay: every loaded member gets a fresh session deadline, and a group that outgrew `group.max.size`
     /// starts to rebalance.
     pub fn loaded(&mut self, now: impl Into<Now>) {
-        let Groups { config, groups, timers, .. } = self;
-        let mut step = Step::new(config, timers, now.into());
+        let now = now.into();
+        self.share.loaded(self.config.share_session_timeout_ms, now);
+        let Groups { config, groups, consumers, timers, .. } = self;
+        let mut step = Step::new(config, timers, now);
+        for group in consumers.values_mut() {
+            group.restart_alarms(&mut step);
+        }
         for group in groups.values_mut() {
             group.restart_sessions(&mut step);
             if group.members.len() > step.config.group_size_max {
@@ -172,14 +248,24 @@ impl Groups {
 
     /// Runs everything whose time has come: sessions, rebalances, the initial delay.
     pub fn tick(&mut self, now: impl Into<Now>) -> Outcome {
-        let Groups { config, groups, timers, .. } = self;
-        let mut step = Step::new(config, timers, now.into());
+        let now = now.into();
+        let share = self.share.tick(now);
+        let Groups { config, groups, consumers, timers, .. } = self;
+        let mut step = Step::new(config, timers, now);
+        step.outcome.records = share;
         while let Some(alarm) = step.timers.pop_due(step.now.ticks) {
+            if let Some(group) = consumers.get_mut(alarm.group()) {
+                if let Alarm::Session { member, .. } | Alarm::Progress { member, .. } = &alarm {
+                    group.alarm(member, &mut step);
+                }
+                continue;
+            }
             let Some(group) = groups.get_mut(alarm.group()) else { continue };
             match alarm {
                 Alarm::Session { member, .. } => group.session_expired(&member, &mut step),
                 Alarm::Join { .. } => group.join_wait_over(&mut step),
                 Alarm::Sync { .. } => group.sync_wait_over(&mut step),
+                Alarm::Progress { .. } => unreachable!("only groups of the consumer protocol wait for it"),
             }
         }
         step.outcome
@@ -187,7 +273,7 @@ impl Groups {
 
     /// When [`Groups::tick`] has something to do next, in ticks.
     pub fn next_deadline(&self) -> Option<Millis> {
-        self.timers.next_deadline()
+        self.timers.next_deadline().into_iter().chain(self.share.next_deadline()).min()
     }
 
     /// Applies a record to memory: the one way in which durable state changes, live and in replay.
@@ -208,8 +294,26 @@ impl Groups {
                     }
                 }
             }
+            Event::Consumer { group, event: ConsumerEvent::Forgotten } => {
+                self.consumers.remove(&group);
+                // What stood for it among the others is there for what was committed alone.
+                if self.groups.get(&group).is_some_and(|group| group.offsets.is_empty()) {
+                    self.groups.remove(&group);
+                }
+            }
+            Event::Consumer { group, event } => match self.consumers.get_mut(&group) {
+                Some(group) => group.apply(event),
+                None if event.is_tombstone() => {}
+                None => {
+                    self.consumers
+                        .entry(group.clone())
+                        .or_insert_with(|| ConsumerGroup::new(group))
+                        .apply(event);
+                }
+            },
             Event::OffsetCommitted { group, topic, partition, committed } => {
                 self.pending.supersede(&group, &topic, partition);
+                self.traces.remove(&group, &topic, partition);
                 let group = match self.groups.get_mut(&group) {
                     Some(group) => group,
                     None => self.groups.entry(group.clone()).or_insert_with(|| Group::new(group)),
@@ -218,9 +322,17 @@ impl Groups {
             }
             Event::OffsetForgotten { group, topic, partition } => {
                 self.pending.supersede(&group, &topic, partition);
+                self.traces.remove(&group, &topic, partition);
                 if let Some(group) = self.groups.get_mut(&group) {
                     group.offsets.remove(&topic, partition);
                 }
+            }
+            Event::OffsetExpired { group, topic, partition, expired } => {
+                self.pending.supersede(&group, &topic, partition);
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.offsets.remove(&topic, partition);
+                }
+                self.traces.put(group, topic, partition, expired);
             }
         }
     }

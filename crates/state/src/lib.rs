@@ -1,4 +1,4 @@
-//! Deciding: pure state machines for consumer groups, for transactions, for the cluster's metadata and for a partition's
+//! Deciding: pure state machines for consumer and share groups, for transactions, for the cluster's metadata and for a partition's
 //! replicas.
 //!
 //! Each machine turns a command into records and replies, and rebuilds itself from those records alone, so that what
@@ -9,4 +9,5 @@ pub mod coordinator;
 pub mod group;
 pub mod metadata;
 pub mod partition;
+pub mod share;
 pub mod txn;

@@ -45,6 +45,24 @@ pub struct Producer {
     pub epoch: ProducerEpoch,
 }
 
+/// Who asks for a transactional id, as operators are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The name that it gives itself.
+    pub id: Str,
+    /// Where it asks from.
+    pub host: Str,
+}
+
+/// What a coordinator has heard of a transactional id since it took over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// The client that something was last done for.
+    pub client: Option<Client>,
+    /// When something was last done, also by way of a partition's leader or a group's coordinator.
+    pub at: Millis,
+}
+
 /// How a client speaks of transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -109,6 +127,8 @@ struct Txn {
     deadline: Option<Millis>,
     /// The markings of its decision that are under way. Not stored.
     marking: Option<MarkingNumber>,
+    /// What was last heard of it. Not stored.
+    heard: Option<Box<Heard>>,
 }
 
 /// Tells one decision's markings from those of every other, also of those that an earlier load of the shard began.
@@ -521,6 +541,17 @@ impl Transactions {
         }
     }
 
+    /// Something was done for an id: for this client, or for one that a partition's leader or a group's coordinator asks for. Only
+    /// operators are told; whoever coordinates the id next does not know it.
+    pub fn heard(&mut self, id: &str, client: Option<&Client>, now: Millis) {
+        let Some(txn) = self.ids.get_mut(id) else { return };
+        let heard = txn.heard.get_or_insert_with(|| Box::new(Heard { client: None, at: now }));
+        heard.at = now;
+        if client.is_some() && heard.client.as_ref() != client {
+            heard.client = client.cloned();
+        }
+    }
+
     /// Whether these markings are still wanted. Not when the transaction has ended, or others have taken their place.
     pub fn wants(&self, id: &str, number: MarkingNumber) -> bool {
         self.ids.get(id).is_some_and(|txn| txn.marking == Some(number))
@@ -638,6 +669,7 @@ impl Txn {
             protocol: Protocol::First,
             deadline: None,
             marking: None,
+            heard: None,
         }
     }
 

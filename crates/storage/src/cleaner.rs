@@ -1,9 +1,10 @@
 //! What compaction keeps of a batch. A batch that keeps all its records is copied as it is; one that loses some
 //! is built again around the ones that stay, byte for byte, under the same offsets; one that loses all of them
-//! disappears, unless a producer's sequence or the end of the round is only known from it. Pure: batches in,
-//! bytes out.
+//! disappears, unless a producer's sequence or the end of the round is only known from it. What an aborted transaction wrote
+//! goes, and the marker of a transaction goes when nothing of it is left and `delete.retention.ms` has passed since.
+//! Pure: batches in, bytes out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use wire::{Millis, Offset, ProducerId, compression::Compression};
 
@@ -14,6 +15,7 @@ use crate::{
     offset_map::OffsetMap,
     raw::{RawRecord, RawRecords, put_with_timestamp_delta},
     txn_index::AbortedTxn,
+    validate::parse_marker,
 };
 
 const CODEC_BITS: u16 = 7;
@@ -22,13 +24,13 @@ const DELETE_HORIZON_BIT: u16 = 1 << 6;
 /// What a round of cleaning knows.
 #[derive(Debug)]
 pub(crate) struct Filter<'a> {
+    pub(crate) transactions: Transactions<'a>,
     pub(crate) map: &'a OffsetMap,
     /// Offsets below are in the map; the others stay.
     pub(crate) map_end: Offset,
     /// Nothing at or above is cleaned; the batch that ends here stays, if only as a header.
     pub(crate) round_end: Offset,
     pub(crate) producers: &'a HashMap<ProducerId, Offset>,
-    pub(crate) aborted: &'a [AbortedTxn],
     pub(crate) now: Millis,
     pub(crate) delete_retention_ms: i64,
 }
@@ -40,23 +42,49 @@ pub(crate) struct Counts {
     pub(crate) kept: u64,
 }
 
-/// Whether a batch belongs to an aborted transaction.
-pub(crate) fn is_aborted(header: &Header, aborted: &[AbortedTxn]) -> bool {
-    header.is_transactional()
-        && !header.is_control()
-        && aborted.iter().any(|txn| {
-            txn.producer_id == header.producer_id
-                && txn.first_offset <= header.base_offset
-                && header.last_offset() < txn.last_offset
-        })
+/// The transactions that a walk over a log's batches, in order, has come across.
+#[derive(Debug)]
+pub(crate) struct Transactions<'a> {
+    /// Aborted ones that the walk has not reached, by first offset.
+    ahead: &'a [AbortedTxn],
+    /// The marker of each producer's last aborted transaction that it has.
+    aborted: HashMap<ProducerId, Offset>,
+    /// Who has written something since the last marker.
+    begun: HashSet<ProducerId>,
+}
+
+impl<'a> Transactions<'a> {
+    /// Before a walk; `aborted` ascends by first offset.
+    pub(crate) fn new(aborted: &'a [AbortedTxn]) -> Transactions<'a> {
+        assert!(aborted.is_sorted_by_key(|txn| txn.first_offset));
+        Transactions { ahead: aborted, aborted: HashMap::new(), begun: HashSet::new() }
+    }
+
+    /// Takes the next batch. Answers whether an aborted transaction wrote it.
+    pub(crate) fn meet(&mut self, header: &Header) -> bool {
+        while let Some((next, ahead)) = self.ahead.split_first() {
+            if next.first_offset > header.last_offset() {
+                break;
+            }
+            self.aborted.insert(next.producer_id, next.last_offset);
+            self.ahead = ahead;
+        }
+        if !header.is_transactional() || header.is_control() {
+            return false;
+        }
+        self.begun.insert(header.producer_id);
+        self.aborted.get(&header.producer_id).is_some_and(|marker| header.last_offset() < *marker)
+    }
 }
 
 impl Filter<'_> {
-    /// Appends to `out` what stays of `batch`.
-    pub(crate) fn pass(&self, header: &Header, batch: &[u8], out: &mut Vec<u8>) -> Counts {
-        // Markers stay as long as the log does: what they end may still be in front of a reader.
-        if header.is_control() || header.record_count == 0 && self.stays_empty(header) {
-            out.extend_from_slice(batch);
+    /// Appends to `out` what stays of `batch`, the next one of the log.
+    pub(crate) fn pass(&mut self, header: &Header, batch: &[u8], out: &mut Vec<u8>) -> Counts {
+        let aborted = self.transactions.meet(header);
+        if header.record_count == 0 {
+            if self.stays_empty(header) {
+                out.extend_from_slice(batch);
+            }
             return Counts::default();
         }
         let opened = codec::payload(header, &batch[HEADER_BYTES..], codec::STORED_BYTES_MAX);
@@ -69,7 +97,17 @@ impl Filter<'_> {
             out.extend_from_slice(batch);
             return Counts::default();
         };
-        let aborted = is_aborted(header, self.aborted);
+        if header.is_control() {
+            let is_marker = opened.as_ref().is_ok_and(|payload| parse_marker(payload).is_some());
+            if !is_marker || self.stays_whole(header) {
+                out.extend_from_slice(batch);
+            } else if !header.has_delete_horizon() {
+                out.extend_from_slice(&rebuilt(header, batch, &all, Some(self.horizon()), codec));
+            } else if self.now < header.base_timestamp {
+                out.extend_from_slice(batch);
+            }
+            return Counts::default();
+        }
         let mut kept: Vec<RawRecord<'_>> = Vec::new();
         let mut counts = Counts::default();
         for record in all {
@@ -87,10 +125,21 @@ impl Filter<'_> {
         } else if counts.kept == counts.read && !wants_horizon {
             out.extend_from_slice(batch);
         } else {
-            let horizon = wants_horizon.then(|| Millis(self.now.0.saturating_add(self.delete_retention_ms)));
+            let horizon = wants_horizon.then(|| self.horizon());
             out.extend_from_slice(&rebuilt(header, batch, &kept, horizon, codec));
         }
         counts
+    }
+
+    /// Whether a marker is needed: for what is left of its transaction, were it an empty batch, or for its producer.
+    fn stays_whole(&mut self, header: &Header) -> bool {
+        let had_data = self.transactions.begun.remove(&header.producer_id);
+        had_data || header.last_offset() >= self.map_end || self.stays_empty(header)
+    }
+
+    /// From when on what is on its way out may go (KIP-534).
+    fn horizon(&self) -> Millis {
+        Millis(self.now.0.saturating_add(self.delete_retention_ms))
     }
 
     fn keeps(&self, header: &Header, record: &RawRecord<'_>) -> bool {

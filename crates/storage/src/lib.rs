@@ -40,7 +40,7 @@ pub use disk::{
 pub use epochs::EpochStart;
 pub use error::{AppendError, DataDirError, ReadError, StorageError};
 pub use log::{
-    Append, Appended, Clean, CleanStats, Log, Retained, Rot, ScrubPoint, Scrubbed, TimestampOffset,
+    Append, Appended, Clean, CleanStats, Log, Retained, Rot, ScrubPoint, Scrubbed, TimestampOffset, Visible,
 };
 pub use producers::ActiveProducer;
 pub use real_disk::RealDisk;

@@ -66,6 +66,8 @@ pub(crate) struct Producer {
     pub(crate) last_timestamp: Millis,
     pub(crate) coordinator_epoch: i32,
     pub(crate) txn_start: Option<Offset>,
+    /// Its last batch without sequences - a marker, mostly - where no batch with one tells of its epoch.
+    pub(crate) unsequenced: Option<Offset>,
     /// When it was last heard of: by this process's clock, or by its timestamps after a restart.
     pub(crate) heard: Millis,
 }
@@ -105,6 +107,7 @@ impl Producer {
             last_timestamp: Millis(-1),
             coordinator_epoch: -1,
             txn_start: None,
+            unsequenced: None,
             heard: Millis(-1),
         }
     }
@@ -119,6 +122,11 @@ impl Producer {
             self.batches.clear();
             self.forgotten = 0;
         }
+    }
+
+    /// The last offset of the batch that says most of it: the last with sequences, or the last there is.
+    fn last_offset(&self) -> Option<Offset> {
+        self.batches.back().map(|batch| batch.last_offset).or(self.unsequenced)
     }
 
     /// Takes its next batch, and keeps of the oldest one no more than that it was there.
@@ -267,6 +275,8 @@ impl Producers {
                 offset_delta: header.last_offset_delta,
                 timestamp: header.max_timestamp,
             });
+        } else {
+            producer.unsequenced = Some(header.last_offset());
         }
         if header.is_transactional() && producer.txn_start.is_none() {
             producer.txn_start = Some(header.base_offset);
@@ -279,6 +289,7 @@ impl Producers {
         let producer = self.by_id.entry(header.producer_id).or_insert_with(Producer::new);
         producer.set_epoch(header.producer_epoch);
         producer.coordinator_epoch = marker.coordinator_epoch;
+        producer.unsequenced = Some(header.last_offset());
         producer.last_timestamp = header.max_timestamp;
         producer.heard = now.max(header.max_timestamp);
         let first_offset = producer.txn_start.take()?;
@@ -303,11 +314,6 @@ impl Producers {
     /// Whether there is a transaction whose fate readers of committed data may have to wait for.
     pub(crate) fn has_undecided(&self) -> bool {
         !self.open.is_empty() || !self.ended.is_empty()
-    }
-
-    /// The first offset of a transaction that is still open.
-    pub(crate) fn first_open(&self) -> Option<Offset> {
-        self.open.keys().next().copied()
     }
 
     /// Forgets producers that have been silent for `expiration_ms`, and the longest silent ones beyond
@@ -348,11 +354,9 @@ impl Producers {
         self.by_id.iter().map(view).collect()
     }
 
-    /// The last data batch of each producer: what compaction keeps, empty if need be.
+    /// Where the batch ends that each producer is known by: what compaction keeps, empty if need be.
     pub(crate) fn last_offsets(&self) -> HashMap<ProducerId, Offset> {
-        let last =
-            |(id, producer): (&ProducerId, &Producer)| Some((*id, producer.batches.back()?.last_offset));
-        self.by_id.iter().filter_map(last).collect()
+        self.by_id.iter().filter_map(|(id, producer)| Some((*id, producer.last_offset()?))).collect()
     }
 
     /// By id, for snapshots.

@@ -360,6 +360,7 @@ impl Segment {
     /// Opens every file, so that readers of this segment outlive its names.
     pub(crate) fn pin(&self) -> io::Result<()> {
         self.file()?;
+        self.aborted_transactions()?;
         self.index.pin(&self.place(FileKind::OffsetIndex))?;
         self.time_index.pin(&self.place(FileKind::TimeIndex))
     }

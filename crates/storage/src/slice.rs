@@ -11,6 +11,7 @@ use wire::Offset;
 use crate::{
     disk::DiskFile,
     segment::{Segment, SegmentId},
+    txn_index::AbortedTxn,
     walk::{HeaderWalk, Stop},
 };
 
@@ -119,6 +120,12 @@ impl Slice {
         }
     }
 
+    /// The aborted transactions that reach into what lies from the offset asked for up to `end`, for readers of committed
+    /// data. Of the segments that the batches are read from, so that the two agree whatever compaction does meanwhile.
+    pub fn aborted_transactions(&self, end: Offset) -> io::Result<Vec<AbortedTxn>> {
+        aborted_transactions(&self.segments[self.at..], self.from..end)
+    }
+
     fn find(&self, mode: ReadMode) -> Result<Option<StoredBatches>, Stop> {
         for (at, segment) in self.segments.iter().enumerate().skip(self.at) {
             if self.is_empty() || segment.base() >= self.limits.upper {
@@ -127,12 +134,19 @@ impl Slice {
             let Some(start) = self.start_in(segment, mode)? else { continue };
             let end = self.end_in(at, mode)?;
             if start < end {
-                let end = self.fit(segment, start..end, mode)?;
+                let (end, end_offset) = match self.fit(segment, start..end, mode)? {
+                    Fit::Whole => {
+                        let next = self.segments.get(at + 1).map(|next| next.base());
+                        (end, next.map_or(self.limits.upper, |next| next.min(self.limits.upper)))
+                    }
+                    Fit::Until { position, offset } => (position, offset),
+                };
                 let len = usize::try_from(end - start).map_err(io::Error::other)?;
                 return Ok((len > 0).then_some(StoredBatches {
                     file: segment.file()?,
                     position: start,
                     len,
+                    end: end_offset,
                 }));
             }
         }
@@ -183,11 +197,11 @@ impl Slice {
         Ok(end)
     }
 
-    /// The end of the last batch of `range` that the limits let through whole.
-    fn fit(&self, segment: &Segment, range: Range<u64>, mode: ReadMode) -> Result<u64, Stop> {
+    /// How much of `range` the limits let through, in whole batches.
+    fn fit(&self, segment: &Segment, range: Range<u64>, mode: ReadMode) -> Result<Fit, Stop> {
         let bytes_max = self.limits.bytes_max as u64;
         if range.end - range.start <= bytes_max {
-            return Ok(range.end);
+            return Ok(Fit::Whole);
         }
         // The index knows where batches begin, to within its interval; the header there says who reads on from it.
         let bound = range.start + bytes_max;
@@ -196,7 +210,7 @@ impl Slice {
             match HeaderWalk::new(segment.file()?, mode, indexed, range.end).next() {
                 Ok(Some((position, header))) => {
                     self.hints.note(Hint { offset: header.base_offset, segment: segment.id(), position });
-                    return Ok(position);
+                    return Ok(Fit::Until { position, offset: header.base_offset });
                 }
                 Err(Stop::WouldBlock) => return Err(Stop::WouldBlock),
                 // Nothing checks an index file's bytes: one that lies costs a walk.
@@ -204,17 +218,28 @@ impl Slice {
             }
         }
         let mut walk = HeaderWalk::new(segment.file()?, mode, range.start, range.end);
-        let mut end = range.start;
+        let (mut end, mut offset) = (range.start, self.from);
         while let Some((position, header)) = walk.next()? {
             let is_owed = position == range.start && self.limits.minimum_one;
             if position + header.size > bound && !is_owed {
                 break;
             }
             end = position + header.size;
-            self.hints.note(Hint { offset: header.next_offset(), segment: segment.id(), position: end });
+            offset = header.next_offset();
+            self.hints.note(Hint { offset, segment: segment.id(), position: end });
         }
-        Ok(end)
+        Ok(Fit::Until { position: end, offset })
     }
+}
+
+/// How much of a range fits.
+enum Fit {
+    Whole,
+    /// Up to the batch at `position`, which begins at `offset` or behind it.
+    Until {
+        position: u64,
+        offset: Offset,
+    },
 }
 
 /// Whole batches of one segment where they lie in its file, to be read piece by piece as somebody takes them.
@@ -223,9 +248,15 @@ pub struct StoredBatches {
     file: Arc<dyn DiskFile>,
     position: u64,
     len: usize,
+    end: Offset,
 }
 
 impl StoredBatches {
+    /// An offset that all of them lie below, and no batch that follows them.
+    pub fn end(&self) -> Offset {
+        self.end
+    }
+
     /// Bytes that are left.
     pub fn len(&self) -> usize {
         self.len
@@ -297,4 +328,22 @@ impl Hints {
         });
         ring.entries[at] = Some(hint);
     }
+}
+
+/// The aborted transactions that reach into `range`; its first offset lies in the first of the segments.
+pub(crate) fn aborted_transactions(
+    segments: &[Arc<Segment>],
+    range: Range<Offset>,
+) -> io::Result<Vec<AbortedTxn>> {
+    let mut aborted = Vec::new();
+    for segment in segments {
+        let txns = segment.aborted_transactions()?;
+        let reaches = |txn: &&AbortedTxn| txn.last_offset >= range.start && txn.first_offset < range.end;
+        aborted.extend(txns.iter().filter(reaches));
+        // Transactions that end where everything before the bound was decided are the last that reach below it.
+        if txns.iter().any(|txn| txn.last_stable_offset >= range.end) {
+            break;
+        }
+    }
+    Ok(aborted)
 }

@@ -38,7 +38,13 @@ pub(crate) fn encode(producers: &Producers) -> Vec<u8> {
         for batch in producer.forgotten().iter().chain(producer.batches.iter().take(older)) {
             put(id, producer, Some(batch), batch.timestamp);
         }
-        put(id, producer, producer.batches.back(), producer.last_timestamp);
+        let unsequenced = producer.unsequenced.map(|last_offset| BatchMark {
+            last_sequence: -1,
+            last_offset,
+            offset_delta: 0,
+            timestamp: producer.last_timestamp,
+        });
+        put(id, producer, producer.batches.back().or(unsequenced.as_ref()), producer.last_timestamp);
     }
     out[CRC_START..PREFIX_BYTES].copy_from_slice(&count.to_be_bytes());
     let crc = crc32c::crc32c(&out[CRC_START..]);
@@ -68,7 +74,9 @@ pub(crate) fn decode(content: &[u8], now: Millis) -> Option<Producers> {
         if batch.offset_delta < 0 {
             return None;
         }
-        let batches = if last_offset.0 >= 0 { VecDeque::from([batch]) } else { VecDeque::new() };
+        let has_offset = last_offset.0 >= 0;
+        let has_sequence = has_offset && batch.last_sequence >= 0;
+        let batches = if has_sequence { VecDeque::from([batch]) } else { VecDeque::new() };
         let loaded = Producer {
             epoch: ProducerEpoch(i16::from_be_bytes([entry[8], entry[9]])),
             batches,
@@ -76,6 +84,7 @@ pub(crate) fn decode(content: &[u8], now: Millis) -> Option<Producers> {
             last_timestamp: timestamp,
             coordinator_epoch: int(34),
             txn_start: Some(Offset(long(38))).filter(|start| start.0 >= 0),
+            unsequenced: (has_offset && !has_sequence).then_some(last_offset),
             heard: now.max(timestamp),
         };
         producers.load(ProducerId(long(0)), loaded);

@@ -3,13 +3,13 @@
 //! whose base lies in its range of offsets. From the moment that `.swap` is durable the replacement happens,
 //! if need be at the next start.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{collections::HashSet, io, path::PathBuf, sync::Arc};
 
 use wire::Offset;
 
 use crate::{
     config::LogConfig,
-    disk::{OpenMode, remove_if_exists, with_suffix},
+    disk::{DiskFile, OpenMode, remove_if_exists, with_suffix},
     layout::{self, FileKind, segment_file},
     segment::{LogDir, Segment, SegmentLens},
     slice::ReadMode,
@@ -59,10 +59,18 @@ pub(crate) fn complete(
     for segment in replaced {
         segment.pin()?;
     }
+    let swap = with_suffix(&place, layout::SWAP_SUFFIX);
+    let file = dir.disk.open(&swap, OpenMode::Write)?;
     // Before the files that say it are removed.
     let aborted = aborted_in(replaced)?;
     if !aborted.is_empty() {
-        txn_index::replace(&dir.disk, &segment_file(&dir.path, base, FileKind::TxnIndex), &aborted)?;
+        let path = segment_file(&dir.path, base, FileKind::TxnIndex);
+        let kept = with_markers(&file, aborted)?;
+        if kept.is_empty() {
+            remove_if_exists(&*dir.disk, &path)?;
+        } else {
+            txn_index::replace(&dir.disk, &path, &kept)?;
+        }
         dir.disk.sync_dir(&dir.path)?;
     }
     // The replaced ones have to be gone before the new one has their place: after a crash in between they
@@ -75,8 +83,6 @@ pub(crate) fn complete(
     }
     dir.disk.sync_dir(&dir.path)?;
 
-    let swap = with_suffix(&place, layout::SWAP_SUFFIX);
-    let file = dir.disk.open(&swap, OpenMode::Write)?;
     let lens = SegmentLens { log: file.len()?, ..SegmentLens::default() };
     let segment = Arc::new(Segment::new(dir.clone(), base, lens));
     let mut walk = HeaderWalk::new(file, ReadMode::Blocking, 0, lens.log);
@@ -90,6 +96,20 @@ pub(crate) fn complete(
     dir.disk.rename(&swap, &place)?;
     dir.disk.sync_dir(&dir.path)?;
     Ok(segment)
+}
+
+/// The aborted transactions whose markers are in a cleaned file. The others have nothing left that a reader might see, and without
+/// the marker that ends them they would hide what the same producer committed later.
+fn with_markers(file: &Arc<dyn DiskFile>, mut aborted: Vec<AbortedTxn>) -> io::Result<Vec<AbortedTxn>> {
+    let mut markers = HashSet::new();
+    let mut walk = HeaderWalk::new(file.clone(), ReadMode::Blocking, 0, file.len()?);
+    while let Some((_, header)) = walk.next().map_err(Stop::into_io)? {
+        if header.is_control() && header.record_count > 0 {
+            markers.insert(header.base_offset);
+        }
+    }
+    aborted.retain(|txn| markers.contains(&txn.last_offset));
+    Ok(aborted)
 }
 
 fn aborted_in(segments: &[Arc<Segment>]) -> io::Result<Vec<AbortedTxn>> {

@@ -53,7 +53,7 @@ fn decode(entry: &[u8]) -> AbortedTxn {
 pub(crate) fn read(segment: &Segment) -> io::Result<Vec<AbortedTxn>> {
     let content = read_small_if_exists(segment.disk(), &segment.path(FileKind::TxnIndex), INDEX_BYTES_MAX)?;
     let content = content.unwrap_or_default();
-    let sound = |txn: &AbortedTxn| txn.first_offset <= txn.last_offset && txn.last_offset >= segment.base();
+    let sound = |txn: &AbortedTxn| txn.first_offset < txn.last_offset && txn.last_offset >= segment.base();
     Ok(content.chunks_exact(ENTRY_BYTES).map(decode).take_while(sound).collect())
 }
 

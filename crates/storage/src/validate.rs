@@ -147,7 +147,7 @@ fn check_batch(
         front_changed = true;
     }
     if origin == Origin::Client && config.message_timestamp_type == TimestampType::CreateTime {
-        check_timestamps(&header, now, config)?;
+        check_timestamps(&inside, now, config)?;
     }
     if let Some(body) = &new_body {
         let size = HEADER_BYTES + body.len();
@@ -189,8 +189,8 @@ fn check_client_header(header: &Header, now: Millis) -> Result<(), AppendError> 
     Ok(())
 }
 
-fn check_timestamps(header: &Header, now: Millis, config: &LogConfig) -> Result<(), AppendError> {
-    for timestamp in [header.base_timestamp, header.max_timestamp] {
+fn check_timestamps(inside: &Inside, now: Millis, config: &LogConfig) -> Result<(), AppendError> {
+    for timestamp in [inside.min_timestamp, inside.max_timestamp] {
         // -1 says that there is none.
         if timestamp.0 != -1 && config.refuses_timestamp(timestamp, now) {
             return Err(AppendError::InvalidTimestamp { timestamp, now });
@@ -200,6 +200,8 @@ fn check_timestamps(header: &Header, now: Millis, config: &LogConfig) -> Result<
 }
 
 struct Inside {
+    /// The smallest of those that there are; -1 where no record has one.
+    min_timestamp: Millis,
     max_timestamp: Millis,
 }
 
@@ -207,7 +209,9 @@ struct Inside {
 /// they are needed.
 fn inspect(header: &Header, payload: &[u8], keys_needed: bool) -> Result<Inside, AppendError> {
     let mut count = 0i32;
-    let mut max_delta = i64::MIN;
+    let (mut min_delta, mut max_delta) = (i64::MAX, i64::MIN);
+    // A record with this delta has no timestamp.
+    let none_delta = (-1i64).saturating_sub(header.base_timestamp.0);
     for record in RawRecords::new(payload) {
         let refuse = |reason| AppendError::InvalidRecord { record: Some(count), reason };
         let record = record.map_err(|_| refuse("malformed record"))?;
@@ -218,12 +222,17 @@ fn inspect(header: &Header, payload: &[u8], keys_needed: bool) -> Result<Inside,
             return Err(refuse("a compacted topic takes no record without key"));
         }
         max_delta = max_delta.max(record.timestamp_delta);
+        if record.timestamp_delta != none_delta {
+            min_delta = min_delta.min(record.timestamp_delta);
+        }
         count += 1;
     }
     if count != header.record_count {
         return Err(invalid("fewer records than the header counts"));
     }
-    Ok(Inside { max_timestamp: Millis(header.base_timestamp.0.saturating_add(max_delta)) })
+    let at = |delta: i64| Millis(header.base_timestamp.0.saturating_add(delta));
+    let min_timestamp = if min_delta == i64::MAX { Millis(-1) } else { at(min_delta) };
+    Ok(Inside { min_timestamp, max_timestamp: at(max_delta) })
 }
 
 /// What the first record of a control batch says, if it ends a transaction.

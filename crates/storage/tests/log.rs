@@ -9,8 +9,9 @@ use common::{
     read_bytes, topic_id,
 };
 use storage::{
-    Append, AppendError, Clean, Cleanup, CompressionType, DataDir, DataDirError, DataDirOptions, Disk, Log,
-    LogConfig, OpenMode, Origin, ReadError, ReadLimits, Rot, Scrubbed, StorageError, TimestampType,
+    Append, AppendError, Clean, Cleanup, CompressionType, DataDir, DataDirError, DataDirOptions, Disk,
+    Located, Log, LogConfig, OpenMode, Origin, ReadError, ReadLimits, ReadMode, Rot, Scrubbed, StorageError,
+    TimestampType, Visible,
     fault::{Fault, FaultDisk},
 };
 use wire::{BrokerId, LeaderEpoch, Millis, Offset, compression::Compression, records::Batches};
@@ -338,6 +339,124 @@ fn lookup_by_time_is_exact_to_the_record() {
 }
 
 #[test]
+fn what_a_reader_has_not_read_is_found_behind_markers_holes_and_what_was_aborted() {
+    let (_, _, log) = fresh(small_segments());
+    let coordinator = Append { origin: Origin::Coordinator, ..as_leader(1000) };
+    // 0-2, compressed, timestamps out of order; 3-4 aborted, 5 its marker; 6 and 7 committed and marked; 8 a marker alone.
+    let mixed = make(&["a", "b", "c"]).at(&[100, 300, 200]).with(Compression::Zstd);
+    log.append(mixed.bytes(), as_leader(1000)).expect("the append");
+    let lost = make(&["x", "y"]).at(&[400]).by(7, 0, 0).in_transaction();
+    log.append(lost.bytes(), as_leader(1000)).expect("the append");
+    log.append(marker(7, 0, false), coordinator).expect("the marker");
+    let kept = make(&["z"]).at(&[500]).by(7, 0, 2).in_transaction();
+    log.append(kept.bytes(), as_leader(1000)).expect("the append");
+    log.append(marker(7, 0, true), coordinator).expect("the marker");
+    log.append(marker(7, 0, true), coordinator).expect("the marker");
+    let first = |from: i64, upper: i64, visible| {
+        let found = log.first_record(Offset(from), Offset(upper), visible).expect("the lookup");
+        found.map(|found| (found.offset.0, found.timestamp.0))
+    };
+    let table = [
+        (0, 9, Some((0, 100)), Some((0, 100))),
+        (1, 9, Some((1, 300)), Some((1, 300))),
+        (2, 9, Some((2, 200)), Some((2, 200))),
+        (3, 9, Some((3, 400)), Some((6, 500))),
+        (4, 9, Some((4, 400)), Some((6, 500))),
+        (5, 9, Some((6, 500)), Some((6, 500))),
+        (4, 5, Some((4, 400)), None),
+        (7, 9, None, None),
+        (9, 9, None, None),
+        (20, 9, None, None),
+        (-5, 9, Some((0, 100)), Some((0, 100))),
+    ];
+    for (from, upper, all, committed) in table {
+        assert_eq!(first(from, upper, Visible::Uncommitted), all, "from {from} to {upper}");
+        assert_eq!(first(from, upper, Visible::Committed), committed, "from {from} to {upper}");
+    }
+    let (_, _, log) = fresh(config());
+    assert_eq!(log.first_record(Offset(0), Offset(0), Visible::Uncommitted).expect("the lookup"), None);
+}
+
+#[test]
+fn what_a_reader_has_not_read_is_exact_in_a_compacted_log_and_in_a_stamped_one() {
+    let compacted = LogConfig {
+        cleanup: Cleanup { delete: false, compact: true },
+        min_cleanable_dirty_ratio: 0.0,
+        ..small_segments()
+    };
+    let (_, _, log) = fresh(compacted);
+    for at in 0..20i64 {
+        let value = format!("{at}");
+        let batch = make_keyed(&[("a", Some(&value)), (["b", "c"][at as usize % 2], Some("x"))]);
+        log.append(batch.at(&[1000 + at, 2000 + at]).bytes(), as_leader(5000)).expect("the append");
+    }
+    let high_watermark = log.flush().expect("the flush");
+    let clean = Clean { now: Millis(9000), high_watermark, map_bytes_max: 1 << 20 };
+    log.clean(clean).expect("the cleaning").expect("something to clean");
+    let all: Vec<(i64, i64)> = read_batches(&log)
+        .iter()
+        .flat_map(|batch| batch.records(1 << 20).map(|r| r.expect("a record")).collect::<Vec<_>>())
+        .map(|record| (record.offset.0, record.timestamp.0))
+        .collect();
+    assert!(all.len() < 40, "there are holes");
+    for from in 0..=40 {
+        let expected = all.iter().find(|(offset, _)| *offset >= from).copied();
+        let found = log.first_record(Offset(from), Offset(40), Visible::Uncommitted).expect("the lookup");
+        assert_eq!(found.map(|found| (found.offset.0, found.timestamp.0)), expected, "{from}");
+    }
+    let stamped = LogConfig { message_timestamp_type: TimestampType::LogAppendTime, ..config() };
+    let (_, _, log) = fresh(stamped);
+    log.append(make(&["a", "b"]).at(&[5, 6]).with(Compression::Lz4).bytes(), as_leader(777))
+        .expect("the append");
+    let found = log.first_record(Offset(1), Offset(2), Visible::Uncommitted).expect("the lookup");
+    assert_eq!(found.map(|found| (found.offset.0, found.timestamp.0)), Some((1, 777)));
+}
+
+/// A batch as a leader would have sent it from this offset.
+fn sent_from(offset: i64, values: &[&str]) -> bytes::Bytes {
+    let mut bytes = make(values).bytes().to_vec();
+    bytes[..8].copy_from_slice(&offset.to_be_bytes());
+    bytes[12..16].copy_from_slice(&0i32.to_be_bytes());
+    bytes.into()
+}
+
+#[test]
+fn offsets_are_found_on_both_sides_of_what_32_bits_hold() {
+    // Compaction leaves holes of any size, and within a segment offsets are told by 31 bits.
+    const EDGE: i64 = 1 << 31;
+    let disk = FaultDisk::new();
+    let dir = open_dir(Arc::new(disk.clone()), "/data");
+    let log = open_log(&dir, LogConfig { index_interval_bytes: 1, ..config() });
+    let starts = [0, EDGE - 3, EDGE - 1, EDGE + 1, 2 * EDGE - 1, 2 * EDGE + 1, 1 << 40, 1 << 62];
+    for start in starts {
+        log.append_as_follower(sent_from(start, &["a", "b"]), Millis(1000)).expect("the append");
+        assert_eq!(log.log_end(), Offset(start + 2));
+    }
+    assert!(log.segment_count() >= 5, "a segment ends before its offsets need more than 31 bits");
+    let check = |log: &Log| {
+        for start in starts {
+            for from in [start, start + 1] {
+                assert_eq!(offsets_read(log, from, limits(1, start + 2)), [start], "{from}");
+                let found = log.first_record(Offset(from), Offset(i64::MAX), Visible::Uncommitted);
+                assert_eq!(found.expect("the lookup").map(|found| found.offset), Some(Offset(from)));
+            }
+        }
+        let holes = starts.windows(2).filter(|pair| pair[0] + 2 < pair[1]);
+        for pair in holes {
+            assert_eq!(offsets_read(log, pair[0] + 2, limits(1, i64::MAX)), [pair[1]], "from within a hole");
+        }
+    };
+    check(&log);
+    log.flush().expect("the flush");
+    drop(log);
+    drop(dir);
+    let dir = open_dir(Arc::new(disk), "/data");
+    let log = open_log(&dir, config());
+    assert_eq!(log.log_end(), Offset((1 << 62) + 2));
+    check(&log);
+}
+
+#[test]
 fn truncation_forgets_records_epochs_and_producers_alike() {
     let (_, _, log) = fresh(small_segments());
     for at in 0..20i32 {
@@ -459,11 +578,41 @@ fn readers_of_committed_data_wait_for_the_marker() {
     log.append(marker(7, 0, false), coordinator).expect("the marker");
     assert_eq!(log.last_stable_offset(Offset(3)), Offset(1), "the marker itself is not replicated");
     assert_eq!(log.last_stable_offset(Offset(4)), Offset(4));
-    let aborted = log.aborted_transactions(Offset(0), Offset(4)).expect("the index");
+    let slice = log.read(Offset(0), limits(1 << 20, 4)).expect("the slice");
+    let aborted = slice.aborted_transactions(Offset(4)).expect("the index");
     assert_eq!(
         aborted.iter().map(|txn| (txn.first_offset.0, txn.last_offset.0)).collect::<Vec<_>>(),
         [(1, 3)]
     );
+}
+
+#[test]
+fn a_reader_is_told_of_the_transactions_aborted_in_what_it_gets_and_of_no_others() {
+    for index_interval_bytes in [1, 1 << 20] {
+        let (_, _, log) = fresh(LogConfig { segment_bytes: 900, index_interval_bytes, ..config() });
+        let coordinator = Append { origin: Origin::Coordinator, ..as_leader(1000) };
+        for at in 0..20 {
+            log.append(make(&["t"]).by(7, 0, at).in_transaction().bytes(), as_leader(1000))
+                .expect("the append");
+            log.append(marker(7, 0, false), coordinator).expect("the marker");
+        }
+        assert!(log.segment_count() > 3);
+        let told = |from: i64, bytes_max: usize, upper: i64| {
+            let slice = log.read(Offset(from), limits(bytes_max, upper)).expect("the slice");
+            let Located::Batches(batches) = slice.locate(ReadMode::Blocking).expect("the look") else {
+                panic!("there are batches at {from}");
+            };
+            let aborted = slice.aborted_transactions(batches.end()).expect("the index");
+            aborted.iter().map(|txn| txn.first_offset.0).collect::<Vec<_>>()
+        };
+        assert_eq!(told(0, 1, 40), [0]);
+        assert_eq!(told(1, 1, 40), [0], "its marker is read");
+        assert_eq!(told(4, 400, 40), [4, 6, 8]);
+        assert_eq!(told(0, 1 << 20, 5), [0, 2, 4], "it ends in the middle of one");
+        let first_segment: Vec<i64> = told(0, 1 << 20, 40);
+        let last = *first_segment.last().expect("some were aborted there");
+        assert!(last < 20 && first_segment.len() as i64 == last / 2 + 1, "{first_segment:?}");
+    }
 }
 
 #[test]

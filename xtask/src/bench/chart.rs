@@ -52,9 +52,12 @@ pub(crate) fn svg(figures: &[Figure]) -> String {
 
 fn better(kind: Kind) -> &'static str {
     match kind {
-        Kind::ProduceRate | Kind::ConsumeRate | Kind::ClusterProduceRate | Kind::ClusterConsumeRate => {
-            "longer is better"
-        }
+        Kind::ProduceRate
+        | Kind::ConsumeRate
+        | Kind::ClusterProduceRate
+        | Kind::ClusterConsumeRate
+        | Kind::TransactionRate
+        | Kind::TransactionShare => "longer is better",
         _ => "shorter is better",
     }
 }

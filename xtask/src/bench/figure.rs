@@ -22,6 +22,9 @@ pub(crate) enum Kind {
     ClusterProduceRate,
     ClusterConsumeRate,
     ClusterLatency,
+    TransactionRate,
+    TransactionShare,
+    CommitLatency,
     Failover,
     Pause,
     Errors,
@@ -39,7 +42,7 @@ pub(crate) enum Chapter {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::ProduceCpu,
         Self::ConsumeCpu,
         Self::ProduceRate,
@@ -54,6 +57,9 @@ impl Kind {
         Self::ClusterProduceRate,
         Self::ClusterConsumeRate,
         Self::ClusterLatency,
+        Self::TransactionRate,
+        Self::TransactionShare,
+        Self::CommitLatency,
         Self::Failover,
         Self::Pause,
         Self::Errors,
@@ -79,6 +85,9 @@ impl Kind {
             | Self::ClusterProduceRate
             | Self::ClusterConsumeRate
             | Self::ClusterLatency
+            | Self::TransactionRate
+            | Self::TransactionShare
+            | Self::CommitLatency
             | Self::Failover
             | Self::Pause
             | Self::Errors
@@ -105,6 +114,13 @@ impl Kind {
             Self::ClusterProduceRate => "Produce throughput with three replicas, MB/s",
             Self::ClusterConsumeRate => "Consume throughput with three replicas, MB/s",
             Self::ClusterLatency => "End-to-end latency with three replicas, ms",
+            Self::TransactionRate => {
+                "Transactions committed every 100 ms, three replicas: produce throughput, MB/s"
+            }
+            Self::TransactionShare => {
+                "The same as a share of what the producer gets through without transactions, %"
+            }
+            Self::CommitLatency => "Time of a commit, three replicas, ms",
             Self::Failover => "From kill -9 of a leader to the first acknowledged write, s",
             Self::Pause => "Leaders moved as planned: pause between acknowledgements, ms",
             Self::Errors => "Errors that reached the application",

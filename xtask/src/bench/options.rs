@@ -45,24 +45,28 @@ pub(crate) enum Part {
     Lifecycle,
     /// Three brokers, replication 3.
     Replicated,
+    /// The same cluster.
+    Transactions,
     Failover,
     Scale,
     Growth,
 }
 
 impl Part {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Lifecycle,
         Self::Latency,
         Self::Flood,
         Self::Throughput,
         Self::Replicated,
+        Self::Transactions,
         Self::Failover,
         Self::Scale,
         Self::Growth,
     ];
     /// What `cluster` stands for.
-    const OF_CLUSTERS: [Self; 4] = [Self::Replicated, Self::Failover, Self::Scale, Self::Growth];
+    const OF_CLUSTERS: [Self; 5] =
+        [Self::Replicated, Self::Transactions, Self::Failover, Self::Scale, Self::Growth];
 }
 
 /// How much of what is measured with many partitions.
@@ -250,6 +254,7 @@ impl fmt::Display for Part {
             Self::Flood => "flood",
             Self::Lifecycle => "lifecycle",
             Self::Replicated => "replicated",
+            Self::Transactions => "transactions",
             Self::Failover => "failover",
             Self::Scale => "scale",
             Self::Growth => "growth",

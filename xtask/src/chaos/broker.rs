@@ -75,6 +75,7 @@ impl Broker {
             "min.insync.replicas=2".to_owned(),
             format!("offsets.topic.replication.factor={BROKERS}"),
             "offsets.topic.num.partitions=4".to_owned(),
+            "transaction.state.log.num.partitions=4".to_owned(),
             // A start looks at what is newer by itself; older rot has to be looked for.
             "log.flush.offset.checkpoint.interval.ms=2000".to_owned(),
             // Shorter than some faults, so that in-sync sets shrink and grow.

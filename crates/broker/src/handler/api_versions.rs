@@ -1,6 +1,7 @@
 //! ApiVersions: which APIs this broker speaks with clients, in which versions (KIP-35, KIP-511).
 //! The one request that must be answered whatever its version is. Features tell clients what goes beyond versions of APIs
-//! (KIP-584): that transactions have epochs of their own (KIP-890).
+//! (KIP-584): that groups can leave the assignment to the broker (KIP-848), that there are share groups (KIP-932), and that
+//! transactions have epochs of their own (KIP-890).
 
 use wire::messages::api_versions::{
     ApiVersion, ApiVersionsRequest, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
@@ -13,9 +14,8 @@ use crate::context::RequestContext;
 /// Requests tell the client's software from this version on.
 const SOFTWARE_VERSION_MIN: i16 = 3;
 
-/// The feature of transactions, and the level that this version has, always.
-const TRANSACTION_VERSION: &str = "transaction.version";
-const TRANSACTION_LEVEL: i16 = 2;
+/// Features, and the levels that this version has, always.
+const FEATURES: [(&str, i16); 3] = [("group.version", 1), ("share.version", 1), ("transaction.version", 2)];
 /// Features do not change while a cluster runs.
 const FEATURES_EPOCH: i64 = 0;
 /// Clients that ask in an older version take a feature that begins with 0 for a mistake (KAFKA-17011).
@@ -69,17 +69,18 @@ fn table(error_code: ErrorCode) -> ApiVersionsResponse {
 }
 
 fn with_features(response: ApiVersionsResponse, version: i16) -> ApiVersionsResponse {
-    let name = || Str::from(TRANSACTION_VERSION);
-    let supported = SupportedFeatureKey { name: name(), min_version: 0, max_version: TRANSACTION_LEVEL };
-    let finalized = FinalizedFeatureKey {
-        name: name(),
-        max_version_level: TRANSACTION_LEVEL,
-        min_version_level: TRANSACTION_LEVEL,
-    };
+    let supported = FEATURES.iter().filter(|_| version >= ZERO_VERSION_MIN).map(|(name, level)| {
+        SupportedFeatureKey { name: Str::from(*name), min_version: 0, max_version: *level }
+    });
+    let finalized = FEATURES.iter().map(|(name, level)| FinalizedFeatureKey {
+        name: Str::from(*name),
+        max_version_level: *level,
+        min_version_level: *level,
+    });
     ApiVersionsResponse {
-        supported_features: (version >= ZERO_VERSION_MIN).then_some(supported).into_iter().collect(),
+        supported_features: supported.collect(),
         finalized_features_epoch: FEATURES_EPOCH,
-        finalized_features: vec![finalized],
+        finalized_features: finalized.collect(),
         ..response
     }
 }

@@ -16,6 +16,7 @@ use super::metadata::{TOPIC_OPERATIONS, ids, leader_error, offline};
 use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::groups::OFFSETS_TOPIC;
+use crate::share_coordinator::SHARE_STATE_TOPIC;
 use crate::transactions::TRANSACTIONS_TOPIC;
 
 /// Answers with one page.
@@ -135,7 +136,7 @@ fn missing(name: Str) -> DescribeTopicPartitionsResponseTopic {
 }
 
 fn is_internal(name: &str) -> bool {
-    name == OFFSETS_TOPIC || name == TRANSACTIONS_TOPIC
+    name == OFFSETS_TOPIC || name == TRANSACTIONS_TOPIC || name == SHARE_STATE_TOPIC
 }
 
 #[cfg(test)]

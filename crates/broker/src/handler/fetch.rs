@@ -160,15 +160,27 @@ impl Found {
 
     /// Locates the slice; one that would have to wait for the disk is kept for later.
     fn locate(&mut self, slice: Slice, mode: ReadMode) {
-        match slice.locate(mode) {
-            Ok(Located::Batches(batches)) => {
-                self.answer.data.records = Some(Payload::Deferred(batches.len()));
-                self.answer.batches = Some(batches);
-            }
-            Ok(Located::Nothing) => {}
-            Ok(Located::WouldBlock) => self.unlocated = Some(slice),
+        let located = slice.locate(mode).and_then(|located| match located {
+            Located::Batches(batches) => self.deliver(&slice, batches).map(|()| false),
+            Located::Nothing => Ok(false),
+            Located::WouldBlock => Ok(true),
+        });
+        match located {
+            Ok(false) => {}
+            Ok(true) => self.unlocated = Some(slice),
             Err(error) => storage_failed(&mut self.answer, &error),
         }
+    }
+
+    /// Answers with these batches, and tells a reader of committed records what not to read of them.
+    fn deliver(&mut self, slice: &Slice, batches: StoredBatches) -> io::Result<()> {
+        let FetchAnswer { data, .. } = &mut self.answer;
+        if let Some(aborted) = &mut data.aborted_transactions {
+            *aborted = slice.aborted_transactions(batches.end())?.iter().map(told).collect();
+        }
+        data.records = Some(Payload::Deferred(batches.len()));
+        self.answer.batches = Some(batches);
+        Ok(())
     }
 }
 
@@ -333,12 +345,6 @@ fn find_in(
     match partition.read(target.offset, limits) {
         Ok(slice) => {
             let metrics = Some(Arc::clone(&partition.metrics));
-            if wants.committed_only && !slice.is_empty() {
-                match partition.log.aborted_transactions(target.offset, upper) {
-                    Ok(aborted) => data.aborted_transactions = Some(aborted.iter().map(told).collect()),
-                    Err(_) => return refused(target, ErrorCode::KAFKA_STORAGE_ERROR),
-                }
-            }
             let mut found = Found { metrics, throttle, ..Found::new(target, data) };
             if !slice.is_empty() {
                 found.locate(slice, ReadMode::CachedOnly);

@@ -1,8 +1,9 @@
-//! FindCoordinator: which broker looks after a group, or a transactional id.
+//! FindCoordinator: which broker looks after a group, a transactional id, or a share-partition.
 //! On the first question the coordinator's topic is made.
 
 use std::sync::Arc;
 
+use state::share::state::SharePartitionKey;
 use wire::messages::find_coordinator::{Coordinator, FindCoordinatorRequest, FindCoordinatorResponse};
 use wire::{ErrorCode, Str};
 
@@ -11,6 +12,7 @@ use crate::context::RequestContext;
 use crate::coordinator::partition_for;
 use crate::groups::OFFSETS_TOPIC;
 use crate::handler::metadata::address_of;
+use crate::share_coordinator::SHARE_STATE_TOPIC;
 use crate::transactions::TRANSACTIONS_TOPIC;
 
 /// Requests ask for several keys from this version on (KIP-699).
@@ -18,6 +20,9 @@ const BATCH_VERSION_MIN: i16 = 4;
 
 const KEY_TYPE_GROUP: i8 = 0;
 const KEY_TYPE_TRANSACTION: i8 = 1;
+const KEY_TYPE_SHARE: i8 = 2;
+/// Share-partitions are looked for from this version on (KIP-932).
+const SHARE_VERSION_MIN: i16 = 6;
 
 /// Answers with the broker that looks after each key.
 pub(crate) async fn handle(
@@ -27,7 +32,7 @@ pub(crate) async fn handle(
 ) -> FindCoordinatorResponse {
     let is_batch = context.version >= BATCH_VERSION_MIN;
     let keys = if is_batch { request.coordinator_keys } else { vec![request.key] };
-    let found = find(&broker, request.key_type).await;
+    let found = find(&broker, &context, request.key_type).await;
     let mut coordinators: Vec<_> =
         keys.into_iter().map(|key| answer(&broker, &context, key, found.clone())).collect();
     if is_batch {
@@ -45,12 +50,17 @@ pub(crate) async fn handle(
 }
 
 /// The topic whose partitions' leaders look after keys of the type.
-async fn find(broker: &Arc<Broker>, key_type: i8) -> Result<&'static str, (ErrorCode, Str)> {
+async fn find(
+    broker: &Arc<Broker>,
+    context: &RequestContext,
+    key_type: i8,
+) -> Result<&'static str, (ErrorCode, Str)> {
     let topic = match key_type {
         KEY_TYPE_GROUP => OFFSETS_TOPIC,
         KEY_TYPE_TRANSACTION => TRANSACTIONS_TOPIC,
+        KEY_TYPE_SHARE if context.version >= SHARE_VERSION_MIN => SHARE_STATE_TOPIC,
         _ => {
-            let message = "this broker coordinates groups (0) and transactional ids (1)";
+            let message = "this broker coordinates groups (0), transactional ids (1) and, from version 6 on, share-partitions (2)";
             return Err((ErrorCode::INVALID_REQUEST, Str::from(message)));
         }
     };
@@ -81,8 +91,14 @@ fn answer(
     if topic == TRANSACTIONS_TOPIC && key.is_empty() {
         return unavailable(key, ErrorCode::INVALID_REQUEST, Str::from("a transactional id is not empty"));
     }
+    if topic == SHARE_STATE_TOPIC && SharePartitionKey::parse(&key).is_none() {
+        let message =
+            "a share-partition is named by its group, topic id and partition: \"groupId:topicId:partition\"";
+        return unavailable(key, ErrorCode::INVALID_REQUEST, Str::from(message));
+    }
     let serves = |key: &str| match topic {
         TRANSACTIONS_TOPIC => broker.transactions.serves(key),
+        SHARE_STATE_TOPIC => broker.share_states.serves(key),
         _ => broker.groups.serves(key),
     };
     let image = broker.metadata.image();

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use state::group::ClientInfo;
+use state::group::{ClientInfo, Groups};
 use wire::messages::delete_groups::{DeletableGroupResult, DeleteGroupsRequest, DeleteGroupsResponse};
 use wire::messages::describe_groups::{DescribeGroupsRequest, DescribeGroupsResponse, DescribedGroup};
 use wire::messages::heartbeat::{HeartbeatRequest, HeartbeatResponse};
@@ -17,12 +17,13 @@ use wire::{ErrorCode, Response, Str};
 use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::handler::metadata::operations;
+use crate::handler::share_group;
 use crate::node::fresh_id;
 
 /// Bits of the operations that exist on a group: read, delete, describe, describe and alter configs.
-const GROUP_OPERATIONS: i32 = 0b1101_0100_1000;
+pub(super) const GROUP_OPERATIONS: i32 = 0b1101_0100_1000;
 
-fn client_info(context: &RequestContext) -> ClientInfo {
+pub(super) fn client_info(context: &RequestContext) -> ClientInfo {
     ClientInfo {
         client_id: context.client_id.clone().unwrap_or_default(),
         client_host: Str::from(context.client_host()),
@@ -38,10 +39,13 @@ pub(crate) async fn join(
 ) -> Response {
     let client = client_info(&context);
     let environment = Arc::clone(&broker.environment);
+    let image = broker.metadata.image();
     let mut ids = || fresh_id(&*environment);
     let joined = broker
         .groups
-        .run(&request.group_id, |groups, token, now| groups.join(token, &client, &request, now, &mut ids))
+        .run(&request.group_id, |groups, token, now| {
+            groups.join(token, &client, &request, &image, now, &mut ids)
+        })
         .await;
     joined.unwrap_or_else(|error_code| {
         let member_id = request.member_id.clone();
@@ -56,8 +60,11 @@ pub(crate) async fn join(
 
 /// SyncGroup.
 pub(crate) async fn sync(broker: Arc<Broker>, _: RequestContext, request: SyncGroupRequest) -> Response {
-    let synced =
-        broker.groups.run(&request.group_id, |groups, token, now| groups.sync(token, &request, now)).await;
+    let image = broker.metadata.image();
+    let synced = broker
+        .groups
+        .run(&request.group_id, |groups, token, now| groups.sync(token, &request, &image, now))
+        .await;
     synced.unwrap_or_else(|error_code| {
         Response::SyncGroup(SyncGroupResponse { error_code, ..Default::default() })
     })
@@ -65,9 +72,10 @@ pub(crate) async fn sync(broker: Arc<Broker>, _: RequestContext, request: SyncGr
 
 /// Heartbeat.
 pub(crate) async fn heartbeat(broker: Arc<Broker>, _: RequestContext, request: HeartbeatRequest) -> Response {
+    let image = broker.metadata.image();
     let alive = broker
         .groups
-        .run(&request.group_id, |groups, token, now| groups.heartbeat(token, &request, now))
+        .run(&request.group_id, |groups, token, now| groups.heartbeat(token, &request, &image, now))
         .await;
     alive.unwrap_or_else(|error_code| {
         // Sessions begin anew when the group is loaded: until then nobody is late (Kafka answers so too, and clients
@@ -129,7 +137,8 @@ pub(crate) async fn list(
     _: RequestContext,
     request: ListGroupsRequest,
 ) -> ListGroupsResponse {
-    match broker.groups.ask_all(|groups| groups.list(&request)).await {
+    let list = |groups: &Groups| [groups.list(&request), groups.share_list(&request)].concat();
+    match broker.groups.ask_all(list).await {
         Ok(lists) => {
             ListGroupsResponse { groups: lists.into_iter().flatten().collect(), ..Default::default() }
         }
@@ -145,7 +154,10 @@ pub(crate) async fn delete(
 ) -> DeleteGroupsResponse {
     let mut results = Vec::with_capacity(request.groups_names.len());
     for group_id in request.groups_names {
-        let deleted = broker.groups.ask(&group_id, |groups, _now| groups.delete(&group_id)).await;
+        let deleted = match share_group::delete(&broker, &group_id).await {
+            Some(error_code) => Ok(DeletableGroupResult { group_id: group_id.clone(), error_code }),
+            None => broker.groups.ask(&group_id, |groups, _now| groups.delete(&group_id)).await,
+        };
         // Where no offset was ever committed and nobody joined, there is no coordinator and no group either.
         results.push(deleted.unwrap_or_else(|error_code| {
             let error_code = match error_code {

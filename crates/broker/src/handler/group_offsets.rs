@@ -7,13 +7,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use state::group::ExpiredOffset;
 use state::metadata::Image;
 use state::txn::{Producer, Protocol};
 use wire::messages::offset_commit::{
     OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic, OffsetCommitResponse,
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
-use wire::messages::offset_delete::{OffsetDeleteRequest, OffsetDeleteResponse};
+use wire::messages::offset_delete::{
+    OffsetDeleteRequest, OffsetDeleteResponse, OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
+};
 use wire::messages::offset_fetch::{
     OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics, OffsetFetchResponse,
     OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
@@ -247,11 +250,12 @@ pub(crate) async fn fetch(
         return fetch_one(&broker, request, context.version).await;
     }
     let by_id = context.version >= TOPIC_ID_VERSION_MIN;
+    let wants = Wants { stable: request.require_stable, expired: request.wants_expired };
     let mut groups = Vec::with_capacity(request.groups.len());
     // A group named twice is answered once: answers can be large.
     let mut seen = HashSet::new();
     for group in request.groups.into_iter().filter(|group| seen.insert(group.group_id.clone())) {
-        groups.push(fetch_group(&broker, group, by_id, request.require_stable).await);
+        groups.push(fetch_group(&broker, group, by_id, wants).await);
     }
     OffsetFetchResponse { groups, ..Default::default() }
 }
@@ -259,6 +263,7 @@ pub(crate) async fn fetch(
 /// The request of versions 1 to 7 names one group, and its answer stands at the top level.
 async fn fetch_one(broker: &Arc<Broker>, request: OffsetFetchRequest, version: i16) -> OffsetFetchResponse {
     let asked = request.topics.clone().unwrap_or_default();
+    let wants = Wants { stable: request.require_stable, expired: request.wants_expired };
     let topics = request.topics.map(|topics| {
         let topics = topics.into_iter().map(|topic| OffsetFetchRequestTopics {
             name: topic.name,
@@ -268,7 +273,7 @@ async fn fetch_one(broker: &Arc<Broker>, request: OffsetFetchRequest, version: i
         topics.collect()
     });
     let group = OffsetFetchRequestGroup { group_id: request.group_id, topics, ..Default::default() };
-    let fetched = fetch_group(broker, group, false, request.require_stable).await;
+    let fetched = fetch_group(broker, group, false, wants).await;
     if version < TOP_LEVEL_ERROR_VERSION_MIN && !fetched.error_code.is_ok() {
         let topics = asked.into_iter().map(|topic| OffsetFetchResponseTopic {
             partitions: topic.partition_indexes.iter().map(|id| failed(*id, fetched.error_code)).collect(),
@@ -291,6 +296,7 @@ fn failed(partition_index: i32, error_code: ErrorCode) -> OffsetFetchResponsePar
         committed_leader_epoch: -1,
         metadata: Some(Str::default()),
         error_code,
+        ..Default::default()
     }
 }
 
@@ -301,15 +307,31 @@ fn old_partition(partition: OffsetFetchResponsePartitions) -> OffsetFetchRespons
         committed_leader_epoch: partition.committed_leader_epoch,
         metadata: partition.metadata,
         error_code: partition.error_code,
+        expired_offset: partition.expired_offset,
+        expired_at: partition.expired_at,
     }
+}
+
+/// What a reader of offsets asks for.
+#[derive(Clone, Copy)]
+struct Wants {
+    /// Not those that an open transaction may replace.
+    stable: bool,
+    /// What is remembered of those that have expired, too: Ottla's own question.
+    expired: bool,
 }
 
 async fn fetch_group(
     broker: &Arc<Broker>,
     mut group: OffsetFetchRequestGroup,
     by_id: bool,
-    require_stable: bool,
+    wants: Wants,
 ) -> OffsetFetchResponseGroup {
+    if broker.is_cut_off() {
+        // Offsets may have been committed elsewhere by now.
+        let error_code = ErrorCode::NOT_COORDINATOR;
+        return OffsetFetchResponseGroup { group_id: group.group_id, error_code, ..Default::default() };
+    }
     let image = broker.metadata.image();
     let mut unknown = Vec::new();
     if by_id && let Some(topics) = group.topics.take() {
@@ -324,7 +346,14 @@ async fn fetch_group(
     }
     let id_of = |name: &str| image.topic(name).map(|topic| topic.id);
     let fetched = broker.groups.ask(&group.group_id, |groups, _now| {
-        (Vec::new(), groups.fetch_offsets(&group, require_stable, id_of))
+        let mut fetched = groups.fetch_offsets(&group, wants.stable, id_of);
+        if wants.expired {
+            let is_asked_for_all = group.topics.is_none();
+            for expired in groups.expired_offsets(&group.group_id, id_of) {
+                tell_expired(&mut fetched, expired, is_asked_for_all);
+            }
+        }
+        (Vec::new(), fetched)
     });
     let fetched = fetched.await;
     match fetched {
@@ -347,6 +376,37 @@ async fn fetch_group(
     }
 }
 
+/// Puts what is remembered of an expired offset where the answer says that nothing is committed.
+fn tell_expired(
+    fetched: &mut OffsetFetchResponseGroup,
+    (name, partition, expired): (Str, PartitionId, ExpiredOffset),
+    is_asked_for_all: bool,
+) {
+    let place = fetched.topics.iter().position(|topic| topic.name == name);
+    let place = match place {
+        Some(place) => place,
+        None if is_asked_for_all => {
+            fetched.topics.push(OffsetFetchResponseTopics { name, ..Default::default() });
+            fetched.topics.len() - 1
+        }
+        None => return,
+    };
+    let partitions = &mut fetched.topics[place].partitions;
+    if is_asked_for_all {
+        partitions.push(OffsetFetchResponsePartitions {
+            partition_index: partition.0,
+            committed_offset: -1,
+            committed_leader_epoch: -1,
+            metadata: Some(Str::default()),
+            ..Default::default()
+        });
+    }
+    if let Some(told) = partitions.iter_mut().find(|told| told.partition_index == partition.0) {
+        told.expired_offset = expired.offset.0;
+        told.expired_at = expired.expired_at.0;
+    }
+}
+
 fn refuse_fetch(topic: OffsetFetchRequestTopics) -> OffsetFetchResponseTopics {
     let partitions = topic.partition_indexes.iter().map(|&partition_index| OffsetFetchResponsePartitions {
         partition_index,
@@ -362,13 +422,48 @@ fn refuse_fetch(topic: OffsetFetchRequestTopics) -> OffsetFetchResponseTopics {
     }
 }
 
-/// OffsetDelete.
-pub(crate) async fn delete(broker: Arc<Broker>, _: RequestContext, request: OffsetDeleteRequest) -> Response {
+/// OffsetDelete. What of it names no topic or partition is refused here, as Kafka does.
+pub(crate) async fn delete(
+    broker: Arc<Broker>,
+    _: RequestContext,
+    mut request: OffsetDeleteRequest,
+) -> Response {
+    let image = broker.metadata.image();
+    let mut unknown = Vec::new();
+    for topic in &mut request.topics {
+        let found = image.topic(&topic.name);
+        let (known, missing): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut topic.partitions).into_iter().partition(|partition| {
+                found.is_some_and(|topic| topic.partition(PartitionId(partition.partition_index)).is_some())
+            });
+        topic.partitions = known;
+        if !missing.is_empty() {
+            let partitions = missing.into_iter().map(|partition| OffsetDeleteResponsePartition {
+                partition_index: partition.partition_index,
+                error_code: ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+            });
+            unknown.push(OffsetDeleteResponseTopic {
+                name: topic.name.clone(),
+                partitions: partitions.collect(),
+            });
+        }
+    }
+    request.topics.retain(|topic| !topic.partitions.is_empty());
     let deleted = broker
         .groups
         .run(&request.group_id, |groups, token, _now| groups.delete_offsets(token, &request))
         .await;
-    deleted.unwrap_or_else(|error_code| {
-        Response::OffsetDelete(OffsetDeleteResponse { error_code, ..Default::default() })
-    })
+    match deleted {
+        Ok(Response::OffsetDelete(mut response)) if response.error_code.is_ok() => {
+            for topic in unknown {
+                match response.topics.iter_mut().find(|present| present.name == topic.name) {
+                    Some(present) => present.partitions.extend(topic.partitions),
+                    None => response.topics.push(topic),
+                }
+            }
+            Response::OffsetDelete(response)
+        }
+        Ok(response) => response,
+        Err(error_code) => Response::OffsetDelete(OffsetDeleteResponse { error_code, ..Default::default() }),
+    }
 }

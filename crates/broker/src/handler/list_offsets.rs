@@ -1,14 +1,15 @@
-//! ListOffsets: the start, the end, or the first record of a time.
+//! ListOffsets: the start, the end, or the first record of a time. With the end, in a field of Ottla's own, the first records that
+//! readers at given offsets have not read: how long those wait is the readers' lag in time.
 //! What a consumer is told lies below what it may see: the high watermark, or the last stable offset if it reads
 //! committed records only. Lookups by time read the log, so they run on the blocking pool; the others only look.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use storage::{StorageError, TimestampOffset};
+use storage::{StorageError, TimestampOffset, Visible};
 use wire::messages::list_offsets::{
     ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse,
-    ListOffsetsTopicResponse,
+    ListOffsetsTopicResponse, UnreadRecord,
 };
 use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId};
 
@@ -26,10 +27,23 @@ pub(crate) async fn handle(
     context: RequestContext,
     request: ListOffsetsRequest,
 ) -> ListOffsetsResponse {
-    let version = context.version;
+    answer(broker, context.version, request).await
+}
+
+/// Readers' offsets that one request may ask about, over all partitions: each costs a look into the log.
+pub(crate) const UNREAD_MAX: usize = 10_000;
+
+/// Answers a client, or this broker itself.
+pub(crate) async fn answer(
+    broker: Arc<Broker>,
+    version: i16,
+    request: ListOffsetsRequest,
+) -> ListOffsetsResponse {
     let mut partitions = request.topics.iter().flat_map(|topic| &topic.partitions);
-    let reads_log =
-        partitions.any(|partition| Wanted::read(partition.timestamp, version).is_some_and(Wanted::reads_log));
+    let reads_log = partitions.any(|partition| {
+        !partition.unread_from.is_empty()
+            || Wanted::read(partition.timestamp, version).is_some_and(Wanted::reads_log)
+    });
     if reads_log {
         let listed = blocking::run(move || list(&broker, request, version));
         return listed.await;
@@ -81,6 +95,9 @@ fn list(broker: &Broker, request: ListOffsetsRequest, version: i16) -> ListOffse
         committed_only: request.isolation_level == READ_COMMITTED,
     };
     let hosted = broker.partitions.load();
+    let all = request.topics.iter().flat_map(|topic| &topic.partitions);
+    let unread: usize = all.map(|partition| partition.unread_from.len()).sum();
+    let too_many = unread > UNREAD_MAX;
     let topics = request.topics.into_iter().map(|topic| {
         let here = hosted.topic(&topic.name);
         // Answers are matched by partition: one that is named twice could not tell which time it answers.
@@ -94,7 +111,9 @@ fn list(broker: &Broker, request: ListOffsetsRequest, version: i16) -> ListOffse
         let mut answered = HashSet::new();
         let partitions = topic.partitions.into_iter().filter_map(|asked| {
             let index = asked.partition_index;
-            let found = if twice.contains(&index) {
+            let found = if too_many && !asked.unread_from.is_empty() {
+                Err(ErrorCode::INVALID_REQUEST)
+            } else if twice.contains(&index) {
                 if !answered.insert(index) {
                     return None;
                 }
@@ -108,7 +127,9 @@ fn list(broker: &Broker, request: ListOffsetsRequest, version: i16) -> ListOffse
         });
         ListOffsetsTopicResponse { name: topic.name, partitions: partitions.collect() }
     });
-    ListOffsetsResponse { topics: topics.collect(), ..Default::default() }
+    let topics = topics.collect();
+    let now = if unread == 0 { -1 } else { broker.clock.now().0 };
+    ListOffsetsResponse { topics, now, ..Default::default() }
 }
 
 fn respond(partition_index: i32, found: Result<Found, ErrorCode>) -> ListOffsetsPartitionResponse {
@@ -118,6 +139,7 @@ fn respond(partition_index: i32, found: Result<Found, ErrorCode>) -> ListOffsets
             timestamp: found.timestamp.0,
             offset: found.offset.0,
             leader_epoch: found.leader_epoch.0,
+            unread: found.unread,
             ..Default::default()
         },
         Err(error_code) => ListOffsetsPartitionResponse { partition_index, error_code, ..Default::default() },
@@ -148,10 +170,16 @@ struct Found {
     timestamp: Millis,
     offset: Offset,
     leader_epoch: LeaderEpoch,
+    unread: Vec<UnreadRecord>,
 }
 
 const UNKNOWN_TIME: Millis = Millis(-1);
-const NOTHING: Found = Found { timestamp: UNKNOWN_TIME, offset: Offset(-1), leader_epoch: LeaderEpoch::NONE };
+const NOTHING: Found = Found {
+    timestamp: UNKNOWN_TIME,
+    offset: Offset(-1),
+    leader_epoch: LeaderEpoch::NONE,
+    unread: Vec::new(),
+};
 
 fn find(partition: &Partition, view: View, asked: &ListOffsetsPartition) -> Result<Found, ErrorCode> {
     partition.check_leader(LeaderEpoch(asked.current_leader_epoch))?;
@@ -166,12 +194,14 @@ fn find(partition: &Partition, view: View, asked: &ListOffsetsPartition) -> Resu
             _ => ErrorCode::OFFSET_NOT_AVAILABLE,
         }),
         Wanted::Latest => {
-            Ok(Found { timestamp: UNKNOWN_TIME, offset: upper, leader_epoch: partition.leader_epoch() })
+            let leader_epoch = partition.leader_epoch();
+            let unread = unread(partition, view, &asked.unread_from, upper)?;
+            Ok(Found { timestamp: UNKNOWN_TIME, offset: upper, leader_epoch, unread })
         }
         Wanted::Earliest | Wanted::EarliestLocal => {
             let offset = partition.log.log_start();
             let leader_epoch = partition.log.epoch_at(offset).unwrap_or(partition.leader_epoch());
-            Ok(Found { timestamp: UNKNOWN_TIME, offset, leader_epoch })
+            Ok(Found { offset, leader_epoch, ..NOTHING })
         }
         Wanted::MaxTimestamp => looked_up(partition, partition.log.max_timestamp_offset(upper)),
         Wanted::Time(time) => looked_up(partition, partition.log.offset_for_time(time, upper)),
@@ -185,14 +215,34 @@ fn looked_up(
 ) -> Result<Found, ErrorCode> {
     match found {
         Ok(Some(TimestampOffset { timestamp, offset, leader_epoch })) => {
-            Ok(Found { timestamp, offset, leader_epoch })
+            Ok(Found { timestamp, offset, leader_epoch, unread: Vec::new() })
         }
         Ok(None) => Ok(NOTHING),
-        Err(error) => {
-            tracing::error!(partition = %partition.id, %error, "an offset could not be looked up by time");
-            Err(ErrorCode::KAFKA_STORAGE_ERROR)
-        }
+        Err(error) => Err(failed(partition, &error)),
     }
+}
+
+/// The first record that a reader has not read, for each of these readers' next offsets.
+fn unread(
+    partition: &Partition,
+    view: View,
+    from: &[i64],
+    upper: Offset,
+) -> Result<Vec<UnreadRecord>, ErrorCode> {
+    let visible = if view.committed_only { Visible::Committed } else { Visible::Uncommitted };
+    let record = |from: &i64| {
+        let found = partition.log.first_record(Offset(*from), upper, visible);
+        match found.map_err(|error| failed(partition, &error))? {
+            Some(found) => Ok(UnreadRecord { offset: found.offset.0, timestamp: found.timestamp.0 }),
+            None => Ok(UnreadRecord { offset: -1, timestamp: -1 }),
+        }
+    };
+    from.iter().map(record).collect()
+}
+
+fn failed(partition: &Partition, error: &StorageError) -> ErrorCode {
+    tracing::error!(partition = %partition.id, %error, "an offset could not be looked up in the log");
+    ErrorCode::KAFKA_STORAGE_ERROR
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
-use crate::handler::verification::{Verified, transactional};
+use crate::handler::verification::{Verified, not_asked, transactional};
 use crate::leader_hints::LeaderHints;
 use crate::partition::{Led, NotAppended, Partition, Verification, append_error};
 use crate::partitions::{Hosted, HostedTopic};
@@ -82,6 +82,7 @@ pub(crate) fn append(
 ) -> Produced {
     let now = broker.clock.now();
     let acks = request.acks;
+    let names_transaction = request.transactional_id.is_some();
     let hosted = broker.partitions.load();
     let mut unsafe_yet = Vec::new();
     let mut responses = Vec::with_capacity(request.topic_data.len());
@@ -99,7 +100,7 @@ pub(crate) fn append(
                     found,
                     unknown,
                     data,
-                    Asked { acks, now },
+                    Asked { acks, now, names_transaction },
                     &mut verified,
                 ),
                 _ => Err(Refusal::new(ErrorCode::INVALID_REQUIRED_ACKS, "acks must be -1 (all), 0 or 1")),
@@ -200,6 +201,7 @@ impl Produced {
 struct Asked {
     acks: i16,
     now: Millis,
+    names_transaction: bool,
 }
 
 struct AppendedPart {
@@ -215,7 +217,7 @@ fn append_partition(
     topic: Option<&Arc<HostedTopic>>,
     unknown: ErrorCode,
     data: PartitionProduceData,
-    Asked { acks, now }: Asked,
+    asked: Asked,
     verified: &mut Verified,
 ) -> Result<AppendedPart, Refusal> {
     let topic = topic.ok_or(unknown)?;
@@ -231,7 +233,7 @@ fn append_partition(
         .filter(|records| !records.is_empty())
         .ok_or_else(|| Refusal::new(ErrorCode::INVALID_RECORD, "a produce without records"))?;
     partition.check_leader(LeaderEpoch::NONE)?;
-    if acks == ACKS_ALL && !partition.has_enough_in_sync() {
+    if asked.acks == ACKS_ALL && !partition.has_enough_in_sync() {
         return Err(ErrorCode::NOT_ENOUGH_REPLICAS.into());
     }
     if broker.is_cut_off() {
@@ -244,7 +246,7 @@ fn append_partition(
         false => verified.remove(&partition.id).transpose()?,
     };
     let Led { appended, leader_epoch } =
-        append_records(broker, context, partition, records, now, verification)?;
+        append_records(broker, context, partition, records, asked, verification)?;
     if !appended.duplicate {
         let records = appended.last_offset.plus(1).since(appended.base_offset);
         partition.metrics.produced(bytes, u64::try_from(records).unwrap_or(0));
@@ -273,7 +275,7 @@ fn append_records(
     context: &RequestContext,
     partition: &Arc<Partition>,
     records: Bytes,
-    now: Millis,
+    Asked { now, names_transaction, .. }: Asked,
     verification: Option<Verification>,
 ) -> Result<Led, Refusal> {
     // A header that does not parse is the log's to refuse.
@@ -301,7 +303,10 @@ fn append_records(
     } else {
         append()
     };
-    Ok(appended?)
+    appended.map_err(|error| match error {
+        NotAppended::NotInTransaction if names_transaction && verification.is_none() => not_asked(),
+        error => error.into(),
+    })
 }
 
 /// Why a partition did not take its records.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use regex::Regex;
-use state::txn::{Description, ListFilter, Producer, Protocol, STATES};
+use state::txn::{Client, Decided, Description, Heard, ListFilter, Producer, Protocol, STATES, Transactions};
 use wire::messages::add_offsets_to_txn::{AddOffsetsToTxnRequest, AddOffsetsToTxnResponse};
 use wire::messages::add_partitions_to_txn::{
     AddPartitionsToTxnPartitionResult, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse,
@@ -19,7 +19,7 @@ use wire::messages::init_producer_id::{InitProducerIdRequest, InitProducerIdResp
 use wire::messages::list_transactions::{
     ListTransactionsRequest, ListTransactionsResponse, TransactionState as Listed,
 };
-use wire::{ErrorCode, PartitionId, ProducerEpoch, ProducerId, Str, TopicPartition};
+use wire::{ErrorCode, Millis, PartitionId, ProducerEpoch, ProducerId, Str, TopicPartition};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
@@ -43,6 +43,24 @@ fn producer(id: i64, epoch: i16) -> Producer {
     Producer { id: ProducerId(id), epoch: ProducerEpoch(epoch) }
 }
 
+fn client_of(context: &RequestContext) -> Client {
+    Client { id: context.client_id.clone().unwrap_or_default(), host: Str::from(context.client_host()) }
+}
+
+/// Remembers for whom something was done, where it was.
+fn heard<Answer>(
+    transactions: &mut Transactions,
+    id: &Str,
+    client: &Client,
+    now: Millis,
+    (records, answer): Decided<Answer>,
+) -> Decided<Answer> {
+    if answer.is_ok() {
+        transactions.heard(id, Some(client), now);
+    }
+    (records, answer)
+}
+
 /// An error in the words that a client of this version knows.
 fn known_to(error: ErrorCode, version: i16, fenced_version_min: i16) -> ErrorCode {
     match error {
@@ -60,8 +78,10 @@ pub(super) async fn init_producer(
 ) -> InitProducerIdResponse {
     let given = producer(request.producer_id, request.producer_epoch);
     let expected = (given.id != ProducerId::NONE).then_some(given);
+    let client = client_of(context);
     let begun = broker.with_fresh_id(id, |transactions, fresh, now| {
-        transactions.init_producer(id, request.transaction_timeout_ms, expected, fresh, now)
+        let begun = transactions.init_producer(id, request.transaction_timeout_ms, expected, fresh, now);
+        heard(transactions, id, &client, now.wall, begun)
     });
     match begun.await {
         Ok(Producer { id, epoch }) => {
@@ -112,7 +132,7 @@ async fn add_for_client(
     }
     let id = Str::copy_from(&request.v3_and_below_transactional_id);
     let producer = producer(request.v3_and_below_producer_id, request.v3_and_below_producer_epoch);
-    let added = add(broker, &id, producer, &partitions).await;
+    let added = add(broker, context, &id, producer, &partitions).await;
     let error = known_to(added.err().unwrap_or(ErrorCode::NONE), context.version, FENCED_VERSION_MIN);
     results(&request.v3_and_below_topics, |_| error)
 }
@@ -120,12 +140,15 @@ async fn add_for_client(
 /// Adds what a client of the first protocol names.
 async fn add(
     broker: &Arc<Broker>,
+    context: &RequestContext,
     id: &Str,
     producer: Producer,
     partitions: &BTreeSet<TopicPartition>,
 ) -> Result<(), ErrorCode> {
+    let client = client_of(context);
     let added = broker.transactions.ask(id, |transactions, now| {
-        transactions.add_partitions(id, producer, partitions, Protocol::First, now)
+        let added = transactions.add_partitions(id, producer, partitions, Protocol::First, now);
+        heard(transactions, id, &client, now.wall, added)
     });
     added.await?.map_err(ErrorCode::from)
 }
@@ -189,7 +212,7 @@ pub(crate) async fn add_offsets(
     let added = match offsets_partition(&broker, &request.group_id).await {
         Ok(partition) => {
             let id = Str::copy_from(&request.transactional_id);
-            add(&broker, &id, producer, &BTreeSet::from([partition])).await
+            add(&broker, &context, &id, producer, &BTreeSet::from([partition])).await
         }
         Err(error) => Err(error),
     };
@@ -222,8 +245,10 @@ pub(crate) async fn end(
         OWN_EPOCH_VERSION_MIN.. => Protocol::Second,
         _ => Protocol::First,
     };
+    let client = client_of(&context);
     let ended = broker.with_fresh_id(&id, |transactions, fresh, now| {
-        transactions.end(&id, producer, request.committed, protocol, fresh, now)
+        let ended = transactions.end(&id, producer, request.committed, protocol, fresh, now);
+        heard(transactions, &id, &client, now.wall, ended)
     });
     match ended.await {
         Ok(next) => {
@@ -249,7 +274,7 @@ pub(crate) async fn describe(
             broker.transactions.ask(&id, |transactions, _now| (Vec::new(), transactions.describe(&id))).await;
         let described = described.and_then(|described| described.map_err(ErrorCode::from));
         transaction_states.push(match described {
-            Ok(Description { producer, state, timeout_ms, started_at, partitions }) => Described {
+            Ok(Description { producer, state, timeout_ms, started_at, partitions, heard }) => Described {
                 transactional_id: id,
                 transaction_state: Str::from(state),
                 transaction_timeout_ms: timeout_ms,
@@ -259,12 +284,20 @@ pub(crate) async fn describe(
                 topics: by_topic(&partitions)
                     .map(|(topic, partitions)| TopicData { topic, partitions })
                     .collect(),
+                last_request_time_ms: heard.as_ref().map_or(-1, |heard| heard.at.0),
+                client_id: client(heard.as_ref()).map(|client| client.id.clone()),
+                client_host: client(heard.as_ref()).map(|client| client.host.clone()),
                 ..Default::default()
             },
             Err(error_code) => Described { transactional_id: id, error_code, ..Default::default() },
         });
     }
     DescribeTransactionsResponse { transaction_states, ..Default::default() }
+}
+
+/// The client that was heard of last, if the coordinator has heard of one.
+fn client(heard: Option<&Heard>) -> Option<&Client> {
+    heard?.client.as_ref()
 }
 
 /// ListTransactions: those of the shards that are here.

@@ -20,6 +20,9 @@ const IMPLICIT_VERSION_MIN: i16 = 12;
 /// Clients know of transactions that have to be aborted from this version on.
 const ABORTABLE_VERSION_MIN: i16 = 11;
 
+/// An answer after which producers send again.
+const NOT_KNOWN_YET: &str = "it cannot be said yet whether the partition belongs to the transaction";
+
 /// What the coordinator says of the partitions that were to be asked about.
 pub(crate) type Verified = HashMap<TopicPartition, Result<Verification, Refusal>>;
 
@@ -125,6 +128,12 @@ pub(crate) async fn ask(
     })
 }
 
+/// What the producer is told whose transaction would begin where the coordinator was not asked about it: another broker led the
+/// partition then, or another batch had begun the transaction. It is asked when the client comes again.
+pub(crate) fn not_asked() -> Refusal {
+    Refusal::new(ErrorCode::NOT_ENOUGH_REPLICAS, NOT_KNOWN_YET)
+}
+
 fn missing_error(version: i16) -> Refusal {
     let error = match version {
         ABORTABLE_VERSION_MIN.. => ErrorCode::TRANSACTION_ABORTABLE,
@@ -139,10 +148,7 @@ fn refusal(error: ErrorCode) -> Refusal {
         ErrorCode::CONCURRENT_TRANSACTIONS
         | ErrorCode::COORDINATOR_LOAD_IN_PROGRESS
         | ErrorCode::COORDINATOR_NOT_AVAILABLE
-        | ErrorCode::NOT_COORDINATOR => Refusal::new(
-            ErrorCode::NOT_ENOUGH_REPLICAS,
-            "the transaction coordinator cannot say yet whether the partition belongs to the transaction",
-        ),
+        | ErrorCode::NOT_COORDINATOR => Refusal::new(ErrorCode::NOT_ENOUGH_REPLICAS, NOT_KNOWN_YET),
         ErrorCode::PRODUCER_FENCED => {
             Refusal::new(ErrorCode::INVALID_PRODUCER_EPOCH, "a newer producer has the transactional id")
         }

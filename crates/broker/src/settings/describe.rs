@@ -86,12 +86,13 @@ impl Settings {
         let own = own_values(own, group_row);
         let rows = GROUP.iter().filter(|row| options.wants(row.key));
         let describe = |row: &'static Setting| {
-            let default = row.default_value();
+            let inherited = self.layers.chain(row.synonyms.iter().map(|synonym| synonym.key));
+            let default = row.default_value().filter(|_| row.synonyms.is_empty());
             let own = own.get(row.key).cloned();
-            let value = own.clone().or_else(|| default.clone());
+            let value = own.clone().or_else(|| self.layers.inherited(row));
             let own = own.map(|value| (row.key, ConfigSource::DynamicGroup, value));
             let default = default.map(|value| (row.key, ConfigSource::Default, value));
-            described(row, own.into_iter().chain(default).collect(), value, options)
+            described(row, own.into_iter().chain(inherited).chain(default).collect(), value, options)
         };
         rows.map(describe).collect()
     }

@@ -16,6 +16,7 @@ mod client_match;
 mod cluster;
 mod describe;
 mod rules;
+pub(crate) mod group;
 mod log_config;
 mod reference;
 
@@ -35,8 +36,8 @@ pub use row::{Allowed, Effect, Importance, Kind, Scope, Setting, Synonym};
 pub use sources::{Origin, Sources};
 pub use table::{
     BROKER, CLIENT_METRICS, ClientMetricsSettings, GROUP, GroupConfigs, GroupSettings, LogSettings,
-    NetworkSettings, NodeSettings, RACK_AWARE, ReplicationSettings, Section, TOPIC, TopicDefaults,
-    TopicSettings, broker_row, broker_rows, client_metrics_row, group_row, topic_row,
+    NetworkSettings, NodeSettings, RACK_AWARE, ReplicationSettings, Section, ShareSettings, TOPIC,
+    TopicDefaults, TopicSettings, broker_row, broker_rows, client_metrics_row, group_row, topic_row,
 };
 pub(crate) use value::per_address;
 pub use value::{Value, Violation};
@@ -56,6 +57,8 @@ pub struct BrokerSettings {
     pub log: LogSettings,
     /// Consumer groups and offsets.
     pub groups: GroupSettings,
+    /// Share groups.
+    pub share: ShareSettings,
     /// Several brokers, and transactions.
     pub replication: ReplicationSettings,
 }
@@ -206,7 +209,10 @@ impl Settings {
     #[must_use]
     pub fn group<K: AsRef<str>, V: AsRef<str>>(&self, own: impl IntoIterator<Item = (K, V)>) -> GroupConfigs {
         let own = own_values(own, group_row);
-        GroupConfigs::read(|key| own.get(key).cloned().or_else(|| group_row(key)?.default_value()))
+        GroupConfigs::read(|key| {
+            let row = group_row(key).expect("the struct and the rows come from one table");
+            own.get(key).cloned().or_else(|| self.layers.inherited(row))
+        })
     }
 
     /// A subscription to client metrics, likewise.
@@ -238,6 +244,22 @@ impl Settings {
             ("unclean.leader.election.enable", "false"),
         ];
         compacted(replication.transaction_topic_segment_bytes, &others)
+    }
+
+    /// What `__share_group_state` is created with. Its coordinators let go of its records by themselves: an update that is not
+    /// the last of its key counts all the same.
+    #[must_use]
+    pub fn share_state_topic_configs(&self) -> Vec<(Str, Str)> {
+        let share = &self.broker.share;
+        let configs = [
+            ("cleanup.policy", "delete".to_owned()),
+            ("retention.ms", "-1".to_owned()),
+            ("compression.type", "producer".to_owned()),
+            ("segment.bytes", share.topic_segment_bytes.to_string()),
+            ("min.insync.replicas", share.topic_min_insync_replicas.to_string()),
+            ("unclean.leader.election.enable", "false".to_owned()),
+        ];
+        configs.into_iter().map(|(key, value)| (Str::from(key), Str::from(value))).collect()
     }
 }
 
@@ -275,6 +297,7 @@ impl BrokerSettings {
             topics: TopicDefaults::read(value),
             log: LogSettings::read(value),
             groups: GroupSettings::read(value),
+            share: ShareSettings::read(value),
             replication: ReplicationSettings::read(value),
         }
     }

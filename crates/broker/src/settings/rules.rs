@@ -26,6 +26,7 @@ impl ConfigRules for Settings {
             ResourceKind::ClientMetrics => check_all("client metrics", CLIENT_METRICS, values),
             ResourceKind::Group => {
                 check_all("group", GROUP, values)?;
+                self.check_share_bounds(values)?;
                 check_group(&self.group(values))
             }
         }
@@ -38,8 +39,8 @@ impl ConfigRules for Settings {
     fn list_default(&self, kind: ResourceKind, key: &str) -> Option<Str> {
         let row = row(kind, key)?;
         let inherited = match kind {
-            ResourceKind::Topic => self.layers.inherited(row),
-            ResourceKind::Group | ResourceKind::ClientMetrics => row.default_value(),
+            ResourceKind::Topic | ResourceKind::Group => self.layers.inherited(row),
+            ResourceKind::ClientMetrics => row.default_value(),
             _ => self.layers.effective(row),
         };
         inherited.map(|value| Str::from(value.text()))

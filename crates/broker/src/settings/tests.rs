@@ -237,7 +237,7 @@ fn rows_differ_from_kafka_only_where_meant() {
         broker.heartbeat.interval.ms: 500, in Kafka 2000
         broker.session.timeout.ms: 3000, in Kafka 9000
         controller.listener.names: , in Kafka null
-        group.coordinator.rebalance.protocols: classic, in Kafka classic,consumer,streams
+        group.coordinator.rebalance.protocols: classic,consumer, in Kafka classic,consumer,streams
         listener.security.protocol.map: read-only, in Kafka dynamic
         listeners: read-only, in Kafka dynamic
         process.roles: broker,controller, in Kafka null

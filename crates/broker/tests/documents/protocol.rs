@@ -47,22 +47,8 @@ pub(crate) const PLANNED: &[Planned] = &[
     planned(41, "DescribeDelegationToken", "1-3", Step::Security),
     planned(50, "DescribeUserScramCredentials", "0", Step::Security),
     planned(51, "AlterUserScramCredentials", "0", Step::Security),
-    planned(68, "ConsumerGroupHeartbeat", "0-1", Step::Delivery),
-    planned(69, "ConsumerGroupDescribe", "0-1", Step::Delivery),
-    planned(76, "ShareGroupHeartbeat", "1", Step::Delivery),
-    planned(77, "ShareGroupDescribe", "1", Step::Delivery),
-    planned(78, "ShareFetch", "1-2", Step::Delivery),
-    planned(79, "ShareAcknowledge", "1-2", Step::Delivery),
-    planned(83, "InitializeShareGroupState", "0", Step::Delivery),
-    planned(84, "ReadShareGroupState", "0", Step::Delivery),
-    planned(85, "WriteShareGroupState", "0-1", Step::Delivery),
-    planned(86, "DeleteShareGroupState", "0", Step::Delivery),
-    planned(87, "ReadShareGroupStateSummary", "0-1", Step::Delivery),
     planned(88, "StreamsGroupHeartbeat", "0", Step::Streams),
     planned(89, "StreamsGroupDescribe", "0", Step::Streams),
-    planned(90, "DescribeShareGroupOffsets", "0-1", Step::Delivery),
-    planned(91, "AlterShareGroupOffsets", "0", Step::Delivery),
-    planned(92, "DeleteShareGroupOffsets", "0", Step::Delivery),
 ];
 
 /// The last API of Kafka 4.3.

@@ -46,6 +46,12 @@ impl TestBroker {
         self.node.as_ref().expect("the broker runs").kafka_addr()
     }
 
+    /// The page of its metrics, if `admin.listener` is set.
+    pub fn metrics(&self) -> String {
+        let node = self.node.as_ref().expect("the broker runs");
+        super::get_metrics(node.admin_addr().expect("it serves its metrics"))
+    }
+
     /// Where it stores.
     pub fn dir(&self) -> &Path {
         self.dir.path()

@@ -23,6 +23,8 @@ const BY_NAME_VERSION_MAX: i16 = 12;
 pub struct TestClient {
     socket: TcpStream,
     correlation_id: i32,
+    /// The correlation id of the last request that has its answer.
+    answered: i32,
     client_id: &'static str,
 }
 
@@ -37,7 +39,7 @@ impl TestClient {
         let socket = TcpStream::connect(address).expect("the broker listens");
         socket.set_read_timeout(Some(REPLY_MAX)).expect("a timeout can be set");
         socket.set_nodelay(true).expect("the socket is a TCP socket");
-        TestClient { socket, correlation_id: 0, client_id: "test" }
+        TestClient { socket, correlation_id: 0, answered: 0, client_id: "test" }
     }
 
     /// Connects as a client of this id.
@@ -57,6 +59,12 @@ impl TestClient {
 
     /// Asks in `version`.
     pub fn ask_in<R: ApiRequest>(&mut self, version: i16, request: R) -> R::Response {
+        self.send_in(version, request);
+        self.receive_in::<R>(version)
+    }
+
+    /// Sends a request whose answer is received later, in its turn.
+    pub fn send_in<R: ApiRequest>(&mut self, version: i16, request: R) {
         self.correlation_id += 1;
         let header = RequestHeader {
             api_key: R::API.code(),
@@ -66,9 +74,14 @@ impl TestClient {
         };
         let frame = Frame::request(&header, &request.into());
         self.socket.write_all(&frame.to_bytes()).expect("the broker reads");
+    }
+
+    /// The answer to the oldest request that has none.
+    pub fn receive_in<R: ApiRequest>(&mut self, version: i16) -> R::Response {
         let mut reply = Decoder::new(self.read_frame());
         let answered = ResponseHeader::decode(&mut reply, R::API, version).expect("a header is readable");
-        assert_eq!(answered.correlation_id, self.correlation_id);
+        self.answered += 1;
+        assert_eq!(answered.correlation_id, self.answered);
         R::Response::decode(&mut reply, version).expect("an answer is readable")
     }
 

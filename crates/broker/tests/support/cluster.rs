@@ -85,6 +85,12 @@ impl TestCluster {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.member(id).port))
     }
 
+    /// The page of a broker's metrics, if `admin.listener` is set.
+    pub fn metrics(&self, id: i32) -> String {
+        let (_, node) = self.member(id).running.as_ref().expect("it runs");
+        super::get_metrics(node.admin_addr().expect("it serves its metrics"))
+    }
+
     /// The brokers that run.
     pub fn running(&self) -> Vec<i32> {
         self.brokers.iter().filter(|member| member.running.is_some()).map(|member| member.id).collect()

@@ -14,4 +14,4 @@ pub use self::broker::TestBroker;
 pub use self::client::{TestClient, batch_of};
 pub use self::cluster::{TestCluster, wait_until};
 pub use self::mutation::{Xorshift, is_answered_at_once, mutate, resident_bytes, sample_frames};
-pub use self::raw::{connect, header, read_frame};
+pub use self::raw::{connect, get_metrics, header, read_frame};

@@ -21,13 +21,24 @@ use wire::messages::alter_partition::{
 use wire::messages::alter_partition_reassignments::{
     AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
 };
+use wire::messages::alter_share_group_offsets::{
+    AlterShareGroupOffsetsRequest, AlterShareGroupOffsetsRequestPartition, AlterShareGroupOffsetsRequestTopic,
+};
 use wire::messages::api_versions::ApiVersionsRequest;
 use wire::messages::auto_create_topics::AutoCreateTopicsRequest;
 use wire::messages::broker_heartbeat::BrokerHeartbeatRequest;
+use wire::messages::consumer_group_describe::ConsumerGroupDescribeRequest;
+use wire::messages::consumer_group_heartbeat::ConsumerGroupHeartbeatRequest;
 use wire::messages::create_partitions::{CreatePartitionsRequest, CreatePartitionsTopic};
 use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
 use wire::messages::delete_groups::DeleteGroupsRequest;
 use wire::messages::delete_records::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
+use wire::messages::delete_share_group_offsets::{
+    DeleteShareGroupOffsetsRequest, DeleteShareGroupOffsetsRequestTopic,
+};
+use wire::messages::delete_share_group_state::{
+    DeleteShareGroupStateRequest, DeleteStateData, PartitionData as DeletedPartition,
+};
 use wire::messages::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
 use wire::messages::describe_client_quotas::{ComponentData as QuotaComponent, DescribeClientQuotasRequest};
 use wire::messages::describe_cluster::DescribeClusterRequest;
@@ -37,6 +48,9 @@ use wire::messages::describe_log_dirs::DescribeLogDirsRequest;
 use wire::messages::describe_producers::{DescribeProducersRequest, TopicRequest as ProducersTopic};
 use wire::messages::describe_quorum::{
     DescribeQuorumRequest, PartitionData as QuorumPartition, TopicData as QuorumTopic,
+};
+use wire::messages::describe_share_group_offsets::{
+    DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsRequestGroup,
 };
 use wire::messages::describe_topic_partitions::{
     DescribeTopicPartitionsRequest, TopicRequest as PartitionsTopic,
@@ -53,6 +67,9 @@ use wire::messages::incremental_alter_configs::{
     AlterConfigsResource as IncrementalResource, IncrementalAlterConfigsRequest,
 };
 use wire::messages::init_producer_id::InitProducerIdRequest;
+use wire::messages::initialize_share_group_state::{
+    InitializeShareGroupStateRequest, InitializeStateData, PartitionData as InitializedPartition,
+};
 use wire::messages::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
 use wire::messages::leave_group::LeaveGroupRequest;
 use wire::messages::list_config_resources::ListConfigResourcesRequest;
@@ -72,14 +89,32 @@ use wire::messages::offset_for_leader_epoch::{
 use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use wire::messages::push_telemetry::PushTelemetryRequest;
 use wire::messages::quorum_messages::{QuorumEntry, QuorumMessage, QuorumMessagesRequest};
+use wire::messages::read_share_group_state::{
+    PartitionData as ReadPartition, ReadShareGroupStateRequest, ReadStateData,
+};
+use wire::messages::read_share_group_state_summary::{
+    PartitionData as SummaryPartition, ReadShareGroupStateSummaryRequest, ReadStateSummaryData,
+};
 use wire::messages::register_broker::RegisterBrokerRequest;
 use wire::messages::remove_raft_voter::RemoveRaftVoterRequest;
+use wire::messages::share_acknowledge::{
+    AcknowledgePartition, AcknowledgeTopic, AcknowledgementBatch, ShareAcknowledgeRequest,
+};
+use wire::messages::share_fetch::{
+    AcknowledgementBatch as FetchedBatch, FetchPartition as ShareFetchPartition,
+    FetchTopic as ShareFetchTopic, ShareFetchRequest,
+};
+use wire::messages::share_group_describe::ShareGroupDescribeRequest;
+use wire::messages::share_group_heartbeat::ShareGroupHeartbeatRequest;
 use wire::messages::sync_group::SyncGroupRequest;
 use wire::messages::txn_offset_commit::{
     TxnOffsetCommitRequest, TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
 use wire::messages::unregister_broker::UnregisterBrokerRequest;
 use wire::messages::update_features::{FeatureUpdateKey, UpdateFeaturesRequest};
+use wire::messages::write_share_group_state::{
+    PartitionData as WrittenPartition, StateBatch, WriteShareGroupStateRequest, WriteStateData,
+};
 use wire::messages::write_txn_markers::{WritableTxnMarker, WritableTxnMarkerTopic, WriteTxnMarkersRequest};
 use wire::records::{BatchBuilder, BatchOptions};
 use wire::{ApiKey, Decoder, Frame, Millis, Request, RequestHeader, Uuid};
@@ -226,6 +261,11 @@ fn samples() -> Vec<(ApiKey, Request)> {
         (ApiKey::LeaveGroup, LeaveGroupRequest { group_id: "g".into(), ..Default::default() }.into()),
         (ApiKey::OffsetFetch, OffsetFetchRequest { group_id: "g".into(), ..Default::default() }.into()),
         (ApiKey::OffsetDelete, OffsetDeleteRequest { group_id: "g".into(), ..Default::default() }.into()),
+        (ApiKey::ConsumerGroupHeartbeat, consumer_heartbeat().into()),
+        (
+            ApiKey::ConsumerGroupDescribe,
+            ConsumerGroupDescribeRequest { group_ids: vec!["k".into()], ..Default::default() }.into(),
+        ),
         (ApiKey::ListGroups, ListGroupsRequest::default().into()),
         (ApiKey::DeleteGroups, DeleteGroupsRequest { groups_names: vec!["g".into()] }.into()),
         (
@@ -483,6 +523,157 @@ fn samples() -> Vec<(ApiKey, Request)> {
             EndTxnRequest { transactional_id: "tx".into(), producer_id: 5, ..Default::default() }.into(),
         ),
         (
+            ApiKey::ShareGroupHeartbeat,
+            ShareGroupHeartbeatRequest {
+                group_id: "sg".into(),
+                member_id: "m".into(),
+                subscribed_topic_names: Some(vec!["t".into()]),
+                ..Default::default()
+            }
+            .into(),
+        ),
+        (
+            ApiKey::ShareGroupDescribe,
+            ShareGroupDescribeRequest { group_ids: vec!["sg".into()], include_authorized_operations: true }
+                .into(),
+        ),
+        (
+            ApiKey::ShareFetch,
+            ShareFetchRequest {
+                group_id: Some("sg".into()),
+                member_id: Some("m".into()),
+                max_bytes: 1024,
+                max_records: 10,
+                batch_size: 10,
+                topics: vec![ShareFetchTopic {
+                    topic_id: Uuid([1; 16]),
+                    partitions: vec![ShareFetchPartition {
+                        partition_index: 0,
+                        acknowledgement_batches: vec![FetchedBatch {
+                            first_offset: 0,
+                            last_offset: 1,
+                            acknowledge_types: vec![1, 2],
+                        }],
+                    }],
+                }],
+                ..Default::default()
+            }
+            .into(),
+        ),
+        (
+            ApiKey::ShareAcknowledge,
+            ShareAcknowledgeRequest {
+                group_id: Some("sg".into()),
+                member_id: Some("m".into()),
+                share_session_epoch: 1,
+                topics: vec![AcknowledgeTopic {
+                    topic_id: Uuid([1; 16]),
+                    partitions: vec![AcknowledgePartition {
+                        partition_index: 0,
+                        acknowledgement_batches: vec![AcknowledgementBatch {
+                            first_offset: 0,
+                            last_offset: 1,
+                            acknowledge_types: vec![1],
+                        }],
+                    }],
+                }],
+                ..Default::default()
+            }
+            .into(),
+        ),
+        (
+            ApiKey::InitializeShareGroupState,
+            InitializeShareGroupStateRequest {
+                group_id: "sg".into(),
+                topics: vec![InitializeStateData {
+                    topic_id: Uuid([1; 16]),
+                    partitions: vec![InitializedPartition { partition: 0, state_epoch: 0, start_offset: 3 }],
+                }],
+            }
+            .into(),
+        ),
+        (
+            ApiKey::ReadShareGroupState,
+            ReadShareGroupStateRequest {
+                group_id: "sg".into(),
+                topics: vec![ReadStateData {
+                    topic_id: Uuid([1; 16]),
+                    partitions: vec![ReadPartition { partition: 0, leader_epoch: 0 }],
+                }],
+            }
+            .into(),
+        ),
+        (
+            ApiKey::WriteShareGroupState,
+            WriteShareGroupStateRequest {
+                group_id: "sg".into(),
+                topics: vec![WriteStateData {
+                    topic_id: Uuid([1; 16]),
+                    partitions: vec![WrittenPartition {
+                        state_batches: vec![StateBatch {
+                            first_offset: 0,
+                            last_offset: 1,
+                            delivery_state: 2,
+                            delivery_count: 1,
+                        }],
+                        ..Default::default()
+                    }],
+                }],
+            }
+            .into(),
+        ),
+        (
+            ApiKey::DeleteShareGroupState,
+            DeleteShareGroupStateRequest {
+                group_id: "sg".into(),
+                topics: vec![DeleteStateData {
+                    topic_id: Uuid([1; 16]),
+                    partitions: vec![DeletedPartition { partition: 0 }],
+                }],
+            }
+            .into(),
+        ),
+        (
+            ApiKey::ReadShareGroupStateSummary,
+            ReadShareGroupStateSummaryRequest {
+                group_id: "sg".into(),
+                topics: vec![ReadStateSummaryData {
+                    topic_id: Uuid([1; 16]),
+                    partitions: vec![SummaryPartition { partition: 0, leader_epoch: -1 }],
+                }],
+            }
+            .into(),
+        ),
+        (
+            ApiKey::DescribeShareGroupOffsets,
+            DescribeShareGroupOffsetsRequest {
+                groups: vec![DescribeShareGroupOffsetsRequestGroup { group_id: "sg".into(), topics: None }],
+            }
+            .into(),
+        ),
+        (
+            ApiKey::AlterShareGroupOffsets,
+            AlterShareGroupOffsetsRequest {
+                group_id: "sg".into(),
+                topics: vec![AlterShareGroupOffsetsRequestTopic {
+                    topic_name: "t".into(),
+                    partitions: vec![AlterShareGroupOffsetsRequestPartition {
+                        partition_index: 0,
+                        start_offset: 1,
+                    }],
+                }],
+            }
+            .into(),
+        ),
+        (
+            ApiKey::DeleteShareGroupOffsets,
+            DeleteShareGroupOffsetsRequest {
+                group_id: "sg".into(),
+                topics: vec![DeleteShareGroupOffsetsRequestTopic { topic_name: "t".into() }],
+            }
+            .into(),
+        ),
+        (
             ApiKey::WriteTxnMarkers,
             WriteTxnMarkersRequest {
                 markers: vec![WritableTxnMarker {
@@ -592,4 +783,17 @@ pub fn resident_bytes() -> usize {
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux tells it");
     let kib: usize = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
     kib * 1024
+}
+
+fn consumer_heartbeat() -> ConsumerGroupHeartbeatRequest {
+    ConsumerGroupHeartbeatRequest {
+        group_id: "k".into(),
+        member_id: "m".into(),
+        rebalance_timeout_ms: 1_000,
+        subscribed_topic_names: Some(vec!["t".into()]),
+        subscribed_topic_regex: Some("t.*".into()),
+        server_assignor: Some("range".into()),
+        topic_partitions: Some(Vec::new()),
+        ..Default::default()
+    }
 }

@@ -45,3 +45,13 @@ pub fn read_frame(socket: &mut TcpStream) -> Option<Bytes> {
     socket.read_exact(&mut frame).ok()?;
     Some(frame.into())
 }
+
+/// The metrics page that is served at an address.
+pub fn get_metrics(address: std::net::SocketAddr) -> String {
+    let mut socket = TcpStream::connect(address).expect("the endpoint listens");
+    let request = b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
+    std::io::Write::write_all(&mut socket, request).expect("it reads");
+    let mut page = String::new();
+    std::io::Read::read_to_string(&mut socket, &mut page).expect("it answers");
+    page
+}

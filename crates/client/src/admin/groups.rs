@@ -1,23 +1,34 @@
-//! Consumer groups: list, describe, delete, and the offsets they committed.
+//! Consumer groups: list, describe, delete, and the offsets they committed, to be read, set and forgotten.
 //!
 //! A group is asked about at its coordinator; listing asks every broker.
 
 use std::collections::BTreeMap;
 
+use wire::messages::consumer_group_describe::ConsumerGroupDescribeRequest;
 use wire::messages::delete_groups::DeleteGroupsRequest;
 use wire::messages::describe_groups::{DescribeGroupsRequest, DescribedGroup};
+use wire::messages::describe_share_group_offsets::{
+    DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsRequestGroup,
+};
 use wire::messages::list_groups::ListGroupsRequest;
+use wire::messages::offset_commit::{
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use wire::messages::offset_delete::{
     OffsetDeleteRequest, OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
 };
 use wire::messages::offset_fetch::OffsetFetchRequest;
-use wire::{BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionId, Str, TopicPartition};
+use wire::messages::share_group_describe::ShareGroupDescribeRequest;
+use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str, TopicPartition};
 
 use super::{Admin, Outcomes, outcome};
 use crate::api::Call;
 use crate::cluster::{Lane, Topics};
 use crate::consumer::decode_assignment;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
+
+/// What share groups are called where others name their protocol.
+pub const SHARE: &str = "share";
 
 /// A group in a listing.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,6 +88,24 @@ pub struct CommittedOffset {
     pub metadata: Option<Str>,
 }
 
+/// An offset that a group had committed, and that was forgotten when its retention was over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpiredOffset {
+    /// The offset.
+    pub offset: Offset,
+    /// When it was forgotten.
+    pub expired_at: Millis,
+}
+
+/// Everything that is known of a group's offsets.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GroupOffsets {
+    /// What is committed.
+    pub committed: BTreeMap<TopicPartition, CommittedOffset>,
+    /// What was, as far as the broker remembers; Apache Kafka's do not.
+    pub expired: BTreeMap<TopicPartition, ExpiredOffset>,
+}
+
 impl Admin {
     /// All groups, in the order of their names.
     pub async fn list_groups(&self) -> Result<Vec<GroupListing>, Error> {
@@ -104,11 +133,20 @@ impl Admin {
         Ok(listed)
     }
 
-    /// Describes groups.
+    /// Describes groups. One that is not there is "Dead", in every version of Kafka's answer.
     pub async fn describe_groups(&self, names: &[Str]) -> Outcomes<Str, GroupInfo> {
         let mut described = Vec::with_capacity(names.len());
         for name in names {
-            described.push((name.clone(), self.describe_group(name).await));
+            let classic = self.describe_group(name).await;
+            let found = match &classic {
+                // It may be of another kind.
+                Ok(group) if group.state == *"Dead" => match self.describe_consumer_group(name).await {
+                    Ok(group) => Ok(group),
+                    Err(_) => self.describe_share_group(name).await.or(classic),
+                },
+                _ => classic,
+            };
+            described.push((name.clone(), found));
         }
         described
     }
@@ -116,6 +154,28 @@ impl Admin {
     async fn describe_group(&self, name: &Str) -> Result<GroupInfo, Error> {
         let doing = format!("describing group {name}");
         let request = DescribeGroupsRequest { groups: vec![name.clone()], ..Default::default() };
+        let group = self
+            .ask_coordinator(name, &doing, request, |response| {
+                let group = response.groups.into_iter().next();
+                let mut group = group.ok_or_else(|| Error::Protocol {
+                    doing: doing.clone(),
+                    problem: "it describes nothing".to_owned(),
+                })?;
+                if group.error_code == ErrorCode::GROUP_ID_NOT_FOUND {
+                    group.error_code = ErrorCode::NONE;
+                    group.group_state = Str::from("Dead");
+                }
+                outcome(group.error_code, doing.clone(), group.error_message.as_ref(), ())?;
+                Ok(group)
+            })
+            .await?;
+        let coordinator = self.cluster.coordinator(name).await?;
+        Ok(group_info(group, coordinator))
+    }
+
+    async fn describe_consumer_group(&self, name: &Str) -> Result<GroupInfo, Error> {
+        let doing = format!("describing group {name}");
+        let request = ConsumerGroupDescribeRequest { group_ids: vec![name.clone()], ..Default::default() };
         let group = self
             .ask_coordinator(name, &doing, request, |response| {
                 let group = response.groups.into_iter().next();
@@ -128,7 +188,102 @@ impl Admin {
             })
             .await?;
         let coordinator = self.cluster.coordinator(name).await?;
-        Ok(group_info(group, coordinator))
+        let members = group.members.into_iter().map(|member| GroupMember {
+            member_id: member.member_id,
+            instance_id: member.instance_id,
+            client_id: member.client_id,
+            host: member.client_host,
+            assignment: member
+                .assignment
+                .topic_partitions
+                .into_iter()
+                .flat_map(|topic| {
+                    let name = topic.topic_name;
+                    let partitions = topic.partitions.into_iter().map(PartitionId);
+                    partitions.map(move |id| TopicPartition::new(name.clone(), id))
+                })
+                .collect(),
+        });
+        Ok(GroupInfo {
+            group_id: group.group_id,
+            coordinator,
+            state: group.group_state,
+            protocol_type: Str::from("consumer"),
+            assignor: group.assignor_name,
+            members: members.collect(),
+        })
+    }
+
+    async fn describe_share_group(&self, name: &Str) -> Result<GroupInfo, Error> {
+        let doing = format!("describing group {name}");
+        let request = ShareGroupDescribeRequest { group_ids: vec![name.clone()], ..Default::default() };
+        let group = self
+            .ask_coordinator(name, &doing, request, |response| {
+                let group = response.groups.into_iter().next();
+                let group = group.ok_or_else(|| Error::Protocol {
+                    doing: doing.clone(),
+                    problem: "it describes nothing".to_owned(),
+                })?;
+                outcome(group.error_code, doing.clone(), group.error_message.as_ref(), ())?;
+                Ok(group)
+            })
+            .await?;
+        let coordinator = self.cluster.coordinator(name).await?;
+        let members = group.members.into_iter().map(|member| GroupMember {
+            member_id: member.member_id,
+            instance_id: None,
+            client_id: member.client_id,
+            host: member.client_host,
+            assignment: member
+                .assignment
+                .topic_partitions
+                .into_iter()
+                .flat_map(|topic| {
+                    let name = topic.topic_name;
+                    let partitions = topic.partitions.into_iter().map(PartitionId);
+                    partitions.map(move |id| TopicPartition::new(name.clone(), id))
+                })
+                .collect(),
+        });
+        Ok(GroupInfo {
+            group_id: group.group_id,
+            coordinator,
+            state: group.group_state,
+            protocol_type: Str::from(SHARE),
+            assignor: group.assignor_name,
+            members: members.collect(),
+        })
+    }
+
+    /// Where a share group is in each partition: all before is done with.
+    pub async fn share_group_offsets(&self, name: &Str) -> Result<GroupOffsets, Error> {
+        let doing = format!("reading the offsets of group {name}");
+        let group = DescribeShareGroupOffsetsRequestGroup { group_id: name.clone(), topics: None };
+        let request = DescribeShareGroupOffsetsRequest { groups: vec![group] };
+        self.ask_coordinator(name, &doing, request, |response| {
+            let mut offsets = GroupOffsets::default();
+            for group in response.groups {
+                outcome(group.error_code, doing.clone(), group.error_message.as_ref(), ())?;
+                for topic in group.topics {
+                    for partition in topic.partitions {
+                        outcome(partition.error_code, doing.clone(), partition.error_message.as_ref(), ())?;
+                        if partition.start_offset < 0 {
+                            // Nobody has read it yet.
+                            continue;
+                        }
+                        let id = PartitionId(partition.partition_index);
+                        let start = CommittedOffset {
+                            offset: Offset(partition.start_offset),
+                            leader_epoch: LeaderEpoch(partition.leader_epoch),
+                            metadata: None,
+                        };
+                        offsets.committed.insert(TopicPartition::new(topic.topic_name.clone(), id), start);
+                    }
+                }
+            }
+            Ok(offsets)
+        })
+        .await
     }
 
     /// Deletes groups that have no members.
@@ -149,30 +304,91 @@ impl Admin {
     }
 
     /// Everything a group has committed.
-    pub async fn group_offsets(
-        &self,
-        name: &Str,
-    ) -> Result<BTreeMap<TopicPartition, CommittedOffset>, Error> {
+    pub async fn group_offsets(&self, name: &Str) -> Result<GroupOffsets, Error> {
         let doing = format!("reading the offsets of group {name}");
-        let request = OffsetFetchRequest { group_id: name.clone(), topics: None, ..Default::default() };
+        let request = OffsetFetchRequest {
+            group_id: name.clone(),
+            topics: None,
+            wants_expired: true,
+            ..Default::default()
+        };
         self.ask_coordinator(name, &doing, request, |response| {
             outcome(response.error_code, doing.clone(), None, ())?;
-            let mut offsets = BTreeMap::new();
+            let mut offsets = GroupOffsets::default();
             for topic in response.topics {
                 for partition in topic.partitions {
                     outcome(partition.error_code, doing.clone(), None, ())?;
+                    let id = PartitionId(partition.partition_index);
+                    let place = TopicPartition::new(topic.name.clone(), id);
                     let committed = CommittedOffset {
                         offset: Offset(partition.committed_offset),
                         leader_epoch: LeaderEpoch(partition.committed_leader_epoch),
                         metadata: partition.metadata.filter(|metadata| !metadata.is_empty()),
                     };
                     if committed.offset.0 >= 0 {
-                        let id = PartitionId(partition.partition_index);
-                        offsets.insert(TopicPartition::new(topic.name.clone(), id), committed);
+                        offsets.committed.insert(place, committed);
+                    } else if partition.expired_offset >= 0 {
+                        let expired = ExpiredOffset {
+                            offset: Offset(partition.expired_offset),
+                            expired_at: Millis(partition.expired_at),
+                        };
+                        offsets.expired.insert(place, expired);
                     }
                 }
             }
             Ok(offsets)
+        })
+        .await
+    }
+
+    /// Sets what a group has committed. Refused with UNKNOWN_MEMBER_ID while the group has members: only they may move its
+    /// offsets then. A group that is not there is made.
+    pub async fn set_group_offsets(
+        &self,
+        name: &Str,
+        offsets: &[(TopicPartition, Offset)],
+    ) -> Result<Outcomes<TopicPartition, ()>, Error> {
+        let doing = format!("setting offsets of group {name}");
+        let mut topics: BTreeMap<Str, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
+        for (partition, offset) in offsets {
+            let entry = OffsetCommitRequestPartition {
+                partition_index: partition.partition.0,
+                committed_offset: offset.0,
+                committed_leader_epoch: LeaderEpoch::NONE.0,
+                committed_metadata: Some(Str::default()),
+            };
+            topics.entry(partition.topic.clone()).or_default().push(entry);
+        }
+        let topics = topics.into_iter().map(|(name, partitions)| OffsetCommitRequestTopic {
+            name,
+            partitions,
+            ..Default::default()
+        });
+        let request = OffsetCommitRequest {
+            group_id: name.clone(),
+            generation_id_or_member_epoch: -1,
+            retention_time_ms: -1,
+            topics: topics.collect(),
+            ..Default::default()
+        };
+        self.ask_coordinator(name, &doing, request, |response| {
+            let mut outcomes = Vec::new();
+            for topic in response.topics {
+                for partition in topic.partitions {
+                    let id = PartitionId(partition.partition_index);
+                    let name = TopicPartition::new(topic.name.clone(), id);
+                    let set = outcome(partition.error_code, format!("{doing} ({name})"), None, ());
+                    if let Err(error) = &set
+                        && error.kind() == ErrorKind::Retriable
+                        && error.code() != Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+                    {
+                        // Setting them all again does no harm.
+                        return Err(error.clone());
+                    }
+                    outcomes.push((name, set));
+                }
+            }
+            Ok(outcomes)
         })
         .await
     }

@@ -6,6 +6,7 @@
 mod cluster;
 mod configs;
 mod groups;
+mod lag;
 mod offsets;
 mod quorum;
 mod quotas;
@@ -15,8 +16,9 @@ mod transactions;
 
 pub use cluster::{BrokerInfo, ClusterInfo};
 pub use configs::{AlterOperation, ConfigEntry, ConfigSource, ResourceKind};
-pub use groups::{CommittedOffset, GroupInfo, GroupListing, GroupMember};
-pub use offsets::{ListedOffset, OffsetSpec};
+pub use groups::{CommittedOffset, ExpiredOffset, GroupInfo, GroupListing, GroupMember, GroupOffsets, SHARE};
+pub use lag::{Lag, Progress};
+pub use offsets::{ListedOffset, OffsetSpec, Unread};
 pub use quorum::{QuorumInfo, QuorumMember};
 pub use quotas::{EntityQuotas, QuotaEntity, QuotaMatch};
 pub use replicas::{Election, OngoingReassignment, Reassignment, ReplicationFactor};

@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 
 use wire::messages::delete_records::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
-use wire::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
+use wire::messages::list_offsets::{
+    ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic, UnreadRecord,
+};
 use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str, TopicPartition};
 
 use super::{Admin, Outcomes};
@@ -25,15 +27,53 @@ pub enum OffsetSpec {
     MaxTimestamp,
     /// Of the first record written at or after this time; none when there is no such record.
     At(Millis),
+    /// As [`OffsetSpec::Latest`], and what a reader has not read whose next offset is this one.
+    Unread(Offset),
+}
+
+/// The first record that a reader has not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    /// The broker cannot say; Apache Kafka's cannot.
+    Unknown,
+    /// There is none: what follows are markers, or holes that compaction left.
+    Nothing,
+    /// It waits.
+    Waiting {
+        /// Where it is.
+        offset: Offset,
+        /// How long ago it was written, by its timestamp and the clock of its broker; unknown when it has no timestamp.
+        age_ms: Option<i64>,
+    },
+}
+
+impl Unread {
+    /// What an answer of a broker says.
+    pub fn told(record: &UnreadRecord, now: Millis) -> Self {
+        match record.offset {
+            ..0 => Self::Nothing,
+            offset => Self::Waiting {
+                offset: Offset(offset),
+                age_ms: (record.timestamp >= 0).then(|| now.0.saturating_sub(record.timestamp).max(0)),
+            },
+        }
+    }
 }
 
 impl OffsetSpec {
     fn timestamp(self) -> i64 {
         match self {
-            Self::Latest => -1,
+            Self::Latest | Self::Unread(_) => -1,
             Self::Earliest => -2,
             Self::MaxTimestamp => -3,
             Self::At(time) => time.0.max(0),
+        }
+    }
+
+    fn unread_from(self) -> Vec<i64> {
+        match self {
+            Self::Unread(offset) => vec![offset.0],
+            _ => Vec::new(),
         }
     }
 }
@@ -47,6 +87,8 @@ pub struct ListedOffset {
     pub timestamp: Option<Millis>,
     /// The epoch of the leader that wrote it.
     pub leader_epoch: LeaderEpoch,
+    /// The first record that is not read, where that was asked for.
+    pub unread: Unread,
 }
 
 /// Partitions by the broker that leads them.
@@ -68,6 +110,7 @@ impl Admin {
                 partition_index: partition.partition.0,
                 current_leader_epoch: leader_epoch.0,
                 timestamp: specs[partition].timestamp(),
+                unread_from: specs[partition].unread_from(),
             });
             let topics = topics.into_iter().map(|(name, partitions)| ListOffsetsTopic { name, partitions });
             let request = ListOffsetsRequest {
@@ -78,6 +121,7 @@ impl Admin {
             };
             async move {
                 let response = cluster.call(broker, Lane::Requests, request).await?;
+                let now = Millis(response.now);
                 let answers = response.topics.into_iter().flat_map(|topic| {
                     topic.partitions.into_iter().map(move |answer| {
                         let partition =
@@ -86,6 +130,10 @@ impl Admin {
                             offset: Some(Offset(answer.offset)).filter(|offset| offset.0 >= 0),
                             timestamp: Some(Millis(answer.timestamp)).filter(|time| time.0 >= 0),
                             leader_epoch: LeaderEpoch(answer.leader_epoch),
+                            unread: match answer.unread.first() {
+                                Some(record) => Unread::told(record, now),
+                                None => Unread::Unknown,
+                            },
                         };
                         (partition, answer.error_code, listed)
                     })

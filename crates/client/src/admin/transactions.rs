@@ -56,6 +56,13 @@ pub struct TransactionInfo {
     pub timeout_ms: i32,
     /// When the transaction began, if one has.
     pub started_at: Option<Millis>,
+    /// What the client calls itself that the coordinator last did something for. Like the next two, it is known to Ottla's
+    /// coordinators, and not right after they have taken over.
+    pub client_id: Option<Str>,
+    /// Where that client asked from.
+    pub client_host: Option<Str>,
+    /// When the coordinator last heard of the id.
+    pub last_request: Option<Millis>,
     /// What it has written to and has not been told there how it ended.
     pub partitions: Vec<TopicPartition>,
 }
@@ -153,6 +160,9 @@ impl Admin {
             state: state.transaction_state,
             timeout_ms: state.transaction_timeout_ms,
             started_at: Some(Millis(state.transaction_start_time_ms)).filter(|at| at.0 >= 0),
+            client_id: state.client_id,
+            client_host: state.client_host,
+            last_request: Some(Millis(state.last_request_time_ms)).filter(|at| at.0 >= 0),
             partitions: partitions.collect(),
         })
     }

@@ -195,12 +195,18 @@ impl Consumer {
         let Some(membership) = &mut self.membership else { return Ok(()) };
         let assigned = membership.join(&owned).await?;
         let group_id = membership.group_id().clone();
-        let committed = match assigned.is_empty() {
+        let offsets = match assigned.is_empty() {
             true => Default::default(),
             false => Admin::new(self.cluster.clone()).group_offsets(&group_id).await?,
         };
         for partition in assigned {
-            let start = match committed.get(&partition) {
+            if let Some(expired) = offsets.expired.get(&partition) {
+                tracing::warn!(
+                    %partition, offset = %expired.offset, expired_at_ms = expired.expired_at.0,
+                    "what the group had committed has expired, reading on as if it had committed nothing"
+                );
+            }
+            let start = match offsets.committed.get(&partition) {
                 Some(committed) => Start::Offset(committed.offset),
                 None => self.start_without_position(&partition)?,
             };

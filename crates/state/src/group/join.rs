@@ -3,6 +3,8 @@
 //! A join is answered once the group's next generation is formed, or at once when nothing changes for it. At most one
 //! join is parked per member: a newer one supersedes it. Nobody becomes a member whose protocols do not fit all others.
 
+use std::sync::Arc;
+
 use wire::messages::join_group::{JoinGroupRequest, JoinGroupResponse, JoinGroupResponseMember};
 use wire::{ErrorCode, Response, Str, Uuid};
 
@@ -12,6 +14,7 @@ use super::{
     ClientInfo, Group, Groups, JoinWait, NEW_MEMBER_JOIN_TIMEOUT_MS, Now, Outcome, PENDING_JOINS_MAX,
     Refusal, State, Step, Token, join_refused, records,
 };
+use crate::metadata::Image;
 
 /// From this version on a new dynamic member is sent back once with its id (KIP-394).
 const MEMBER_ID_REQUIRED_SINCE: i16 = 4;
@@ -25,11 +28,34 @@ impl Groups {
         token: Token,
         client: &ClientInfo,
         request: &JoinGroupRequest,
+        image: &Arc<Image>,
         now: impl Into<Now>,
         ids: &mut dyn FnMut() -> Uuid,
     ) -> Outcome {
         let now = now.into();
+        let join = Join { token, client, request };
+        if let Err(refusal) = self.check_join_bounds(request) {
+            return Outcome::reply(token, join_refused(request.member_id.clone(), refusal));
+        }
+        let mut before = Outcome::default();
+        self.make_way_for_classic(request, image, now, &mut before);
+        let mut outcome = if self.consumers.contains_key(&request.group_id) {
+            self.join_consumers(&join, image, now, ids)
+        } else {
+            self.join_classics(&join, now, ids)
+        };
+        outcome.records.splice(..0, before.records);
+        outcome.replies.splice(..0, before.replies);
+        outcome
+    }
+
+    fn join_classics(&mut self, join: &Join<'_>, now: Now, ids: &mut dyn FnMut() -> Uuid) -> Outcome {
+        let Join { token, request, .. } = *join;
         let mut created = Vec::new();
+        if self.share.contains(&request.group_id) {
+            let refusal = Refusal::InconsistentProtocol;
+            return Outcome::reply(token, join_refused(request.member_id.clone(), refusal));
+        }
         if let Err(refusal) = self.check_join(request) {
             return Outcome::reply(token, join_refused(request.member_id.clone(), refusal));
         }
@@ -43,8 +69,7 @@ impl Groups {
         let mut step = Step::new(config, timers, now);
         step.outcome.records = created;
         let group = groups.get_mut(&request.group_id).expect("made above if it was not there");
-        let join = Join { token, client, request };
-        match group.join(&join, &mut step, ids) {
+        match group.join(join, &mut step, ids) {
             Ok(()) => {}
             Err(Refusal::GroupFull) => {
                 step.reply(token, join_refused(Str::default(), Refusal::GroupFull));
@@ -56,8 +81,38 @@ impl Groups {
         step.outcome
     }
 
+    /// A member of the classic protocol joins a group of the other.
+    fn join_consumers(
+        &mut self,
+        join: &Join<'_>,
+        image: &Arc<Image>,
+        now: Now,
+        ids: &mut dyn FnMut() -> Uuid,
+    ) -> Outcome {
+        let Join { token, client, request } = *join;
+        let Groups { config, consumers, timers, .. } = self;
+        let mut step = Step::new(config, timers, now);
+        let group = consumers.get_mut(&request.group_id).expect("looked for by the caller");
+        let is_new = request.member_id.is_empty();
+        let response = if is_new
+            && request.group_instance_id.is_none()
+            && client.api_version >= MEMBER_ID_REQUIRED_SINCE
+        {
+            join_refused(member_id(&client.client_id, ids()), Refusal::MemberIdRequired)
+        } else {
+            let prefix = request.group_instance_id.as_ref().unwrap_or(&client.client_id);
+            let joined = group.join_classic(client, request, image, &mut step, || member_id(prefix, ids()));
+            match joined {
+                Ok(joined) => Response::JoinGroup(joined),
+                Err(refusal) => join_refused(request.member_id.clone(), refusal),
+            }
+        };
+        step.reply(token, response);
+        step.outcome
+    }
+
     /// What can be refused without touching the group, so that no group is made for it.
-    fn check_join(&self, request: &JoinGroupRequest) -> Result<(), Refusal> {
+    fn check_join_bounds(&self, request: &JoinGroupRequest) -> Result<(), Refusal> {
         let session_timeouts = self.config.session_timeout_ms_min..=self.config.session_timeout_ms_max;
         if request.group_id.is_empty() {
             return Err(Refusal::InvalidGroupId);
@@ -69,6 +124,11 @@ impl Groups {
         if metadata > self.config.record_bytes_max {
             return Err(Refusal::GroupTooLarge);
         }
+        Ok(())
+    }
+
+    /// Likewise, for a classic group.
+    fn check_join(&self, request: &JoinGroupRequest) -> Result<(), Refusal> {
         if self.groups.contains_key(&request.group_id) {
             return Ok(());
         }

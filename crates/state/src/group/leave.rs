@@ -19,7 +19,7 @@ impl Groups {
         request: &LeaveGroupRequest,
         now: impl Into<Now>,
     ) -> Outcome {
-        let Groups { config, groups, timers, .. } = self;
+        let Groups { config, groups, consumers, timers, .. } = self;
         let mut step = Step::new(config, timers, now.into());
         let mut response = LeaveGroupResponse::default();
         if request.group_id.is_empty() {
@@ -27,9 +27,16 @@ impl Groups {
         } else {
             let itself = [MemberIdentity { member_id: request.member_id.clone(), ..Default::default() }];
             let members = if api_version < BATCH_SINCE { &itself[..] } else { &request.members[..] };
-            response.members = match groups.get_mut(&request.group_id) {
-                Some(group) => group.leave(members, &mut step),
-                None => members.iter().map(|member| answer(member, Err(Refusal::UnknownMember))).collect(),
+            let group_id = &request.group_id;
+            response.members = match (consumers.get_mut(group_id), groups.get_mut(group_id)) {
+                (Some(group), _) => {
+                    let left = group.leave_classic(members, &mut step);
+                    members.iter().zip(left).map(|(member, left)| answer(member, left)).collect()
+                }
+                (None, Some(group)) => group.leave(members, &mut step),
+                (None, None) => {
+                    members.iter().map(|member| answer(member, Err(Refusal::UnknownMember))).collect()
+                }
             };
             if api_version < BATCH_SINCE {
                 response.error_code =

@@ -341,6 +341,243 @@ fn a_retention_of_the_clients_own_is_kept_through_a_crash() {
 }
 
 #[test]
+fn an_expired_offset_is_not_one_that_never_was() {
+    let config = GroupConfig { expired_retention_ms: 10 * DAY_MS, ..short_retention() };
+    check_with(
+        config,
+        "commit t-0=5 t-1=6 topic-id=1
+         wait 86400000
+         expire
+         list
+         fetch t-0 t-2
+         fetch
+         traces
+         crash
+         traces
+         traces topic-id=2
+         traces group=h
+         commit t-0=7
+         traces
+         wait 863999999
+         expire
+         traces
+         wait 1
+         expire
+         traces",
+        expect![[r#"
+            commit t-0=5 t-1=6 topic-id=1
+                record g: t-0 = 5
+                record g: t-1 = 6
+                commit t-0=5 t-1=6 topic-id=1 -> t-0 NONE, t-1 NONE
+            wait 86400000
+            expire
+                record g: t-0 = 5 expired
+                record g: t-1 = 6 expired
+                record g: gone
+            list
+            fetch t-0 t-2
+                t-0 = -1 epoch -1 ""
+                t-2 = -1 epoch -1 ""
+            fetch
+            traces
+                t-0 = 5 until 87400000
+                t-1 = 6 until 87400000
+            crash
+            traces
+                t-0 = 5 until 87400000
+                t-1 = 6 until 87400000
+            traces topic-id=2
+            traces group=h
+            commit t-0=7
+                record g: t-0 = 7
+                commit t-0=7 -> t-0 NONE
+            traces
+                t-1 = 6 until 87400000
+            wait 863999999
+            expire
+                record g: t-0 = 7 expired
+                record g: gone
+            traces
+                t-0 = 7 until 951399999
+                t-1 = 6 until 87400000
+            wait 1
+            expire
+                record g: t-1 gone
+            traces
+                t-0 = 7 until 951399999
+        "#]],
+    );
+}
+
+#[test]
+fn who_deletes_an_offset_a_topic_or_a_group_deletes_its_traces() {
+    let config = GroupConfig { expired_retention_ms: 10 * DAY_MS, ..short_retention() };
+    check_with(
+        config,
+        "commit t-0=5 u-0=6 v-0=7 w-0=8
+         wait 86400000
+         expire
+         topic-deleted u
+         traces
+         delete-offsets t-0
+         commit x-0=9
+         delete-offsets t-0
+         traces
+         delete
+         traces
+         list",
+        expect![[r#"
+            commit t-0=5 u-0=6 v-0=7 w-0=8
+                record g: t-0 = 5
+                record g: u-0 = 6
+                record g: v-0 = 7
+                record g: w-0 = 8
+                commit t-0=5 u-0=6 v-0=7 w-0=8 -> t-0 NONE, u-0 NONE, v-0 NONE, w-0 NONE
+            wait 86400000
+            expire
+                record g: t-0 = 5 expired
+                record g: u-0 = 6 expired
+                record g: v-0 = 7 expired
+                record g: w-0 = 8 expired
+                record g: gone
+            topic-deleted u
+                record g: u-0 gone
+            traces
+                t-0 = 5 until 87400000
+                v-0 = 7 until 87400000
+                w-0 = 8 until 87400000
+            delete-offsets t-0
+                delete-offsets t-0 -> GROUP_ID_NOT_FOUND
+            commit x-0=9
+                record g: x-0 = 9
+                commit x-0=9 -> x-0 NONE
+            delete-offsets t-0
+                record g: t-0 gone
+                delete-offsets t-0 -> NONE, t-0 NONE
+            traces
+                v-0 = 7 until 87400000
+                w-0 = 8 until 87400000
+            delete
+                NONE
+                record g: x-0 gone
+                record g: v-0 gone
+                record g: w-0 gone
+                record g: gone
+            traces
+            list
+        "#]],
+    );
+}
+
+#[test]
+fn a_commit_of_nothing_leaves_no_trace() {
+    let config = GroupConfig { expired_retention_ms: 10 * DAY_MS, ..short_retention() };
+    check_with(
+        config,
+        "commit t-0=5
+         wait 86400000
+         expire
+         commit t-0=-1
+         traces
+         fetch
+         wait 86400000
+         expire
+         traces",
+        expect![[r#"
+            commit t-0=5
+                record g: t-0 = 5
+                commit t-0=5 -> t-0 NONE
+            wait 86400000
+            expire
+                record g: t-0 = 5 expired
+                record g: gone
+            commit t-0=-1
+                record g: t-0 = -1
+                commit t-0=-1 -> t-0 NONE
+            traces
+            fetch
+                t-0 = -1 epoch -1 ""
+            wait 86400000
+            expire
+                record g: t-0 gone
+                record g: gone
+            traces
+        "#]],
+    );
+}
+
+#[test]
+fn a_transaction_takes_the_place_of_a_trace_and_outlives_its_end() {
+    use super::{CommittedOffset, Replayed, records::Event};
+    use wire::{LeaderEpoch, Offset, PartitionId, ProducerId, Str, Uuid};
+
+    let config = GroupConfig { expired_retention_ms: 10, ..short_retention() };
+    let mut world = super::testing::World::new(config);
+    world.run("commit t-0=5");
+    world.now = world.now.plus(DAY_MS);
+    world.run("expire");
+    assert_eq!(world.run("traces"), ["t-0 = 5 until 87400000"]);
+    let committed = CommittedOffset {
+        offset: Offset(9),
+        leader_epoch: LeaderEpoch::NONE,
+        metadata: Str::default(),
+        committed_at: world.now,
+        expires_at: None,
+        topic_id: Uuid::ZERO,
+    };
+    let (group, topic, partition) = (Str::from("g"), Str::from("t"), PartitionId(0));
+    let record = Event::OffsetCommitted { group, topic, partition, committed }.encode();
+    let producer = ProducerId(1);
+    let in_transaction =
+        Replayed::InTransaction { producer, key: &record.key, value: record.value.as_deref() };
+    world.groups.load(in_transaction).unwrap();
+    let outcome = world.groups.expire_offsets(world.now.plus(10));
+    assert!(outcome.records.is_empty(), "a tombstone now would end what the transaction commits");
+    world.groups.load(Replayed::Ended { producer, commit: true }).unwrap();
+    assert_eq!(world.groups.expired_offsets("g", |_| None), []);
+    let now = world.groups.committed_offset("g", "t", partition).map(|committed| committed.offset);
+    assert_eq!(now, Some(Offset(9)));
+}
+
+/// Every state that a group with members can be in, and every kind of group: however long it lasts, nothing expires that is read.
+#[test]
+fn offsets_of_a_live_group_never_expire() {
+    let ways = [
+        // A stable group of consumers.
+        "join a v=3 topics=t session=1800000
+         sync a#1 gen=1 a#1=all
+         commit a#1 gen=1 t-0=5",
+        // One that waits for its leader's assignment.
+        "commit t-0=5
+         join a v=3 topics=t session=1800000",
+        // One that waits for a member to join again.
+        "join a v=3 topics=t session=1800000
+         sync a#1 gen=1 a#1=all
+         commit a#1 gen=1 t-0=5
+         join b v=3 topics=t",
+        // A static member that comes and goes.
+        "join a v=5 topics=t instance=i session=1800000
+         sync i#1 gen=1 instance=i i#1=all
+         commit i#1 gen=1 instance=i t-0=5
+         join a v=5 topics=t instance=i session=1800000",
+        // Another protocol than the consumers': what it reads is not known, so nothing expires.
+        "join a v=3 type=connect session=1800000
+         sync a#1 gen=1 a#1=all
+         commit a#1 gen=1 t-0=5",
+    ];
+    for way in ways {
+        let mut world =
+            super::testing::World::new(GroupConfig { offsets_retention_ms: 1_000, ..short_retention() });
+        for line in way.lines().map(str::trim) {
+            world.run(line);
+        }
+        world.now = world.now.plus(1_000_000);
+        assert_eq!(world.run("expire"), [""; 0], "{way}");
+        assert_eq!(world.run("fetch"), [r#"t-0 = 5 epoch -1 """#], "{way}");
+    }
+}
+
+#[test]
 fn a_member_id_that_was_handed_out_keeps_its_group() {
     check(
         "join a

@@ -21,6 +21,7 @@ use wire::{
     ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, ProducerEpoch, ProducerId, Response, Str, Uuid,
 };
 
+use super::consumer::CommitBy;
 use super::records::Event;
 use super::{Group, Groups, Now, Outcome, Refusal, State, Step, Token};
 
@@ -47,34 +48,40 @@ pub struct CommittedOffset {
     pub topic_id: Uuid,
 }
 
-/// The committed offsets of one group.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Offsets {
-    by_topic: BTreeMap<Str, BTreeMap<PartitionId, CommittedOffset>>,
+/// The offsets of one group: those that it has committed, or what is left of those that have expired.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Offsets<T = CommittedOffset> {
+    by_topic: BTreeMap<Str, BTreeMap<PartitionId, T>>,
 }
 
-impl Offsets {
+impl<T> Default for Offsets<T> {
+    fn default() -> Self {
+        Offsets { by_topic: BTreeMap::new() }
+    }
+}
+
+impl<T> Offsets<T> {
     pub(super) fn is_empty(&self) -> bool {
         self.by_topic.is_empty()
     }
 
-    pub(super) fn get(&self, topic: &str, partition: PartitionId) -> Option<&CommittedOffset> {
+    pub(super) fn get(&self, topic: &str, partition: PartitionId) -> Option<&T> {
         self.by_topic.get(topic)?.get(&partition)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Str, PartitionId, &CommittedOffset)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Str, PartitionId, &T)> {
         let topics = self.by_topic.iter();
         topics.flat_map(|(topic, partitions)| {
             partitions.iter().map(move |(id, committed)| (topic, *id, committed))
         })
     }
 
-    pub(super) fn put(&mut self, topic: Str, partition: PartitionId, committed: CommittedOffset) {
+    pub(super) fn put(&mut self, topic: Str, partition: PartitionId, offset: T) {
         let partitions = match self.by_topic.get_mut(&topic) {
             Some(partitions) => partitions,
             None => self.by_topic.entry(topic).or_default(),
         };
-        partitions.insert(partition, committed);
+        partitions.insert(partition, offset);
     }
 
     pub(super) fn remove(&mut self, topic: &str, partition: PartitionId) {
@@ -160,6 +167,9 @@ impl Groups {
 
     fn check_commit(&self, api_version: i16, request: &OffsetCommitRequest) -> Result<(), Refusal> {
         let generation = request.generation_id_or_member_epoch;
+        if let Some(group) = self.consumers.get(&request.group_id) {
+            return group.check_commit(CommitBy::Request(api_version), request);
+        }
         match self.groups.get(&request.group_id) {
             Some(group) => {
                 group.check_commit(&request.member_id, request.group_instance_id.as_deref(), generation)
@@ -224,6 +234,9 @@ impl Groups {
         if request.group_id.is_empty() {
             return Err(Refusal::InvalidGroupId);
         }
+        if self.consumers.contains_key(&request.group_id) {
+            return Ok(());
+        }
         match self.groups.get(&request.group_id) {
             None => Err(Refusal::GroupNotFound),
             Some(group) if group.state != State::Empty && !group.uses_consumer_protocol() => {
@@ -239,7 +252,10 @@ impl Groups {
         topic: &OffsetDeleteRequestTopic,
         outcome: &mut Outcome,
     ) -> OffsetDeleteResponseTopic {
-        let subscribed = self.groups.get(group_id).is_some_and(|group| group.is_subscribed_to(&topic.name));
+        let subscribed = match self.consumers.get(group_id) {
+            Some(group) => group.is_subscribed_to(&topic.name),
+            None => self.groups.get(group_id).is_some_and(|group| group.is_subscribed_to(&topic.name)),
+        };
         let error_code = if subscribed { Refusal::SubscribedToTopic.into() } else { ErrorCode::NONE };
         if !subscribed {
             let partitions = topic.partitions.iter().map(|partition| PartitionId(partition.partition_index));
@@ -256,7 +272,7 @@ impl Groups {
         OffsetDeleteResponseTopic { name: topic.name.clone(), partitions: partitions.collect() }
     }
 
-    /// Forgets those of the given offsets that are there.
+    /// Forgets those of the given offsets that are there, or were until they expired.
     pub(super) fn forget_offsets(
         &mut self,
         group_id: &Str,
@@ -265,7 +281,9 @@ impl Groups {
     ) {
         for (topic, partition) in partitions {
             let Some(group) = self.groups.get(group_id) else { return };
-            if group.offsets.get(&topic, partition).is_some() {
+            if group.offsets.get(&topic, partition).is_some()
+                || self.traces.get(group_id, &topic, partition).is_some()
+            {
                 let event = Event::OffsetForgotten { group: group.id.clone(), topic, partition };
                 outcome.records.push(event.encode());
                 self.apply(event);
@@ -287,6 +305,7 @@ impl Groups {
             }
             self.forget_offsets(&id, gone.into_iter(), &mut outcome);
         }
+        self.forget_traces(|_, topic, _| topics.contains(topic), &mut outcome);
         outcome
     }
 
@@ -302,6 +321,15 @@ impl Groups {
         require_stable: bool,
         id_of: impl Fn(&str) -> Option<Uuid>,
     ) -> OffsetFetchResponseGroup {
+        if let Some(Err(refusal)) =
+            self.consumers.get(&request.group_id).map(|group| group.check_fetch(request))
+        {
+            return OffsetFetchResponseGroup {
+                group_id: request.group_id.clone(),
+                error_code: refusal.into(),
+                ..Default::default()
+            };
+        }
         let group = self.groups.get(&request.group_id);
         let mut topics: Vec<_> = match &request.topics {
             Some(topics) => {

@@ -168,6 +168,18 @@ impl Group {
         }
     }
 
+    /// Who waits is told to join again: the group goes on as another.
+    pub(super) fn send_everybody_back(&mut self, step: &mut Step<'_>) {
+        for (token, _) in self.take_parked_syncs() {
+            step.reply(token, sync_refused(Refusal::RebalanceInProgress));
+        }
+        for id in self.members.ids().cloned().collect::<Vec<_>>() {
+            if let Some(token) = self.members.take_join(&id) {
+                step.reply(token, join_refused(id, Refusal::RebalanceInProgress));
+            }
+        }
+    }
+
     /// Takes a member, or an id that was handed out, out of the group and answers what it has parked. True if it was a
     /// member. What that means for the generation is the caller's business.
     pub(super) fn remove_member(&mut self, member_id: &Str, step: &mut Step<'_>) -> bool {

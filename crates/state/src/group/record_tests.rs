@@ -7,6 +7,7 @@ use wire::{LeaderEpoch, Millis, Offset, PartitionId, Str, Uuid};
 use super::RecordError;
 use super::offsets::CommittedOffset;
 use super::records::{Event, empty_group};
+use super::traces::ExpiredOffset;
 
 const OFFSET_KEY: &str = "000100016700017400000003";
 const GROUP_KEY: &str = "0002000167";
@@ -93,6 +94,15 @@ fn offsets_have_kafkas_bytes() {
 }
 
 #[test]
+fn what_is_left_of_an_expired_offset_is_a_commit_of_nothing_to_everybody_else() {
+    let (group, topic, partition) = (Str::from("g"), Str::from("t"), PartitionId(3));
+    let expired = ExpiredOffset { offset: Offset(42), expired_at: Millis(1_000), topic_id: Uuid::ZERO };
+    // Kafka's version 4: offset -1, no epoch, no note, the time, and a tag that it passes over.
+    let bytes = "0004ffffffffffffffffffffffff0100000000000003e801904e08000000000000002a";
+    check(Event::OffsetExpired { group, topic, partition, expired }, OFFSET_KEY, Some(bytes));
+}
+
+#[test]
 fn groups_have_kafkas_bytes() {
     let value = "00030008636f6e73756d657200000005000572616e676500036d2d3100000000000003e80000000100036d2d3100016900\
                  0163000a2f3132372e302e302e31000493e00000afc80000000201020000000103";
@@ -121,7 +131,7 @@ fn older_versions_are_read_too() {
 
 #[test]
 fn what_is_no_record_of_ours_is_refused_alone() {
-    assert_eq!(decode("0003000167", None), Err(RecordError::UnknownType(3)));
+    assert_eq!(decode("0063000167", None), Err(RecordError::UnknownType(99)));
     assert!(matches!(decode("", None), Err(RecordError::Malformed(_))));
     assert!(matches!(decode(GROUP_KEY, Some("0009")), Err(RecordError::Malformed(_))));
     assert!(matches!(decode(GROUP_KEY, Some("0003ff")), Err(RecordError::Malformed(_))));

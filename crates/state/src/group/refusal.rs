@@ -52,6 +52,27 @@ pub enum Refusal {
     /// Members of the group read the topic.
     #[error("the group is subscribed to the topic")]
     SubscribedToTopic,
+    /// What the request says cannot be.
+    #[error("{0}")]
+    InvalidRequest(&'static str),
+    /// There is no such assignor.
+    #[error("there is no such assignor: uniform and range are here")]
+    UnsupportedAssignor,
+    /// The expression does not compile, or takes too much memory when it does.
+    #[error("the expression is not valid in RE2's syntax, or too large")]
+    InvalidRegex,
+    /// The member is in another epoch: it has to give up its partitions and join again (KIP-848).
+    #[error("the member is not in this epoch: it has to give up its partitions and join again")]
+    FencedMemberEpoch,
+    /// A commit or a question of a member comes from another epoch than the one it is in.
+    #[error("the member is in another epoch")]
+    StaleMemberEpoch,
+    /// Another member has the instance id, and did not leave.
+    #[error("the instance id belongs to a member that has not left")]
+    UnreleasedInstance,
+    /// Members of the consumer protocol commit in newer versions.
+    #[error("a member of the consumer protocol commits with version 9 or newer")]
+    UnsupportedVersion,
     /// The shard moved away.
     #[error("the coordinator moved")]
     NotCoordinator,
@@ -76,6 +97,13 @@ impl From<Refusal> for ErrorCode {
             // As Kafka answers when the group's record does not fit its topic: nothing that a client can mend.
             Refusal::GroupTooLarge => ErrorCode::UNKNOWN_SERVER_ERROR,
             Refusal::SubscribedToTopic => ErrorCode::GROUP_SUBSCRIBED_TO_TOPIC,
+            Refusal::InvalidRequest(_) => ErrorCode::INVALID_REQUEST,
+            Refusal::UnsupportedAssignor => ErrorCode::UNSUPPORTED_ASSIGNOR,
+            Refusal::InvalidRegex => ErrorCode::INVALID_REGULAR_EXPRESSION,
+            Refusal::FencedMemberEpoch => ErrorCode::FENCED_MEMBER_EPOCH,
+            Refusal::StaleMemberEpoch => ErrorCode::STALE_MEMBER_EPOCH,
+            Refusal::UnreleasedInstance => ErrorCode::UNRELEASED_INSTANCE_ID,
+            Refusal::UnsupportedVersion => ErrorCode::UNSUPPORTED_VERSION,
             Refusal::NotCoordinator => ErrorCode::NOT_COORDINATOR,
         }
     }

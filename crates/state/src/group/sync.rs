@@ -4,6 +4,7 @@
 //! assignment before that record. A request of another generation, or of a fenced static member, never gets this far.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use wire::messages::heartbeat::{HeartbeatRequest, HeartbeatResponse};
@@ -12,12 +13,24 @@ use wire::{ErrorCode, Response, Str};
 
 use super::member::Member;
 use super::{Group, Groups, Now, Outcome, Refusal, State, Step, Token, sync_refused};
+use crate::metadata::Image;
 
 impl Groups {
     /// Handles a SyncGroup.
-    pub fn sync(&mut self, token: Token, request: &SyncGroupRequest, now: impl Into<Now>) -> Outcome {
-        let Groups { config, groups, timers, .. } = self;
+    pub fn sync(
+        &mut self,
+        token: Token,
+        request: &SyncGroupRequest,
+        image: &Image,
+        now: impl Into<Now>,
+    ) -> Outcome {
+        let Groups { config, groups, consumers, timers, .. } = self;
         let mut step = Step::new(config, timers, now.into());
+        if let Some(group) = consumers.get_mut(&request.group_id) {
+            let synced = group.sync_classic(request, image, &mut step);
+            step.reply(token, synced.map_or_else(sync_refused, Response::SyncGroup));
+            return step.outcome;
+        }
         let group = match groups.get_mut(&request.group_id) {
             _ if request.group_id.is_empty() => Err(Refusal::InvalidGroupId),
             Some(group) if group.state != State::Empty => Ok(group),
@@ -30,13 +43,24 @@ impl Groups {
     }
 
     /// Handles a Heartbeat.
-    pub fn heartbeat(&mut self, token: Token, request: &HeartbeatRequest, now: impl Into<Now>) -> Outcome {
-        let Groups { config, groups, timers, .. } = self;
-        let mut step = Step::new(config, timers, now.into());
-        let alive = match groups.get_mut(&request.group_id) {
-            _ if request.group_id.is_empty() => Err(Refusal::InvalidGroupId),
-            Some(group) => group.heartbeat(request, &mut step),
-            None => Err(Refusal::UnknownMember),
+    pub fn heartbeat(
+        &mut self,
+        token: Token,
+        request: &HeartbeatRequest,
+        image: &Arc<Image>,
+        now: impl Into<Now>,
+    ) -> Outcome {
+        let now = now.into();
+        let mut before = Outcome::default();
+        self.downgrade_if_classic(&request.group_id, image, now, &mut before);
+        let Groups { config, groups, consumers, timers, .. } = self;
+        let mut step = Step { outcome: before, ..Step::new(config, timers, now) };
+        let group_id = &request.group_id;
+        let alive = match (consumers.get_mut(group_id), groups.get_mut(group_id)) {
+            _ if group_id.is_empty() => Err(Refusal::InvalidGroupId),
+            (Some(group), _) => group.heartbeat_classic(request, image, &mut step),
+            (None, Some(group)) => group.heartbeat(request, &mut step),
+            (None, None) => Err(Refusal::UnknownMember),
         };
         let error_code = alive.map_or_else(ErrorCode::from, |()| ErrorCode::NONE);
         step.reply(token, Response::Heartbeat(HeartbeatResponse { error_code, ..Default::default() }));
@@ -125,7 +149,7 @@ impl Group {
         }
     }
 
-    fn take_parked_syncs(&mut self) -> Vec<(Token, Str)> {
+    pub(super) fn take_parked_syncs(&mut self) -> Vec<(Token, Str)> {
         let parked = self
             .members
             .iter_mut()

@@ -16,12 +16,17 @@ pub(super) enum Alarm {
     Join { group: Str },
     /// The members that have not asked for their assignment are late.
     Sync { group: Str },
+    /// A member of a group of the consumer protocol has not done in time what it was told.
+    Progress { group: Str, member: Str },
 }
 
 impl Alarm {
     pub(super) fn group(&self) -> &Str {
         match self {
-            Alarm::Session { group, .. } | Alarm::Join { group } | Alarm::Sync { group } => group,
+            Alarm::Session { group, .. }
+            | Alarm::Join { group }
+            | Alarm::Sync { group }
+            | Alarm::Progress { group, .. } => group,
         }
     }
 }
@@ -76,7 +81,6 @@ impl Timers {
         self.by_time.first().map(|(at, _)| *at)
     }
 
-    #[cfg(test)]
     pub(super) fn contains(&self, alarm: &Alarm) -> bool {
         self.times.contains_key(alarm)
     }

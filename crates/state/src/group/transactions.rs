@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use wire::messages::offset_commit::OffsetCommitRequest;
 use wire::{PartitionId, ProducerEpoch, ProducerId, Str};
 
+use super::consumer::CommitBy;
 use super::offsets::CommittedOffset;
 use super::records::Event;
 use super::{Group, Groups, Now, Outcome, RecordError, Refusal, State, Token};
@@ -83,10 +84,17 @@ impl Groups {
         now: impl Into<Now>,
     ) -> Outcome {
         let generation = request.generation_id_or_member_epoch;
-        let allowed = match self.groups.get(&request.group_id) {
-            Some(group) => group.check_commit_in_transaction(request, generation),
-            None if generation < 0 => Ok(()),
-            None => Err(Refusal::IllegalGeneration),
+        let allowed = match (self.consumers.get(&request.group_id), self.groups.get(&request.group_id)) {
+            (Some(group), _) => {
+                group.check_commit(CommitBy::Transaction, request).map_err(|refusal| match refusal {
+                    // Producers know of generations alone.
+                    Refusal::StaleMemberEpoch => Refusal::IllegalGeneration,
+                    other => other,
+                })
+            }
+            (None, Some(group)) => group.check_commit_in_transaction(request, generation),
+            (None, None) if generation < 0 => Ok(()),
+            (None, None) => Err(Refusal::IllegalGeneration),
         };
         self.commit(token, request, allowed, Some(producer), now.into())
     }
@@ -99,6 +107,7 @@ impl Groups {
                 if !pending.is_superseded {
                     self.pending.supersede_before(pending.order, &id, &key);
                     let (topic, partition) = key;
+                    self.traces.remove(&id, &topic, partition);
                     let group = self.groups.entry(id.clone()).or_insert_with(|| Group::new(id.clone()));
                     group.offsets.put(topic, partition, pending.committed);
                 }

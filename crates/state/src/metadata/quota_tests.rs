@@ -4,7 +4,7 @@ use expect_test::{Expect, expect};
 use wire::{ErrorCode, Str};
 
 use super::testing::{commit, tell, tell_refusal};
-use super::{AlterQuotas, ClientQuota, Image, Mode, QuotaFilter, QuotaKey, QuotaSharing};
+use super::{AlterQuotas, ClientQuota, Image, Mode, QuotaFilter, QuotaKey, QuotaSharing, Refusal};
 
 /// `user=a client-id=*: producer_byte_rate=5 consumer_byte_rate=-`: a star is the default, a dash removes.
 fn alter(text: &str) -> AlterQuotas {
@@ -175,14 +175,14 @@ fn a_filter_selects_by_type_and_name() {
         "ip=1.2.3.4: connection_creation_rate=5",
     ]);
     type Component = (&'static str, i8, Option<&'static str>);
-    let select = |components: &[Component], is_strict: bool| {
+    let select = |components: &[Component], is_strict: bool| -> Result<Vec<f64>, Refusal> {
         let owned: Vec<(Str, i8, Option<Str>)> = components
             .iter()
             .map(|(kind, match_type, name)| (Str::from(*kind), *match_type, name.map(Str::from)))
             .collect();
         let parts = owned.iter().map(|(kind, match_type, name)| (kind, *match_type, name.as_ref()));
         let filter = QuotaFilter::new(parts, is_strict)?;
-        Ok(image.quotas(&filter).map(|(_, quotas)| quotas[0].1).collect::<Vec<f64>>())
+        Ok(image.quotas(&filter).map(|(_, quotas)| quotas[0].1).collect())
     };
     assert_eq!(select(&[], false), Ok(vec![5.0, 4.0, 2.0, 1.0, 3.0]));
     assert_eq!(select(&[], true), Ok(vec![]));

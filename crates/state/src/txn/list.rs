@@ -2,7 +2,7 @@
 
 use wire::{Millis, Str, TopicPartition};
 
-use super::{Decision, Producer, Refusal, State, Transactions, Txn};
+use super::{Decision, Heard, Producer, Refusal, State, Transactions, Txn};
 
 /// One transactional id among others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct Description {
     pub started_at: Millis,
     /// What belongs to the transaction and has no marker yet.
     pub partitions: Vec<TopicPartition>,
+    /// What this coordinator has heard of it, if anything.
+    pub heard: Option<Heard>,
 }
 
 /// Kafka's words for the states; the last two are never stored.
@@ -100,6 +102,7 @@ impl Transactions {
             timeout_ms: txn.timeout_ms,
             started_at: txn.started_at,
             partitions: txn.partitions.iter().cloned().collect(),
+            heard: txn.heard.as_deref().cloned(),
         })
     }
 }

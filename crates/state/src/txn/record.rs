@@ -113,6 +113,7 @@ pub(super) fn decode(key: &[u8], value: Option<&[u8]>) -> Result<(Str, Option<Tx
         },
         deadline: None,
         marking: None,
+        heard: None,
     };
     Ok((id, Some(txn)))
 }

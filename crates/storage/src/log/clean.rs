@@ -14,7 +14,7 @@ use wire::{Millis, Offset, ProducerId};
 
 use super::Log;
 use crate::{
-    cleaner::{Filter, is_aborted},
+    cleaner::{Filter, Transactions},
     codec,
     config::LogConfig,
     disk::{DiskFile, OpenMode, remove_if_exists, write_all_at},
@@ -25,7 +25,7 @@ use crate::{
     raw::RawRecords,
     segment::Segment,
     slice::Segments,
-    swap, txn_index,
+    swap,
     txn_index::AbortedTxn,
     walk::{BatchWalk, Stop},
 };
@@ -140,7 +140,8 @@ impl Log {
     }
 
     fn plan(&self, now: Millis, high_watermark: Offset, config: &LogConfig) -> io::Result<Option<Plan>> {
-        let first_open = self.appender.lock().producers.first_open();
+        // What readers of committed records wait for is decided by markers that are there to stay.
+        let last_stable_offset = self.last_stable_offset(high_watermark);
         let (segments, log_start, flushed_end, log_end) = {
             let view = self.view.read();
             (view.segments.clone(), view.log_start, view.flushed_end, view.log_end)
@@ -150,9 +151,7 @@ impl Log {
             Some(offset) if offset <= log_end => offset.max(log_start),
             _ => log_start,
         };
-        let mut end = [high_watermark, flushed_end, active.base()]
-            .into_iter()
-            .fold(first_open.unwrap_or(log_end), Offset::min);
+        let mut end = last_stable_offset.min(flushed_end).min(active.base());
         if config.min_compaction_lag_ms > 0 {
             for segment in closed.iter().filter(|segment| segment.base() >= start) {
                 let newest = segment.max_timestamp()?;
@@ -193,40 +192,40 @@ impl Log {
 
     fn clean_round(&self, plan: &Plan, clean: Clean, config: &LogConfig) -> Result<CleanStats, Halt> {
         // A transaction that began in what is cleaned may have been aborted by a marker far behind it.
-        let mut aborted = Vec::new();
+        let mut aborted: Vec<AbortedTxn> = Vec::new();
         for segment in self.segments().iter() {
             let began_before = |txn: &AbortedTxn| txn.first_offset < plan.dirty.end;
-            aborted.extend(txn_index::read(segment)?.into_iter().filter(began_before));
+            aborted.extend(segment.aborted_transactions()?.iter().filter(|txn| began_before(txn)));
         }
+        aborted.sort_unstable_by_key(|txn| txn.first_offset);
         let mut map = OffsetMap::new(clean.map_bytes_max);
         let map_end = self.map_keys(plan, &aborted, &mut map)?;
         let producers: HashMap<ProducerId, Offset> = self.appender.lock().producers.last_offsets();
-        let filter = Filter {
+        let mut filter = Filter {
+            transactions: Transactions::new(&aborted),
             map: &map,
             map_end,
             round_end: plan.dirty.end,
             producers: &producers,
-            aborted: &aborted,
             now: clean.now,
             delete_retention_ms: config.delete_retention_ms,
         };
         let mut stats = CleanStats { cleaned_to: map_end, ..CleanStats::default() };
         for group in groups(&plan.segments, map_end, plan.dirty.end, config) {
-            self.clean_group(group, &filter, config, &mut stats)?;
+            self.clean_group(group, &mut filter, config, &mut stats)?;
         }
         Ok(stats)
     }
 
     /// Maps the keys of the dirty offsets, as many as fit. Answers the offset behind the last one mapped.
     fn map_keys(&self, plan: &Plan, aborted: &[AbortedTxn], map: &mut OffsetMap) -> Result<Offset, Halt> {
+        let mut transactions = Transactions::new(aborted);
         for segment in plan.segments.iter() {
             let from = segment.position_before(plan.dirty.start, crate::ReadMode::Blocking)?.unwrap_or(0);
             let mut batches = self.batches(segment, from)?;
             while let Some((header, batch)) = batches.next()? {
-                if header.last_offset() < plan.dirty.start
-                    || header.is_control()
-                    || is_aborted(&header, aborted)
-                {
+                let is_aborted = transactions.meet(&header);
+                if header.last_offset() < plan.dirty.start || header.is_control() || is_aborted {
                     continue;
                 }
                 // At least one batch is mapped, so that every round gets somewhere.
@@ -249,7 +248,7 @@ impl Log {
     fn clean_group(
         &self,
         group: &[Arc<Segment>],
-        filter: &Filter<'_>,
+        filter: &mut Filter<'_>,
         config: &LogConfig,
         stats: &mut CleanStats,
     ) -> Result<(), Halt> {
@@ -278,7 +277,7 @@ impl Log {
     fn write_cleaned(
         &self,
         group: &[Arc<Segment>],
-        filter: &Filter<'_>,
+        filter: &mut Filter<'_>,
         file: &dyn DiskFile,
         stats: &mut CleanStats,
     ) -> Result<(), Halt> {

@@ -1,4 +1,4 @@
-//! Finding offsets by time: exact to the record, inside compressed batches too. The time index narrows the
+//! Finding offsets by time, and times by offset: exact to the record, inside compressed batches too. The time index narrows the
 //! search, headers narrow it to a batch, and only that batch is opened. A largest timestamp that a producer
 //! invented costs a look, never a wrong answer.
 
@@ -6,15 +6,16 @@ use std::io;
 
 use wire::{LeaderEpoch, Millis, Offset};
 
-use super::Log;
+use super::{Log, segment_at};
 use crate::{
+    cleaner::Transactions,
     codec,
     disk::read_exact_at,
     error::StorageError,
     header::{HEADER_BYTES, Header},
     raw::RawRecords,
     segment::Segment,
-    slice::ReadMode,
+    slice::{self, ReadMode},
     walk::{HeaderWalk, Stop},
 };
 
@@ -27,6 +28,15 @@ pub struct TimestampOffset {
     pub offset: Offset,
     /// The leader epoch that wrote it.
     pub leader_epoch: LeaderEpoch,
+}
+
+/// Which records a reader is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visible {
+    /// All that are below its bound.
+    Uncommitted,
+    /// Not those of aborted transactions.
+    Committed,
 }
 
 /// What a record must be to be found.
@@ -61,6 +71,48 @@ impl Log {
         Ok(None)
     }
 
+    /// The first record in `from..upper` that a reader is given: markers, holes and, if wanted, what was aborted are passed over.
+    /// Usually one header and one batch are read; a batch that the log stamped is not opened.
+    pub fn first_record(
+        &self,
+        from: Offset,
+        upper: Offset,
+        visible: Visible,
+    ) -> Result<Option<TimestampOffset>, StorageError> {
+        self.check_open()?;
+        let (segments, log_start) = {
+            let view = self.view.read();
+            (view.segments.clone(), view.log_start)
+        };
+        let range = from.max(log_start)..upper;
+        if range.is_empty() {
+            return Ok(None);
+        }
+        let disk = || StorageError::disk(&self.dir.path);
+        let segments = &segments[segment_at(&segments, range.start)..];
+        let mut aborted = match visible {
+            Visible::Uncommitted => Vec::new(),
+            Visible::Committed => slice::aborted_transactions(segments, range.clone()).map_err(disk())?,
+        };
+        aborted.sort_by_key(|txn| txn.first_offset);
+        let mut transactions = Transactions::new(&aborted);
+        for segment in segments {
+            if segment.base() >= range.end {
+                break;
+            }
+            let found = for_batches(segment, range.clone(), &mut |position, header| {
+                if transactions.meet(header) || header.is_control() {
+                    return Ok(None);
+                }
+                first_of(segment, position, header, &range)
+            });
+            if let Some(found) = found.map_err(disk())? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
     /// The first record in `log_start..upper` with the largest timestamp there is.
     pub fn max_timestamp_offset(&self, upper: Offset) -> Result<Option<TimestampOffset>, StorageError> {
         self.check_open()?;
@@ -88,6 +140,36 @@ impl Log {
         let Some((max, segment)) = best else { return Ok(None) };
         find_in(segment, log_start..upper, &|found| found >= max).map_err(disk())
     }
+}
+
+/// The first record of a batch within `range`.
+fn first_of(
+    segment: &Segment,
+    position: u64,
+    header: &Header,
+    range: &std::ops::Range<Offset>,
+) -> io::Result<Option<TimestampOffset>> {
+    let found = |offset, timestamp| {
+        Ok(Some(TimestampOffset { timestamp, offset, leader_epoch: header.leader_epoch }))
+    };
+    let is_whole = header.record_count == header.last_offset_delta.saturating_add(1);
+    if is_whole && header.is_log_append_time() {
+        return found(header.base_offset.max(range.start), header.max_timestamp);
+    }
+    let mut batch = vec![0; header.size as usize];
+    read_exact_at(&*segment.file()?, &mut batch, position)?;
+    // A batch that cannot be opened (from a log that another broker wrote) has records all the same.
+    let opened = codec::payload(header, &batch[HEADER_BYTES..], codec::STORED_BYTES_MAX);
+    let Ok(payload) = opened else {
+        return found(header.base_offset.max(range.start), header.base_timestamp);
+    };
+    for record in RawRecords::new(&payload).map_while(Result::ok) {
+        let offset = header.base_offset.plus(i64::from(record.offset_delta));
+        if range.contains(&offset) {
+            return found(offset, record_timestamp(header, record.timestamp_delta));
+        }
+    }
+    Ok(None)
 }
 
 fn max_in(segment: &Segment, range: std::ops::Range<Offset>) -> io::Result<Option<Millis>> {

@@ -24,7 +24,6 @@ use crate::{
     producers::{ActiveProducer, Producers},
     segment::{LogDir, Segment},
     slice::{Hints, ReadLimits, Segments, Slice},
-    txn_index::AbortedTxn,
 };
 
 // In the order of a log's life.
@@ -40,8 +39,8 @@ pub use append::{Append, Appended};
 pub use clean::{Clean, CleanStats};
 pub use cut::Retained;
 pub(crate) use flush::LogCheckpoint;
-pub use lookup::TimestampOffset;
 pub(crate) use lookup::record_timestamp;
+pub use lookup::{TimestampOffset, Visible};
 pub(crate) use open::{Opening, read_topic_id};
 pub use scrub::{Rot, ScrubPoint, Scrubbed};
 
@@ -280,24 +279,6 @@ impl Log {
     /// The newest epoch of a producer that the log knows.
     pub fn producer_epoch(&self, producer: ProducerId) -> Option<ProducerEpoch> {
         self.appender.lock().producers.epoch_of(producer)
-    }
-
-    /// The aborted transactions that reach into `from..to`, for readers of committed data.
-    pub fn aborted_transactions(&self, from: Offset, to: Offset) -> Result<Vec<AbortedTxn>, StorageError> {
-        self.check_open()?;
-        let mut aborted = Vec::new();
-        let segments = self.segments();
-        for segment in &segments[segment_at(&segments, from)..] {
-            let txns = segment.aborted_transactions().map_err(StorageError::disk(&self.dir.path))?;
-            // Transactions that end where everything before the bound was decided are the last that reach below it.
-            let is_last = txns.iter().any(|txn| txn.last_stable_offset >= to);
-            let reaches = |txn: &&AbortedTxn| txn.last_offset >= from && txn.first_offset < to;
-            aborted.extend(txns.iter().filter(reaches));
-            if is_last {
-                break;
-            }
-        }
-        Ok(aborted)
     }
 
     fn segments(&self) -> Segments {

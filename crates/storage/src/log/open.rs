@@ -361,6 +361,10 @@ impl Recovery {
         limit: Option<Offset>,
     ) -> Result<(Offset, Option<u64>), StorageError> {
         let disk_error = || StorageError::disk(segment.path(FileKind::Log));
+        if !self.clean {
+            // What it says of markers that no checkpoint covers is found again with them.
+            txn_index::truncate(segment, self.recovery_point).map_err(disk_error())?;
+        }
         if segment.size() == 0 {
             if !self.clean {
                 segment.truncate_indexes(segment.base()).map_err(disk_error())?;
@@ -465,15 +469,19 @@ impl Recovery {
                 recovery.was_cut = true;
             }
             let segments: Segments = Arc::new(recovery.segments.clone());
+            // Later snapshots may be whole, and the aborted transactions before them lost.
+            let known_to = if recovery.clean { log_end } else { recovery.recovery_point.min(log_end) };
+            let later = snapshots.split_off(snapshots.partition_point(|offset| *offset <= known_to));
             let producers = load_producers(&dir, &segments, &mut snapshots, log_end, recovery.now)?;
+            snapshots.extend(later);
             Ok((snapshots, producers))
         };
         act(self).map_err(StorageError::disk(self.dir.path.clone()))
     }
 }
 
-/// The producers at `end`, from the newest whole snapshot at or below and the headers since. Snapshots that
-/// are not whole are removed.
+/// The producers at `end`, from the newest of `snapshots` that is whole and the headers since. Those that are not whole are
+/// removed. Aborted transactions that the walk comes across are in the index of their segment afterwards.
 pub(super) fn load_producers(
     dir: &LogDir,
     segments: &Segments,
@@ -511,8 +519,9 @@ pub(super) fn load_producers(
                 read_exact_at(&*file, &mut body, position + HEADER_BYTES as u64)?;
                 marker = marker_of(&header, &body);
             }
+            // Compaction may have taken the front of it, so that it seems to begin later now.
             if let Some(aborted) = producers.apply(&header, marker, now)
-                && !txn_index::read(segment)?.contains(&aborted)
+                && !txn_index::read(segment)?.iter().any(|known| known.last_offset == aborted.last_offset)
             {
                 txn_index::append(segment, &aborted)?;
             }

@@ -1,5 +1,5 @@
 //! Rows: settings of single groups, as far as Kafka has them. Where a group has none of its own, the default holds.
-//! The bounds are what Kafka's brokers allow by default.
+//! The bounds are what Kafka's brokers allow by default; of share groups they are settings of the broker.
 
 use wire::Millis;
 
@@ -23,33 +23,35 @@ section! {
         awaits "the newer consumer protocol"
         => consumer_assignment_interval: Millis;
     /// Time after which a silent member of a share group is taken for dead.
-    "share.session.timeout.ms" Int Between(45_000, 60_000) = "45000", Group Medium, awaits "the share group protocol"
+    "share.session.timeout.ms" Int AtLeast(1) = "45000", Group Medium,
+        from ["group.share.session.timeout.ms"]
         => share_session_timeout: Millis;
     /// Time between the heartbeats of a share group's members.
-    "share.heartbeat.interval.ms" Int Between(5_000, 15_000) = "5000", Group Medium, awaits "the share group protocol"
+    "share.heartbeat.interval.ms" Int AtLeast(1) = "5000", Group Medium,
+        from ["group.share.heartbeat.interval.ms"]
         => share_heartbeat_interval: Millis;
     /// Time between two assignments of a share group.
-    "share.assignment.interval.ms" Int Between(0, 15_000) = "1000", Group Medium, awaits "the share group protocol"
+    "share.assignment.interval.ms" Int Between(0, 15_000) = "1000", Group Medium, inert "assignments are computed when they change"
         => share_assignment_interval: Millis;
     /// Time for which a record is a member's of a share group before others may have it.
-    "share.record.lock.duration.ms" Int Between(15_000, 60_000) = "30000", Group Medium,
-        awaits "the share group protocol"
+    "share.record.lock.duration.ms" Int AtLeast(1000) = "30000", Group Medium,
+        from ["group.share.record.lock.duration.ms"]
         => share_record_lock_duration: Millis;
     /// Times that a record is given to members of a share group at most.
-    "share.delivery.count.limit" Int Between(2, 10) = "5", Group Medium, awaits "the share group protocol"
+    "share.delivery.count.limit" Int AtLeast(2) = "5", Group Medium,
+        from ["group.share.delivery.count.limit"]
         => share_delivery_count_max: i16;
     /// Records of a partition that members of a share group may have at the same time.
-    "share.partition.max.record.locks" Int Between(100, 4_000) = "2000", Group Medium,
-        awaits "the share group protocol"
+    "share.partition.max.record.locks" Int AtLeast(100) = "2000", Group Medium,
+        from ["group.share.partition.max.record.locks"]
         => share_record_locks_max: u32;
     /// Where a share group begins to read a partition: `earliest`, `latest`, or `by_duration:` and how far back (ISO 8601).
-    "share.auto.offset.reset" String OffsetReset = "latest", Group Medium, awaits "the share group protocol"
+    "share.auto.offset.reset" String OffsetReset = "latest", Group Medium
         => share_offset_reset: String;
     /// Whether a share group is given records of transactions that are not committed.
-    "share.isolation.level" String OneOf(ISOLATION_LEVELS) = "read_uncommitted", Group Medium,
-        awaits "the share group protocol"
+    "share.isolation.level" String OneOf(ISOLATION_LEVELS) = "read_uncommitted", Group Medium
         => share_isolation_level: String;
     /// Whether members of a share group may keep a record for longer.
-    "share.renew.acknowledge.enable" Boolean Any = "true", Group Medium, awaits "the share group protocol"
+    "share.renew.acknowledge.enable" Boolean Any = "true", Group Medium
         => share_renew_enabled: bool;
 }

@@ -16,9 +16,23 @@ section! {
     "group.max.session.timeout.ms" Int AtLeast(1) = "1800000", ReadOnly Medium => session_timeout_max: Millis;
     /// Members that one group may have. A further one is refused with GROUP_MAX_SIZE_REACHED.
     "group.max.size" Int AtLeast(1) = "2147483647", ReadOnly Medium => group_size_max: usize;
-    /// Rebalance protocols on offer. Only `classic` is available in this version.
+    /// Rebalance protocols on offer: `classic`, and `consumer` (KIP-848).
     "group.coordinator.rebalance.protocols" List OneOf(&["consumer", "classic", "share", "streams"])
-        = "classic", ReadOnly Medium => rebalance_protocols: Vec<String>;
+        = "classic,consumer", ReadOnly Medium => rebalance_protocols: Vec<String>;
+    /// Time after which a member of the consumer protocol that is not heard of is taken for gone.
+    "group.consumer.session.timeout.ms" Int AtLeast(1) = "45000", ReadOnly Medium
+        => consumer_session_timeout: Millis;
+    /// How often members of the consumer protocol are told to send heartbeats.
+    "group.consumer.heartbeat.interval.ms" Int AtLeast(1) = "5000", ReadOnly Medium
+        => consumer_heartbeat_interval: Millis;
+    /// Members that one group of the consumer protocol may have.
+    "group.consumer.max.size" Int AtLeast(1) = "2147483647", ReadOnly Medium => consumer_group_size_max: usize;
+    /// Assignors that members of the consumer protocol may ask for; the first one assigns where they ask for none.
+    "group.consumer.assignors" List OneOf(&["uniform", "range"]) = "uniform,range", ReadOnly Medium
+        => consumer_assignors: Vec<String>;
+    /// Whether a group goes from the classic protocol to the consumer protocol and back while its members are up.
+    "group.consumer.migration.policy" String OneOf(&["bidirectional", "upgrade", "downgrade", "disabled"])
+        = "bidirectional", ReadOnly Medium => consumer_migration_policy: String;
 
     /// Longest metadata text that may be committed with an offset, in bytes.
     "offset.metadata.max.bytes" Int AtLeast(0) = "4096", ReadOnly High => offset_metadata_bytes_max: usize;
@@ -28,6 +42,12 @@ section! {
         => commit_timeout: Duration;
     /// Minutes for which the offsets of a group without members are kept.
     "offsets.retention.minutes" Int AtLeast(1) = "10080", ReadOnly High => offsets_retention_minutes: i64;
+    /// Minutes for which it is remembered that an offset has expired, which it was, and when: `ottla group describe` tells it from one
+    /// that was never committed. 0 remembers nothing.
+    "offsets.expired.retention.minutes" Int AtLeast(0) = "43200", ReadOnly Medium
+        => expired_retention_minutes: i64;
+    /// Partitions of groups coordinated here whose lag is on the metrics page; of further ones only the number is. 0 shows no lag.
+    "group.lag.metrics.max" Int AtLeast(0) = "2000", ReadOnly Medium => lag_metrics_max: usize;
     /// How often offsets are looked at for that.
     "offsets.retention.check.interval.ms" Long AtLeast(1) = "600000", ReadOnly High
         => offsets_retention_check_interval: Duration;

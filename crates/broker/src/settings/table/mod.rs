@@ -69,6 +69,7 @@ mod defaults;
 mod log;
 mod groups;
 mod replication;
+mod share;
 mod topic;
 mod group;
 mod client_metrics;
@@ -82,6 +83,7 @@ pub use log::LogSettings;
 pub use network::NetworkSettings;
 pub use node::NodeSettings;
 pub use replication::{RACK_AWARE, ReplicationSettings};
+pub use share::ShareSettings;
 pub use topic::TopicSettings;
 
 /// A titled group of rows.
@@ -99,6 +101,7 @@ pub const BROKER: &[Section] = &[
     Section { title: "Topics: creation and defaults", rows: defaults::ROWS },
     Section { title: "Log", rows: log::ROWS },
     Section { title: "Consumer groups and offsets", rows: groups::ROWS },
+    Section { title: "Share groups", rows: share::ROWS },
     Section { title: "Replication, transactions, controller", rows: replication::ROWS },
 ];
 

@@ -23,8 +23,8 @@ import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 
 /**
- * The {@code group} step: two members (two threads) with the cooperative protocol, and a third that goes on from the
- * committed offsets.
+ * The steps {@code group} and {@code consumer-group}: two members (two threads), with the cooperative classic protocol or with
+ * the consumer protocol (KIP-848), and a third that goes on from the committed offsets.
  *
  * <p>The play: A reads a quarter and waits for B. Both read until half is read and B had a share in it. A leaves, B waits
  * until it has every partition and reads to three quarters. Without the waiting a fast reader would be through before
@@ -33,15 +33,33 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 final class Group {
     private final Suite suite;
     private final Admin admin;
+    private final String group;
+    private final Map<String, Object> protocol;
     private final BitSet seen = new BitSet();
     private final Map<String, Integer> taken = new TreeMap<>();
     private int twice;
     private long bytes;
     private volatile boolean bJoined;
 
-    Group(Suite suite, Admin admin) {
+    private Group(Suite suite, Admin admin, String group, Map<String, Object> protocol) {
         this.suite = suite;
         this.admin = admin;
+        this.group = group;
+        this.protocol = protocol;
+    }
+
+    static Group classic(Suite suite, Admin admin) {
+        return new Group(
+                suite,
+                admin,
+                suite.group,
+                Map.of(
+                        "heartbeat.interval.ms", 500,
+                        "partition.assignment.strategy", CooperativeStickyAssignor.class.getName()));
+    }
+
+    static Group consumer(Suite suite, Admin admin) {
+        return new Group(suite, admin, suite.group + "-consumer", Map.of("group.protocol", "consumer"));
     }
 
     Outcome run() throws Exception {
@@ -58,7 +76,7 @@ final class Group {
         b.get();
 
         Map<TopicPartition, OffsetAndMetadata> committed =
-                admin.listConsumerGroupOffsets(suite.group).partitionsToOffsetAndMetadata().get();
+                admin.listConsumerGroupOffsets(group).partitionsToOffsetAndMetadata().get();
         for (int p = 0; p < Records.PARTITIONS; p++) {
             int partition = p;
             long read = seen.stream().filter(i -> i % Records.PARTITIONS == partition).count();
@@ -121,14 +139,13 @@ final class Group {
 
         Member(String name) {
             this.name = name;
-            Map<String, Object> settings = Map.of(
+            Map<String, Object> settings = new HashMap<>(Map.of(
                     "bootstrap.servers", suite.bootstrap,
-                    "group.id", suite.group,
+                    "group.id", group,
                     "auto.offset.reset", "earliest",
                     "enable.auto.commit", false,
-                    "heartbeat.interval.ms", 500,
-                    "max.poll.records", 100,
-                    "partition.assignment.strategy", CooperativeStickyAssignor.class.getName());
+                    "max.poll.records", 100));
+            settings.putAll(protocol);
             consumer = new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer());
             consumer.subscribe(List.of(suite.topic), this);
         }

@@ -58,12 +58,15 @@ public final class Main {
     }
 
     public static void main(String[] args) throws Exception {
-        if (args.length > 0 && args[0].equals("crash-producer")) {
-            CrashProducer.run(Suite.options(Arrays.copyOfRange(args, 1, args.length)));
-            return;
-        }
-        if (args.length > 0 && args[0].equals("pulse")) {
-            Pulse.run(Suite.options(Arrays.copyOfRange(args, 1, args.length)));
+        if (args.length > 0 && !args[0].startsWith("--")) {
+            Map<String, String> options = Suite.options(Arrays.copyOfRange(args, 1, args.length));
+            switch (args[0]) {
+                case "crash-producer" -> CrashProducer.run(options);
+                case "transactional-producer" -> TransactionalProducer.run(options);
+                case "transactional-copy" -> TransactionalCopy.run(options);
+                case "pulse" -> Pulse.run(options);
+                default -> throw new IllegalArgumentException("there is no program " + args[0]);
+            }
             return;
         }
         Suite suite = new Suite("java", args);
@@ -74,9 +77,11 @@ public final class Main {
                 suite.step("produce:" + codec, () -> main.produce(codec));
             }
             suite.step("offsets", main::offsets);
-            suite.step("group", () -> new Group(suite, admin).run());
+            suite.step("group", () -> Group.classic(suite, admin).run());
+            suite.step("consumer-group", () -> Group.consumer(suite, admin).run());
             suite.step("idempotent", main::idempotent);
             suite.step("transactions", () -> new Transactions(suite, admin).run());
+            suite.step("share", () -> new Shares(suite, admin).run());
             suite.step("configs", main::configs);
             suite.step("delete", main::delete);
         }

@@ -1,0 +1,365 @@
+//! ShareFetch: acknowledges what the member says of earlier records, then gives it records that nobody has.
+//!
+//! The fetch is parked while there are none, until one of its partitions moves, or records there become available again, or
+//! `max_wait_ms` has passed. Records leave in whole batches; which of them are the member's the answer says beside. Invariant: a
+//! record is locked before it leaves, and nobody gets one above the high watermark, or above the last stable offset where the
+//! group reads committed records only.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use state::share::partition::{AcknowledgedBatch, Acquired, Extent, Wanted};
+use state::share::state::SharePartitionKey;
+use storage::{AbortedTxn, ReadError, ReadLimits};
+use tokio::time::{Instant, timeout_at};
+use wire::messages::share_fetch::{
+    AcquiredRecords, LeaderIdAndEpoch, NodeEndpoint, PartitionData, ShareFetchRequest, ShareFetchResponse,
+    ShareFetchableTopicResponse,
+};
+use wire::records::{Batch, Batches};
+use wire::{ErrorCode, Offset, PartitionId, Str};
+
+use crate::blocking;
+use crate::broker::Broker;
+use crate::context::RequestContext;
+use crate::handler::share_acknowledge::{Said, invalid, owner, say};
+use crate::leader_hints::LeaderHints;
+use crate::settings::group::ShareGroupSettings;
+use crate::share_coordinator::Failure;
+use crate::share_partitions::Held;
+use crate::share_sessions::Place;
+use crate::waiting::ParkedFetch;
+
+/// Bytes that are read of one partition at a time, its first batch aside.
+const READ_BYTES_MAX: usize = 1024 * 1024;
+/// How often a partition is read again in one round, where all that was read was nothing to deliver.
+const READS_MAX: usize = 16;
+/// Kafka's number of "no more records than asked for" (KIP-1206).
+const RECORD_LIMIT: i8 = 1;
+
+/// Answers a fetch.
+pub(crate) async fn handle(
+    broker: Arc<Broker>,
+    context: RequestContext,
+    request: ShareFetchRequest,
+) -> ShareFetchResponse {
+    match fetch(&broker, &context, request).await {
+        Ok(response) => response,
+        Err(Failure { error, message }) => {
+            ShareFetchResponse { error_code: error, error_message: message, ..Default::default() }
+        }
+    }
+}
+
+async fn fetch(
+    broker: &Arc<Broker>,
+    context: &RequestContext,
+    request: ShareFetchRequest,
+) -> Result<ShareFetchResponse, Failure> {
+    let (group, member) = owner(request.group_id, request.member_id)?;
+    let owner = (&group, &member);
+    let mut named = Vec::new();
+    let mut said = Vec::new();
+    let mut seen = HashSet::new();
+    for topic in request.topics {
+        for asked in topic.partitions {
+            let place = (topic.topic_id, PartitionId(asked.partition_index));
+            if !seen.insert(place) {
+                continue;
+            }
+            named.push(place);
+            if asked.acknowledgement_batches.is_empty() {
+                continue;
+            }
+            let batches = asked.acknowledgement_batches.into_iter().map(|batch| AcknowledgedBatch {
+                first: Offset(batch.first_offset),
+                last: Offset(batch.last_offset),
+                types: batch.acknowledge_types,
+            });
+            said.push(Said { place, batches: batches.collect(), is_renew: request.is_renew_ack });
+        }
+    }
+    if request.share_session_epoch == 0 && !said.is_empty() {
+        return Err(invalid("the first fetch of a share session has nothing to acknowledge"));
+    }
+    let forgotten: Vec<Place> = request
+        .forgotten_topics_data
+        .iter()
+        .flat_map(|topic| topic.partitions.iter().map(|index| (topic.topic_id, PartitionId(*index))))
+        .collect();
+    let plan = broker.share_sessions.fetch(
+        owner,
+        request.share_session_epoch,
+        &context.connection,
+        &named,
+        &forgotten,
+    )?;
+    if plan.had_session {
+        broker.share_session_ended(&group, &member).await;
+    }
+    let settings = broker.share_group_settings(&group);
+    let mut answers: HashMap<Place, PartitionData> = HashMap::new();
+    for said in said {
+        let place = said.place;
+        let mut data = PartitionData { partition_index: place.1.0, ..Default::default() };
+        if let Err(failure) = say(broker, owner, &settings, said).await {
+            data.acknowledge_error_code = failure.error;
+            data.acknowledge_error_message = failure.message;
+        }
+        answers.insert(place, data);
+    }
+    if plan.is_final {
+        broker.share_session_ended(&group, &member).await;
+    }
+    let network_max = broker.settings().broker().network.fetch_bytes_max;
+    let records_max = i64::from(request.max_records.max(0));
+    let wants = Wants {
+        group: &group,
+        member: &member,
+        settings: &settings,
+        wanted: match request.share_acquire_mode {
+            RECORD_LIMIT => Wanted::AtMost(records_max),
+            _ => Wanted::WholeBatches(records_max),
+        },
+        records_max,
+        bytes_max: usize::try_from(request.max_bytes).unwrap_or(0).min(network_max),
+    };
+    // Whoever is to be told something is not kept waiting.
+    let wait_ms = if answers.is_empty() { u64::try_from(request.max_wait_ms).unwrap_or(0) } else { 0 };
+    let deadline = context.received + Duration::from_millis(wait_ms);
+    let may_acquire = wants.records_max > 0 && wants.bytes_max > 0 && !request.is_renew_ack;
+    let found = match may_acquire {
+        true => find_some(broker, &wants, &plan.places, deadline).await,
+        false => Vec::new(),
+    };
+    for (place, found) in found {
+        let news = found.error.is_some() || !found.acquired.is_empty();
+        if !news && !plan.is_new {
+            continue;
+        }
+        if !found.acquired.is_empty() {
+            broker.share_sessions.served(owner, place);
+        }
+        let data = answers
+            .entry(place)
+            .or_insert_with(|| PartitionData { partition_index: place.1.0, ..Default::default() });
+        found.put_into(data);
+    }
+    Ok(respond(broker, context, &settings, answers))
+}
+
+fn respond(
+    broker: &Broker,
+    context: &RequestContext,
+    settings: &ShareGroupSettings,
+    answers: HashMap<Place, PartitionData>,
+) -> ShareFetchResponse {
+    let mut leaders = LeaderHints::new(broker);
+    let mut answers: Vec<_> = answers.into_iter().collect();
+    answers.sort_by_key(|(place, _)| *place);
+    let mut responses: Vec<ShareFetchableTopicResponse> = Vec::new();
+    for ((topic_id, partition), mut data) in answers {
+        let error = if data.error_code.is_ok() { data.acknowledge_error_code } else { data.error_code };
+        if let Some((leader, epoch)) = leaders.hint(error, &Str::default(), topic_id, partition) {
+            data.current_leader = LeaderIdAndEpoch { leader_id: leader.0, leader_epoch: epoch.0 };
+        }
+        match responses.last_mut().filter(|last| last.topic_id == topic_id) {
+            Some(last) => last.partitions.push(data),
+            None => responses.push(ShareFetchableTopicResponse { topic_id, partitions: vec![data] }),
+        }
+    }
+    let endpoint = |(node_id, host, port, rack)| NodeEndpoint { node_id, host, port, rack };
+    ShareFetchResponse {
+        acquisition_lock_timeout_ms: i32::try_from(settings.lock_ms).unwrap_or(i32::MAX),
+        responses,
+        node_endpoints: leaders.endpoints(context).map(endpoint).collect(),
+        ..Default::default()
+    }
+}
+
+/// What the request as a whole asks for.
+struct Wants<'a> {
+    group: &'a Str,
+    member: &'a Str,
+    settings: &'a ShareGroupSettings,
+    wanted: Wanted,
+    records_max: i64,
+    bytes_max: usize,
+}
+
+impl Wants<'_> {
+    fn left(&self, records: i64) -> Wanted {
+        match self.wanted {
+            Wanted::WholeBatches(max) => Wanted::WholeBatches(max - records),
+            Wanted::AtMost(max) => Wanted::AtMost(max - records),
+        }
+    }
+}
+
+/// What one partition has for the member.
+#[derive(Default)]
+struct Found {
+    error: Option<Failure>,
+    acquired: Vec<Acquired>,
+    records: Bytes,
+}
+
+impl Found {
+    fn count(&self) -> i64 {
+        self.acquired.iter().map(Acquired::len).sum()
+    }
+
+    fn put_into(self, data: &mut PartitionData) {
+        if let Some(failure) = self.error {
+            data.error_code = failure.error;
+            data.error_message = failure.message;
+        }
+        data.records = self.records;
+        let acquired = self.acquired.iter().map(|run| AcquiredRecords {
+            first_offset: run.first.0,
+            last_offset: run.last.0,
+            delivery_count: run.value,
+        });
+        data.acquired_records = acquired.collect();
+    }
+}
+
+/// Looks at every partition, and again whenever one of them has something new, until there is something or the time is up.
+async fn find_some(
+    broker: &Arc<Broker>,
+    wants: &Wants<'_>,
+    places: &[Place],
+    deadline: Instant,
+) -> Vec<(Place, Found)> {
+    loop {
+        let parked = ParkedFetch::new();
+        // Parked first, looked at after: what moves in between wakes it.
+        let found = find(broker, wants, places, &parked).await;
+        let is_enough = found.iter().any(|(_, found)| found.error.is_some() || !found.acquired.is_empty());
+        if is_enough || places.is_empty() {
+            return found;
+        }
+        if timeout_at(deadline, parked.woken()).await.is_err() || broker.is_stopping() {
+            return found;
+        }
+    }
+}
+
+async fn find(
+    broker: &Arc<Broker>,
+    wants: &Wants<'_>,
+    places: &[Place],
+    parked: &Arc<ParkedFetch>,
+) -> Vec<(Place, Found)> {
+    let mut found = Vec::with_capacity(places.len());
+    let (mut records, mut bytes) = (0, 0);
+    for place in places {
+        let (topic, partition) = *place;
+        let key = SharePartitionKey { group: Str::copy_from(wants.group), topic, partition };
+        let held = match broker.share_partition(&key, wants.settings).await {
+            Ok(held) => held,
+            Err(error) => {
+                found.push((*place, Found { error: Some(error), ..Found::default() }));
+                continue;
+            }
+        };
+        held.waiting.park_fetch(parked);
+        held.partition.waiting.park_fetch(parked);
+        if records >= wants.records_max || bytes >= wants.bytes_max {
+            break;
+        }
+        let bytes_max = (wants.bytes_max - bytes).min(READ_BYTES_MAX);
+        let here = find_in(broker, wants, &held, wants.left(records), bytes_max).await;
+        let here = here.unwrap_or_else(|error| Found { error: Some(error), ..Found::default() });
+        records += here.count();
+        bytes += here.records.len();
+        found.push((*place, here));
+    }
+    found
+}
+
+/// Reads where the next record is to be had, and takes it for the member.
+async fn find_in(
+    broker: &Arc<Broker>,
+    wants: &Wants<'_>,
+    held: &Arc<Held>,
+    wanted: Wanted,
+    bytes_max: usize,
+) -> Result<Found, Failure> {
+    let committed_only = wants.settings.committed_only;
+    for _ in 0..READS_MAX {
+        let Some(from) = held.with(broker, |machine| machine.next_fetch_offset())? else { break };
+        let upper = match committed_only {
+            true => held.partition.last_stable_offset(),
+            false => held.partition.high_watermark(),
+        };
+        if from >= upper {
+            break;
+        }
+        let partition = Arc::clone(&held.partition);
+        let limits = ReadLimits { bytes_max, upper, minimum_one: true };
+        let read = blocking::run(move || {
+            let slice = partition.read(from, limits).map_err(|error| read_error(&error))?;
+            let records = slice.read().map_err(|error| {
+                tracing::error!(partition = %partition.id, %error, "a segment cannot be read");
+                ErrorCode::KAFKA_STORAGE_ERROR
+            })?;
+            let aborted = match committed_only {
+                true => slice.aborted_transactions(upper).map_err(|_| ErrorCode::KAFKA_STORAGE_ERROR)?,
+                false => Vec::new(),
+            };
+            Ok::<_, ErrorCode>((records, aborted))
+        });
+        let (records, aborted) = match read.await {
+            Ok(read) => read,
+            // The log's start has moved meanwhile, or is about to be heard of.
+            Err(ErrorCode::OFFSET_OUT_OF_RANGE) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let batches: Vec<Batch> = Batches::new(records).map_while(Result::ok).collect();
+        if batches.is_empty() {
+            break;
+        }
+        let extents: Vec<Extent> = batches.iter().map(|batch| extent(batch, &aborted)).collect();
+        let now = broker.ticks();
+        let acquired =
+            held.with(broker, |machine| machine.acquire(wants.member, from, &extents, wanted, now))?;
+        if let (Some(first), Some(last)) = (acquired.first(), acquired.last()) {
+            let records = cut(&batches, first.first, last.last);
+            held.partition.metrics.fetched(records.len());
+            return Ok(Found { error: None, acquired, records });
+        }
+    }
+    Ok(Found::default())
+}
+
+fn read_error(error: &ReadError) -> ErrorCode {
+    match error {
+        ReadError::OutOfRange { .. } => ErrorCode::OFFSET_OUT_OF_RANGE,
+        ReadError::Storage(storage::StorageError::Closed) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+        ReadError::Storage(_) => ErrorCode::KAFKA_STORAGE_ERROR,
+    }
+}
+
+fn extent(batch: &Batch, aborted: &[AbortedTxn]) -> Extent {
+    let header = batch.header();
+    let (first, last) = (header.base_offset(), header.last_offset());
+    let is_aborted = header.attributes().is_transactional()
+        && aborted.iter().any(|txn| {
+            txn.producer_id == header.producer_id() && txn.first_offset <= first && last <= txn.last_offset
+        });
+    Extent { first, last, is_data: !header.attributes().is_control() && !is_aborted }
+}
+
+/// The batches that have records between these offsets, both included.
+fn cut(batches: &[Batch], first: Offset, last: Offset) -> Bytes {
+    let is_wanted =
+        |batch: &&Batch| batch.header().last_offset() >= first && batch.header().base_offset() <= last;
+    let mut records = BytesMut::new();
+    for batch in batches.iter().filter(is_wanted) {
+        records.extend_from_slice(batch.bytes());
+    }
+    records.freeze()
+}

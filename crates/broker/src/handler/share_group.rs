@@ -1,0 +1,226 @@
+//! Share groups: heartbeats, describing and deleting. Each is a step of the pure state machine of the group's shard; what it wants
+//! of the share coordinator is done here.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use state::group::share::{Partitions, ShareGroupLimits, ShareHeartbeat, ShareHeartbeatAnswer, ShareRefusal};
+use state::share::state::SharePartitionKey;
+use wire::messages::share_group_describe::{
+    DescribedGroup, ShareGroupDescribeRequest, ShareGroupDescribeResponse,
+};
+use wire::messages::share_group_heartbeat::{
+    Assignment, ShareGroupHeartbeatRequest, ShareGroupHeartbeatResponse, TopicPartitions,
+};
+use wire::{ErrorCode, PartitionId, Str};
+
+use crate::broker::Broker;
+use crate::context::RequestContext;
+use crate::handler::group::{GROUP_OPERATIONS, client_info};
+use crate::handler::metadata::operations;
+use crate::share_coordinator::Failure;
+use crate::share_partitions::insist;
+
+/// Share-partitions that one request has begun, or deleted, at a time.
+const AT_A_TIME_MAX: usize = 64;
+/// How long a heartbeat waits for share state to be begun.
+const BEGIN_MAX: Duration = Duration::from_secs(3);
+
+/// ShareGroupHeartbeat. A member that brings partitions along whose share state is not there waits until it is, or could not be
+/// begun: it is asked for again with the next heartbeat then.
+pub(crate) async fn heartbeat(
+    broker: Arc<Broker>,
+    context: RequestContext,
+    request: ShareGroupHeartbeatRequest,
+) -> ShareGroupHeartbeatResponse {
+    let settings = broker.share_group_settings(&request.group_id);
+    let limits = ShareGroupLimits {
+        session_timeout_ms: settings.session_timeout_ms,
+        group_size_max: broker.settings().broker().share.group_size_max,
+    };
+    let beat = ShareHeartbeat {
+        group: Str::copy_from(&request.group_id),
+        member: Str::copy_from(&request.member_id),
+        member_epoch: request.member_epoch,
+        rack: request.rack_id,
+        topics: request.subscribed_topic_names,
+    };
+    let client = client_info(&context);
+    let image = broker.metadata.image();
+    let asked = broker
+        .groups
+        .ask(&beat.group, |groups, now| groups.share_heartbeat(&beat, &client, limits, &image, now));
+    let answer = match asked.await {
+        Ok(answer) => answer,
+        Err(error_code) => return ShareGroupHeartbeatResponse { error_code, ..Default::default() },
+    };
+    let answer = match answer {
+        Ok(answer) if answer.to_initialize.is_empty() => answer,
+        Ok(answer) => initialized(&broker, &beat.group, &beat.member, answer).await,
+        Err(refusal) => {
+            return ShareGroupHeartbeatResponse {
+                error_code: ErrorCode::from(&refusal),
+                error_message: Some(Str::from(refusal.to_string())),
+                ..Default::default()
+            };
+        }
+    };
+    let topics = answer.assignment.map(|assignment| {
+        let topics = assignment.into_iter().map(|(topic_id, indexes)| TopicPartitions {
+            topic_id,
+            partitions: indexes.into_iter().collect(),
+        });
+        Box::new(Assignment { topic_partitions: topics.collect() })
+    });
+    ShareGroupHeartbeatResponse {
+        member_id: Some(beat.member),
+        member_epoch: answer.member_epoch,
+        heartbeat_interval_ms: settings.heartbeat_interval_ms,
+        assignment: topics,
+        ..Default::default()
+    }
+}
+
+/// Has share state begun, and the member told of what it can read by then.
+async fn initialized(
+    broker: &Arc<Broker>,
+    group: &Str,
+    member: &Str,
+    answer: ShareHeartbeatAnswer,
+) -> ShareHeartbeatAnswer {
+    let begun = for_each(broker, group, &answer.to_initialize, |broker, key| async move {
+        // The first state of a share-partition: it has epoch 0, so that asking twice begins it once.
+        let begin = || broker.initialize_share_state(&key, 0, None);
+        let begun = insist(&broker, BEGIN_MAX, begin).await;
+        begun.map(|()| key)
+    });
+    let mut partitions = Partitions::new();
+    for begun in begun.await {
+        match begun {
+            Ok(key) => {
+                partitions.entry(key.topic).or_default().insert(key.partition.0);
+            }
+            Err(failure) => {
+                tracing::debug!(%group, error = ?failure.error, "share state cannot be begun yet");
+            }
+        }
+    }
+    if partitions.is_empty() {
+        return answer;
+    }
+    let image = broker.metadata.image();
+    let asked = broker
+        .groups
+        .ask(group, |groups, now| groups.share_initialized(group, Some(member), &partitions, &image, now));
+    match asked.await {
+        Ok(Ok(Some(answer))) => answer,
+        Ok(_) | Err(_) => answer,
+    }
+}
+
+/// Does something with each share-partition, many at a time.
+pub(super) async fn for_each<T, Done>(
+    broker: &Arc<Broker>,
+    group: &Str,
+    partitions: &Partitions,
+    todo: impl Fn(Arc<Broker>, SharePartitionKey) -> Done,
+) -> Vec<T>
+where
+    T: Send + 'static,
+    Done: Future<Output = T> + Send + 'static,
+{
+    let keys: Vec<SharePartitionKey> = partitions
+        .iter()
+        .flat_map(|(topic, indexes)| {
+            indexes.iter().map(|index| SharePartitionKey {
+                group: group.clone(),
+                topic: *topic,
+                partition: PartitionId(*index),
+            })
+        })
+        .collect();
+    let mut done = Vec::with_capacity(keys.len());
+    for some in keys.chunks(AT_A_TIME_MAX) {
+        let tasks: Vec<_> =
+            some.iter().map(|key| tokio::spawn(todo(Arc::clone(broker), key.clone()))).collect();
+        for task in tasks {
+            match task.await {
+                Ok(of_one) => done.push(of_one),
+                // The runtime is going down, and whoever waits here with it.
+                Err(error) if error.is_cancelled() => std::future::pending().await,
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            }
+        }
+    }
+    done
+}
+
+/// ShareGroupDescribe.
+pub(crate) async fn describe(
+    broker: Arc<Broker>,
+    request: ShareGroupDescribeRequest,
+) -> ShareGroupDescribeResponse {
+    let mut groups = Vec::with_capacity(request.group_ids.len());
+    // A group named twice is answered once: answers can be large.
+    let mut seen = HashSet::new();
+    for group_id in request.group_ids.into_iter().filter(|group_id| seen.insert(group_id.clone())) {
+        let image = broker.metadata.image();
+        let asked = broker
+            .groups
+            .ask(&group_id, |groups, _now| (Vec::new(), groups.share_describe(&group_id, &image)));
+        groups.push(match asked.await {
+            Ok(described) => {
+                let is_included = request.include_authorized_operations && described.error_code.is_ok();
+                DescribedGroup {
+                    authorized_operations: operations(is_included, GROUP_OPERATIONS),
+                    ..described
+                }
+            }
+            Err(error_code) => DescribedGroup { error_code, group_id, ..Default::default() },
+        });
+    }
+    ShareGroupDescribeResponse { groups, ..Default::default() }
+}
+
+/// Deletes a share group with its share state; `None` where it is no share group.
+pub(super) async fn delete(broker: &Arc<Broker>, group: &Str) -> Option<ErrorCode> {
+    let asked = broker.groups.ask(group, |groups, _now| (Vec::new(), groups.share_to_delete(group))).await;
+    let partitions = match asked {
+        Ok(None) => return None,
+        Ok(Some(Ok(partitions))) => partitions,
+        Ok(Some(Err(refusal))) => return Some(ErrorCode::from(&refusal)),
+        // The group's own kind says what that means.
+        Err(_) => return None,
+    };
+    if let Err(failure) = delete_state(broker, group, &partitions).await {
+        return Some(failure.error);
+    }
+    let deleted = broker.groups.ask(group, |groups, _now| groups.share_delete(group)).await;
+    Some(match deleted {
+        Ok(deleted) => deleted.as_ref().err().map_or(ErrorCode::NONE, ErrorCode::from),
+        Err(error) => error,
+    })
+}
+
+/// Deletes share state.
+pub(super) async fn delete_state(
+    broker: &Arc<Broker>,
+    group: &Str,
+    partitions: &Partitions,
+) -> Result<(), Failure> {
+    let deleted =
+        for_each(
+            broker,
+            group,
+            partitions,
+            |broker, key| async move { broker.delete_share_state(&key).await },
+        );
+    deleted.await.into_iter().collect()
+}
+
+impl From<ShareRefusal> for Failure {
+    fn from(refusal: ShareRefusal) -> Self {
+        Failure { error: ErrorCode::from(&refusal), message: Some(Str::from(refusal.to_string())) }
+    }
+}

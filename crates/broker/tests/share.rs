@@ -1,0 +1,549 @@
+//! Share groups through a socket: what the shell adds to the pure machines. Records reach one member at a time, acknowledgements
+//! survive the broker, and what a member leaves behind is for the others.
+
+mod support;
+
+use broker::clock::{Clock, SystemClock};
+use bytes::Bytes;
+use support::{TestBroker, TestClient, TestCluster, wait_until};
+use wire::messages::alter_share_group_offsets::{
+    AlterShareGroupOffsetsRequest, AlterShareGroupOffsetsRequestPartition, AlterShareGroupOffsetsRequestTopic,
+};
+use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
+use wire::messages::delete_groups::DeleteGroupsRequest;
+use wire::messages::delete_share_group_offsets::{
+    DeleteShareGroupOffsetsRequest, DeleteShareGroupOffsetsRequestTopic,
+};
+use wire::messages::describe_share_group_offsets::{
+    DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsRequestGroup,
+};
+use wire::messages::find_coordinator::FindCoordinatorRequest;
+use wire::messages::incremental_alter_configs::{
+    AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest,
+};
+use wire::messages::initialize_share_group_state as initialize;
+use wire::messages::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
+use wire::messages::list_groups::ListGroupsRequest;
+use wire::messages::metadata::{MetadataRequest, MetadataRequestTopic};
+use wire::messages::read_share_group_state_summary as summary;
+use wire::messages::share_acknowledge::{
+    AcknowledgePartition, AcknowledgeTopic, AcknowledgementBatch as SaidBatch, ShareAcknowledgeRequest,
+};
+use wire::messages::share_fetch::{
+    AcknowledgementBatch, FetchPartition, FetchTopic, PartitionData, ShareFetchRequest, ShareFetchResponse,
+};
+use wire::messages::share_group_describe::ShareGroupDescribeRequest;
+use wire::messages::share_group_heartbeat::{ShareGroupHeartbeatRequest, ShareGroupHeartbeatResponse};
+use wire::messages::write_share_group_state as write;
+use wire::records::{BatchBuilder, BatchOptions, Batches};
+use wire::{ErrorCode, Str, Uuid};
+
+const GROUP: &str = "workers";
+/// Kafka's number of a group among the resources that have settings.
+const GROUP_RESOURCE: i8 = 32;
+
+fn batch_of(count: usize) -> Bytes {
+    let mut batch = BatchBuilder::new(BatchOptions::default());
+    for index in 0..count {
+        batch.append(SystemClock.now(), None, Some(format!("value {index}").as_bytes()), &[]);
+    }
+    batch.build()
+}
+
+fn topic_id(client: &mut TestClient, topic: &'static str) -> Uuid {
+    let topic = MetadataRequestTopic { name: Some(topic.into()), ..Default::default() };
+    let answer = client.ask(MetadataRequest { topics: Some(vec![topic]), ..Default::default() });
+    answer.topics[0].topic_id
+}
+
+fn configure(client: &mut TestClient, configs: &[(&'static str, &'static str)]) -> (ErrorCode, Option<Str>) {
+    let configs = configs.iter().map(|(name, value)| AlterableConfig {
+        name: (*name).into(),
+        value: Some((*value).into()),
+        ..Default::default()
+    });
+    let resource = AlterConfigsResource {
+        resource_type: GROUP_RESOURCE,
+        resource_name: GROUP.into(),
+        configs: configs.collect(),
+    };
+    let request = IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false };
+    let answer = client.ask(request).responses.remove(0);
+    (answer.error_code, answer.error_message)
+}
+
+/// Has the share state of partition 0 begin, as the group coordinator does.
+fn initialize(client: &mut TestClient, topic: Uuid, state_epoch: i32, start: i64) {
+    let key = Str::from(format!("{GROUP}:{topic}:0"));
+    wait_until(|| {
+        let find =
+            FindCoordinatorRequest { key_type: 2, coordinator_keys: vec![key.clone()], ..Default::default() };
+        client.ask(find).coordinators[0].error_code.is_ok()
+    });
+    wait_until(|| try_initialize(client, topic, state_epoch, start) == ErrorCode::NONE);
+}
+
+fn try_initialize(client: &mut TestClient, topic: Uuid, state_epoch: i32, start_offset: i64) -> ErrorCode {
+    let partition = initialize::PartitionData { partition: 0, state_epoch, start_offset };
+    let topic = initialize::InitializeStateData { topic_id: topic, partitions: vec![partition] };
+    let request =
+        initialize::InitializeShareGroupStateRequest { group_id: GROUP.into(), topics: vec![topic] };
+    client.ask(request).results[0].partitions[0].error_code
+}
+
+fn summary(client: &mut TestClient, topic: Uuid) -> (i64, i32) {
+    let partition = summary::PartitionData { partition: 0, leader_epoch: -1 };
+    let topic = summary::ReadStateSummaryData { topic_id: topic, partitions: vec![partition] };
+    let request = summary::ReadShareGroupStateSummaryRequest { group_id: GROUP.into(), topics: vec![topic] };
+    let answer = client.ask(request).results.remove(0).partitions.remove(0);
+    assert_eq!(answer.error_code, ErrorCode::NONE);
+    (answer.start_offset, answer.delivery_complete_count)
+}
+
+/// A member of the group, as a client keeps it.
+struct Member {
+    id: &'static str,
+    topic: Uuid,
+    epoch: i32,
+    client: TestClient,
+}
+
+/// first, last, types
+type Said<'a> = (i64, i64, &'a [i8]);
+
+impl Member {
+    fn new(id: &'static str, topic: Uuid, client: TestClient) -> Member {
+        Member { id, topic, epoch: 0, client }
+    }
+
+    fn request(&mut self, records: i32, said: &[Said<'_>], wait_ms: i32) -> ShareFetchRequest {
+        let batches = said.iter().map(|(first_offset, last_offset, types)| AcknowledgementBatch {
+            first_offset: *first_offset,
+            last_offset: *last_offset,
+            acknowledge_types: types.to_vec(),
+        });
+        let partition = FetchPartition { partition_index: 0, acknowledgement_batches: batches.collect() };
+        let topic = FetchTopic { topic_id: self.topic, partitions: vec![partition] };
+        let request = ShareFetchRequest {
+            group_id: Some(GROUP.into()),
+            member_id: Some(self.id.into()),
+            share_session_epoch: self.epoch,
+            max_wait_ms: wait_ms,
+            min_bytes: 1,
+            max_bytes: 1024 * 1024,
+            max_records: records,
+            batch_size: records,
+            share_acquire_mode: 1,
+            topics: vec![topic],
+            ..Default::default()
+        };
+        self.epoch += 1;
+        request
+    }
+
+    fn ask(&mut self, records: i32, said: &[Said<'_>], wait_ms: i32) -> ShareFetchResponse {
+        let request = self.request(records, said, wait_ms);
+        self.client.ask(request)
+    }
+
+    fn fetch(&mut self, records: i32, said: &[Said<'_>]) -> PartitionData {
+        let mut answer = self.ask(records, said, 10_000);
+        assert_eq!((answer.error_code, answer.error_message), (ErrorCode::NONE, None));
+        answer.responses.pop().map_or_else(PartitionData::default, |mut topic| topic.partitions.remove(0))
+    }
+
+    /// What the member gets: first and last offset, and how often these were delivered.
+    fn takes(&mut self, records: i32) -> Vec<(i64, i64, i16)> {
+        let data = self.fetch(records, &[]);
+        assert_eq!((data.error_code, data.error_message.clone()), (ErrorCode::NONE, None));
+        let acquired: Vec<_> = acquired(&data);
+        let mut offsets = Vec::new();
+        for batch in Batches::new(data.records).map(Result::unwrap) {
+            offsets.extend(batch.records(1024).map(|record| record.unwrap().offset.0));
+        }
+        for (first, last, _) in &acquired {
+            assert!((*first..=*last).all(|offset| offsets.contains(&offset)), "{offsets:?}");
+        }
+        acquired
+    }
+
+    fn says(&mut self, said: &[Said<'_>]) -> ErrorCode {
+        let epoch = self.epoch;
+        self.epoch += 1;
+        self.says_in(epoch, said)
+    }
+
+    fn says_in(&mut self, share_session_epoch: i32, said: &[Said<'_>]) -> ErrorCode {
+        let batches = said.iter().map(|(first_offset, last_offset, types)| SaidBatch {
+            first_offset: *first_offset,
+            last_offset: *last_offset,
+            acknowledge_types: types.to_vec(),
+        });
+        let partition =
+            AcknowledgePartition { partition_index: 0, acknowledgement_batches: batches.collect() };
+        let topic = AcknowledgeTopic { topic_id: self.topic, partitions: vec![partition] };
+        let answer = self.client.ask(ShareAcknowledgeRequest {
+            group_id: Some(GROUP.into()),
+            member_id: Some(self.id.into()),
+            share_session_epoch,
+            is_renew_ack: said.iter().any(|(_, _, types)| types.contains(&4)),
+            topics: vec![topic],
+        });
+        if answer.error_code.is_ok() {
+            answer.responses[0].partitions[0].error_code
+        } else {
+            answer.error_code
+        }
+    }
+}
+
+fn acquired(data: &PartitionData) -> Vec<(i64, i64, i16)> {
+    data.acquired_records.iter().map(|run| (run.first_offset, run.last_offset, run.delivery_count)).collect()
+}
+
+/// A broker with a topic of one partition that the group reads from the beginning.
+fn broker() -> (TestBroker, Uuid) {
+    let broker = TestBroker::start(&[
+        "share.coordinator.state.topic.num.partitions=2",
+        "group.share.min.record.lock.duration.ms=1000",
+    ]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("jobs", 1);
+    assert_eq!(configure(&mut client, &[("share.auto.offset.reset", "earliest")]), (ErrorCode::NONE, None));
+    let topic = topic_id(&mut client, "jobs");
+    initialize(&mut client, topic, 0, -1);
+    (broker, topic)
+}
+
+#[test]
+fn two_members_share_a_partition_and_what_is_released_goes_to_the_other() {
+    let (broker, topic) = broker();
+    let mut client = TestClient::connect(&broker);
+    client.append("jobs", 0, batch_of(10));
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    let mut two = Member::new("two", topic, TestClient::connect(&broker));
+    assert_eq!(one.takes(3), [(0, 2, 1)]);
+    assert_eq!(two.takes(4), [(3, 6, 1)]);
+    assert_eq!(one.says(&[(0, 2, &[1, 2, 3])]), ErrorCode::NONE);
+    assert_eq!(two.takes(2), [(1, 1, 2), (7, 7, 1)]);
+    assert_eq!(one.says(&[(3, 3, &[1])]), ErrorCode::INVALID_RECORD_STATE);
+    // What is said with a fetch counts as well.
+    let data = two.fetch(1, &[(1, 1, &[1]), (3, 6, &[1]), (7, 7, &[1])]);
+    assert_eq!((data.acknowledge_error_code, acquired(&data)), (ErrorCode::NONE, vec![(8, 8, 1)]));
+    wait_until(|| summary(&mut client, topic) == (8, 0));
+}
+
+#[test]
+fn a_fetch_waits_for_records_and_for_those_that_come_back() {
+    let (broker, topic) = broker();
+    let mut client = TestClient::connect(&broker);
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    let mut two = Member::new("two", topic, TestClient::connect(&broker));
+    assert_eq!(one.ask(1, &[], 0).responses[0].partitions[0].acquired_records, []);
+    let given = meanwhile(&mut one, || {
+        client.append("jobs", 0, batch_of(1));
+    });
+    assert_eq!(given, [(0, 0, 1)]);
+    let given = meanwhile(&mut two, || assert_eq!(one.says(&[(0, 0, &[2])]), ErrorCode::NONE));
+    assert_eq!(given, [(0, 0, 2)]);
+    // A member that is gone leaves what it has to others.
+    assert_eq!(meanwhile(&mut one, || drop(two)), [(0, 0, 3)]);
+}
+
+/// What a member gets that waits for a record while something happens.
+fn meanwhile(member: &mut Member, happens: impl FnOnce()) -> Vec<(i64, i64, i16)> {
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| member.takes(1));
+        happens();
+        waiting.join().unwrap()
+    })
+}
+
+#[test]
+fn a_lock_ends_and_the_delivery_limit_gives_a_record_up() {
+    let (broker, topic) = broker();
+    let mut client = TestClient::connect(&broker);
+    let configs = [("share.record.lock.duration.ms", "1000"), ("share.delivery.count.limit", "2")];
+    assert_eq!(configure(&mut client, &configs), (ErrorCode::NONE, None));
+    client.append("jobs", 0, batch_of(2));
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    let mut two = Member::new("two", topic, TestClient::connect(&broker));
+    assert_eq!(one.takes(1), [(0, 0, 1)]);
+    assert_eq!(two.takes(2), [(1, 1, 1)]);
+    assert_eq!(two.says(&[(1, 1, &[1])]), ErrorCode::NONE);
+    assert_eq!(two.takes(2), [(0, 0, 2)]);
+    assert_eq!(one.says(&[(0, 0, &[1])]), ErrorCode::INVALID_RECORD_STATE);
+    wait_until(|| summary(&mut client, topic) == (2, 0));
+    assert_eq!(two.says(&[(0, 0, &[1])]), ErrorCode::NONE, "what is done with anyway can be acknowledged");
+}
+
+#[test]
+fn what_was_acknowledged_survives_the_broker() {
+    let (mut broker, topic) = broker();
+    let mut client = TestClient::connect(&broker);
+    client.append("jobs", 0, batch_of(6));
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    assert_eq!(one.takes(5), [(0, 4, 1)]);
+    assert_eq!(one.says(&[(0, 0, &[1]), (2, 3, &[1, 2])]), ErrorCode::NONE);
+    broker.kill(|| ());
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    let mut taken = Vec::new();
+    wait_until(|| {
+        one.epoch = 0;
+        let data = one.fetch(9, &[]);
+        taken = acquired(&data);
+        data.error_code.is_ok() && !taken.is_empty()
+    });
+    assert_eq!(taken, [(1, 1, 1), (3, 3, 2), (4, 5, 1)]);
+}
+
+#[test]
+fn a_group_begins_where_it_is_told_to() {
+    let (broker, _) = broker();
+    let mut client = TestClient::connect(&broker);
+    for (topic, reset, expected) in
+        [("latest", "latest", 3), ("earliest", "earliest", 0), ("ago", "by_duration:PT1H", 0)]
+    {
+        assert_eq!(configure(&mut client, &[("share.auto.offset.reset", reset)]), (ErrorCode::NONE, None));
+        client.create_topic(topic, 1);
+        client.append(topic, 0, batch_of(3));
+        let id = topic_id(&mut client, topic);
+        initialize(&mut client, id, 0, -1);
+        let mut member = Member::new("one", id, TestClient::connect(&broker));
+        assert!(member.ask(0, &[], 0).error_code.is_ok());
+        let _ = member.ask(1, &[], 0);
+        wait_until(|| summary(&mut client, id).0 == expected);
+    }
+    for (key, value) in [
+        ("share.auto.offset.reset", "sometimes"),
+        ("share.record.lock.duration.ms", "999"),
+        ("share.record.lock.duration.ms", "60001"),
+        ("share.isolation.level", "serializable"),
+        ("share.nonsense", "1"),
+        ("share.session.timeout.ms", "1000"),
+    ] {
+        let (error, message) = configure(&mut client, &[(key, value)]);
+        assert_eq!(error, ErrorCode::INVALID_CONFIG, "{key}={value}");
+        assert!(message.is_some_and(|message| message.contains(key)), "{key}={value}");
+    }
+}
+
+#[test]
+fn requests_that_make_no_sense_are_refused() {
+    let (broker, topic) = broker();
+    let mut client = TestClient::connect(&broker);
+    client.append("jobs", 0, batch_of(3));
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    assert_eq!(one.says(&[(0, 0, &[1])]), ErrorCode::INVALID_SHARE_SESSION_EPOCH);
+    assert_eq!(one.says(&[(0, 0, &[1])]), ErrorCode::SHARE_SESSION_NOT_FOUND);
+    one.epoch = 0;
+    assert_eq!(one.ask(1, &[(0, 0, &[1])], 0).error_code, ErrorCode::INVALID_REQUEST);
+    one.epoch = 0;
+    assert_eq!(one.takes(1), [(0, 0, 1)]);
+    assert_eq!(one.says(&[(0, 0, &[9])]), ErrorCode::INVALID_REQUEST);
+    assert_eq!(one.says(&[(0, 0, &[1, 1])]), ErrorCode::INVALID_REQUEST);
+    assert_eq!(one.says(&[(1, 0, &[1])]), ErrorCode::INVALID_REQUEST);
+    assert_eq!(one.says_in(7, &[(0, 0, &[1])]), ErrorCode::INVALID_SHARE_SESSION_EPOCH);
+    assert_eq!(one.says(&[(0, 0, &[4])]), ErrorCode::NONE);
+    assert_eq!(one.says_in(-1, &[(0, 0, &[1])]), ErrorCode::NONE);
+    assert_eq!(one.says(&[(0, 0, &[1])]), ErrorCode::SHARE_SESSION_NOT_FOUND);
+
+    let mut other = Member::new("one", Uuid([9; 16]), TestClient::connect(&broker));
+    assert_eq!(other.fetch(1, &[]).error_code, ErrorCode::UNKNOWN_TOPIC_ID);
+    for (group, member) in
+        [(None, Some("m")), (Some(""), Some("m")), (Some("g"), None), (Some("g"), Some(""))]
+    {
+        let request = ShareFetchRequest {
+            group_id: group.map(Str::from),
+            member_id: member.map(Str::from),
+            ..Default::default()
+        };
+        assert_eq!(client.ask(request).error_code, ErrorCode::INVALID_REQUEST);
+    }
+    // A group whose share state nobody has begun.
+    client.create_topic("others", 1);
+    let others = topic_id(&mut client, "others");
+    let mut stranger = Member::new("one", others, TestClient::connect(&broker));
+    assert_eq!(stranger.fetch(1, &[]).error_code, ErrorCode::INVALID_REQUEST);
+}
+
+#[test]
+fn a_state_that_begins_anew_fences_who_works_on_the_old_one() {
+    let (broker, topic) = broker();
+    let mut client = TestClient::connect(&broker);
+    client.append("jobs", 0, batch_of(5));
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    assert_eq!(one.takes(1), [(0, 0, 1)]);
+    initialize(&mut client, topic, 1, 3);
+    assert_eq!(try_initialize(&mut client, topic, 0, 0), ErrorCode::FENCED_STATE_EPOCH);
+    assert_eq!(one.says(&[(0, 0, &[1])]), ErrorCode::FENCED_STATE_EPOCH);
+    assert_eq!(one.takes(1), [(3, 3, 1)]);
+    // And so is another leader, by its epoch.
+    let partition = write::PartitionData {
+        partition: 0,
+        state_epoch: 1,
+        leader_epoch: 9,
+        start_offset: 4,
+        ..Default::default()
+    };
+    let data = write::WriteStateData { topic_id: topic, partitions: vec![partition] };
+    let request = write::WriteShareGroupStateRequest { group_id: GROUP.into(), topics: vec![data] };
+    assert_eq!(client.ask(request).results[0].partitions[0].error_code, ErrorCode::NONE);
+    assert_eq!(one.says(&[(3, 3, &[1])]), ErrorCode::NOT_LEADER_OR_FOLLOWER);
+}
+
+#[test]
+fn another_broker_goes_on_where_the_last_one_stopped() {
+    let mut cluster = TestCluster::start(3, &["share.coordinator.state.topic.num.partitions=3"]);
+    let mut client = cluster.client(1);
+    let topic = CreatableTopic {
+        name: "jobs".into(),
+        num_partitions: 1,
+        replication_factor: 3,
+        ..Default::default()
+    };
+    let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    assert_eq!(client.ask(request).topics[0].error_code, ErrorCode::NONE);
+    assert_eq!(configure(&mut client, &[("share.auto.offset.reset", "earliest")]), (ErrorCode::NONE, None));
+    let topic = topic_id(&mut client, "jobs");
+    let key = Str::from(format!("{GROUP}:{topic}:0"));
+    wait_until(|| {
+        let coordinator = coordinator(&mut client, &key);
+        coordinator.is_some_and(|id| try_initialize(&mut cluster.client(id), topic, 0, -1).is_ok())
+    });
+    let leader = cluster.wait_for_partition(1, "jobs", |partition| partition.leader_id > 0).leader_id;
+    cluster.client(leader).append("jobs", 0, batch_of(4));
+    let mut one = Member::new("one", topic, cluster.client(leader));
+    assert_eq!(one.takes(3), [(0, 2, 1)]);
+    assert_eq!(one.says(&[(0, 1, &[1, 2])]), ErrorCode::NONE);
+    cluster.kill(leader);
+    let survivor = cluster.running()[0];
+    let next = cluster
+        .wait_for_partition(survivor, "jobs", |partition| ![-1, leader].contains(&partition.leader_id))
+        .leader_id;
+    let mut taken = Vec::new();
+    wait_until(|| {
+        let mut two = Member::new("two", topic, cluster.client(next));
+        let data = two.fetch(9, &[]);
+        taken = acquired(&data);
+        data.error_code.is_ok() && !taken.is_empty()
+    });
+    assert_eq!(taken, [(1, 1, 2), (2, 3, 1)]);
+}
+
+fn coordinator(client: &mut TestClient, key: &Str) -> Option<i32> {
+    let request =
+        FindCoordinatorRequest { key_type: 2, coordinator_keys: vec![key.clone()], ..Default::default() };
+    let found = client.ask(request).coordinators.remove(0);
+    found.error_code.is_ok().then_some(found.node_id)
+}
+
+fn beat(
+    client: &mut TestClient,
+    member: &'static str,
+    epoch: i32,
+    topics: Option<&[&'static str]>,
+) -> ShareGroupHeartbeatResponse {
+    let request = ShareGroupHeartbeatRequest {
+        group_id: GROUP.into(),
+        member_id: member.into(),
+        member_epoch: epoch,
+        subscribed_topic_names: topics.map(|topics| topics.iter().map(|topic| (*topic).into()).collect()),
+        ..Default::default()
+    };
+    client.ask(request)
+}
+
+fn offsets(client: &mut TestClient) -> Result<Vec<(i64, i64)>, ErrorCode> {
+    let group = DescribeShareGroupOffsetsRequestGroup { group_id: GROUP.into(), topics: None };
+    let mut answer = client.ask(DescribeShareGroupOffsetsRequest { groups: vec![group] }).groups.remove(0);
+    if !answer.error_code.is_ok() {
+        return Err(answer.error_code);
+    }
+    let partitions = answer.topics.pop().map(|topic| topic.partitions).unwrap_or_default();
+    Ok(partitions.iter().map(|partition| (partition.start_offset, partition.lag)).collect())
+}
+
+#[test]
+fn a_group_joins_reads_is_moved_and_deleted() {
+    let mut broker = TestBroker::start(&["share.coordinator.state.topic.num.partitions=2"]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("jobs", 2);
+    assert_eq!(configure(&mut client, &[("share.auto.offset.reset", "earliest")]), (ErrorCode::NONE, None));
+    client.append("jobs", 0, batch_of(4));
+    let find = || FindCoordinatorRequest { coordinator_keys: vec![GROUP.into()], ..Default::default() };
+    wait_until(|| client.ask(find()).coordinators[0].error_code.is_ok());
+    let mut joined = ShareGroupHeartbeatResponse::default();
+    wait_until(|| {
+        joined = beat(&mut client, "one", 0, Some(&["jobs"]));
+        joined.error_code.is_ok()
+            && joined.assignment.as_ref().is_some_and(|given| !given.topic_partitions.is_empty())
+    });
+    let given = joined.assignment.expect("it was waited for").topic_partitions;
+    assert_eq!(given[0].partitions, [0, 1]);
+    let topic = given[0].topic_id;
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    assert_eq!(one.takes(3), [(0, 2, 1)]);
+    assert_eq!(one.says(&[(0, 2, &[1])]), ErrorCode::NONE);
+    assert_eq!(offsets(&mut client), Ok(vec![(3, 1), (-1, -1)]));
+
+    // Both kinds of groups share their names.
+    let join = JoinGroupRequest {
+        group_id: GROUP.into(),
+        protocol_type: "consumer".into(),
+        session_timeout_ms: 10_000,
+        protocols: vec![JoinGroupRequestProtocol { name: "range".into(), ..Default::default() }],
+        ..Default::default()
+    };
+    assert_eq!(client.ask_in(5, join).error_code, ErrorCode::INCONSISTENT_GROUP_PROTOCOL);
+    let listed = client.ask(ListGroupsRequest { types_filter: vec!["Share".into()], ..Default::default() });
+    assert_eq!(listed.groups[0].group_type, "share");
+
+    // Another coordinator, or the same one anew, knows the members.
+    broker.restart();
+    let mut client = TestClient::connect(&broker);
+    let epoch = joined.member_epoch;
+    wait_until(|| beat(&mut client, "one", epoch, None).error_code.is_ok());
+    let describe = || ShareGroupDescribeRequest { group_ids: vec![GROUP.into()], ..Default::default() };
+    let described = client.ask(describe()).groups.remove(0);
+    assert_eq!((described.group_state, described.members.len()), ("Stable".into(), 1));
+    assert_eq!(described.members[0].assignment.topic_partitions[0].topic_name, "jobs");
+
+    let alter = |start_offset| AlterShareGroupOffsetsRequest {
+        group_id: GROUP.into(),
+        topics: vec![AlterShareGroupOffsetsRequestTopic {
+            topic_name: "jobs".into(),
+            partitions: vec![AlterShareGroupOffsetsRequestPartition { partition_index: 0, start_offset }],
+        }],
+    };
+    let delete = || DeleteGroupsRequest { groups_names: vec![GROUP.into()] };
+    assert_eq!(client.ask(alter(1)).error_code, ErrorCode::NON_EMPTY_GROUP);
+    assert_eq!(client.ask(delete()).results[0].error_code, ErrorCode::NON_EMPTY_GROUP);
+    assert_eq!(beat(&mut client, "one", -1, None).member_epoch, -1);
+    let altered = client.ask(alter(1));
+    assert_eq!(
+        (altered.error_code, altered.responses[0].partitions[0].error_code),
+        (ErrorCode::NONE, ErrorCode::NONE)
+    );
+    assert_eq!(offsets(&mut client).map(|offsets| offsets[0]), Ok((1, 3)));
+    let mut two = Member::new("two", topic, TestClient::connect(&broker));
+    assert_eq!(two.takes(9), [(1, 3, 1)]);
+    drop(two);
+    assert_eq!(client.ask(alter(-5)).responses[0].partitions[0].error_code, ErrorCode::INVALID_REQUEST);
+
+    let forget = DeleteShareGroupOffsetsRequest {
+        group_id: GROUP.into(),
+        topics: vec![
+            DeleteShareGroupOffsetsRequestTopic { topic_name: "jobs".into() },
+            DeleteShareGroupOffsetsRequestTopic { topic_name: "nothing".into() },
+        ],
+    };
+    let forgotten = client.ask(forget).responses;
+    assert_eq!(forgotten[0].error_code, ErrorCode::NONE);
+    assert_eq!(forgotten[1].error_code, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+    assert_eq!(offsets(&mut client), Ok(vec![]));
+    assert_eq!(client.ask(delete()).results[0].error_code, ErrorCode::NONE);
+    assert_eq!(offsets(&mut client), Err(ErrorCode::GROUP_ID_NOT_FOUND));
+    assert_eq!(client.ask(describe()).groups[0].error_code, ErrorCode::GROUP_ID_NOT_FOUND);
+    assert_eq!(beat(&mut client, "one", 3, None).error_code, ErrorCode::GROUP_ID_NOT_FOUND);
+}
