@@ -174,6 +174,8 @@ impl Telemetry {
         let mut points = Vec::new();
         let mut left_out = 0;
         let read = otlp::points(&unpacked, |point| match key(&point) {
+            // An average of nothing.
+            _ if !point.value.is_finite() => {}
             Some(key) if points.len() < SERIES_OF_CLIENT_MAX => {
                 points.push((key, point.value, point.is_delta));
             }
@@ -355,7 +357,7 @@ fn cut(text: &str) -> &str {
 /// Metric and labels as they stand on the page; none where the name cannot.
 fn key(point: &otlp::Point<'_>) -> Option<(String, String)> {
     let name = point.metric.strip_prefix("org.apache.kafka.").unwrap_or(point.metric);
-    if name.is_empty() || name.len() > TEXT_BYTES_MAX || !point.value.is_finite() {
+    if name.is_empty() || name.len() > TEXT_BYTES_MAX {
         return None;
     }
     let mut seen = vec!["client_id".to_owned(), "client_instance_id".to_owned()];
