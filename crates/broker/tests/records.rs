@@ -10,6 +10,9 @@ use wire::records::Batches;
 
 const NOW_MS: i64 = 1_700_000_000_000;
 
+/// A header's key and value.
+type RawHeader = (Option<Vec<u8>>, Option<Vec<u8>>);
+
 /// One record, as it stands in a batch.
 #[derive(Clone)]
 struct Raw {
@@ -17,7 +20,7 @@ struct Raw {
     offset_delta: i64,
     key: Option<Vec<u8>>,
     value: Option<Vec<u8>>,
-    headers: Vec<(Option<Vec<u8>>, Option<Vec<u8>>)>,
+    headers: Vec<RawHeader>,
     /// Instead of the true number of headers.
     header_count: Option<i64>,
 }

@@ -82,7 +82,7 @@ async fn describe_group(
         let known: Partitions = [(topic_id, indexes.iter().copied().collect())].into();
         let partitions = match image.topic_by_id(topic_id) {
             Some(_) => {
-                let told = for_each(broker, group, &known, |broker, key| describe_one(broker, key));
+                let told = for_each(broker, group, &known, describe_one);
                 told.await
             }
             None => indexes

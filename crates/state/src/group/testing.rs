@@ -496,7 +496,7 @@ impl<'a> Args<'a> {
             member_id: self
                 .words
                 .first()
-                .map(|id| id.contains('#').then(|| member_id(id)).unwrap_or(Str::copy_from(id)))
+                .map(|id| if id.contains('#') { member_id(id) } else { Str::copy_from(id) })
                 .unwrap_or_default(),
             member_epoch: epoch,
             instance_id: self.instance(),
