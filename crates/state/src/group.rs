@@ -41,7 +41,7 @@ use wire::messages::join_group::JoinGroupResponse;
 use wire::messages::sync_group::SyncGroupResponse;
 use wire::{ErrorCode, Millis, Response, Str};
 
-pub use self::consumer::Assignor;
+pub use self::consumer::{Assignor, ConsumerView};
 pub use self::offsets::CommittedOffset;
 pub use self::refusal::Refusal;
 pub use self::traces::ExpiredOffset;

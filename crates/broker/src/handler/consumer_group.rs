@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use state::group::ConsumerView;
 use wire::messages::consumer_group_describe::{
     ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, DescribedGroup,
 };
@@ -42,11 +43,17 @@ pub(crate) async fn heartbeat(
     let client = client_info(&context);
     let environment = Arc::clone(&broker.environment);
     let image = broker.metadata.image();
+    let own = |key| image.group_config(&request.group_id, key)?.parse().ok();
+    let around = ConsumerView {
+        image: &image,
+        session_timeout_ms: own("consumer.session.timeout.ms"),
+        heartbeat_interval_ms: own("consumer.heartbeat.interval.ms"),
+    };
     let mut ids = || fresh_id(&*environment);
     let heard = broker
         .groups
         .run(&request.group_id, |groups, token, now| {
-            groups.consumer_heartbeat(token, &client, &request, &image, now, &mut ids)
+            groups.consumer_heartbeat(token, &client, &request, &around, now, &mut ids)
         })
         .await;
     heard.unwrap_or_else(|error_code| {

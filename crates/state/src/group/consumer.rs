@@ -30,6 +30,7 @@ use wire::{Millis, PartitionId, Str, Uuid};
 
 pub use self::assignor::Assignor;
 use self::assignor::{Subscriber, TopicShape};
+pub use self::heartbeat::ConsumerView;
 pub(super) use self::offsets::CommitBy;
 pub(super) use self::reconcile::by_topic;
 use super::member::Protocol;
@@ -72,6 +73,8 @@ pub(super) struct ConsumerGroup {
     seen: Weak<Image>,
     /// When the last member went, as far as is known.
     emptied_at: Option<Millis>,
+    /// The group's own session timeout, as of the last heartbeat.
+    session_timeout_ms: Option<i32>,
 }
 
 /// A member of such a group.
@@ -234,6 +237,7 @@ impl ConsumerGroup {
             matched: BTreeMap::new(),
             seen: Weak::new(),
             emptied_at: None,
+            session_timeout_ms: None,
         }
     }
 
@@ -400,7 +404,7 @@ impl ConsumerGroup {
         let Some(member) = self.members.get(id) else { return };
         let timeout_ms = match &member.about.classic {
             Some(classic) => classic.session_timeout_ms,
-            None => step.config.consumer.session_timeout_ms,
+            None => self.session_timeout_ms.unwrap_or(step.config.consumer.session_timeout_ms),
         };
         let deadline = step.now.plus(i64::from(timeout_ms));
         step.timers.set(Alarm::Session { group: self.id.clone(), member: id.clone() }, deadline);

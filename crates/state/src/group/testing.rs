@@ -34,7 +34,7 @@ use super::Replayed;
 use super::consumer::{self, ConsumerEvent};
 use super::records::Event;
 use super::timers::Alarm;
-use super::{ClientInfo, GroupConfig, Groups, Outcome, State, Token};
+use super::{ClientInfo, ConsumerView, GroupConfig, Groups, Outcome, State, Token};
 use crate::metadata::{Image, MetadataRecord};
 
 /// Runs a story against a fresh shard with Kafka's defaults.
@@ -160,7 +160,7 @@ impl World {
         };
         let request = args.beat(&self.image);
         let mut ids = || Uuid::from_u128(7);
-        self.groups.consumer_heartbeat(token, &info, &request, &self.image, self.now, &mut ids)
+        self.groups.consumer_heartbeat(token, &info, &request, &view(&self.image), self.now, &mut ids)
     }
 
     fn describe_consumer(&self, group: &str) -> Vec<String> {
@@ -637,6 +637,11 @@ pub(super) fn short(id: &str) -> String {
         Some(at) => format!("{}#{}", &id[..at], u64::from_str_radix(&id[at + 25..], 16).unwrap()),
         None => format!("{id:?}"),
     }
+}
+
+/// A group without settings of its own.
+pub(super) fn view(image: &Arc<Image>) -> ConsumerView<'_> {
+    ConsumerView { image, session_timeout_ms: None, heartbeat_interval_ms: None }
 }
 
 /// Topics with so many partitions, as `t:2`; a name always has the same id.

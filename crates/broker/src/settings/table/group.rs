@@ -12,15 +12,15 @@ section! {
 
     /// Time after which a silent member of a consumer group is taken for dead.
     "consumer.session.timeout.ms" Int Between(45_000, 60_000) = "45000", Group Medium,
-        awaits "the newer consumer protocol"
+        from ["group.consumer.session.timeout.ms"]
         => consumer_session_timeout: Millis;
     /// Time between the heartbeats of a consumer group's members.
     "consumer.heartbeat.interval.ms" Int Between(5_000, 15_000) = "5000", Group Medium,
-        awaits "the newer consumer protocol"
+        from ["group.consumer.heartbeat.interval.ms"]
         => consumer_heartbeat_interval: Millis;
     /// Time between two assignments of a consumer group.
     "consumer.assignment.interval.ms" Int Between(0, 15_000) = "1000", Group Medium,
-        awaits "the newer consumer protocol"
+        inert "assignments are computed when they change"
         => consumer_assignment_interval: Millis;
     /// Time after which a silent member of a share group is taken for dead.
     "share.session.timeout.ms" Int AtLeast(1) = "45000", Group Medium,

@@ -22,7 +22,8 @@ section! {
     /// Time after which a member of the consumer protocol that is not heard of is taken for gone.
     "group.consumer.session.timeout.ms" Int AtLeast(1) = "45000", ReadOnly Medium
         => consumer_session_timeout: Millis;
-    /// How often members of the consumer protocol are told to send heartbeats.
+    /// How long members of the consumer protocol wait between heartbeats at most. While a coordinator has few of them it has them
+    /// come more often, so that they hear of changes sooner; a group's own `consumer.heartbeat.interval.ms` is kept exactly.
     "group.consumer.heartbeat.interval.ms" Int AtLeast(1) = "5000", ReadOnly Medium
         => consumer_heartbeat_interval: Millis;
     /// Members that one group of the consumer protocol may have.

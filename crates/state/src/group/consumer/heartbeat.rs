@@ -28,6 +28,23 @@ use crate::metadata::Image;
 /// From this version on members make their ids themselves (KIP-1082).
 const OWN_MEMBER_ID_SINCE: i16 = 1;
 
+/// Time between heartbeats for each member that a shard has: a hundred heartbeats a second for a shard at most, as long as its
+/// members do not reach the interval that is set.
+const HEARTBEAT_MS_PER_MEMBER: i32 = 10;
+/// Shortest interval, however few members there are.
+const HEARTBEAT_MS_MIN: i32 = 250;
+
+/// What is around a group: the cluster, and settings of the group's own.
+#[derive(Clone, Copy, Debug)]
+pub struct ConsumerView<'a> {
+    /// Topics, with their partitions and the racks that have them.
+    pub image: &'a Arc<Image>,
+    /// `consumer.session.timeout.ms`, where the group has its own.
+    pub session_timeout_ms: Option<i32>,
+    /// `consumer.heartbeat.interval.ms`, likewise.
+    pub heartbeat_interval_ms: Option<i32>,
+}
+
 impl Groups {
     /// Handles a ConsumerGroupHeartbeat. `ids` makes a member's id where the client leaves that to the coordinator.
     pub fn consumer_heartbeat(
@@ -35,13 +52,19 @@ impl Groups {
         token: Token,
         client: &ClientInfo,
         request: &ConsumerGroupHeartbeatRequest,
-        image: &Arc<Image>,
+        around: &ConsumerView<'_>,
         now: impl Into<Now>,
         ids: &mut dyn FnMut() -> Uuid,
     ) -> Outcome {
         let now = now.into();
         let mut outcome = Outcome::default();
-        let heard = self.hear(client, request, image, now, ids, &mut outcome);
+        let mut heard = self.hear(client, request, around, now, ids, &mut outcome);
+        if let Ok(heard) = &mut heard
+            && heard.member_epoch > JOIN_EPOCH
+        {
+            heard.heartbeat_interval_ms =
+                around.heartbeat_interval_ms.unwrap_or_else(|| self.heartbeat_interval_ms());
+        }
         let response = heard.unwrap_or_else(|refusal| ConsumerGroupHeartbeatResponse {
             error_code: refusal.into(),
             error_message: Some(Str::from(refusal.to_string())),
@@ -55,11 +78,12 @@ impl Groups {
         &mut self,
         client: &ClientInfo,
         request: &ConsumerGroupHeartbeatRequest,
-        image: &Arc<Image>,
+        around: &ConsumerView<'_>,
         now: Now,
         ids: &mut dyn FnMut() -> Uuid,
         outcome: &mut Outcome,
     ) -> Result<ConsumerGroupHeartbeatResponse, Refusal> {
+        let image = around.image;
         check_request(client, request, &self.config)?;
         if self.is_share_group(&request.group_id) {
             return Err(Refusal::GroupNotFound);
@@ -69,6 +93,7 @@ impl Groups {
         let Groups { config, consumers, timers, .. } = self;
         let mut step = Step::new(config, timers, now);
         let group = consumers.get_mut(&request.group_id).ok_or(Refusal::GroupNotFound)?;
+        group.session_timeout_ms = around.session_timeout_ms;
         let heard = match request.member_epoch {
             LEAVE_EPOCH | LEAVE_FOR_A_WHILE_EPOCH => group.leave(request, &mut step),
             _ => group.hear(client, request, image, &mut step, ids),
@@ -83,6 +108,14 @@ impl Groups {
             self.downgrade_if_classic(&request.group_id, image, now, outcome);
         }
         heard
+    }
+
+    /// How long members wait between heartbeats: they hear of changes with them, so they come as often as the coordinator can
+    /// afford with the members that it has, and no less often than is set.
+    fn heartbeat_interval_ms(&self) -> i32 {
+        let members: usize = self.consumers.values().map(ConsumerGroup::len).sum();
+        let affordable = i32::try_from(members).unwrap_or(i32::MAX).saturating_mul(HEARTBEAT_MS_PER_MEMBER);
+        affordable.max(HEARTBEAT_MS_MIN).min(self.config.consumer.heartbeat_interval_ms)
     }
 }
 
@@ -174,7 +207,6 @@ impl ConsumerGroup {
         Ok(ConsumerGroupHeartbeatResponse {
             member_id: Some(member.id.clone()),
             member_epoch: member.epoch,
-            heartbeat_interval_ms: step.config.consumer.heartbeat_interval_ms,
             assignment: is_told.then(|| Box::new(assignment(&member.assigned))),
             ..Default::default()
         })

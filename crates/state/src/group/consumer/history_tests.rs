@@ -13,7 +13,7 @@ use wire::{ErrorCode, PartitionId, Response, Str, Uuid};
 
 use super::TopicIdPartition;
 use super::reconcile::by_topic;
-use crate::group::testing::{World, image};
+use crate::group::testing::{World, image, view};
 use crate::group::{ClientInfo, Token};
 use crate::metadata::Image;
 
@@ -226,7 +226,7 @@ impl World {
         let image: Arc<Image> = Arc::clone(&self.image);
         let mut ids = || Uuid::ZERO;
         let mut outcome =
-            self.groups.consumer_heartbeat(Token(0), &client, request, &image, self.now, &mut ids);
+            self.groups.consumer_heartbeat(Token(0), &client, request, &view(&image), self.now, &mut ids);
         let (_, response) = outcome.replies.pop().expect("an answer");
         self.take(outcome);
         let Response::ConsumerGroupHeartbeat(response) = response else { panic!("{response:?}") };
