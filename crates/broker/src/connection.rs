@@ -176,7 +176,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let deadline = self.deadline();
         // While a request keeps the others waiting, a little is read on: that is how a peer is seen to go.
         let may_read = self.may_start() || self.inbound.len() < READ_AHEAD_BYTES_MAX;
+        // Who reads nothing takes no room meanwhile, and brokers do not wait for what clients send.
         if matches!(self.room, Room::NotNeeded)
+            && self.may_start()
+            && !self.context.acts_for_cluster()
             && let Some(frame_bytes) = self.inbound.large_frame()
         {
             self.room = Room::Awaited(Box::pin(self.broker.inbound_budget.share(frame_bytes)));

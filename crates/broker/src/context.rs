@@ -3,7 +3,7 @@
 //! filling-in of its fields and not a change of every handler.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::time::Instant;
@@ -26,14 +26,34 @@ pub(crate) struct ConnectionContext {
     pub(crate) quotas: QuotaCache,
     /// Until when nothing is read from it, in ticks; zero where nothing keeps it.
     muted_until: AtomicI64,
+    /// Whether it has acted for the cluster: brokers hold each other back by no quota.
+    acts_for_cluster: AtomicBool,
     /// What the client says that it is, by name and version.
     software: OnceLock<(String, String)>,
 }
 
 impl ConnectionContext {
     pub(crate) fn new(listener: Str, principal: Str, peer: SocketAddr, local: SocketAddr) -> Self {
-        let (quotas, muted_until) = (QuotaCache::default(), AtomicI64::new(0));
-        ConnectionContext { listener, principal, peer, local, quotas, muted_until, software: OnceLock::new() }
+        ConnectionContext {
+            listener,
+            principal,
+            peer,
+            local,
+            quotas: QuotaCache::default(),
+            muted_until: AtomicI64::new(0),
+            acts_for_cluster: AtomicBool::new(false),
+            software: OnceLock::new(),
+        }
+    }
+
+    /// It is a broker's.
+    pub(crate) fn set_acts_for_cluster(&self) {
+        self.acts_for_cluster.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is known to be a broker's.
+    pub(crate) fn acts_for_cluster(&self) -> bool {
+        self.acts_for_cluster.load(Ordering::Relaxed)
     }
 
     /// The client has said what it is. What it says first counts.

@@ -123,7 +123,10 @@ impl Listener {
             }
             return;
         }
-        let wait = self.broker.quotas.connection(&self.broker, peer.ip());
+        // Brokers are not kept from each other by what clients of their address do.
+        let is_limited = !self.is_for_brokers;
+        let wait =
+            if is_limited { self.broker.quotas.connection(&self.broker, peer.ip()) } else { Duration::ZERO };
         if !wait.is_zero() {
             self.broker.metrics.connection_refused();
             if let Ok(permit) = Arc::clone(put_off).try_acquire_owned() {

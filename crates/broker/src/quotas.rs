@@ -20,7 +20,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use state::metadata::{ClientQuota, Image, QuotaKey, QuotaSharing};
 use tokio::time::Instant;
-use wire::{Millis, Response, Str};
+use wire::{ApiKey, Millis, Response, Str};
 
 use crate::authorize::{self, Operation};
 use crate::broker::Broker;
@@ -32,8 +32,8 @@ use meter::{Bucket, Meter, Rate};
 
 /// Meters of one kind that there may be at the same time. Those who come when all are taken share one.
 const METERS_MAX: usize = 20_000;
-/// Whose meter it is when all others are taken.
-const SHARED: u64 = 0;
+/// Brokers ask for partitions of transactions, on behalf of no client, from this version of AddPartitionsToTxn on.
+const VERIFYING_VERSION_MIN: i16 = 4;
 /// So many are not worth looking through.
 const METERS_KEPT: usize = 1_024;
 
@@ -77,8 +77,8 @@ impl<M> Default for Meters<M> {
 impl<M: Meter> Meters<M> {
     /// The owner's meter. Owners are told apart by a hash that nobody can foresee: their names may be long, and are theirs
     /// to choose.
-    fn of(&self, owner: impl Hash, windows: Windows, now: Millis) -> Arc<Mutex<M>> {
-        let owner = self.hasher.hash_one(owner);
+    fn of(&self, kind: QuotaKey, owner: impl Hash, windows: Windows, now: Millis) -> Arc<Mutex<M>> {
+        let owner = self.hasher.hash_one((kind, owner));
         let mut state = self.state.lock();
         let MetersState { by_owner, swept } = &mut *state;
         if let Some(meter) = by_owner.get(&owner) {
@@ -91,7 +91,8 @@ impl<M: Meter> Meters<M> {
             by_owner.retain(|_, meter| Arc::strong_count(meter) > 1 || !meter.lock().is_idle(windows, now));
             *swept = now;
         }
-        let owner = if by_owner.len() >= METERS_MAX { SHARED } else { owner };
+        // Those for whom there is no room share one for each kind: what is measured must be comparable.
+        let owner = if by_owner.len() >= METERS_MAX { self.hasher.hash_one(kind) } else { owner };
         Arc::clone(by_owner.entry(owner).or_default())
     }
 
@@ -153,7 +154,7 @@ impl Quotas {
             let image = broker.metadata.image();
             let find = |key| {
                 let (limit, owner) = owned(&image, context, key)?;
-                Some(Held { limit, rate: self.rates.of(owner, broker.windows(), broker.ticks()) })
+                Some(Held { limit, rate: self.rates.of(key, owner, broker.windows(), broker.ticks()) })
             };
             *cached = Cached {
                 epoch,
@@ -189,7 +190,7 @@ impl Quotas {
         let quotas = self.of_ips.load();
         let Some(limit) = quotas.named.get(&ip).copied().or(quotas.default) else { return Duration::ZERO };
         let (windows, now) = (broker.windows(), broker.ticks());
-        let rate = self.rates.of((QuotaKey::ConnectionCreationRate, ip), windows, now);
+        let rate = self.rates.of(QuotaKey::ConnectionCreationRate, ip, windows, now);
         let mut rate = rate.lock();
         rate.take(1.0, windows, now);
         let wait = rate.wait(limit, windows, now).min(windows.length);
@@ -207,8 +208,10 @@ impl Quotas {
         if self.is_any() {
             let owned = owned(&broker.metadata.image(), context, QuotaKey::ControllerMutationRate);
             let windows = broker.controller_windows();
-            mutations.bucket =
-                owned.map(|(limit, owner)| (limit, windows, self.buckets.of(owner, windows, broker.ticks())));
+            mutations.bucket = owned.map(|(limit, owner)| {
+                let kind = QuotaKey::ControllerMutationRate;
+                (limit, windows, self.buckets.of(kind, owner, windows, broker.ticks()))
+            });
         }
         mutations
     }
@@ -361,7 +364,7 @@ impl Broker {
     /// A request was worked on for so long and is about to be answered. The answer says for how long the client is to hold
     /// back, and its connection is not read from for as long. Fetches have been counted when their answer was found.
     pub(crate) fn settle(&self, context: &RequestContext, response: &mut Response, busy: Option<Duration>) {
-        if !self.quotas.is_any() || authorize::required(context.api).0 == Operation::ClusterAction {
+        if !self.quotas.is_any() || is_brokers(context) {
             return;
         }
         let of_requests = busy.map_or(Duration::ZERO, |busy| self.count_work(context, busy));
@@ -389,6 +392,17 @@ impl Broker {
         context.connection.mute_until(self.ticks_at(until));
         Some(until)
     }
+}
+
+/// Whether a request is one of brokers among themselves. A connection that acts for the cluster once is a broker's, which asks what
+/// clients ask as well. Every connection begins with ApiVersions, before it can be told whose it is.
+fn is_brokers(context: &RequestContext) -> bool {
+    let acts_for_cluster = authorize::required(context.api).0 == Operation::ClusterAction
+        || (context.api == ApiKey::AddPartitionsToTxn && context.version >= VERIFYING_VERSION_MIN);
+    if acts_for_cluster {
+        context.connection.set_acts_for_cluster();
+    }
+    acts_for_cluster || context.api == ApiKey::ApiVersions || context.connection.acts_for_cluster()
 }
 
 fn seconds(count: u32) -> Duration {
@@ -421,21 +435,22 @@ async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
 mod tests {
     use super::*;
 
+    const KIND: QuotaKey = QuotaKey::ProducerByteRate;
     const WINDOWS: Windows = Windows { count: 11, length: Duration::from_secs(1) };
 
     #[test]
     fn meters_are_shared_by_name_and_forgotten_when_idle() {
         let meters = Meters::<Rate>::default();
-        let held = meters.of("held", WINDOWS, Millis(0));
+        let held = meters.of(KIND, "held", WINDOWS, Millis(0));
         held.lock().take(1.0, WINDOWS, Millis(0));
-        assert!(Arc::ptr_eq(&held, &meters.of("held", WINDOWS, Millis(0))));
+        assert!(Arc::ptr_eq(&held, &meters.of(KIND, "held", WINDOWS, Millis(0))));
         for client in 0..METERS_MAX * 3 {
             let now = Millis(client as i64);
-            meters.of(client, WINDOWS, now).lock().take(1.0, WINDOWS, now);
+            meters.of(KIND, client, WINDOWS, now).lock().take(1.0, WINDOWS, now);
         }
         assert!(meters.state.lock().by_owner.len() <= METERS_MAX + 1);
         assert!(
-            Arc::ptr_eq(&held, &meters.of("held", WINDOWS, Millis(1 << 40))),
+            Arc::ptr_eq(&held, &meters.of(KIND, "held", WINDOWS, Millis(1 << 40))),
             "whoever holds one keeps it"
         );
     }
@@ -444,10 +459,13 @@ mod tests {
     fn those_who_come_when_all_meters_are_taken_share_one() {
         let meters = Meters::<Rate>::default();
         for client in 0..METERS_MAX {
-            meters.of(client, WINDOWS, Millis(0)).lock().take(1.0, WINDOWS, Millis(0));
+            meters.of(KIND, client, WINDOWS, Millis(0)).lock().take(1.0, WINDOWS, Millis(0));
         }
-        let (one, other) = (meters.of("one", WINDOWS, Millis(0)), meters.of("other", WINDOWS, Millis(0)));
+        let (one, other) =
+            (meters.of(KIND, "one", WINDOWS, Millis(0)), meters.of(KIND, "other", WINDOWS, Millis(0)));
         assert!(Arc::ptr_eq(&one, &other));
+        let of_another_kind = meters.of(QuotaKey::RequestPercentage, "other", WINDOWS, Millis(0));
+        assert!(!Arc::ptr_eq(&one, &of_another_kind), "bytes are not compared with percents");
     }
 
     #[tokio::test(start_paused = true)]

@@ -109,15 +109,15 @@ impl Held {
     }
 
     /// What a member has is for others: it is gone.
-    pub(crate) async fn release(self: &Arc<Self>, broker: &Arc<Broker>, member: &str) -> Result<(), Failure> {
+    pub(crate) fn release(self: &Arc<Self>, broker: &Arc<Broker>, member: &str) -> Result<(), Failure> {
         if self.with(broker, |machine| machine.release(member))? {
             self.waiting.wake_fetches();
         }
-        self.written().await
+        Ok(())
     }
 
     /// Waits until all that has changed is written.
-    async fn written(&self) -> Result<(), Failure> {
+    pub(crate) async fn written(&self) -> Result<(), Failure> {
         let changes = self.inner.lock().changes;
         let mut phase = self.phase.subscribe();
         // The sender lives as long as this does.
@@ -421,7 +421,15 @@ pub(crate) async fn run_clock(broker: Arc<Broker>, mut stop: watch::Receiver<boo
         let held: Vec<_> = broker.share_partitions.held.lock().values().cloned().collect();
         let now = broker.ticks();
         for held in held {
-            if held.partition.check_leader(held.leader_epoch).is_err() || held.partition.is_out_of_service() {
+            // A topic that is gone, or a replica that was moved away, led to the end.
+            let is_gone = {
+                let hosted = broker.partitions.load();
+                let here =
+                    hosted.topic_by_id(held.key.topic).and_then(|topic| topic.partition(held.key.partition));
+                !here.is_some_and(|here| Arc::ptr_eq(here, &held.partition))
+            };
+            let is_led = held.partition.check_leader(held.leader_epoch).is_ok();
+            if is_gone || !is_led || held.partition.is_out_of_service() {
                 held.fail(&broker, ErrorCode::NOT_LEADER_OR_FOLLOWER.into());
                 continue;
             }

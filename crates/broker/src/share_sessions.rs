@@ -11,6 +11,8 @@ use wire::{ErrorCode, PartitionId, Str, Uuid};
 
 use crate::broker::Broker;
 use crate::context::ConnectionContext;
+use crate::share_coordinator::Failure;
+use crate::share_partitions::Held;
 
 /// Epochs with a meaning of their own.
 const EPOCH_INITIAL: i32 = 0;
@@ -183,22 +185,40 @@ impl Broker {
     /// A connection has ended, and with it the sessions of those who spoke over it.
     pub(crate) fn share_connection_ended(self: &Arc<Self>, connection: &Arc<ConnectionContext>) {
         for (group, member) in self.share_sessions.end_with(connection) {
-            let broker = Arc::clone(self);
-            tokio::spawn(async move { broker.share_session_ended(&group, &member).await });
+            tokio::spawn(self.share_session_ended(&group, &member));
         }
     }
 
-    /// What a member has is for others.
-    pub(crate) async fn share_session_ended(self: &Arc<Self>, group: &Str, member: &Str) {
+    /// What a member has is for others: at once, so that nothing is taken from the session that it opens next. The future is over
+    /// when that is written.
+    pub(crate) fn share_session_ended(
+        self: &Arc<Self>,
+        group: &Str,
+        member: &Str,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let mut released = Vec::new();
         for held in self.share_partitions.of_group(group) {
-            if let Err(failure) = held.release(self, member).await {
-                tracing::debug!(share_partition = %held.key, error = ?failure.error, "records could not be released");
+            match held.release(self, member) {
+                Ok(()) => released.push(held),
+                Err(failure) => could_not_be_released(&held, &failure),
             }
         }
-        if !self.share_sessions.has_group(group) {
-            self.share_partitions.group_left(self, group);
+        let (broker, group) = (Arc::clone(self), group.clone());
+        async move {
+            for held in released {
+                if let Err(failure) = held.written().await {
+                    could_not_be_released(&held, &failure);
+                }
+            }
+            if !broker.share_sessions.has_group(&group) {
+                broker.share_partitions.group_left(&broker, &group);
+            }
         }
     }
+}
+
+fn could_not_be_released(held: &Held, failure: &Failure) {
+    tracing::debug!(share_partition = %held.key, error = ?failure.error, "records could not be released");
 }
 
 #[cfg(test)]

@@ -166,6 +166,10 @@ impl Telemetry {
         if push.metrics.len() > push.bytes_max {
             return Err(ErrorCode::TELEMETRY_TOO_LARGE);
         }
+        let wanted = client.wanted.metrics.clone();
+        if wanted.is_empty() {
+            return Ok(());
+        }
         // Others push meanwhile.
         drop(state);
         let unpacked =
@@ -173,13 +177,20 @@ impl Telemetry {
         let unpacked = unpacked.map_err(|_| ErrorCode::INVALID_RECORD)?;
         let mut points = Vec::new();
         let mut left_out = 0;
-        let read = otlp::points(&unpacked, |point| match key(&point) {
-            // An average of nothing.
-            _ if !point.value.is_finite() => {}
-            Some(key) if points.len() < SERIES_OF_CLIENT_MAX => {
-                points.push((key, point.value, point.is_delta));
+        let is_wanted = |metric: &str| {
+            wanted.iter().any(|prefix| prefix == EVERYTHING || metric.starts_with(prefix.as_str()))
+        };
+        let read = otlp::points(&unpacked, |point| {
+            // An average of nothing, or what nobody asked for.
+            if !point.value.is_finite() || !is_wanted(point.metric) {
+                return;
             }
-            _ => left_out += 1,
+            // What is over the bound is not looked at.
+            let key = if points.len() < SERIES_OF_CLIENT_MAX { key(&point) } else { None };
+            match key {
+                Some(key) => points.push((key, point.value, point.is_delta)),
+                None => left_out += 1,
+            }
         });
         read.map_err(|_| ErrorCode::INVALID_RECORD)?;
         let mut state = self.state.lock();

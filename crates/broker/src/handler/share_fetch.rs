@@ -213,7 +213,7 @@ impl Found {
 
     fn put_into(self, data: &mut PartitionData) {
         if let Some(failure) = self.error {
-            data.error_code = failure.error;
+            data.error_code = readable(failure.error);
             data.error_message = failure.message;
         }
         data.records = self.records;
@@ -223,6 +223,23 @@ impl Found {
             delivery_count: run.value,
         });
         data.acquired_records = acquired.collect();
+    }
+}
+
+/// What a member can be told of a partition that it reads: it takes anything else for the end. The others look at the partition again
+/// after they have looked for its leader, which is what it takes.
+fn readable(error: ErrorCode) -> ErrorCode {
+    match error {
+        ErrorCode::NOT_LEADER_OR_FOLLOWER
+        | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
+        | ErrorCode::UNKNOWN_TOPIC_ID
+        | ErrorCode::INCONSISTENT_TOPIC_ID
+        | ErrorCode::FENCED_LEADER_EPOCH
+        | ErrorCode::KAFKA_STORAGE_ERROR
+        | ErrorCode::CORRUPT_MESSAGE
+        | ErrorCode::UNKNOWN_SERVER_ERROR
+        | ErrorCode::TOPIC_AUTHORIZATION_FAILED => error,
+        _ => ErrorCode::NOT_LEADER_OR_FOLLOWER,
     }
 }
 

@@ -7,6 +7,8 @@
 #[error("not OpenTelemetry metrics in protobuf")]
 pub(crate) struct Malformed;
 
+use super::{LABELS_MAX, cut};
+
 /// One number of one metric.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Point<'a> {
@@ -186,7 +188,11 @@ fn point(message: &[u8]) -> Result<Measured<'_>, Malformed> {
     Ok(value.map(|value| (value, attributes)))
 }
 
+/// Attributes beyond what a label can be made of are passed over: each point carries those of its client.
 fn attribute<'a>(message: &'a [u8], attributes: &mut Vec<(&'a str, String)>) -> Result<(), Malformed> {
+    if attributes.len() >= LABELS_MAX {
+        return Ok(());
+    }
     let (mut key, mut value) = ("", None);
     each(message, |number, field| {
         match number {
@@ -194,7 +200,7 @@ fn attribute<'a>(message: &'a [u8], attributes: &mut Vec<(&'a str, String)>) -> 
             2 => {
                 each(field.bytes()?, |number, field| {
                     match number {
-                        1 => value = Some(field.text()?.to_owned()),
+                        1 => value = Some(cut(field.text()?).to_owned()),
                         2 => value = Some((field.varint()? != 0).to_string()),
                         3 => value = Some((field.varint()? as i64).to_string()),
                         4 => value = Some(f64::from_le_bytes(field.fixed64()?).to_string()),

@@ -185,12 +185,12 @@ impl ShareStates {
         }
         let before = self.states.get(key);
         match before {
+            // Asked again, or somebody moved it meanwhile and nobody took note: it is there, and what has been delivered stays so.
+            Some(before) if before.state_epoch >= state_epoch && start.is_none() => {
+                return (Vec::new(), Ok(()));
+            }
             Some(before) if before.state_epoch > state_epoch => {
                 return (Vec::new(), Err(Refusal::FencedStateEpoch { known: before.state_epoch }));
-            }
-            // Asked again: what has been delivered since stays so.
-            Some(before) if before.state_epoch == state_epoch && start.is_none() => {
-                return (Vec::new(), Ok(()));
             }
             Some(_) | None => {}
         }
