@@ -24,6 +24,7 @@ mod story_tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 
+use regex::bytes::{Regex, RegexBuilder};
 use wire::messages::consumer_group_current_member_assignment_value::ConsumerGroupCurrentMemberAssignmentValue;
 use wire::messages::consumer_group_member_metadata_value::ConsumerGroupMemberMetadataValue;
 use wire::{Millis, PartitionId, Str, Uuid};
@@ -36,7 +37,7 @@ pub(super) use self::reconcile::by_topic;
 use super::member::Protocol;
 use super::records::Event;
 use super::timers::{Alarm, Timers};
-use super::{ConsumerConfig, Refusal, Step};
+use super::{ConsumerConfig, GroupConfig, Refusal, Step};
 use crate::metadata::Image;
 
 /// A partition as groups of this kind speak of it: a topic that is created anew is another one.
@@ -304,6 +305,12 @@ impl ConsumerGroup {
 
     fn apply_member(&mut self, member: Str, value: ConsumerGroupMemberMetadataValue) {
         let about = About::of_record(&value);
+        let before = self.members.get(&member).and_then(|known| known.about.instance_id.clone());
+        if let Some(before) = before.filter(|before| about.instance_id.as_ref() != Some(before))
+            && self.statics.get(&before) == Some(&member)
+        {
+            self.statics.remove(&before);
+        }
         if let Some(instance_id) = &about.instance_id {
             self.statics.insert(instance_id.clone(), member.clone());
         }
@@ -346,20 +353,29 @@ impl ConsumerGroup {
 
     /// Sends a member away, by its own wish or because it was not heard of; what it had is free.
     fn fence(&mut self, id: &Str, step: &mut Step<'_>) {
-        self.forget_member(id, step);
-        self.members_left(step);
+        self.members_leave(&BTreeSet::from([id.clone()]), step);
     }
 
-    /// What it means for the group that members are gone. One that only members of the classic protocol are left in is about to
-    /// be theirs, and its epoch their generation.
-    fn members_left(&mut self, step: &mut Step<'_>) {
+    /// Members go. The group's epoch rises first: a log that is cut behind that has only assigned once more than it had to. When
+    /// only members of the classic protocol are left the group is about to be theirs, and its epoch their generation.
+    fn members_leave(&mut self, leaving: &BTreeSet<Str>, step: &mut Step<'_>) {
+        if !self.becomes_classic(leaving, step.config) {
+            self.store_epoch(self.epoch.saturating_add(1), self.metadata_hash, step);
+        }
+        for id in leaving {
+            self.forget_member(id, step);
+        }
         if self.members.is_empty() {
             self.emptied_at = Some(step.now.wall);
         }
-        let becomes_classic = step.config.consumer.downgrade && self.is_classic_but_for(None);
-        if self.members.is_empty() || !becomes_classic {
-            self.store_epoch(self.epoch.saturating_add(1), self.metadata_hash, step);
-        }
+    }
+
+    /// Whether the group is to be a classic one without these members.
+    fn becomes_classic(&self, leaving: &BTreeSet<Str>, config: &GroupConfig) -> bool {
+        let mut others = self.members.values().filter(|member| !leaving.contains(&member.id)).peekable();
+        let count = self.members.len() - leaving.len();
+        let is_allowed = config.consumer.downgrade && count <= config.group_size_max;
+        is_allowed && others.peek().is_some() && others.all(Member::is_classic)
     }
 
     fn forget_member(&mut self, id: &Str, step: &mut Step<'_>) {
@@ -492,7 +508,7 @@ impl ConsumerGroup {
                 // It was compiled when it came; one from a log of another version reads nothing.
                 let Ok(regex) = compile(expression) else { return BTreeSet::new() };
                 let names = image.topics().map(|topic| &topic.name);
-                names.filter(|name| !is_internal(name) && regex.is_match(name)).cloned().collect()
+                names.filter(|name| !is_internal(name) && regex.is_match(name.as_bytes())).cloned().collect()
             });
             matched.insert(expression.clone(), topics);
         }
@@ -604,9 +620,16 @@ impl ConsumerGroup {
 
 /// Compiles an expression that has to match the whole of a topic's name. The engine takes time in proportion to what it reads,
 /// and no more memory than its limit, whatever the expression.
-fn compile(expression: &str) -> Result<regex::Regex, Refusal> {
-    let mut builder = regex::RegexBuilder::new(&format!("^(?:{expression})$"));
-    builder.size_limit(REGEX_BYTES_MAX).build().map_err(|_| Refusal::InvalidRegex)
+///
+/// Names are ASCII, and so are the classes: `\w` is not every letter there is.
+fn compile(expression: &str) -> Result<Regex, Refusal> {
+    let build = |text: &str| {
+        let mut builder = RegexBuilder::new(text);
+        builder.unicode(false).size_limit(REGEX_BYTES_MAX).build().map_err(|_| Refusal::InvalidRegex)
+    };
+    // By itself first: what only closes the parenthesis around it is none.
+    build(expression)?;
+    build(&format!("^(?:{expression})$"))
 }
 
 /// How large an expression may be when it is compiled.

@@ -34,7 +34,8 @@ impl Groups {
     ) -> Outcome {
         let now = now.into();
         let join = Join { token, client, request };
-        if let Err(refusal) = self.check_join_bounds(request) {
+        if let Err(refusal) = self.check_join_bounds(request).and_then(|()| self.check_classic_join(request))
+        {
             return Outcome::reply(token, join_refused(request.member_id.clone(), refusal));
         }
         let mut before = Outcome::default();

@@ -76,11 +76,7 @@ impl ConsumerGroup {
             assignor: None,
             classic: Some(Classic { session_timeout_ms: request.session_timeout_ms, protocols }),
         };
-        let holds = subscription.owned_partitions.iter().filter_map(|topic| {
-            let id = image.topic(&topic.topic)?.id;
-            Some(topic.partitions.iter().map(move |partition| (id, PartitionId(*partition))))
-        });
-        let holds: BTreeSet<TopicIdPartition> = holds.flatten().collect();
+        let holds = owned_partitions(&subscription, image);
         let resubscribed = self.describe(&id, about, step);
         self.catch_up(resubscribed, image, step);
         self.retarget(image, step);
@@ -177,13 +173,15 @@ impl ConsumerGroup {
         leaving: &[MemberIdentity],
         step: &mut Step<'_>,
     ) -> Vec<Result<(), Refusal>> {
-        let mut left = Vec::with_capacity(leaving.len());
-        for identity in leaving {
-            let id = self.find_leaving(identity);
-            left.push(id.map(|id| self.forget_member(&id, step)));
-        }
-        if left.iter().any(Result::is_ok) {
-            self.members_left(step);
+        let mut ids = BTreeSet::new();
+        let left = leaving.iter().map(|identity| match self.find_leaving(identity) {
+            Ok(id) if ids.insert(id.clone()) => Ok(()),
+            Ok(_) => Err(Refusal::UnknownMember),
+            Err(refusal) => Err(refusal),
+        });
+        let left = left.collect();
+        if !ids.is_empty() {
+            self.members_leave(&ids, step);
         }
         left
     }
@@ -222,6 +220,18 @@ pub(super) fn read_subscription(
     // Newer versions begin as the newest known does.
     let subscription = ConsumerProtocolSubscription::decode(&mut decoder, version.min(EMBEDDED_VERSION_MAX))?;
     Ok((version, subscription))
+}
+
+/// What it says that it has.
+pub(super) fn owned_partitions(
+    subscription: &ConsumerProtocolSubscription,
+    image: &Image,
+) -> BTreeSet<TopicIdPartition> {
+    let owned = subscription.owned_partitions.iter().filter_map(|topic| {
+        let id = image.topic(&topic.topic)?.id;
+        Some(topic.partitions.iter().map(move |partition| (id, PartitionId(*partition))))
+    });
+    owned.flatten().collect()
 }
 
 /// What such a consumer has got, as another member decided.

@@ -229,6 +229,11 @@ impl ConsumerGroup {
         } else {
             Str::copy_from(&request.member_id)
         };
+        // Who comes back as another instance is another member.
+        let is_other = |member: &Member| member.about.instance_id.as_deref() != instance_id;
+        if self.members.get(&id).is_some_and(is_other) {
+            self.fence(&id, step);
+        }
         match former {
             Some(former) if former != id => {
                 let holder = &self.members[&former];

@@ -6,14 +6,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use wire::Str;
+use wire::messages::group_metadata_value::GroupMetadataValue;
 use wire::messages::join_group::JoinGroupRequest;
+use wire::{Millis, Str};
 
-use super::classic::{PROTOCOL_TYPE, assignment_bytes, read_assignment, read_subscription};
+use super::classic::{PROTOCOL_TYPE, assignment_bytes, owned_partitions, read_assignment, read_subscription};
 use super::reconcile;
 use super::{About, Classic, ConsumerEvent, ConsumerGroup, MemberState, Owned};
 use crate::group::member::Member as ClassicMember;
-use crate::group::records::Event;
+use crate::group::records::{self, Event};
 use crate::group::{Group, Groups, Now, Outcome, Refusal, State, Step};
 use crate::metadata::Image;
 
@@ -62,6 +63,10 @@ impl Groups {
         let Some(group) = groups.get_mut(group_id) else { return };
         let mut step = Step::new(config, timers, now);
         group.send_everybody_back(&mut step);
+        // Who was given an id and comes with it joins the group of the other kind.
+        for id in std::mem::take(&mut group.pending_joins) {
+            step.timers.cancel(&group.session_alarm(&id));
+        }
         outcome.replies.append(&mut step.outcome.replies);
         // One that holds nothing but offsets has no record.
         if group.stored_at.is_some() || group.protocol_type.is_some() || !group.members.is_empty() {
@@ -94,12 +99,43 @@ impl Groups {
         {
             group.fence(&former, &mut step);
         }
-        let is_empty = group.is_empty();
+        let emptied = group.emptied_at().map(|at| (group.id.clone(), group.epoch, at));
         outcome.records.append(&mut step.outcome.records);
-        if is_empty {
-            self.forget_consumers(&request.group_id, now, outcome);
+        if let Some((id, epoch, emptied_at)) = emptied {
+            self.forget_consumers(&id, now, outcome);
+            self.keep_age(id, epoch, emptied_at, outcome);
         } else {
             self.downgrade_if_classic(&request.group_id, image, now, outcome);
+        }
+    }
+
+    /// Whether a JoinGroup to a group of the consumer protocol may change anything.
+    pub(in crate::group) fn check_classic_join(&self, request: &JoinGroupRequest) -> Result<(), Refusal> {
+        let Some(group) = self.consumers.get(&request.group_id) else { return Ok(()) };
+        let first = request.protocols.first().map(|protocol| &protocol.metadata);
+        let is_readable = first.is_some_and(|metadata| read_subscription(metadata).is_ok());
+        if request.protocol_type != PROTOCOL_TYPE || !is_readable {
+            return Err(Refusal::InconsistentProtocol);
+        }
+        // Who has an id had it from a group that is no more.
+        if group.is_empty() && !request.member_id.is_empty() {
+            return Err(Refusal::UnknownMember);
+        }
+        Ok(())
+    }
+
+    /// What was committed to a group that is a classic one from now on is as old as it was.
+    fn keep_age(&mut self, id: Str, generation: i32, emptied_at: Millis, outcome: &mut Outcome) {
+        if self.groups.contains_key(&id) {
+            let value = GroupMetadataValue {
+                protocol_type: Str::from(PROTOCOL_TYPE),
+                generation,
+                current_state_timestamp: emptied_at.0,
+                ..records::empty_group(emptied_at)
+            };
+            let event = Event::GroupStored { group: id, value };
+            outcome.records.push(event.encode());
+            self.apply(event);
         }
     }
 
@@ -124,8 +160,7 @@ impl Groups {
         outcome: &mut Outcome,
     ) {
         let Some(consumers) = self.consumers.get(group_id) else { return };
-        let is_allowed = self.config.consumer.downgrade && consumers.len() <= self.config.group_size_max;
-        if consumers.is_empty() || !consumers.is_classic_but_for(None) || !is_allowed {
+        if !consumers.becomes_classic(&BTreeSet::new(), &self.config) {
             return;
         }
         let (id, generation, members) = (consumers.id.clone(), consumers.epoch, consumers.as_classics(image));
@@ -149,7 +184,7 @@ struct Upgraded {
 impl Group {
     /// The members as they will be in a group of the consumer protocol, with what they have.
     fn as_consumers(&self, group_size_max: usize, image: &Image) -> Result<Vec<Upgraded>, Refusal> {
-        if !self.uses_consumer_protocol() || self.members.len() > group_size_max {
+        if !self.uses_consumer_protocol() || self.members.len() >= group_size_max {
             return Err(Refusal::GroupNotFound);
         }
         let members = self.members.iter().map(|member| self.as_consumer(member, image));
@@ -159,12 +194,16 @@ impl Group {
     fn as_consumer(&self, member: &ClassicMember, image: &Image) -> Result<Upgraded, Refusal> {
         let malformed = |_| Refusal::GroupNotFound;
         // A member that is just joining counts with what it likes best.
-        let metadata = match &self.protocol_name {
-            Some(protocol) => member.metadata(Some(protocol)),
-            None => member.protocols.first().map(|protocol| protocol.metadata.clone()).unwrap_or_default(),
-        };
+        let mut metadata = member.metadata(self.protocol_name.as_deref());
+        if metadata.is_empty() {
+            metadata = member.protocols.first().map(|protocol| protocol.metadata.clone()).unwrap_or_default();
+        }
         let (_, subscription) = read_subscription(&metadata).map_err(malformed)?;
-        let assigned = read_assignment(&member.assignment, image).map_err(malformed)?;
+        let mut assigned = read_assignment(&member.assignment, image).map_err(malformed)?;
+        if assigned.is_empty() && self.state != State::Stable {
+            // A rebalance that was given up took its assignment, and not what it reads.
+            assigned = owned_partitions(&subscription, image);
+        }
         let mut protocols = member.protocols.clone();
         // The first is the one that its answers speak of.
         if let Some(at) =

@@ -186,10 +186,10 @@ fn a_silent_member_is_sent_away_and_its_partitions_are_free() {
             beat b epoch=2
                 beat b epoch=2 -> epoch 2
             wait 5000
+                record g: epoch 3
                 record g: a has nothing
                 record g: target a gone
                 record g: a gone
-                record g: epoch 3
             describe-consumer
                 NONE Assigning epoch 3 target 2 uniform
                 b epoch 2 [t-1] of [t-1] type 1
@@ -237,10 +237,10 @@ fn a_member_that_does_not_let_go_is_sent_away() {
             beat a epoch=1 owned=t-0,t-1
                 beat a epoch=1 owned=t-0,t-1 -> epoch 1
             wait 1
+                record g: epoch 3
                 record g: a has nothing
                 record g: target a gone
                 record g: a gone
-                record g: epoch 3
             beat b epoch=2
                 record g: target b [t-0 t-1]
                 record g: target epoch 3
@@ -305,10 +305,10 @@ fn a_static_member_comes_back_to_what_it_had() {
             beat c epoch=2 instance=i
                 beat c epoch=2 instance=i -> epoch 2
             beat c epoch=-1 instance=i
+                record g: epoch 3
                 record g: c has nothing
                 record g: target c gone
                 record g: c gone
-                record g: epoch 3
                 beat c epoch=-1 instance=i -> epoch -1
             describe-consumer
                 NONE Assigning epoch 3 target 2 uniform
@@ -336,10 +336,10 @@ fn a_static_member_that_does_not_come_back_is_gone_when_its_session_ends() {
                 record g: a epoch -2 [t-0 t-1]
                 beat a epoch=-2 instance=i -> epoch -2
             wait 45000
+                record g: epoch 2
                 record g: a has nothing
                 record g: target a gone
                 record g: a gone
-                record g: epoch 2
             describe-consumer
                 NONE Empty epoch 2 target 1 uniform
         "#]],
@@ -391,7 +391,7 @@ fn an_expression_follows_the_topics() {
             beat a epoch=3 regex=(
                 beat a epoch=3 regex=( -> INVALID_REGULAR_EXPRESSION: the expression is not valid in RE2's syntax, or too large
             beat a epoch=3 regex=a)(b
-                beat a epoch=3 regex=a)(b -> FENCED_MEMBER_EPOCH: the member is not in this epoch: it has to give up its partitions and join again
+                beat a epoch=3 regex=a)(b -> INVALID_REGULAR_EXPRESSION: the expression is not valid in RE2's syntax, or too large
             crash
             beat a epoch=4
                 beat a epoch=4 -> FENCED_MEMBER_EPOCH: the member is not in this epoch: it has to give up its partitions and join again
@@ -472,16 +472,16 @@ fn a_group_survives_its_coordinator() {
                 a epoch 2 [t-0] of [t-0] type 1
                 b epoch 2 [t-1] of [t-1] type 1
             beat a epoch=-1
+                record g: epoch 3
                 record g: a has nothing
                 record g: target a gone
                 record g: a gone
-                record g: epoch 3
                 beat a epoch=-1 -> epoch -1
             beat b epoch=-1
+                record g: epoch 4
                 record g: b has nothing
                 record g: target b gone
                 record g: b gone
-                record g: epoch 4
                 beat b epoch=-1 -> epoch -1
             crash
             describe-consumer
@@ -633,22 +633,22 @@ fn who_may_commit() {
             delete
                 NON_EMPTY_GROUP
             beat a epoch=-1
+                record g: epoch 4
                 record g: a has nothing
                 record g: target a gone
                 record g: a gone
-                record g: epoch 4
                 beat a epoch=-1 -> epoch -1
             beat b epoch=-1
+                record g: epoch 5
                 record g: b has nothing
                 record g: target b gone
                 record g: b gone
-                record g: epoch 5
                 beat b epoch=-1 -> epoch -1
             beat c epoch=-1
+                record g: epoch 6
                 record g: c has nothing
                 record g: target c gone
                 record g: c gone
-                record g: epoch 6
                 beat c epoch=-1 -> epoch -1
             commit t-0=7 topic-id=116
                 record g: t-0 = 7
@@ -901,10 +901,10 @@ fn a_classic_member_gives_up_what_it_has_to_before_it_goes_on() {
             heartbeat a
                 heartbeat a -> UNKNOWN_MEMBER_ID
             leave b#1
+                record g: epoch 4
                 record g: b#1 has nothing
                 record g: target b#1 gone
                 record g: b#1 gone
-                record g: epoch 4
                 leave b#1 -> NONE, b#1 NONE
             beat c epoch=3
                 record g: target c [t-2 t-3]
@@ -986,10 +986,10 @@ fn an_instance_moves_to_the_other_protocol_and_back() {
                 record g: a epoch 1 [t-0 t-1]
                 beat a instance=i -> epoch 1, has [t-0 t-1]
             join b instance=i
+                record g: epoch 2
                 record g: a has nothing
                 record g: target a gone
                 record g: a gone
-                record g: epoch 2
                 record g: target epoch gone
                 record g: consumers gone
                 record g: empty in generation 0
@@ -1046,10 +1046,10 @@ fn an_empty_group_takes_whoever_comes() {
                 record g: a epoch 1 [t-0 t-1]
                 beat a -> epoch 1, has [t-0 t-1]
             beat a epoch=-1
+                record g: epoch 2
                 record g: a has nothing
                 record g: target a gone
                 record g: a gone
-                record g: epoch 2
                 beat a epoch=-1 -> epoch -1
             join b
                 record g: target epoch gone
@@ -1073,6 +1073,230 @@ fn an_empty_group_takes_whoever_comes() {
             describe-consumer
                 NONE Stable epoch 1 target 1 uniform
                 c epoch 1 [t-0 t-1] of [t-0 t-1] type 1
+        "#]],
+    );
+}
+
+#[test]
+fn an_instance_id_is_free_when_its_member_took_another() {
+    check(
+        "beat m instance=a
+         beat m instance=b
+         beat m epoch=-1 instance=b
+         beat n instance=a
+         crash
+         describe-consumer",
+        expect![[r#"
+            beat m instance=a
+                record g: m reads [t]
+                record g: epoch 1
+                record g: target m [t-0 t-1]
+                record g: target epoch 1
+                record g: m epoch 1 [t-0 t-1]
+                beat m instance=a -> epoch 1, has [t-0 t-1]
+            beat m instance=b
+                record g: epoch 2
+                record g: m has nothing
+                record g: target m gone
+                record g: m gone
+                record g: m reads [t]
+                record g: epoch 3
+                record g: target m [t-0 t-1]
+                record g: target epoch 3
+                record g: m epoch 3 [t-0 t-1]
+                beat m instance=b -> epoch 3, has [t-0 t-1]
+            beat m epoch=-1 instance=b
+                record g: epoch 4
+                record g: m has nothing
+                record g: target m gone
+                record g: m gone
+                beat m epoch=-1 instance=b -> epoch -1
+            beat n instance=a
+                record g: n reads [t]
+                record g: epoch 5
+                record g: target n [t-0 t-1]
+                record g: target epoch 5
+                record g: n epoch 5 [t-0 t-1]
+                beat n instance=a -> epoch 5, has [t-0 t-1]
+            crash
+            describe-consumer
+                NONE Stable epoch 5 target 5 uniform
+                n epoch 5 [t-0 t-1] of [t-0 t-1] type 1
+        "#]],
+    );
+}
+
+#[test]
+fn an_id_that_was_handed_out_is_good_for_the_group_that_comes() {
+    check(
+        "commit t-0=5
+         join c
+         beat d
+         join c#1
+         sync c#1 gen=2
+         beat d epoch=-1
+         heartbeat c#1 gen=2
+         join c#1
+         sync c#1 gen=3 c#1=@t-0,t-1",
+        expect![[r#"
+            commit t-0=5
+                record g: t-0 = 5
+                commit t-0=5 -> t-0 NONE
+            join c
+                join c -> MEMBER_ID_REQUIRED c#1
+            beat d
+                record g: d reads [t]
+                record g: epoch 1
+                record g: target d [t-0 t-1]
+                record g: target epoch 1
+                record g: d epoch 1 [t-0 t-1]
+                beat d -> epoch 1, has [t-0 t-1]
+            join c#1
+                record g: c#1 reads [t]
+                record g: epoch 2
+                record g: target c#1 [t-1]
+                record g: target d [t-0]
+                record g: target epoch 2
+                record g: c#1 epoch 2 []
+                join c#1 -> c#1 in generation 2, range by "" []
+            sync c#1 gen=2
+                sync c#1 gen=2 -> assigned ""
+            beat d epoch=-1
+                record g: d has nothing
+                record g: target d gone
+                record g: d gone
+                record g: c#1 has nothing
+                record g: target c#1 gone
+                record g: c#1 gone
+                record g: target epoch gone
+                record g: consumers gone
+                record g: generation 2 [c#1=]
+                beat d epoch=-1 -> epoch -1
+            heartbeat c#1 gen=2
+                heartbeat c#1 gen=2 -> REBALANCE_IN_PROGRESS
+            join c#1
+                join c#1 -> c#1 in generation 3, range by c#1 [c#1]
+            sync c#1 gen=3 c#1=@t-0,t-1
+                record g: generation 3 [c#1=t-0 t-1]
+                sync c#1 gen=3 c#1=@t-0,t-1 -> assigned "t-0 t-1"
+        "#]],
+    );
+}
+
+#[test]
+fn an_upgrade_in_the_middle_of_a_rebalance_gives_nobody_what_another_reads() {
+    check(
+        "join a
+         join a#1
+         wait 3000
+         sync a#1 gen=1 a#1=@t-0,t-1
+         join b
+         join b#2
+         join a#1 owned=t-0,t-1
+         join c
+         join c#3
+         join a#1 owned=t-0,t-1
+         beat d
+         describe-consumer",
+        expect![[r#"
+            join a
+                record g: empty in generation 0
+                join a -> MEMBER_ID_REQUIRED a#1
+            join a#1
+            wait 3000
+                join a#1 -> a#1 in generation 1, range by a#1 [a#1]
+            sync a#1 gen=1 a#1=@t-0,t-1
+                record g: generation 1 [a#1=t-0 t-1]
+                sync a#1 gen=1 a#1=@t-0,t-1 -> assigned "t-0 t-1"
+            join b
+                join b -> MEMBER_ID_REQUIRED b#2
+            join b#2
+            join a#1 owned=t-0,t-1
+                join a#1 owned=t-0,t-1 -> a#1 in generation 2, range by a#1 [a#1 b#2]
+                join b#2 -> b#2 in generation 2, range by a#1 []
+            join c
+                join c -> MEMBER_ID_REQUIRED c#3
+            join c#3
+            join a#1 owned=t-0,t-1
+            beat d
+                record g: gone
+                record g: a#1 reads [t]
+                record g: b#2 reads [t]
+                record g: c#3 reads [t]
+                record g: epoch 2
+                record g: target a#1 [t-0 t-1]
+                record g: a#1 epoch 2 [t-0 t-1]
+                record g: target b#2 []
+                record g: b#2 epoch 2 []
+                record g: target c#3 []
+                record g: c#3 epoch 2 []
+                record g: target epoch 2
+                record g: d reads [t]
+                record g: epoch 3
+                record g: target a#1 [t-0]
+                record g: target b#2 [t-1]
+                record g: target d []
+                record g: target epoch 3
+                record g: d epoch 3 []
+                join a#1 owned=t-0,t-1 -> REBALANCE_IN_PROGRESS a#1
+                join c#3 -> REBALANCE_IN_PROGRESS c#3
+                beat d -> epoch 3, has []
+            describe-consumer
+                NONE Reconciling epoch 3 target 3 uniform
+                a#1 epoch 2 [t-0 t-1] of [t-0] type 0
+                b#2 epoch 2 [] of [t-1] type 0
+                c#3 epoch 2 [] of [] type 0
+                d epoch 3 [] of [] type 1
+        "#]],
+    );
+}
+
+#[test]
+fn a_classic_join_that_is_refused_changes_nothing() {
+    check(
+        "beat a
+         commit member=a t-0=1 gen=1 topic-id=116
+         join b type=connect
+         join b protocols=
+         beat a epoch=-1
+         join b#9
+         describe-consumer
+         wait 1000
+         join b
+         describe",
+        expect![[r#"
+            beat a
+                record g: a reads [t]
+                record g: epoch 1
+                record g: target a [t-0 t-1]
+                record g: target epoch 1
+                record g: a epoch 1 [t-0 t-1]
+                beat a -> epoch 1, has [t-0 t-1]
+            commit member=a t-0=1 gen=1 topic-id=116
+                record g: t-0 = 1
+                commit member=a t-0=1 gen=1 topic-id=116 -> t-0 NONE
+            join b type=connect
+                join b type=connect -> INCONSISTENT_GROUP_PROTOCOL ""
+            join b protocols=
+                join b protocols= -> INCONSISTENT_GROUP_PROTOCOL ""
+            beat a epoch=-1
+                record g: epoch 2
+                record g: a has nothing
+                record g: target a gone
+                record g: a gone
+                beat a epoch=-1 -> epoch -1
+            join b#9
+                join b#9 -> UNKNOWN_MEMBER_ID b#9
+            describe-consumer
+                NONE Empty epoch 2 target 1 uniform
+            wait 1000
+            join b
+                record g: target epoch gone
+                record g: consumers gone
+                record g: empty in generation 2
+                join b -> MEMBER_ID_REQUIRED b#1
+            describe
+                NONE Empty consumer  []
         "#]],
     );
 }
