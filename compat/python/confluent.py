@@ -31,7 +31,8 @@ def main():
     for codec in CODECS:
         suite.step(f"produce:{codec}", lambda: produce(suite, codec))
     suite.step("offsets", lambda: offsets(suite, admin))
-    suite.step("group", lambda: group(suite))
+    suite.step("group", lambda: group(suite, suite.group, {"heartbeat.interval.ms": 500}))
+    suite.step("consumer-group", lambda: group(suite, suite.group + "-consumer", {"group.protocol": "consumer"}))
     suite.step("idempotent", lambda: idempotent(suite, admin))
     suite.step("transactions", lambda: transactions(suite, admin))
     suite.step("configs", lambda: configs(suite, admin))
@@ -138,7 +139,7 @@ def offsets(suite, admin):
 class Member:
     """One consumer of the group; it commits what it has taken when it loses partitions and when it leaves."""
 
-    def __init__(self, suite, tally, name):
+    def __init__(self, suite, tally, name, group, protocol):
         self.tally = tally
         self.name = name
         self.next = {}
@@ -146,24 +147,26 @@ class Member:
         self.consumer = Consumer(
             {
                 "bootstrap.servers": suite.bootstrap,
-                "group.id": suite.group,
+                "group.id": group,
                 "auto.offset.reset": "earliest",
                 "enable.auto.commit": False,
-                "heartbeat.interval.ms": 500,
+                **protocol,
             }
         )
         self.topic = suite.topic
         self.consumer.subscribe([suite.topic], on_assign=self.on_assign, on_revoke=self.on_revoke)
 
     def on_assign(self, _, partitions):
-        self.assigned = {p.partition for p in partitions}
+        # What comes to what it has; with the older protocol it has nothing then.
+        self.assigned |= {p.partition for p in partitions}
         print(self.name, "is assigned", sorted(self.assigned), file=sys.stderr)
 
     def on_revoke(self, _, partitions):
         print(self.name, "loses", sorted(p.partition for p in partitions), file=sys.stderr)
         self.commit()
-        self.assigned = set()
-        self.next = {}
+        for p in partitions:
+            self.assigned.discard(p.partition)
+            self.next.pop(p.partition, None)
 
     def commit(self):
         if self.next:
@@ -201,13 +204,14 @@ class Member:
         self.consumer.close()
 
 
-def group(suite):
+def group(suite, name, protocol):
+    """The play of a group, with the classic protocol or with the consumer protocol (KIP-848)."""
     tally = Tally(suite)
     failures = []
 
     def member_b():
         try:
-            b = Member(suite, tally, "B")
+            b = Member(suite, tally, "B", name, protocol)
             while not tally.b_done(b.assigned):
                 b.read_while(tally.b_reads(b.assigned))
                 tally.b_joined = tally.b_joined or bool(b.assigned)
@@ -215,7 +219,7 @@ def group(suite):
         except BaseException as error:
             failures.append(error)
 
-    a = Member(suite, tally, "A")
+    a = Member(suite, tally, "A", name, protocol)
     while not tally.reached(1, 4):
         a.take()
     thread = threading.Thread(target=member_b, name="member B", daemon=True)
@@ -227,7 +231,7 @@ def group(suite):
     if failures:
         raise failures[0]
 
-    consumer = Consumer({"bootstrap.servers": suite.bootstrap, "group.id": suite.group})
+    consumer = Consumer({"bootstrap.servers": suite.bootstrap, "group.id": name})
     committed = {
         p.partition: p.offset
         for p in consumer.committed(
@@ -237,7 +241,7 @@ def group(suite):
     consumer.close()
     tally.check_committed(committed)
 
-    c = Member(suite, tally, "C")
+    c = Member(suite, tally, "C", name, protocol)
     first = {}
     while tally.distinct < suite.records:
         for m in c.take():

@@ -53,7 +53,12 @@ func main() {
 		s.Step("produce:"+codec.name, func() (suite.Outcome, error) { return r.produce(ctx, at) })
 	}
 	s.Step("offsets", func() (suite.Outcome, error) { return r.offsets(ctx) })
-	s.Step("group", func() (suite.Outcome, error) { return r.group(ctx) })
+	s.Step("group", func() (suite.Outcome, error) {
+		return r.group(ctx, r.Group, kgo.HeartbeatInterval(500*time.Millisecond))
+	})
+	s.Step("consumer-group", func() (suite.Outcome, error) {
+		return r.group(ctx, r.Group+"-consumer", kgo.ServerSideBalancer())
+	})
 	s.Step("idempotent", func() (suite.Outcome, error) { return r.idempotent(ctx) })
 	s.Step("transactions", func() (suite.Outcome, error) { return r.transactions(ctx) })
 	s.Step("configs", func() (suite.Outcome, error) { return r.configs(ctx) })
@@ -169,10 +174,11 @@ func requireOffsets(listed kadm.ListedOffsets, topic, name string, want func(p i
 	return nil
 }
 
-func (r run) group(ctx context.Context) (suite.Outcome, error) {
+// group is the play of a group, with the classic protocol or with the consumer protocol (KIP-848).
+func (r run) group(ctx context.Context, group string, protocol kgo.Opt) (suite.Outcome, error) {
 	tally := suite.NewTally(r.Suite)
 	ended := make(chan error, 2)
-	go func() { ended <- r.member(ctx, tally, "A") }()
+	go func() { ended <- r.member(ctx, tally, "A", group, protocol) }()
 	if err := suite.WaitFor("a quarter of the records", func() (bool, error) {
 		select {
 		case err := <-ended:
@@ -183,14 +189,14 @@ func (r run) group(ctx context.Context) (suite.Outcome, error) {
 	}); err != nil {
 		return suite.Outcome{}, err
 	}
-	go func() { ended <- r.member(ctx, tally, "B") }()
+	go func() { ended <- r.member(ctx, tally, "B", group, protocol) }()
 	for range 2 {
 		if err := <-ended; err != nil {
 			return suite.Outcome{}, err
 		}
 	}
 
-	fetched, err := r.admin.FetchOffsets(ctx, r.Group)
+	fetched, err := r.admin.FetchOffsets(ctx, group)
 	if err != nil {
 		return suite.Outcome{}, err
 	}
@@ -201,7 +207,7 @@ func (r run) group(ctx context.Context) (suite.Outcome, error) {
 	if err := tally.CheckCommitted(committed); err != nil {
 		return suite.Outcome{}, err
 	}
-	if err := r.member(ctx, tally, "C"); err != nil {
+	if err := r.member(ctx, tally, "C", group, protocol); err != nil {
 		return suite.Outcome{}, err
 	}
 	return tally.Finish(committed)
@@ -209,16 +215,16 @@ func (r run) group(ctx context.Context) (suite.Outcome, error) {
 
 // member reads in the group until its part is done. It commits what it has taken when it loses partitions and when it
 // leaves; a rebalance cannot come between a poll and the end of its processing.
-func (r run) member(ctx context.Context, tally *suite.Tally, name string) error {
+func (r run) member(ctx context.Context, tally *suite.Tally, name, group string, protocol kgo.Opt) error {
 	var assigned atomic.Int32
 	client, err := kgo.NewClient(
 		kgo.SeedBrokers(r.Brokers()...),
-		kgo.ConsumerGroup(r.Group),
+		kgo.ConsumerGroup(group),
 		kgo.ConsumeTopics(r.Topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.DisableAutoCommit(),
 		kgo.BlockRebalanceOnPoll(),
-		kgo.HeartbeatInterval(500*time.Millisecond),
+		protocol,
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, added map[string][]int32) {
 			fmt.Fprintln(os.Stderr, name, "is assigned", added[r.Topic])
 			assigned.Add(int32(len(added[r.Topic])))
