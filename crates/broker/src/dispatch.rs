@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use state::metadata::QuotaKey;
 use tokio::time::{Instant, sleep, timeout_at};
 use wire::messages::fetch::FetchRequest;
 use wire::messages::forward::{ForwardRequest, ForwardResponse};
@@ -532,7 +533,8 @@ fn start_produce(pending: Pending, request: ProduceRequest) -> Result<Answer, Di
     let produced = handler::produce::append(&pending.broker, &pending.context, request, Verified::new());
     let busy = began.elapsed();
     // What is behind it waits from now on, not from its acknowledgement.
-    let held_back = pending.broker.count_produce(&pending.context, pending.request_bytes);
+    let held_back =
+        pending.broker.count_bytes(&pending.context, QuotaKey::ProducerByteRate, pending.request_bytes);
     if !produced.wants_reply {
         // A client that hears nothing must not go on believing (Kafka closes the connection too).
         return if produced.has_refusals() {
@@ -562,7 +564,8 @@ fn begin_transactions(pending: Pending, request: ProduceRequest, beginnings: Vec
         let began = Instant::now();
         let produced = handler::produce::append(broker, &pending.context, request, verified);
         let busy = began.elapsed();
-        let held_back = broker.count_produce(&pending.context, pending.request_bytes);
+        let held_back =
+            broker.count_bytes(&pending.context, QuotaKey::ProducerByteRate, pending.request_bytes);
         if !produced.wants_reply {
             return Err(DispatchError::TransactionWithoutReply);
         }

@@ -296,17 +296,22 @@ impl Broker {
         }
     }
 
-    /// A produce request of so many bytes is appended: reads nothing more of its connection while it is over its quota.
-    /// Returns until when.
-    pub(crate) fn count_produce(&self, context: &RequestContext, bytes: usize) -> Option<Instant> {
-        let Held { limit, rate } = self.quotas.held(self, context, QuotaKey::ProducerByteRate)?;
+    /// So many bytes were produced, or given to a member of a share group, and that cannot be undone: reads nothing more of the
+    /// connection while its client is over its quota. Returns until when.
+    pub(crate) fn count_bytes(
+        &self,
+        context: &RequestContext,
+        key: QuotaKey,
+        bytes: usize,
+    ) -> Option<Instant> {
+        let Held { limit, rate } = self.quotas.held(self, context, key)?;
         let (windows, now) = (self.windows(), self.ticks());
         let wait = {
             let mut rate = rate.lock();
             rate.take(bytes as f64, windows, now);
             rate.wait(limit, windows, now)
         };
-        self.mute(context, QuotaKey::ProducerByteRate, wait)
+        self.mute(context, key, wait)
     }
 
     /// The most bytes that a consumer can be given at once without being over its quota.

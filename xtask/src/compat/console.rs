@@ -16,8 +16,11 @@ pub(super) const STEPS: &[(&str, StepFn)] = &[
     ("get-offsets", get_offsets),
     ("consume", consume),
     ("consumer-groups", consumer_groups),
+    ("share-groups", share_groups),
+    ("transactions", transactions),
     ("configs", configs),
     ("quotas", quotas),
+    ("client-metrics", client_metrics),
     ("log-dirs", log_dirs),
     ("delete-records", delete_records),
     ("delete", delete),
@@ -178,6 +181,63 @@ fn consumer_groups(run: &Run<'_>, log: &Path) -> StepOutcome {
     tool(run, log, GROUPS, &["--delete", "--group", &group], "")?;
     let listed = tool(run, log, GROUPS, &["--list"], "")?;
     require(listed.lines().all(|line| line.trim() != group), || "the group is still listed".to_owned())?;
+    OK
+}
+
+fn share_groups(run: &Run<'_>, log: &Path) -> StepOutcome {
+    const SHARE_GROUPS: &str = "org.apache.kafka.tools.consumer.group.ShareGroupCommand";
+    let (topic, group, count) = (topic(run), format!("{}-share", group(run)), LINES.to_string());
+    let entity = ["--entity-type", "groups", "--entity-name", &group];
+    let set =
+        |value| tool(run, log, CONFIGS, &[&entity[..], &["--alter", "--add-config", value]].concat(), "");
+    set("share.auto.offset.reset=earliest")?;
+    let args = ["--topic", &topic, "--group", &group, "--max-messages", &count, "--timeout-ms", "30000"];
+    let text = tool(run, log, "org.apache.kafka.tools.consumer.ConsoleShareConsumer", &args, "")?;
+    let came = text.lines().count();
+    require(came == LINES, || format!("{came} lines came"))?;
+
+    let listed = tool(run, log, SHARE_GROUPS, &["--list"], "")?;
+    require(listed.lines().any(|line| line.trim() == group), || "the group is not listed".to_owned())?;
+    let described = tool(run, log, SHARE_GROUPS, &["--describe", "--group", &group], "")?;
+    require(described.contains(&topic), || format!("--describe says {described}"))?;
+    let reset = ["--reset-offsets", "--group", &group, "--topic", &topic, "--to-earliest", "--execute"];
+    tool(run, log, SHARE_GROUPS, &reset, "")?;
+    let text = tool(run, log, "org.apache.kafka.tools.consumer.ConsoleShareConsumer", &args, "")?;
+    let came = text.lines().count();
+    require(came == LINES, || format!("{came} lines came after the reset"))?;
+    tool(run, log, SHARE_GROUPS, &["--delete", "--group", &group], "")?;
+    let listed = tool(run, log, SHARE_GROUPS, &["--list"], "")?;
+    require(listed.lines().all(|line| line.trim() != group), || "the group is still listed".to_owned())?;
+    Ok((2 * LINES as u64, 0, String::new()))
+}
+
+fn transactions(run: &Run<'_>, log: &Path) -> StepOutcome {
+    const TRANSACTIONS: &str = "org.apache.kafka.tools.TransactionsCommand";
+    let listed = tool(run, log, TRANSACTIONS, &["list"], "")?;
+    require(listed.contains("TransactionalId"), || format!("list says {listed}"))?;
+    let of_topic = ["describe-producers", "--topic", &topic(run), "--partition", "0"];
+    let described = tool(run, log, TRANSACTIONS, &of_topic, "")?;
+    // The console producer is idempotent; whether it wrote to this partition is the partitioner's business.
+    require(described.contains("ProducerId"), || format!("describe-producers says {described}"))?;
+    let hanging = tool(run, log, TRANSACTIONS, &["find-hanging", "--topic", &topic(run)], "")?;
+    require(hanging.lines().count() <= 1, || format!("transactions hang: {hanging}"))?;
+    OK
+}
+
+fn client_metrics(run: &Run<'_>, log: &Path) -> StepOutcome {
+    const METRICS: &str = "org.apache.kafka.tools.ClientMetricsCommand";
+    let name = topic(run);
+    let alter =
+        ["--alter", "--name", &name, "--metrics", "org.apache.kafka.producer.", "--interval", "10000"];
+    tool(run, log, METRICS, &alter, "")?;
+    let describe = || tool(run, log, METRICS, &["--describe", "--name", &name], "");
+    let described = settled(describe, |text| text.contains("10000"))?;
+    require(described.contains("org.apache.kafka.producer."), || format!("--describe says {described}"))?;
+    let listed = tool(run, log, METRICS, &["--list"], "")?;
+    require(listed.lines().any(|line| line.trim() == name), || format!("--list says {listed}"))?;
+    tool(run, log, METRICS, &["--delete", "--name", &name], "")?;
+    let listed = settled(|| tool(run, log, METRICS, &["--list"], ""), |text| !text.contains(&name))?;
+    require(!listed.contains(&name), || "the subscription is still listed".to_owned())?;
     OK
 }
 

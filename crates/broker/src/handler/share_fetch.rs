@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use state::metadata::QuotaKey;
 use state::share::partition::{AcknowledgedBatch, Acquired, Extent, Wanted};
 use state::share::state::SharePartitionKey;
 use storage::{AbortedTxn, ReadError, ReadLimits};
@@ -26,6 +27,7 @@ use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::handler::share_acknowledge::{Said, invalid, owner, say};
 use crate::leader_hints::LeaderHints;
+use crate::quotas;
 use crate::settings::group::ShareGroupSettings;
 use crate::share_coordinator::Failure;
 use crate::share_partitions::Held;
@@ -124,7 +126,10 @@ async fn fetch(
             _ => Wanted::WholeBatches(records_max),
         },
         records_max,
-        bytes_max: usize::try_from(request.max_bytes).unwrap_or(0).min(network_max),
+        bytes_max: usize::try_from(request.max_bytes)
+            .unwrap_or(0)
+            .min(network_max)
+            .min(broker.fetch_bytes_max(context)),
     };
     // Whoever is to be told something is not kept waiting.
     let wait_ms = if answers.is_empty() { u64::try_from(request.max_wait_ms).unwrap_or(0) } else { 0 };
@@ -147,7 +152,12 @@ async fn fetch(
             .or_insert_with(|| PartitionData { partition_index: place.1.0, ..Default::default() });
         found.put_into(data);
     }
-    Ok(respond(broker, context, &settings, answers))
+    let bytes = answers.values().map(|data| data.records.len()).sum();
+    let mut response = respond(broker, context, &settings, answers);
+    // What is acquired is the member's: it hears of its quota with the records.
+    let held_back = broker.count_bytes(context, QuotaKey::ConsumerByteRate, bytes);
+    response.throttle_time_ms = quotas::left_ms(held_back);
+    Ok(response)
 }
 
 fn respond(
