@@ -383,7 +383,10 @@ async fn load(held: Arc<Held>, broker: Arc<Broker>, settings: ShareGroupSettings
     }
     inner.machine = Some(SharePartition::new(config(&settings), &state, start));
     held.begin_write(&broker, &mut inner);
-    held.phase.send_replace(Phase::Written(0));
+    // Where it begins is written before anybody is given a record: another leader must not begin behind what was handed out.
+    if !inner.is_writing {
+        held.phase.send_replace(Phase::Written(0));
+    }
 }
 
 async fn first_offset(

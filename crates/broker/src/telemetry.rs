@@ -508,11 +508,23 @@ mod tests {
         let telemetry = subscribed();
         let facts = facts("app-1");
         let id = telemetry.ask(CLIENT, &facts, Millis(0)).unwrap().subscription;
+        let name = |n| format!("org.apache.kafka.producer.m{n}");
         let many: Vec<u8> =
-            (0..SERIES_OF_CLIENT_MAX + 5).flat_map(|n| otlp::sample::sum(&format!("m{n}"), 1, 2)).collect();
+            (0..SERIES_OF_CLIENT_MAX + 5).flat_map(|n| otlp::sample::sum(&name(n), 1, 2)).collect();
         let large = Push { bytes_max: many.len(), ..push(id, &many) };
         telemetry.push(large, &facts, Millis(SECOND)).unwrap();
         let state = telemetry.state.lock();
         assert_eq!((state.series, state.left_out), (SERIES_OF_CLIENT_MAX, 5));
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_not_kept() {
+        let telemetry = subscribed();
+        let facts = facts("app-1");
+        let id = telemetry.ask(CLIENT, &facts, Millis(0)).unwrap().subscription;
+        let unasked = otlp::sample::sum("org.apache.kafka.admin.m", 1, 2);
+        telemetry.push(push(id, &unasked), &facts, Millis(SECOND)).unwrap();
+        let state = telemetry.state.lock();
+        assert_eq!((state.series, state.left_out), (0, 0));
     }
 }

@@ -247,6 +247,7 @@ fn readable(error: ErrorCode) -> ErrorCode {
         | ErrorCode::FENCED_LEADER_EPOCH
         | ErrorCode::KAFKA_STORAGE_ERROR
         | ErrorCode::CORRUPT_MESSAGE
+        | ErrorCode::INVALID_REQUEST
         | ErrorCode::UNKNOWN_SERVER_ERROR
         | ErrorCode::TOPIC_AUTHORIZATION_FAILED => error,
         _ => ErrorCode::NOT_LEADER_OR_FOLLOWER,
