@@ -102,7 +102,7 @@ impl Client {
 struct History {
     world: World,
     clients: BTreeMap<usize, Client>,
-    /// When a client was heard of last: one that knows that its session is over stops by itself.
+    /// When a client was last told that it was heard: one whose session may be over stops by itself.
     heard: BTreeMap<usize, i64>,
     partitions: i32,
 }
@@ -117,7 +117,6 @@ impl History {
         let id = format!("m{index}");
         let request = client.request(&id);
         let response = self.world.hear(&request);
-        self.heard.insert(index, self.world.now.0);
         let client = self.clients.entry(index).or_default();
         if lost == Lost::Answer {
             client.is_unsure = true;
@@ -126,6 +125,7 @@ impl History {
         client.is_unsure = false;
         match response.error_code {
             ErrorCode::NONE => {
+                self.heard.insert(index, self.world.now.0);
                 client.epoch = response.member_epoch;
                 if let Some(assignment) = response.assignment {
                     let topics = assignment.topic_partitions.iter();
