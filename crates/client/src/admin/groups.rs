@@ -156,11 +156,7 @@ impl Admin {
         let request = DescribeGroupsRequest { groups: vec![name.clone()], ..Default::default() };
         let group = self
             .ask_coordinator(name, &doing, request, |response| {
-                let group = response.groups.into_iter().next();
-                let mut group = group.ok_or_else(|| Error::Protocol {
-                    doing: doing.clone(),
-                    problem: "it describes nothing".to_owned(),
-                })?;
+                let mut group = the_described(response.groups, &doing)?;
                 if group.error_code == ErrorCode::GROUP_ID_NOT_FOUND {
                     group.error_code = ErrorCode::NONE;
                     group.group_state = Str::from("Dead");
@@ -178,11 +174,7 @@ impl Admin {
         let request = ConsumerGroupDescribeRequest { group_ids: vec![name.clone()], ..Default::default() };
         let group = self
             .ask_coordinator(name, &doing, request, |response| {
-                let group = response.groups.into_iter().next();
-                let group = group.ok_or_else(|| Error::Protocol {
-                    doing: doing.clone(),
-                    problem: "it describes nothing".to_owned(),
-                })?;
+                let group = the_described(response.groups, &doing)?;
                 outcome(group.error_code, doing.clone(), group.error_message.as_ref(), ())?;
                 Ok(group)
             })
@@ -219,11 +211,7 @@ impl Admin {
         let request = ShareGroupDescribeRequest { group_ids: vec![name.clone()], ..Default::default() };
         let group = self
             .ask_coordinator(name, &doing, request, |response| {
-                let group = response.groups.into_iter().next();
-                let group = group.ok_or_else(|| Error::Protocol {
-                    doing: doing.clone(),
-                    problem: "it describes nothing".to_owned(),
-                })?;
+                let group = the_described(response.groups, &doing)?;
                 outcome(group.error_code, doing.clone(), group.error_message.as_ref(), ())?;
                 Ok(group)
             })
@@ -462,4 +450,12 @@ fn group_info(group: DescribedGroup, coordinator: BrokerId) -> GroupInfo {
         assignor: group.protocol_data,
         members: members.collect(),
     }
+}
+
+/// The one group of an answer that describes one.
+fn the_described<G>(groups: Vec<G>, doing: &str) -> Result<G, Error> {
+    groups.into_iter().next().ok_or_else(|| Error::Protocol {
+        doing: doing.to_owned(),
+        problem: "it describes nothing".to_owned(),
+    })
 }
