@@ -10,6 +10,7 @@ mod real_input;
 mod suites;
 
 use crate::arguments::Arguments;
+use crate::dev_cluster::DevCluster;
 use crate::peer::{Kind, Peer};
 use crate::shell;
 use crate::table::{Side, Table};
@@ -23,6 +24,7 @@ usage: cargo xtask compat [options]
   --client LIST      some of java,confluent,kafka-python,aiokafka,kafkajs,franz-go,sarama,console,cluster,kcat,
                      real-input (default: all but cluster)
   --peer NAME        ottla (default) or kafka, the reference
+  --brokers N        a cluster of so many of ours, instead of one broker
   --bootstrap LIST   brokers (host:port,...) that already run, instead of starting one
   --binary PATH      an ottla that is already built, instead of building the release profile
   --records N        per client (default 100000)
@@ -30,6 +32,8 @@ usage: cargo xtask compat [options]
   --quick            5000 records, 20 MB of real input
   --suites           instead: the own test suites of the crates rdkafka and rskafka
 ";
+
+const BROKERS_MAX: u64 = 9;
 
 /// What can be run, in the order in which it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +143,16 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         Some("kafka") => true,
         Some(other) => return Err(format!("--peer is ottla or kafka, not {other}")),
     };
+    let brokers = match arguments.number("--brokers", 1)? {
+        brokers @ 1..=BROKERS_MAX => brokers as u16,
+        other => return Err(format!("--brokers is 1 to {BROKERS_MAX}, not {other}")),
+    };
     let bootstrap = arguments.value("--bootstrap")?;
+    if brokers > 1 && (kafka || bootstrap.is_some()) {
+        return Err(
+            "--brokers starts brokers of ours: neither --peer kafka nor --bootstrap goes with it".to_owned()
+        );
+    }
     let binary = arguments.value("--binary")?.map(PathBuf::from);
     let quick = arguments.flag("--quick");
     let records = arguments.number("--records", if quick { 5_000 } else { 100_000 })?;
@@ -175,22 +188,56 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         Kind::Ottla { binary } => binary.clone(),
         Kind::Kafka => PathBuf::new(),
     };
-    let (mut peer, bootstrap) = match bootstrap {
-        Some(bootstrap) => (None, bootstrap),
+    let mut under_test = match bootstrap {
+        Some(bootstrap) => UnderTest::Foreign(bootstrap),
+        None if brokers > 1 => UnderTest::Cluster(DevCluster::start(&binary, brokers, &logs)?),
         None => {
             let mut peer = Peer::new(kind, &logs.join("broker"), &[])?;
             peer.start(&toolbox)?;
-            let bootstrap = peer.bootstrap();
-            (Some(peer), bootstrap)
+            UnderTest::One(peer)
         }
     };
+    let bootstrap = under_test.bootstrap();
     let id = format!("{:x}", shell::unix_ms());
-    let run = Run { toolbox: &toolbox, binary, bootstrap, id, records, input_mb, logs };
-    let outcome = run_parts(&run, &parts, peer.as_mut());
-    if let Some(peer) = &mut peer {
-        peer.check_alive()?;
-    }
+    let run = Run {
+        toolbox: &toolbox,
+        binary: binary.clone(),
+        bootstrap,
+        id,
+        records,
+        input_mb,
+        logs: logs.clone(),
+    };
+    let outcome = run_parts(&run, &parts, &mut under_test);
+    under_test.check()?;
     outcome
+}
+
+/// What the clients talk to.
+enum UnderTest<'a> {
+    One(Peer),
+    Cluster(DevCluster<'a>),
+    /// Brokers that somebody else has started.
+    Foreign(String),
+}
+
+impl UnderTest<'_> {
+    fn bootstrap(&self) -> String {
+        match self {
+            UnderTest::One(peer) => peer.bootstrap(),
+            UnderTest::Cluster(cluster) => cluster.bootstrap(),
+            UnderTest::Foreign(bootstrap) => bootstrap.clone(),
+        }
+    }
+
+    /// An error if it has ended by itself.
+    fn check(&mut self) -> Result<(), String> {
+        match self {
+            UnderTest::One(peer) => peer.check_alive(),
+            UnderTest::Cluster(cluster) => cluster.check(),
+            UnderTest::Foreign(_) => Ok(()),
+        }
+    }
 }
 
 /// The release binary, built if it was not given.
@@ -216,7 +263,7 @@ fn parts(list: Option<String>) -> Result<Vec<Part>, String> {
         .collect()
 }
 
-fn run_parts(run: &Run<'_>, parts: &[Part], mut peer: Option<&mut Peer>) -> Result<(), String> {
+fn run_parts(run: &Run<'_>, parts: &[Part], under_test: &mut UnderTest<'_>) -> Result<(), String> {
     let mut table = Table::new(&[
         ("client", Side::Left),
         ("step", Side::Left),
@@ -243,8 +290,7 @@ fn run_parts(run: &Run<'_>, parts: &[Part], mut peer: Option<&mut Peer>) -> Resu
                 step.note,
             ]);
         }
-        let alive = peer.as_mut().map_or(Ok(()), |peer| peer.check_alive());
-        if let Err(reason) = outcome.and(alive) {
+        if let Err(reason) = outcome.and(under_test.check()) {
             println!("{} failed: {reason}", part.name());
             failures.push(format!("{}: {reason}; log: {}", part.name(), log.display()));
         }
