@@ -14,6 +14,8 @@ mod throughput;
 mod receiver;
 mod latency;
 mod flood;
+mod groups;
+mod compaction;
 mod lifecycle;
 mod replicated;
 mod transactions;
@@ -36,8 +38,8 @@ const USAGE: &str = "\
 usage: cargo xtask bench [options]
 
   --quick              a few cells, one or two pairs, two kills: about three minutes, and ten with clusters
-  --parts LIST         of throughput,latency,flood,lifecycle,replicated,transactions,failover,scale,growth; cluster is the
-                       last five (default: all)
+  --parts LIST         of throughput, latency, lifecycle; cluster, which is replicated, failover, scale, growth; delivery,
+                       which is transactions, groups, flood, compaction (default: all)
   --cells LIST         only cells whose name contains one of these, such as 1024B, 200p, java, librdkafka/100B/12p/flush
   --peer LIST          of ottla,kafka (default: both)
   --pairs N            how often both sides run, at most, if the time allows (default 3)
@@ -66,6 +68,8 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             Part::Lifecycle => lifecycle::measure(&workshop, &options, &mut findings),
             Part::Replicated => replicated::measure(&workshop, &options, &mut findings),
             Part::Transactions => transactions::measure(&workshop, &options, &mut findings),
+            Part::Groups => groups::measure(&workshop, &options, &mut findings),
+            Part::Compaction => compaction::measure(&workshop, &options, &mut findings),
             Part::Failover => failover::measure(&workshop, &options, &mut findings),
             Part::Scale => scale::measure(&workshop, &options, &mut findings),
             Part::Growth => growth::measure(&workshop, &options, &mut findings),

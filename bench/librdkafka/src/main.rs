@@ -8,6 +8,7 @@ mod arguments;
 mod commits;
 mod consume;
 mod latency;
+mod offsets;
 mod produce;
 mod pulse;
 
@@ -20,10 +21,11 @@ usage: load COMMAND --bootstrap HOST:PORT --topic NAME [options]
   create   --partitions N [--topics N] [--replication N] [--config name=value]…
                                                                 create topics and wait until every partition has a leader
   delete   [--topics N]                                         delete topics
-  produce  --partitions N --size BYTES --records N              records as fast as the broker takes them, spread evenly
+  produce  --partitions N --size BYTES --records N [--keys N]   records as fast as the broker takes them, spread evenly
   consume  --partitions N --records N                           every partition from its start, until N records are read
   commits  --partitions N --size BYTES --seconds N --commit-ms N [--rate N]
                                                                 transactions that end every N ms; 0: an idempotent producer's records
+  offsets  --groups N --seconds N                               offsets of partition 0 committed by so many groups at a time
   latency  --partitions N --size BYTES --rate N --seconds N     end-to-end latency at a fixed rate
   fill     --partitions N --topics N --size BYTES --records N   N records into each partition of each topic
   await    --partitions N --topics N                            until every partition has a leader and the last answers its offsets
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         "fill" => produce::fill(&arguments),
         "consume" => consume::consume(&arguments),
         "commits" => commits::commits(&arguments),
+        "offsets" => offsets::offsets(&arguments),
         "latency" => latency::latency(&arguments),
         _ => Err(format!("unknown command {command:?}\n{USAGE}")),
     });

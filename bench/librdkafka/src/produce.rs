@@ -41,13 +41,15 @@ pub fn produce(arguments: &Arguments) -> Result<String, String> {
     let topic = arguments.text("topic")?;
     let partitions: i32 = arguments.number("partitions")?;
     let records: u64 = arguments.number("records")?;
+    let keys: Option<u64> = Some(arguments.number_or("keys", 0)?).filter(|keys| *keys > 0);
     let payload = payload(arguments.number("size")?);
     let producer = producer(arguments)?;
     learn(producer.client(), topic)?;
 
     let begin = Instant::now();
     for n in 0..records {
-        send(&producer, topic, (n % partitions as u64) as i32, &payload)?;
+        let key = keys.map(|keys| (n % keys).to_be_bytes());
+        send_with(&producer, topic, (n % partitions as u64) as i32, key.as_ref(), &payload)?;
         if n % RECORDS_BETWEEN_POLLS == 0 {
             producer.poll(Duration::ZERO);
         }
@@ -94,7 +96,18 @@ pub fn send(
     partition: i32,
     payload: &[u8],
 ) -> Result<(), String> {
-    let mut record = BaseRecord::<(), [u8]>::to(topic).partition(partition).payload(payload);
+    send_with(producer, topic, partition, None, payload)
+}
+
+fn send_with(
+    producer: &BaseProducer<Failures>,
+    topic: &str,
+    partition: i32,
+    key: Option<&[u8; 8]>,
+    payload: &[u8],
+) -> Result<(), String> {
+    let mut record = BaseRecord::<[u8; 8], [u8]>::to(topic).partition(partition).payload(payload);
+    record.key = key;
     loop {
         match producer.send(record) {
             Ok(()) => return Ok(()),

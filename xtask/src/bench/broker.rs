@@ -115,6 +115,11 @@ impl<'a> Site<'a> {
         self.dir.join("broker.log")
     }
 
+    /// Where the first partition of a topic lies.
+    pub(crate) fn partition_dir(&self, topic: &str) -> PathBuf {
+        self.dir.join("data").join(format!("{topic}-0"))
+    }
+
     /// Starts the process and does not wait for it.
     pub(crate) fn launch(&self) -> Result<Broker, String> {
         let log = shell::append(&self.log())?;
@@ -159,7 +164,12 @@ impl<'a> Site<'a> {
         let id = self.seat.as_ref().map_or(1, |seat| seat.id);
         let cluster = match &self.seat {
             None => {
-                format!("controller.quorum.bootstrap.servers={second}\noffsets.topic.replication.factor=1")
+                format!(
+                    "controller.quorum.bootstrap.servers={second}\n\
+                     offsets.topic.replication.factor=1\n\
+                     share.coordinator.state.topic.replication.factor=1\n\
+                     share.coordinator.state.topic.min.isr=1"
+                )
             }
             Some(seat) => format!("controller.quorum.voters={}", seat.voters(|addresses| addresses.second)),
         };
@@ -198,6 +208,22 @@ impl Drop for Site<'_> {
         // The log stays readable if the bench fails; the data would fill the disk.
         let _ = fs::remove_dir_all(self.dir.join("data"));
     }
+}
+
+/// One broker of each side, started and ready.
+pub(crate) fn start_all<'a>(
+    workshop: &'a Workshop,
+    peers: &[Peer],
+    durability: Durability,
+) -> Result<(Vec<Site<'a>>, Vec<Broker>), String> {
+    let mut sites = Vec::new();
+    let mut brokers = Vec::new();
+    for peer in peers {
+        let site = Site::prepare(workshop, *peer, durability)?;
+        brokers.push(site.start()?.0);
+        sites.push(site);
+    }
+    Ok((sites, brokers))
 }
 
 /// A running broker.

@@ -57,7 +57,10 @@ fn better(kind: Kind) -> &'static str {
         | Kind::ClusterProduceRate
         | Kind::ClusterConsumeRate
         | Kind::TransactionRate
-        | Kind::TransactionShare => "longer is better",
+        | Kind::TransactionShare
+        | Kind::OffsetCommits
+        | Kind::ShareRate
+        | Kind::CompactionRate => "longer is better",
         _ => "shorter is better",
     }
 }

@@ -15,6 +15,7 @@ pub(crate) enum Kind {
     AgainstTheMachine,
     Latency,
     Flood,
+    FloodShare,
     Memory,
     Time,
     ClusterProduceCpu,
@@ -25,6 +26,14 @@ pub(crate) enum Kind {
     TransactionRate,
     TransactionShare,
     CommitLatency,
+    GroupJoin,
+    OffsetCommits,
+    ShareRate,
+    ShareCpu,
+    CompactionRate,
+    CompactionMemory,
+    CompactionLatency,
+    CompactionLatencyShare,
     Failover,
     Pause,
     Errors,
@@ -39,10 +48,12 @@ pub(crate) enum Kind {
 pub(crate) enum Chapter {
     OneBroker,
     Cluster,
+    /// Transactions, groups, quotas, compaction.
+    Delivery,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 33] = [
         Self::ProduceCpu,
         Self::ConsumeCpu,
         Self::ProduceRate,
@@ -50,6 +61,7 @@ impl Kind {
         Self::AgainstTheMachine,
         Self::Latency,
         Self::Flood,
+        Self::FloodShare,
         Self::Memory,
         Self::Time,
         Self::ClusterProduceCpu,
@@ -60,6 +72,14 @@ impl Kind {
         Self::TransactionRate,
         Self::TransactionShare,
         Self::CommitLatency,
+        Self::GroupJoin,
+        Self::OffsetCommits,
+        Self::ShareRate,
+        Self::ShareCpu,
+        Self::CompactionRate,
+        Self::CompactionMemory,
+        Self::CompactionLatency,
+        Self::CompactionLatencyShare,
         Self::Failover,
         Self::Pause,
         Self::Errors,
@@ -77,7 +97,6 @@ impl Kind {
             | Self::ConsumeRate
             | Self::AgainstTheMachine
             | Self::Latency
-            | Self::Flood
             | Self::Memory
             | Self::Time => Chapter::OneBroker,
             Self::ClusterProduceCpu
@@ -85,9 +104,6 @@ impl Kind {
             | Self::ClusterProduceRate
             | Self::ClusterConsumeRate
             | Self::ClusterLatency
-            | Self::TransactionRate
-            | Self::TransactionShare
-            | Self::CommitLatency
             | Self::Failover
             | Self::Pause
             | Self::Errors
@@ -95,6 +111,19 @@ impl Kind {
             | Self::ManyMemory
             | Self::GrowthLatency
             | Self::GrowthCpu => Chapter::Cluster,
+            Self::TransactionRate
+            | Self::TransactionShare
+            | Self::CommitLatency
+            | Self::GroupJoin
+            | Self::OffsetCommits
+            | Self::ShareRate
+            | Self::ShareCpu
+            | Self::Flood
+            | Self::FloodShare
+            | Self::CompactionRate
+            | Self::CompactionMemory
+            | Self::CompactionLatency
+            | Self::CompactionLatencyShare => Chapter::Delivery,
         }
     }
 
@@ -107,6 +136,7 @@ impl Kind {
             Self::AgainstTheMachine => "Produce CPU beside the minimal receiver's, seconds per GiB",
             Self::Latency => "End-to-end latency, ms",
             Self::Flood => "End-to-end latency beside another client's flood, ms",
+            Self::FloodShare => "The same, times what it is when all is calm",
             Self::Memory => "Resident memory, MiB",
             Self::Time => "Time, s",
             Self::ClusterProduceCpu => "CPU of three brokers, seconds per GiB produced",
@@ -121,6 +151,14 @@ impl Kind {
                 "The same as a share of what the producer gets through without transactions, %"
             }
             Self::CommitLatency => "Time of a commit, three replicas, ms",
+            Self::GroupJoin => "One more member of ten, 900 partitions: until each is read by its owner, s",
+            Self::OffsetCommits => "Offset commits per second of the broker's CPU",
+            Self::ShareRate => "Share group: records acknowledged per second",
+            Self::ShareCpu => "Share group: broker CPU, seconds per million records",
+            Self::CompactionRate => "Compaction, MB per second of the broker's CPU",
+            Self::CompactionMemory => "Compaction: what the broker grows by, MiB",
+            Self::CompactionLatency => "End-to-end latency beside compaction, ms",
+            Self::CompactionLatencyShare => "The same, times what it was before",
             Self::Failover => "From kill -9 of a leader to the first acknowledged write, s",
             Self::Pause => "Leaders moved as planned: pause between acknowledgements, ms",
             Self::Errors => "Errors that reached the application",
@@ -139,6 +177,7 @@ pub(crate) enum Goal {
     ShareAtLeast(f64),
     /// Ours alone.
     AtMost(f64),
+    AtLeast(f64),
     Shown,
 }
 
@@ -233,6 +272,7 @@ impl Figure {
             Goal::AtMost(value) => {
                 self.ours.median().map(|ours| if ours <= value { 0.0 } else { ours / value - 1.0 })
             }
+            Goal::AtLeast(value) => self.ours.median().map(|ours| value / ours - 1.0),
             Goal::Shown => None,
         };
         match excess {
@@ -249,6 +289,7 @@ impl fmt::Display for Goal {
             Self::ShareAtMost(share) => write!(f, "ratio ≤ {share:.2}"),
             Self::ShareAtLeast(share) => write!(f, "ratio ≥ {share:.2}"),
             Self::AtMost(value) => write!(f, "≤ {value}"),
+            Self::AtLeast(value) => write!(f, "≥ {value}"),
             Self::Shown => Ok(()),
         }
     }

@@ -43,23 +43,30 @@ impl Weather {
 }
 
 pub(crate) fn measure(workshop: &Workshop, options: &Options, findings: &mut Findings) -> Result<(), String> {
-    let goal = Goal::Shown;
     let mut latencies =
-        Weather::ALL.map(|weather| Figure::new(Kind::Flood, format!("p99, {}", weather.name()), goal));
+        Weather::ALL.map(|weather| Figure::new(Kind::Flood, format!("p99, {}", weather.name()), Goal::Shown));
+    let mut share = Figure::new(Kind::FloodShare, Weather::Held.name(), Goal::AtMost(2.0));
     for peer in &options.peers {
         let site = Site::prepare(workshop, *peer, Durability::PageCache)?;
         let (broker, _) = site.start()?;
         let service = broker.service();
         run(workshop, &service, WARM_UP_SECONDS)?;
         for _ in 0..options.pairs {
+            let mut calm = 0.0;
             for (weather, latency) in Weather::ALL.into_iter().zip(&mut latencies) {
                 let p99 = measure_in(workshop, &service, weather, options.latency_seconds)?;
                 println!("flood {peer}: p99 {p99:.2} ms, {}", weather.name());
                 latency.side(*peer).0.push(p99);
+                match weather {
+                    Weather::Calm => calm = p99,
+                    Weather::Flood => {}
+                    Weather::Held => share.side(*peer).0.push(p99 / calm),
+                }
             }
         }
     }
     findings.figures.extend(latencies);
+    findings.figures.push(share);
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! Each run has a fresh topic on a broker that was warmed at the same rate. A side that does not hold the rate is named in
 //! the figures, since a latency with a backlog behind it measures the backlog.
 
-use super::broker::{Broker, Site};
+use super::broker::{Broker, start_all};
 use super::figure::{Figure, Findings, Goal, Kind, Series};
 use super::options::{Durability, Options, Peer};
 use super::process;
@@ -35,14 +35,7 @@ fn measure_one(
     options: &Options,
     durability: Durability,
 ) -> Result<Vec<Figure>, String> {
-    let mut sites = Vec::new();
-    for peer in &options.peers {
-        sites.push(Site::prepare(workshop, *peer, durability)?);
-    }
-    let mut brokers = Vec::new();
-    for site in &sites {
-        brokers.push(site.start()?.0);
-    }
+    let (_sites, brokers) = start_all(workshop, &options.peers, durability)?;
     let services: Vec<Service> = brokers.iter().map(Broker::service).collect();
     compare(workshop, options, durability, &services)
 }
@@ -81,6 +74,12 @@ pub(super) fn compare(
         }
     }
     Ok(latencies.to_vec())
+}
+
+/// At the page cache's rate, on one service.
+pub(super) fn p99_ms(workshop: &Workshop, service: &Service, seconds: u64) -> Result<f64, String> {
+    let [_, p99, _] = run(workshop, service, Durability::PageCache, seconds)?.percentiles_ms;
+    Ok(p99)
 }
 
 fn not_held(peer: Peer) -> String {

@@ -47,26 +47,31 @@ pub(crate) enum Part {
     Replicated,
     /// The same cluster.
     Transactions,
+    Groups,
+    Compaction,
     Failover,
     Scale,
     Growth,
 }
 
 impl Part {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Lifecycle,
         Self::Latency,
         Self::Flood,
         Self::Throughput,
         Self::Replicated,
         Self::Transactions,
+        Self::Groups,
+        Self::Compaction,
         Self::Failover,
         Self::Scale,
         Self::Growth,
     ];
     /// What `cluster` stands for.
-    const OF_CLUSTERS: [Self; 5] =
-        [Self::Replicated, Self::Transactions, Self::Failover, Self::Scale, Self::Growth];
+    const OF_CLUSTERS: [Self; 4] = [Self::Replicated, Self::Failover, Self::Scale, Self::Growth];
+    /// What `delivery` stands for.
+    const OF_DELIVERY: [Self; 4] = [Self::Transactions, Self::Groups, Self::Flood, Self::Compaction];
 }
 
 /// How much of what is measured with many partitions.
@@ -255,6 +260,8 @@ impl fmt::Display for Part {
             Self::Lifecycle => "lifecycle",
             Self::Replicated => "replicated",
             Self::Transactions => "transactions",
+            Self::Groups => "groups",
+            Self::Compaction => "compaction",
             Self::Failover => "failover",
             Self::Scale => "scale",
             Self::Growth => "growth",
@@ -297,6 +304,7 @@ fn parts(words: &str) -> Result<Vec<Part>, String> {
     for word in words.split(',') {
         match word {
             "cluster" => parts.extend(Part::OF_CLUSTERS),
+            "delivery" => parts.extend(Part::OF_DELIVERY),
             _ => parts.push(word.parse()?),
         }
     }

@@ -20,7 +20,7 @@ struct Place {
     chart: &'static str,
 }
 
-const PLACES: [Place; 2] = [
+const PLACES: [Place; 3] = [
     Place {
         chapter: Chapter::OneBroker,
         begin_mark: "<!-- figures: written by cargo xtask bench --docs -->",
@@ -32,6 +32,12 @@ const PLACES: [Place; 2] = [
         begin_mark: "<!-- cluster figures: written by cargo xtask bench --docs -->",
         end_mark: "<!-- end of cluster figures -->",
         chart: "benchmarks-cluster.svg",
+    },
+    Place {
+        chapter: Chapter::Delivery,
+        begin_mark: "<!-- delivery figures: written by cargo xtask bench --docs -->",
+        end_mark: "<!-- end of delivery figures -->",
+        chart: "benchmarks-delivery.svg",
     },
 ];
 const GROWTH_CHART: &str = "benchmarks-growth.svg";

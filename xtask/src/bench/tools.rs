@@ -3,6 +3,7 @@
 //! the repository: Apache Kafka is the one that the suites of real clients have in `.tools`.
 
 use super::options::{Generator, Options, Part, Peer};
+use super::service::Service;
 use crate::shell;
 use crate::toolbox::{Kit, Toolbox};
 use std::collections::HashMap;
@@ -140,6 +141,19 @@ impl Workshop {
             create.args(["--config", "min.insync.replicas=2"]);
         }
         create
+    }
+
+    /// Sets one configuration by Kafka's own tool, of a topic or a group.
+    pub(crate) fn configure(
+        &self,
+        entities: &str,
+        name: &str,
+        service: &Service,
+        setting: &str,
+    ) -> Result<(), String> {
+        let mut configs = self.kafka("kafka.admin.ConfigCommand", &[]);
+        configs.args(["--bootstrap-server", &service.bootstrap, "--alter", "--add-config", setting]);
+        output(configs.args(["--entity-type", entities, "--entity-name", name])).map(drop)
     }
 
     pub(crate) fn delete(&self, target: Target<'_>) -> Result<(), String> {
