@@ -19,7 +19,8 @@ use crate::connection::{self, ConnectionError, ConnectionLimits};
 use crate::context::ConnectionContext;
 use crate::network::{Accepted, Acceptor};
 use crate::outbound::WriteError;
-use crate::settings::per_address;
+use crate::quotas::Rate;
+use crate::settings::{self, per_address};
 
 /// How long accepting pauses when the process is out of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -47,6 +48,26 @@ pub(crate) struct Listener {
     pub(crate) limits: ConnectionLimits,
     /// Whether brokers have it to themselves: they come in whatever clients do.
     pub(crate) is_for_brokers: bool,
+    pub(crate) own: OwnLimits,
+}
+
+/// What holds for one listener, beside what holds for all together.
+pub(crate) struct OwnLimits {
+    /// A place for each connection that it may have.
+    places: Arc<Semaphore>,
+    accepted: Mutex<Rate>,
+    rate_max: Option<i32>,
+}
+
+impl OwnLimits {
+    pub(crate) fn new(configured: &settings::Listener) -> OwnLimits {
+        let places = configured.connections_max.unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        OwnLimits {
+            places: Arc::new(Semaphore::new(places)),
+            accepted: Mutex::default(),
+            rate_max: configured.connection_rate_max,
+        }
+    }
 }
 
 impl Listener {
@@ -91,7 +112,8 @@ impl Listener {
             return Duration::ZERO;
         }
         let rate_max = self.broker.settings().broker().network.connection_rate_max;
-        self.broker.quotas.accept(&self.broker, rate_max)
+        let own = self.own.rate_max.map(|rate_max| (&self.own.accepted, rate_max));
+        self.broker.quotas.accept(&self.broker, rate_max, own)
     }
 
     /// What holds for an address as of now: these settings change while the broker runs.
@@ -139,10 +161,14 @@ impl Listener {
             return;
         }
         let limits = self.counts(peer.ip());
-        let Some(place) = census.enter(peer.ip(), limits) else {
+        let own = Arc::clone(&self.own.places).try_acquire_owned().ok();
+        let Some((place, own)) = own.and_then(|own| Some((census.enter(peer.ip(), limits)?, own))) else {
             self.broker.metrics.connection_refused();
             if census.may_log(peer.ip()) {
-                tracing::warn!(%peer, ?limits, "a connection over the limit was closed (max.connections, max.connections.per.ip and its overrides)");
+                tracing::warn!(
+                    %peer, listener = %self.name, ?limits,
+                    "a connection over the limit was closed (max.connections, also of a single listener, max.connections.per.ip and its overrides)"
+                );
             }
             return;
         };
@@ -153,6 +179,7 @@ impl Listener {
             broker.metrics.connection_opened();
             let ended = connection::serve(socket, context, Arc::clone(&broker), limits, stop).await;
             broker.metrics.connection_closed();
+            drop(own);
             if let Err(error) = ended {
                 complain(&broker, &place, peer, &error);
             }

@@ -38,7 +38,7 @@ use crate::inbound::InboundBudget;
 use crate::inspect::Inspector;
 use crate::isr::{self, InSync};
 use crate::lifecycle::{self, Registration};
-use crate::listener::Listener;
+use crate::listener::{Listener, OwnLimits};
 use crate::metadata::Metadata;
 use crate::metrics::{BrokerState, Metrics};
 use crate::network::{Acceptor, Network};
@@ -244,10 +244,13 @@ impl Node {
         let mut tasks = JoinSet::new();
         let for_brokers = broker.settings().broker().network.inter_broker_listener.clone();
         let for_brokers = for_brokers.filter(|_| sockets.len() > 1);
-        for (name, socket) in sockets {
+        let configured = broker.settings().listeners().to_vec();
+        for ((name, socket), configured) in sockets.into_iter().zip(configured) {
             let limits = connection_limits(&broker.settings());
             let is_for_brokers = for_brokers.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(&name));
-            let listener = Listener { name, socket, broker: Arc::clone(&broker), limits, is_for_brokers };
+            let own = OwnLimits::new(&configured);
+            let broker = Arc::clone(&broker);
+            let listener = Listener { name, socket, broker, limits, is_for_brokers, own };
             tasks.spawn(listener.run(stopping.clone()));
         }
         let (stop_quorum, quorum_stopping) = watch::channel(false);

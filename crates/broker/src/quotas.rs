@@ -27,8 +27,8 @@ use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::topics::TopicError;
 
-pub(crate) use meter::Windows;
-use meter::{Bucket, Meter, Rate};
+use meter::{Bucket, Meter};
+pub(crate) use meter::{Rate, Windows};
 
 /// Meters of one kind that there may be at the same time. Those who come when all are taken share one.
 const METERS_MAX: usize = 20_000;
@@ -173,16 +173,15 @@ impl Quotas {
         held.clone()
     }
 
-    /// A connection is to be accepted, of so many per second at most: for how long to wait before.
-    pub(crate) fn accept(&self, broker: &Broker, rate_max: i32) -> Duration {
-        if rate_max == i32::MAX {
-            return Duration::ZERO;
-        }
-        let (windows, now) = (broker.windows(), broker.ticks());
-        let mut rate = self.accepted.lock();
-        rate.take(1.0, windows, now);
-        // A rate of nothing is a wait for another one.
-        rate.wait(f64::from(rate_max), windows, now).min(windows.length)
+    /// A connection is to be accepted, of so many per second at most: for how long to wait before. `of_listener` is one listener's own share of that.
+    pub(crate) fn accept(
+        &self,
+        broker: &Broker,
+        rate_max: i32,
+        of_listener: Option<(&Mutex<Rate>, i32)>,
+    ) -> Duration {
+        let all = accept(broker, &self.accepted, rate_max);
+        of_listener.map_or(all, |(rate, rate_max)| all.max(accept(broker, rate, rate_max)))
     }
 
     /// For how long a connection from this address has to be put off.
@@ -434,6 +433,18 @@ async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
         polled
     });
     (done.await, busy)
+}
+
+/// One more is accepted, of so many per second at most: for how long to wait before.
+fn accept(broker: &Broker, rate: &Mutex<Rate>, rate_max: i32) -> Duration {
+    if rate_max == i32::MAX {
+        return Duration::ZERO;
+    }
+    let (windows, now) = (broker.windows(), broker.ticks());
+    let mut rate = rate.lock();
+    rate.take(1.0, windows, now);
+    // A rate of nothing is a wait for another one.
+    rate.wait(f64::from(rate_max), windows, now).min(windows.length)
 }
 
 #[cfg(test)]

@@ -292,6 +292,23 @@ fn an_address_may_have_a_bound_of_its_own() {
 }
 
 #[test]
+fn a_listener_may_have_a_bound_of_its_own() {
+    let broker = TestBroker::start(&["listener.name.plaintext.max.connections=2"]);
+    let mut clients: Vec<_> = (0..2).map(|_| TestClient::connect(&broker)).collect();
+    clients.iter_mut().for_each(|client| drop(client.api_versions()));
+    assert!(!is_served(&broker));
+    drop(clients.pop());
+    wait_until(|| is_served(&broker));
+}
+
+#[test]
+fn more_connections_than_a_listener_accepts_per_second_wait_and_are_served() {
+    let broker =
+        TestBroker::start(&["listener.name.plaintext.max.connection.creation.rate=20", "quota.window.num=2"]);
+    assert!((0..40).all(|_| is_served(&broker)));
+}
+
+#[test]
 fn more_connections_than_are_accepted_per_second_wait_and_are_served() {
     let broker = TestBroker::start(&["max.connection.creation.rate=20", "quota.window.num=2"]);
     assert!((0..40).all(|_| is_served(&broker)));

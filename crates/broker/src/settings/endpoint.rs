@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::layers::{CONNECTION_RATE_MAX, CONNECTIONS_MAX, Layers};
 use super::problem::{Notice, Problem};
 use super::table::NetworkSettings;
+use super::value::FieldType;
 
 /// A host name or address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -58,11 +60,16 @@ pub struct Listener {
     pub bind: HostPort,
     /// What clients are told; `None` advertises the address that the client has dialled.
     pub advertised: Option<HostPort>,
+    /// Connections that it may have open, beside what holds for all listeners together.
+    pub connections_max: Option<usize>,
+    /// Connections that it accepts per second, likewise.
+    pub connection_rate_max: Option<i32>,
 }
 
 /// Reads the listener settings together.
 pub(super) fn listeners(
     network: &NetworkSettings,
+    layers: &Layers,
     controller_names: &[String],
     problems: &mut Vec<Problem>,
     notices: &mut Vec<Notice>,
@@ -91,7 +98,10 @@ pub(super) fn listeners(
         } else if let Some(other) = found.iter().find(|other| share_port(&other.bind, &bind)) {
             refuse(format!("listener {} has the same port", other.name));
         }
-        found.push(Listener { name, bind, advertised });
+        let own = |key| layers.of_listeners().get(&(name.clone(), key));
+        let connections_max = own(CONNECTIONS_MAX).map(|value| FieldType::from_value(Some(value)));
+        let connection_rate_max = own(CONNECTION_RATE_MAX).map(|value| FieldType::from_value(Some(value)));
+        found.push(Listener { name, bind, advertised, connections_max, connection_rate_max });
     }
     if found.is_empty() && problems.is_empty() {
         let reason = "none of them is for clients".to_owned();
@@ -100,6 +110,15 @@ pub(super) fn listeners(
     for name in advertised.into_keys().filter(|name| !is_controller(name)) {
         let reason = format!("there is no listener {name}");
         problems.push(conflict("advertised.listeners", &network.advertised_listeners.join(","), reason));
+    }
+    for (name, key) in layers.of_listeners().keys() {
+        if !is_controller(name) && !found.iter().any(|listener| listener.name == *name) {
+            let reason = format!(
+                "listener.name.{}.{key} is given, and there is no such listener",
+                name.to_ascii_lowercase()
+            );
+            problems.push(conflict("listeners", &network.listeners.join(","), reason));
+        }
     }
     let is_open = |name: &str| found.iter().any(|listener| listener.name.eq_ignore_ascii_case(name));
     if let Some(name) = network.inter_broker_listener.as_deref().filter(|name| !is_open(name)) {

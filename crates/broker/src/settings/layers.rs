@@ -12,6 +12,10 @@ use super::table::foreign::{Foreign, foreign};
 use super::table::{broker_row, broker_rows};
 use super::value::Value;
 
+pub(super) const CONNECTIONS_MAX: &str = "max.connections";
+pub(super) const CONNECTION_RATE_MAX: &str = "max.connection.creation.rate";
+const OF_LISTENERS: [&str; 2] = [CONNECTIONS_MAX, CONNECTION_RATE_MAX];
+
 /// Where a value comes from, as DescribeConfigs numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConfigSource {
@@ -51,6 +55,8 @@ impl ConfigSource {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Layers {
     fixed: BTreeMap<&'static str, (Value, Origin)>,
+    /// What was given for a single listener at start, by its name in upper case and the setting's key.
+    of_listeners: BTreeMap<(String, &'static str), Value>,
     dynamic: Dynamic,
 }
 
@@ -70,9 +76,15 @@ impl Layers {
         for given in [sources.program, sources.file, sources.environment, sources.command_line] {
             let mut here: BTreeMap<&'static str, Origin> = BTreeMap::new();
             for given in given {
-                match broker_row(&given.key) {
-                    Some(row) => layers.give(row, given, &mut here, &mut problems, notices),
-                    None => not_in_table(given, &mut problems, notices),
+                match (broker_row(&given.key), of_listener(&given.key)) {
+                    (Some(row), _) => layers.give(row, given, &mut here, &mut problems, notices),
+                    (None, Some((listener, row))) => match row.parse(&given.value) {
+                        Ok(value) => drop(layers.of_listeners.insert((listener, row.key), value)),
+                        Err(violation) => {
+                            problems.push(Problem::invalid(row, &given.value, &given.origin, violation));
+                        }
+                    },
+                    (None, None) => not_in_table(given, &mut problems, notices),
                 }
             }
         }
@@ -118,7 +130,12 @@ impl Layers {
 
     /// The same static values under other dynamic ones.
     pub(super) fn with_dynamic(&self, dynamic: Dynamic) -> Layers {
-        Layers { fixed: self.fixed.clone(), dynamic }
+        Layers { fixed: self.fixed.clone(), of_listeners: self.of_listeners.clone(), dynamic }
+    }
+
+    /// What was given for a single listener, by its name in upper case and the setting's key.
+    pub(super) fn of_listeners(&self) -> &BTreeMap<(String, &'static str), Value> {
+        &self.of_listeners
     }
 
     /// The dynamic values.
@@ -190,6 +207,15 @@ fn in_topic_units(value: Value, factor: i64) -> Value {
         Value::Number(number) => Value::Number(number.saturating_mul(factor)),
         other => other,
     }
+}
+
+/// The listener and the setting behind `listener.name.NAME.KEY`, of those that a listener can have for itself.
+fn of_listener(key: &str) -> Option<(String, &'static Setting)> {
+    let rest = key.strip_prefix("listener.name.")?;
+    OF_LISTENERS.iter().find_map(|own| {
+        let name = rest.strip_suffix(own)?.strip_suffix('.')?;
+        Some((name.to_ascii_uppercase(), broker_row(own)?))
+    })
 }
 
 fn not_in_table(given: Given, problems: &mut Vec<Problem>, notices: &mut Vec<Notice>) {

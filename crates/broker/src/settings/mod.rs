@@ -93,7 +93,7 @@ impl Settings {
         let node_id = node_id(&broker.node, problems);
         let log_dir = log_dir(&broker.node, problems);
         let controllers = &broker.replication.controller_listeners;
-        let listeners = endpoint::listeners(&broker.network, controllers, problems, &mut notices);
+        let listeners = endpoint::listeners(&broker.network, &layers, controllers, problems, &mut notices);
         let admin = broker.node.admin_listener.as_deref();
         let admin_listener = admin.and_then(|text| endpoint::admin_listener(text, &listeners, problems));
         let quorum_voters = cluster::voters(&broker.replication, problems);

@@ -141,7 +141,7 @@ fn contradictions_are_refused() {
         "node.id=1\nbroker.id=2\nlog.dirs=/a,/b\ngroup.min.session.timeout.ms=10\ngroup.max.session.timeout.ms=9\n\
          listeners=PLAINTEXT://:9092,B://0.0.0.0:9092,SSL://:9094,C://x\nadvertised.listeners=PLAINTEXT://0.0.0.0:1,D://h:1\n\
          listener.security.protocol.map=B:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL\nprocess.roles=controller\n\
-         inter.broker.listener.name=Z",
+         inter.broker.listener.name=Z\nlistener.name.e.max.connections=3",
         expect![[r#"
             the settings are not valid:
               broker.id = "2": node.id is 1; give one of them, or both the same
@@ -151,6 +151,7 @@ fn contradictions_are_refused() {
               listeners = "SSL://:9094": its protocol is SSL; only PLAINTEXT is available in this version
               listeners = "C://x": "x" is not host:port
               advertised.listeners = "PLAINTEXT://0.0.0.0:1,D://h:1": there is no listener D
+              listeners = "PLAINTEXT://:9092,B://0.0.0.0:9092,SSL://:9094,C://x": listener.name.e.max.connections is given, and there is no such listener
               inter.broker.listener.name = "Z": there is no listener Z
               process.roles = "controller": a node without the role broker is not available in this version
               group.min.session.timeout.ms = "10": group.max.session.timeout.ms is 9, which is less

@@ -112,7 +112,9 @@ const PREFIXES: &[(&str, Foreign)] = &[
     ("kafka.metrics.", NoEffect(METRICS)),
     (
         "listener.name.",
-        NoEffect("settings of a single listener are about TLS and SASL, which this version does not have"),
+        NoEffect(
+            "settings of a single listener are about TLS and SASL, which this version does not have, but for max.connections and max.connection.creation.rate",
+        ),
     ),
     ("metadata.", NoEffect(METADATA)),
     ("metric.reporters", NoEffect(METRICS)),

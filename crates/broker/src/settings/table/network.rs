@@ -34,14 +34,14 @@ section! {
     /// Time after which a connection without requests is closed.
     "connections.max.idle.ms" Long AtLeast(1) = "600000", ReadOnly Medium => connection_idle_max: Duration;
     /// Connections that may be open at the same time, over all listeners. A further one is closed at once. Where there are
-    /// several listeners, the one for brokers takes more.
+    /// several listeners, the one for brokers takes more. `listener.name.NAME.max.connections` bounds one listener beside it.
     "max.connections" Int AtLeast(0) = "2147483647", ClusterWide Medium => connections_max: usize;
     /// Connections that one address may have open at the same time. A further one is closed at once.
     "max.connections.per.ip" Int AtLeast(0) = "2147483647", ClusterWide Medium => connections_per_ip_max: usize;
     /// Exceptions to `max.connections.per.ip`, as `address:count`.
     "max.connections.per.ip.overrides" String PerAddress = "", ClusterWide Medium => connections_per_ip_overrides: String;
     /// Connections that are accepted per second, over all listeners. Further ones wait. Where there are several listeners,
-    /// the one for brokers does not.
+    /// the one for brokers does not. `listener.name.NAME.max.connection.creation.rate` bounds one listener beside it.
     "max.connection.creation.rate" Int AtLeast(0) = "2147483647", ClusterWide Medium => connection_rate_max: i32;
     /// Requests read from the network that may wait or be worked on, over all connections. Beyond it connections are
     /// not read from.
