@@ -96,8 +96,9 @@ async fn readyz(State(endpoint): State<Endpoint>) -> (StatusCode, String) {
 }
 
 async fn metrics_page(State(endpoint): State<Endpoint>) -> Response {
-    // Looking things up takes locks and reads /proc: not on the reactor.
-    match tokio::task::spawn_blocking(move || endpoint.metrics.page()).await {
+    let state = endpoint.metrics.look().await;
+    // A long text, and a look into /proc: not on the reactor.
+    match tokio::task::spawn_blocking(move || endpoint.metrics.page(state)).await {
         Ok(page) => ([(header::CONTENT_TYPE, METRICS_TYPE)], page).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use client::{Lag, Progress, Unread};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use wire::messages::list_offsets::{
     ListOffsetsPartition, ListOffsetsRequest, ListOffsetsResponse, ListOffsetsTopic,
 };
@@ -175,7 +175,8 @@ async fn ask_leaders(broker: &Arc<Broker>, offsets: &[(Place, Offset)]) -> HashM
     }
     let mut positions = HashMap::new();
     while let Some(answered) = asking.join_next().await {
-        positions.extend(answered.expect("asking a leader does not panic"));
+        // Where it did not end by itself the broker stops.
+        positions.extend(answered.into_iter().flatten());
     }
     positions
 }
@@ -242,7 +243,8 @@ async fn ask(
 ) -> Option<ListOffsetsResponse> {
     if leader == broker.node_id {
         let version = *ListOffsetsRequest::VERSIONS.end();
-        return Some(list_offsets::answer(Arc::clone(broker), version, request).await);
+        let answer = list_offsets::answer(Arc::clone(broker), version, request);
+        return timeout(ANSWER_MAX, answer).await.ok();
     }
     let address = broker.metadata.quorum().peers().address_of(leader)?;
     match broker.peers.ask(leader, &address, request, ANSWER_MAX).await {

@@ -8,6 +8,7 @@ mod process;
 mod prometheus;
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -48,8 +49,11 @@ struct Shared {
     unclean_elections: Counter,
     topics: Mutex<BTreeMap<Str, Weak<TopicMetrics>>>,
     other_topics: Arc<TopicMetrics>,
-    look_up: OnceLock<Box<dyn Fn() -> BrokerState + Send + Sync>>,
+    look_up: OnceLock<LookUp>,
 }
+
+/// What finds out what is not counted.
+type LookUp = Box<dyn Fn() -> Pin<Box<dyn Future<Output = BrokerState> + Send>> + Send + Sync>;
 
 /// Times of requests, one histogram per API.
 struct ByApi(Vec<Histogram>);
@@ -151,8 +155,16 @@ impl Metrics {
     }
 
     /// Says how the page learns what is not counted. Called once, when the broker is open; later calls change nothing.
-    pub fn look_up_with(&self, look_up: impl Fn() -> BrokerState + Send + Sync + 'static) {
-        let _ = self.shared.look_up.set(Box::new(look_up));
+    pub fn look_up_with<F>(&self, look_up: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = BrokerState> + Send + 'static,
+    {
+        let _ = self.shared.look_up.set(Box::new(move || Box::pin(look_up())));
+    }
+
+    /// What the page shows besides what is counted, as of now. Nothing while the broker is not open.
+    pub async fn look(&self) -> Option<BrokerState> {
+        Some(self.shared.look_up.get()?().await)
     }
 
     /// A connection was accepted.
@@ -249,13 +261,12 @@ impl Metrics {
         fresh
     }
 
-    /// The page that Prometheus reads. Blocks for as long as it takes to look things up.
+    /// The page that Prometheus reads. Reads what the kernel says of the process.
     #[must_use]
-    pub fn page(&self) -> String {
+    pub fn page(&self, state: Option<BrokerState>) -> String {
         let mut page = Page::default();
         self.write_counted(&mut page);
-        if let Some(look_up) = self.shared.look_up.get() {
-            let state = look_up();
+        if let Some(state) = state {
             write_state(&mut page, &state);
             page.append(&state.of_clients);
         }
@@ -455,8 +466,7 @@ mod tests {
     use super::*;
 
     /// The page without what differs from machine to machine and from version to version.
-    fn check(metrics: &Metrics, expect: expect_test::Expect) {
-        let page = metrics.page();
+    fn check(page: &str, expect: expect_test::Expect) {
         let steady = |line: &&str| {
             !line.contains("process_") && !line.contains("build_info") && !line.contains("_bucket")
         };
@@ -480,7 +490,7 @@ mod tests {
         let topic = metrics.topic(&Str::from("orders"));
         topic.produced(100, 3);
         metrics.topic(&Str::from("orders")).fetched(50);
-        metrics.look_up_with(|| BrokerState {
+        let state = BrokerState {
             partitions: 2,
             partitions_led: 2,
             log_bytes: [(Str::from("orders"), 100)].into(),
@@ -496,9 +506,9 @@ mod tests {
                 omitted: 2,
             }),
             ..BrokerState::default()
-        });
+        };
         check(
-            &metrics,
+            &metrics.page(Some(state)),
             expect_test::expect![[r#"
                 ottla_connections 1
                 ottla_connections_opened_total 2
@@ -555,9 +565,9 @@ mod tests {
     fn a_topic_leaves_the_page_with_its_last_partition() {
         let metrics = Metrics::new();
         let topic = metrics.topic(&Str::from("gone"));
-        assert!(metrics.page().contains("topic=\"gone\""));
+        assert!(metrics.page(None).contains("topic=\"gone\""));
         drop(topic);
-        assert!(!metrics.page().contains("topic=\"gone\""));
+        assert!(!metrics.page(None).contains("topic=\"gone\""));
     }
 
     #[test]
@@ -565,7 +575,7 @@ mod tests {
         let metrics = Metrics::new();
         let held: Vec<_> = (0..TOPICS_MAX + 10).map(|i| metrics.topic(&Str::from(format!("t{i}")))).collect();
         held.iter().for_each(|topic| topic.produced(1, 1));
-        let page = metrics.page();
+        let page = metrics.page(None);
         assert_eq!(
             page.lines().filter(|line| line.starts_with("ottla_topic_records_in_total")).count(),
             TOPICS_MAX + 1
@@ -576,8 +586,7 @@ mod tests {
     #[test]
     fn every_metric_has_help_and_a_type_and_stands_once() {
         let metrics = Metrics::new();
-        metrics.look_up_with(BrokerState::default);
-        let page = metrics.page();
+        let page = metrics.page(Some(BrokerState::default()));
         let names: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         let helps = page.lines().filter(|line| line.starts_with("# HELP ")).count();
         let distinct: std::collections::BTreeSet<_> = names.iter().collect();

@@ -7,8 +7,8 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use client::Environment;
@@ -256,9 +256,7 @@ impl Node {
         let (stop_quorum, quorum_stopping) = watch::channel(false);
         let quorum = driver.start(quorum_stopping).await?;
         let looked_at = Arc::downgrade(&broker);
-        broker
-            .metrics
-            .look_up_with(move || looked_at.upgrade().map(|broker| state(&broker)).unwrap_or_default());
+        broker.metrics.look_up_with(move || state(looked_at.clone()));
         let may_have_vote_back = tokio::select! {
             joined = join(&broker, &registration, opened.found) => joined?,
             () = broker.metadata.quorum().failed() => return Err(StartError::Offline),
@@ -332,10 +330,13 @@ impl Node {
     }
 }
 
-/// What the metrics page shows besides what is counted; asks other brokers, and is called on a thread that may block.
-fn state(broker: &Arc<Broker>) -> BrokerState {
-    let group_lag = tokio::runtime::Handle::current().block_on(broker.group_lags.look(broker));
-    BrokerState { group_lag, ..broker.state() }
+/// What the metrics page shows besides what is counted; asks other brokers.
+async fn state(broker: Weak<Broker>) -> BrokerState {
+    let Some(broker) = broker.upgrade() else { return BrokerState::default() };
+    let group_lag = broker.group_lags.look(&broker).await;
+    // It takes locks.
+    let state = blocking::run(move || broker.state()).await;
+    BrokerState { group_lag, ..state }
 }
 
 fn group_config(groups: &GroupSettings, share: &ShareSettings) -> GroupConfig {

@@ -23,7 +23,10 @@ use crate::settings::{Selector, Settings, patterns};
 /// Clients that are remembered (Kafka's number).
 const CLIENTS_MAX: usize = 16_384;
 const SERIES_OF_CLIENT_MAX: usize = 1_000;
-const SERIES_MAX: usize = 100_000;
+/// What all series may take: a hundred thousand as Java's client names them.
+const SERIES_BYTES_MAX: usize = 32 << 20;
+/// What a series takes beside its texts.
+const SERIES_BYTES: usize = 96;
 /// Bytes of a metric's name, and of a label's name or value.
 const TEXT_BYTES_MAX: usize = 256;
 const LABELS_MAX: usize = 16;
@@ -79,9 +82,13 @@ struct Client {
     /// Whether its last push was refused for what it can ask for anew.
     is_to_ask: bool,
     is_terminating: bool,
-    /// By metric and labels, as they stand on the page.
-    series: BTreeMap<(String, String), f64>,
+    series: BTreeMap<SeriesKey, f64>,
+    /// What the series take.
+    bytes: usize,
 }
+
+/// Metric and labels, as they stand on the page.
+type SeriesKey = (String, String);
 
 /// Every client's telemetry.
 #[derive(Default)]
@@ -93,7 +100,8 @@ pub(crate) struct Telemetry {
 #[derive(Default)]
 struct State {
     clients: HashMap<Uuid, Client>,
-    series: usize,
+    /// What the series of all clients take.
+    bytes: usize,
     left_out: u64,
 }
 
@@ -226,6 +234,7 @@ impl Telemetry {
             is_to_ask: false,
             is_terminating: false,
             series: BTreeMap::new(),
+            bytes: 0,
         });
         client.seen = now;
         if client.version != subscriptions.version {
@@ -254,12 +263,12 @@ impl Telemetry {
         let mut page = String::new();
         let _ = writeln!(
             page,
-            "# HELP ottla_client_telemetry_clients Clients whose telemetry is remembered.\n\
-             # TYPE ottla_client_telemetry_clients gauge\n\
-             ottla_client_telemetry_clients {}\n\
-             # HELP ottla_client_telemetry_left_out_total Metrics of clients that were over a bound.\n\
-             # TYPE ottla_client_telemetry_left_out_total counter\n\
-             ottla_client_telemetry_left_out_total {}",
+            "# HELP ottla_telemetry_clients Clients whose telemetry is remembered.\n\
+             # TYPE ottla_telemetry_clients gauge\n\
+             ottla_telemetry_clients {}\n\
+             # HELP ottla_telemetry_left_out_total Metrics of clients that were over a bound.\n\
+             # TYPE ottla_telemetry_left_out_total counter\n\
+             ottla_telemetry_left_out_total {}",
             state.clients.len(),
             state.left_out
         );
@@ -307,29 +316,31 @@ impl Subscription {
 }
 
 impl State {
-    fn take(&mut self, id: Uuid, points: Vec<((String, String), f64, bool)>) {
+    fn take(&mut self, id: Uuid, points: Vec<(SeriesKey, f64, bool)>) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        let before = client.series.len();
         for (key, value, is_delta) in points {
-            let room = client.series.len() < SERIES_OF_CLIENT_MAX
-                && self.series + client.series.len() - before < SERIES_MAX;
+            let bytes = SERIES_BYTES + key.0.len() + key.1.len();
+            let room = client.series.len() < SERIES_OF_CLIENT_MAX && self.bytes + bytes <= SERIES_BYTES_MAX;
             match client.series.get_mut(&key) {
                 Some(known) if is_delta => *known += value,
                 Some(known) => *known = value,
-                None if room => drop(client.series.insert(key, value)),
+                None if room => {
+                    client.series.insert(key, value);
+                    client.bytes += bytes;
+                    self.bytes += bytes;
+                }
                 None => self.left_out += 1,
             }
         }
-        self.series += client.series.len() - before;
     }
 
     fn forget_silent(&mut self, now: Millis) {
-        let State { clients, series, .. } = self;
+        let State { clients, bytes, .. } = self;
         clients.retain(|_, client| {
             let silence_max = (client.wanted.interval * 3).max(SILENCE_MIN);
             let stays = millis(now) - millis(client.seen) < silence_max.as_millis() as i128;
             if !stays {
-                *series -= client.series.len();
+                *bytes -= client.bytes;
             }
             stays
         });
@@ -366,7 +377,7 @@ fn cut(text: &str) -> &str {
 }
 
 /// Metric and labels as they stand on the page; none where the name cannot.
-fn key(point: &otlp::Point<'_>) -> Option<(String, String)> {
+fn key(point: &otlp::Point<'_>) -> Option<SeriesKey> {
     let name = point.metric.strip_prefix("org.apache.kafka.").unwrap_or(point.metric);
     if name.is_empty() || name.len() > TEXT_BYTES_MAX {
         return None;
@@ -470,19 +481,19 @@ mod tests {
         let packed = Push { compression: 4, ..push(id, &zstd) };
         telemetry.push(packed, &facts, Millis(20 * SECOND)).unwrap();
         expect![[r#"
-            # HELP ottla_client_telemetry_clients Clients whose telemetry is remembered.
-            # TYPE ottla_client_telemetry_clients gauge
-            ottla_client_telemetry_clients 1
-            # HELP ottla_client_telemetry_left_out_total Metrics of clients that were over a bound.
-            # TYPE ottla_client_telemetry_left_out_total counter
-            ottla_client_telemetry_left_out_total 0
+            # HELP ottla_telemetry_clients Clients whose telemetry is remembered.
+            # TYPE ottla_telemetry_clients gauge
+            ottla_telemetry_clients 1
+            # HELP ottla_telemetry_left_out_total Metrics of clients that were over a bound.
+            # TYPE ottla_telemetry_left_out_total counter
+            ottla_telemetry_left_out_total 0
             # HELP ottla_client_producer_record_send_total Pushed by clients.
             # TYPE ottla_client_producer_record_send_total untyped
             ottla_client_producer_record_send_total{client_id="app-\"1\"",client_instance_id="AAAAAAAAAAAAAAAAAAAAAQ",topic="t"} 7
         "#]]
         .assert_eq(&telemetry.page(Millis(20 * SECOND)));
         assert!(telemetry.page(Millis(200 * SECOND)).contains("telemetry_clients 0"));
-        assert_eq!(telemetry.state.lock().series, 0);
+        assert_eq!(telemetry.state.lock().bytes, 0);
     }
 
     #[test]
@@ -514,7 +525,24 @@ mod tests {
         let large = Push { bytes_max: many.len(), ..push(id, &many) };
         telemetry.push(large, &facts, Millis(SECOND)).unwrap();
         let state = telemetry.state.lock();
-        assert_eq!((state.series, state.left_out), (SERIES_OF_CLIENT_MAX, 5));
+        assert_eq!((state.clients[&CLIENT].series.len(), state.left_out), (SERIES_OF_CLIENT_MAX, 5));
+    }
+
+    #[test]
+    fn what_all_clients_push_is_bounded_and_given_back_when_they_are_silent() {
+        let mut state = State::default();
+        let point = |n: usize| ((format!("{n:0>200}"), format!("{n:0>4000}")), 1.0, false);
+        let telemetry = subscribed();
+        for n in 0..16 {
+            let client = Uuid::from_u128(n);
+            telemetry.ask(client, &facts("app-1"), Millis(0)).unwrap();
+            let fresh = telemetry.state.lock().clients.remove(&client).unwrap();
+            state.clients.insert(client, fresh);
+            state.take(client, (0..SERIES_OF_CLIENT_MAX).map(point).collect());
+        }
+        assert!(state.left_out > 0 && state.bytes <= SERIES_BYTES_MAX, "{}", state.bytes);
+        state.forget_silent(Millis(i64::MAX));
+        assert_eq!(state.bytes, 0);
     }
 
     #[test]
@@ -525,6 +553,6 @@ mod tests {
         let unasked = otlp::sample::sum("org.apache.kafka.admin.m", 1, 2);
         telemetry.push(push(id, &unasked), &facts, Millis(SECOND)).unwrap();
         let state = telemetry.state.lock();
-        assert_eq!((state.series, state.left_out), (0, 0));
+        assert_eq!((state.bytes, state.left_out), (0, 0));
     }
 }
