@@ -497,7 +497,8 @@ impl ConsumerGroup {
         }
     }
 
-    /// Finds the topics of the members' expressions: all anew for another image, or those that nobody had.
+    /// Finds the topics of the members' expressions: all anew for another image, or those that nobody had. The brokers' own topics
+    /// are among them, as with Kafka: what matches too much is for the expression to say.
     fn match_topics(&mut self, anew: bool, image: &Image) {
         let wanted: BTreeSet<&Str> =
             self.members.values().filter_map(|member| member.about.regex.as_ref()).collect();
@@ -508,7 +509,7 @@ impl ConsumerGroup {
                 // It was compiled when it came; one from a log of another version reads nothing.
                 let Ok(regex) = compile(expression) else { return BTreeSet::new() };
                 let names = image.topics().map(|topic| &topic.name);
-                names.filter(|name| !is_internal(name) && regex.is_match(name.as_bytes())).cloned().collect()
+                names.filter(|name| regex.is_match(name.as_bytes())).cloned().collect()
             });
             matched.insert(expression.clone(), topics);
         }
@@ -634,11 +635,6 @@ fn compile(expression: &str) -> Result<Regex, Refusal> {
 
 /// How large an expression may be when it is compiled.
 const REGEX_BYTES_MAX: usize = 256 * 1024;
-
-/// The topics of the coordinators themselves, which no expression means.
-fn is_internal(topic: &str) -> bool {
-    matches!(topic, "__consumer_offsets" | "__transaction_state" | "__share_group_state")
-}
 
 /// FNV-1a in 64 bits: the same number in every version and on every machine, since it is stored.
 struct Fnv(u64);
