@@ -6,7 +6,16 @@ Two members of a group are two threads, each with its own consumer.
 import sys
 import threading
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition, libversion
+from confluent_kafka import (
+    AcknowledgeType,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    ShareConsumer,
+    TopicPartition,
+    libversion,
+)
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -35,6 +44,7 @@ def main():
     suite.step("consumer-group", lambda: group(suite, suite.group + "-consumer", {"group.protocol": "consumer"}))
     suite.step("idempotent", lambda: idempotent(suite, admin))
     suite.step("transactions", lambda: transactions(suite, admin))
+    suite.step("share", lambda: share(suite, admin))
     suite.step("configs", lambda: configs(suite, admin))
     suite.step("delete", lambda: delete(suite, admin))
 
@@ -411,6 +421,64 @@ def copy(suite, source, copied, n):
             done += len(taken)
     consumer.close()
     return loops
+
+
+SHARED_RECORDS = 400
+
+
+def share(suite, admin):
+    """Two consumers work on one queue: some records are released once and come back, some are rejected, the others accepted once."""
+    topic, group = f"{suite.topic}-share", f"{suite.topic}-share-group"
+    admin.create_topics([NewTopic(topic, 1, -1)])[topic].result(WAIT)
+    read_from_start(admin, group)
+    producer = Producer({"bootstrap.servers": suite.bootstrap})
+    for i in range(SHARED_RECORDS):
+        producer.produce(topic, f"job-{i}")
+    require(producer.flush(WAIT) == 0, "jobs are still in the queue")
+
+    accepted, rejected, redelivered = {}, set(), 0
+    settings = {"bootstrap.servers": suite.bootstrap, "group.id": group, "share.acknowledgement.mode": "explicit"}
+    with ShareConsumer(settings | {"max.poll.records": 20}) as a, ShareConsumer(settings | {"max.poll.records": 20}) as b:
+        for consumer in (a, b):
+            consumer.subscribe([topic])
+
+        def all_done():
+            nonlocal redelivered
+            for consumer in (a, b):
+                for job in consumer.poll(0.2):
+                    require(job.error() is None, job.error())
+                    redelivered += job.delivery_count() > 1
+                    consumer.acknowledge(job, judge(job, accepted, rejected))
+                consumer.commit_sync(WAIT)
+            return len(accepted) + len(rejected) == SHARED_RECORDS
+
+        wait_for("all records are done with", all_done)
+    require(set(accepted.values()) == {1}, f"accepted twice: {accepted}")
+    require(redelivered > 0, "nothing that was released came again")
+    return len(accepted), 0, f"{len(rejected)} rejected, {redelivered} delivered again"
+
+
+def judge(job, accepted, rejected):
+    if job.offset() % 10 == 3 and job.delivery_count() == 1:
+        return AcknowledgeType.RELEASE
+    if job.offset() % 25 == 7:
+        rejected.add(job.value())
+        return AcknowledgeType.REJECT
+    accepted[job.value()] = accepted.get(job.value(), 0) + 1
+    return AcknowledgeType.ACCEPT
+
+
+def read_from_start(admin, group):
+    """Has a share group begin with the first record."""
+    key = "share.auto.offset.reset"
+    entry = ConfigEntry(key, "earliest", incremental_operation=AlterConfigOpType.SET)
+    asked = ConfigResource(ConfigResource.Type.GROUP, group, incremental_configs=[entry])
+    admin.incremental_alter_configs([asked])[asked].result(WAIT)
+    resource = ConfigResource(ConfigResource.Type.GROUP, group)
+    settled(
+        lambda: admin.describe_configs([resource])[resource].result(WAIT),
+        lambda described: key in described and described[key].value == "earliest",
+    )
 
 
 def configs(suite, admin):

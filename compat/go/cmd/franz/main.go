@@ -28,10 +28,11 @@ var codecs = []struct {
 	{"zstd", kgo.ZstdCompression()},
 }
 
-// run is one run of the suite with its admin client.
+// run is one run of the suite with its client and what it administers with.
 type run struct {
 	*suite.Suite
-	admin *kadm.Client
+	client *kgo.Client
+	admin  *kadm.Client
 }
 
 func main() {
@@ -46,7 +47,7 @@ func main() {
 		os.Exit(1)
 	}
 	defer client.Close()
-	r := run{s, kadm.NewClient(client)}
+	r := run{s, client, kadm.NewClient(client)}
 	ctx := context.Background()
 	s.Step("create", func() (suite.Outcome, error) { return r.create(ctx) })
 	for at, codec := range codecs {
@@ -61,6 +62,7 @@ func main() {
 	})
 	s.Step("idempotent", func() (suite.Outcome, error) { return r.idempotent(ctx) })
 	s.Step("transactions", func() (suite.Outcome, error) { return r.transactions(ctx) })
+	s.Step("share", func() (suite.Outcome, error) { return r.share(ctx) })
 	s.Step("configs", func() (suite.Outcome, error) { return r.configs(ctx) })
 	s.Step("delete", func() (suite.Outcome, error) { return r.delete(ctx) })
 }
