@@ -547,3 +547,88 @@ fn a_group_joins_reads_is_moved_and_deleted() {
     assert_eq!(client.ask(describe()).groups[0].error_code, ErrorCode::GROUP_ID_NOT_FOUND);
     assert_eq!(beat(&mut client, "one", 3, None).error_code, ErrorCode::GROUP_ID_NOT_FOUND);
 }
+
+/// What a member that has not read before is told of each partition, by the partition's leader.
+fn told_of(cluster: &TestCluster, id: i32, topic: Uuid, member: &'static str) -> Vec<ErrorCode> {
+    let name = MetadataRequestTopic { name: Some("jobs".into()), ..Default::default() };
+    let request = MetadataRequest { topics: Some(vec![name]), ..Default::default() };
+    let partitions = cluster.client(id).ask(request).topics.remove(0).partitions;
+    let told = partitions.iter().map(|partition| {
+        let place = FetchPartition { partition_index: partition.partition_index, ..Default::default() };
+        let request = ShareFetchRequest {
+            group_id: Some(GROUP.into()),
+            member_id: Some(member.into()),
+            max_bytes: 1024,
+            max_records: 1,
+            topics: vec![FetchTopic { topic_id: topic, partitions: vec![place] }],
+            ..Default::default()
+        };
+        let answer = cluster.client(partition.leader_id).ask(request);
+        assert_eq!(answer.error_code, ErrorCode::NONE);
+        answer.responses[0].partitions[0].error_code
+    });
+    told.collect()
+}
+
+#[test]
+fn a_deletion_that_fails_half_way_is_finished_by_whoever_reads_next() {
+    // Each partition of the share state has one replica: where a broker is down, some state can be deleted, and some cannot.
+    let mut cluster = TestCluster::start(
+        3,
+        &[
+            "share.coordinator.state.topic.num.partitions=3",
+            "share.coordinator.state.topic.replication.factor=1",
+            "share.coordinator.state.topic.min.isr=1",
+            "offsets.topic.num.partitions=1",
+        ],
+    );
+    let topic = CreatableTopic {
+        name: "jobs".into(),
+        num_partitions: 12,
+        replication_factor: 3,
+        ..Default::default()
+    };
+    let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    assert_eq!(cluster.client(1).ask(request).topics[0].error_code, ErrorCode::NONE);
+    let topic = topic_id(&mut cluster.client(1), "jobs");
+    let coordinator = |cluster: &TestCluster| {
+        let mut found = -1;
+        wait_until(|| {
+            let find = FindCoordinatorRequest { coordinator_keys: vec![GROUP.into()], ..Default::default() };
+            let mut client = cluster.client(cluster.running()[0]);
+            found = client.ask(find).coordinators[0].node_id;
+            cluster.running().contains(&found)
+        });
+        cluster.client(found)
+    };
+    let join = |cluster: &TestCluster, member| {
+        wait_until(|| {
+            let joined = beat(&mut coordinator(cluster), member, 0, Some(&["jobs"]));
+            let given = joined.assignment.map(|given| given.topic_partitions).unwrap_or_default();
+            given.first().is_some_and(|given| given.partitions.len() == 12)
+        });
+    };
+    join(&cluster, "one");
+    assert_eq!(told_of(&cluster, 1, topic, "one"), [ErrorCode::NONE; 12]);
+    assert_eq!(beat(&mut coordinator(&cluster), "one", -1, None).member_epoch, -1);
+
+    cluster.kill(3);
+    let forget = |cluster: &TestCluster| {
+        let topic = DeleteShareGroupOffsetsRequestTopic { topic_name: "jobs".into() };
+        let request = DeleteShareGroupOffsetsRequest { group_id: GROUP.into(), topics: vec![topic] };
+        let answer = coordinator(cluster).ask(request);
+        answer.responses.first().map_or(answer.error_code, |topic| topic.error_code)
+    };
+    wait_until(|| {
+        forget(&cluster) == ErrorCode::COORDINATOR_NOT_AVAILABLE
+            && offsets(&mut coordinator(&cluster)) == Ok(vec![])
+    });
+
+    // The group is not given what is not there, and gets it again when it can be had.
+    cluster.open(vec![3]);
+    join(&cluster, "two");
+    wait_until(|| told_of(&cluster, 1, topic, "two") == [ErrorCode::NONE; 12]);
+    assert_eq!(beat(&mut coordinator(&cluster), "two", -1, None).member_epoch, -1);
+    let delete = DeleteGroupsRequest { groups_names: vec![GROUP.into()] };
+    assert_eq!(coordinator(&cluster).ask(delete).results[0].error_code, ErrorCode::NONE);
+}
