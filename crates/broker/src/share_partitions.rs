@@ -353,7 +353,7 @@ fn config(settings: &ShareGroupSettings) -> ShareConfig {
     ShareConfig {
         lock_ms: settings.lock_ms,
         delivery_count_max: settings.delivery_count_max,
-        locks_max: settings.locks_max,
+        in_flight_max: settings.in_flight_max,
     }
 }
 

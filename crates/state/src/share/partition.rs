@@ -1,8 +1,10 @@
 //! A partition as one group works on it: which records are with which member, and what has become of those before.
 //!
 //! Invariants: all records before the start offset are done with; nothing is known of those from the end offset on; of each record
-//! in between exactly one thing is known. A record is with one member at a time, and for no longer than the lock lasts; it is
-//! delivered as often as the group allows, and given up then.
+//! in between exactly one thing is known. No record is delivered that lies so many offsets behind the start that they are more than
+//! the group may have in flight, whatever has become of those in between: one slow record does not make this grow without end. A
+//! record is with one member at a time, and for no longer than the lock lasts; it is delivered as often as the group allows, and
+//! given up then.
 //!
 //! What changes here counts at once. What must not be lost of it is taken away by [`SharePartition::take_write`] and written
 //! elsewhere; whoever acknowledges is answered when that is done. If it cannot be written the machine is thrown away, and another
@@ -28,8 +30,8 @@ pub struct ShareConfig {
     pub lock_ms: i64,
     /// `group.share.delivery.count.limit`
     pub delivery_count_max: i16,
-    /// `group.share.partition.max.record.locks`
-    pub locks_max: i64,
+    /// `group.share.partition.max.record.locks`: offsets between start and end.
+    pub in_flight_max: i64,
 }
 
 /// What is known of a record.
@@ -188,18 +190,18 @@ impl SharePartition {
         self.state_epoch
     }
 
-    /// Where to read what can be delivered next; `None` while as many records are under way as may be.
+    /// Where to read what can be delivered next; `None` while as many records are in flight as may be.
     pub fn next_fetch_offset(&self) -> Option<Offset> {
         let available = self.known.iter().find(|run| matches!(run.value, Known::Available { .. }));
         match available {
             Some(run) => Some(run.first),
-            None => (self.under_way() < self.config.locks_max).then_some(self.end),
+            None => (self.room() > 0).then_some(self.end),
         }
     }
 
-    /// How many records are available again, or with members.
-    pub fn under_way(&self) -> i64 {
-        self.known.iter().filter(|run| !run.value.is_done()).map(|run| run.len()).sum()
+    /// How many more records may be in flight. All count from the start on, done with or not, as in Kafka.
+    fn room(&self) -> i64 {
+        self.config.in_flight_max - self.end.since(self.start)
     }
 
     /// How many records are with members.
@@ -226,7 +228,8 @@ impl SharePartition {
             let is_enough = match wanted {
                 Wanted::WholeBatches(max) | Wanted::AtMost(max) => count >= max,
             };
-            if is_enough {
+            let is_full = expected >= self.end && self.room() <= 0;
+            if is_enough || is_full {
                 break;
             }
             let (first, last) = (extent.first.max(self.start), extent.last);
@@ -262,7 +265,6 @@ impl SharePartition {
         if !acquired.is_empty() {
             self.deadline = Some(self.deadline.map_or(until, |deadline| deadline.min(until)));
         }
-        self.known.merge();
         self.advance();
         acquired
     }
@@ -280,9 +282,9 @@ impl SharePartition {
             available.push(Run { first: run.first, last, value: count.saturating_add(1) });
             left -= run.len();
         }
-        // What was never delivered takes a lock more.
+        // What was never delivered is in flight from now on.
         let first = first.max(self.end);
-        let left = left.min(self.config.locks_max - self.under_way());
+        let left = left.min(self.room());
         if first <= last && left > 0 {
             let last = last.min(first.plus(left.saturating_sub(1)));
             available.push(Run { first, last, value: 1 });
@@ -329,7 +331,6 @@ impl SharePartition {
                 at = last.plus(1);
             }
         }
-        self.known.merge();
         self.advance();
         Ok(())
     }
@@ -440,7 +441,6 @@ impl SharePartition {
             self.learn(*first, *last, self.released(*count));
             self.unsaved.set(*first, *last, ());
         }
-        self.known.merge();
         self.advance();
         !ended.is_empty()
     }
@@ -479,7 +479,6 @@ impl SharePartition {
                 deliveries.set(run.first, run.last, stored(run.value));
             }
         }
-        deliveries.merge();
         let done = self.known.iter().filter(|run| run.value.is_done()).map(|run| run.len()).sum::<i64>();
         Some(Write {
             state_epoch: self.state_epoch,

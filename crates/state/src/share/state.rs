@@ -356,7 +356,6 @@ impl ShareState {
         if let Some(start) = self.start {
             self.deliveries.forget_before(start);
         }
-        self.deliveries.merge();
         self.updates += 1;
     }
 }

@@ -41,10 +41,10 @@ section! {
     "share.delivery.count.limit" Int AtLeast(2) = "5", Group Medium,
         from ["group.share.delivery.count.limit"]
         => share_delivery_count_max: i16;
-    /// Records of a partition that members of a share group may have at the same time.
+    /// Records of a partition that may be in flight in a share group: all from the oldest that is not done with on.
     "share.partition.max.record.locks" Int AtLeast(100) = "2000", Group Medium,
         from ["group.share.partition.max.record.locks"]
-        => share_record_locks_max: u32;
+        => share_in_flight_max: u32;
     /// Where a share group begins to read a partition: `earliest`, `latest`, or `by_duration:` and how far back (ISO 8601).
     "share.auto.offset.reset" String OffsetReset = "latest", Group Medium
         => share_offset_reset: String;

@@ -35,14 +35,15 @@ section! {
     /// Longest `share.record.lock.duration.ms` that a group may have.
     "group.share.max.record.lock.duration.ms" Int Between(30000, 3_600_000) = "60000", ReadOnly Medium
         => lock_ms_max: i32;
-    /// Records of one partition that may be under way in one group.
-    "group.share.partition.max.record.locks" Int Between(100, 10000) = "2000", ReadOnly Medium => locks_max: i32;
+    /// Records of one partition that may be in flight in one group: all from the oldest that is not done with on, so that one slow
+    /// record holds up the others when so many lie behind it.
+    "group.share.partition.max.record.locks" Int Between(100, 10000) = "2000", ReadOnly Medium => in_flight_max: i32;
     /// Smallest `share.partition.max.record.locks` that a group may have.
     "group.share.min.partition.max.record.locks" Int Between(100, 2000) = "100", ReadOnly Medium
-        => locks_max_min: i32;
+        => in_flight_max_min: i32;
     /// Largest `share.partition.max.record.locks` that a group may have.
     "group.share.max.partition.max.record.locks" Int Between(2000, 10000) = "4000", ReadOnly Medium
-        => locks_max_max: i32;
+        => in_flight_max_max: i32;
     /// Members of share groups that may fetch from this broker at a time. A further one is refused with
     /// SHARE_SESSION_LIMIT_REACHED.
     "group.share.max.share.sessions" Int AtLeast(1) = "2000", ReadOnly Medium => sessions_max: usize;

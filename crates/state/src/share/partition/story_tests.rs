@@ -8,7 +8,7 @@ use wire::{LeaderEpoch, Millis, Offset, PartitionId, Str, Uuid};
 use super::*;
 use crate::share::state::{SharePartitionKey, ShareStateConfig, ShareStates};
 
-const CONFIG: ShareConfig = ShareConfig { lock_ms: 30, delivery_count_max: 2, locks_max: 10 };
+const CONFIG: ShareConfig = ShareConfig { lock_ms: 30, delivery_count_max: 2, in_flight_max: 10 };
 
 /// A log of batches of five records, and a group that works on it.
 struct Teller {
@@ -42,7 +42,7 @@ impl Teller {
             // member, records, batches that are read
             "fetch" | "fetch-exactly" => {
                 let Some(from) = self.partition.next_fetch_offset() else {
-                    writeln!(self.told, "  no lock is left").unwrap();
+                    writeln!(self.told, "  no more may be in flight").unwrap();
                     return self.tell();
                 };
                 let batches = words.get(3).map_or(10, |_| number(3));
@@ -190,13 +190,13 @@ fn locks_run_out_and_come_back() {
               gets 0-9, delivery 1
                 0..10  0-9 a/1 until 30
             fetch b 1
-              no lock is left
+              no more may be in flight
                 0..10  0-9 a/1 until 30
             says a 4-5:1
                 0..10  0-3 a/1 until 30  4-5 acknowledged  6-9 a/1 until 30
             fetch b 1 10
-              gets 10-11, delivery 1
-                0..12  0-3 a/1 until 30  4-5 acknowledged  6-9 a/1 until 30  10-11 b/1 until 30
+              no more may be in flight
+                0..10  0-3 a/1 until 30  4-5 acknowledged  6-9 a/1 until 30
         "#]],
     );
 }
@@ -325,8 +325,45 @@ fn another_leader_begins_with_what_was_saved() {
               gets 0-1, delivery 1
               gets 4-5, delivery 1
               gets 6-6, delivery 2
-              gets 7-10, delivery 1
-                0..11  0-1 b/1 until 30  2-3 acknowledged  4-5 b/1 until 30  6-6 b/2 until 30  7-10 b/1 until 30
+              gets 7-9, delivery 1
+                0..10  0-1 b/1 until 30  2-3 acknowledged  4-5 b/1 until 30  6-6 b/2 until 30  7-9 b/1 until 30
+        "#]],
+    );
+}
+
+#[test]
+fn one_slow_record_holds_up_the_others_when_as_many_lie_behind_it_as_may_be_in_flight() {
+    check(
+        "fetch-exactly slow 1
+         fetch a 9
+         says a 1-9:1
+         fetch a 9
+         says slow 0-0:2
+         fetch a 9
+         says a 0-0:1
+         fetch a 5",
+        expect![[r#"
+            fetch-exactly slow 1
+              gets 0-0, delivery 1
+                0..1  0-0 slow/1 until 30
+            fetch a 9
+              gets 1-9, delivery 1
+                0..10  0-0 slow/1 until 30  1-9 a/1 until 30
+            says a 1-9:1
+                0..10  0-0 slow/1 until 30  1-9 acknowledged
+            fetch a 9
+              no more may be in flight
+                0..10  0-0 slow/1 until 30  1-9 acknowledged
+            says slow 0-0:2
+                0..10  0-0 available/1  1-9 acknowledged
+            fetch a 9
+              gets 0-0, delivery 2
+                0..10  0-0 a/2 until 30  1-9 acknowledged
+            says a 0-0:1
+                10..10
+            fetch a 5
+              gets 10-14, delivery 1
+                10..15  10-14 a/1 until 30
         "#]],
     );
 }
