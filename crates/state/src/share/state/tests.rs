@@ -353,3 +353,22 @@ fn a_share_partition_has_a_name() {
         assert_eq!(SharePartitionKey::parse(nonsense), None, "{nonsense}");
     }
 }
+
+#[test]
+fn a_write_that_comes_late_undoes_nothing() {
+    check(
+        "init g 0 5
+         write g 0 1 5 5-9:available/1
+         write g 0 1 5 6-8:acknowledged/0
+         write g 0 1 5 9-9:available/2
+         write g 0 1 5 5-9:available/1
+         read g 1
+         write g 0 1 9
+         write g 0 1 5 5-5:available/1 6-8:acknowledged/0
+         read g 1
+         init g 3 2
+         write g 0 1 9
+         read g 1",
+        expect![[r#""#]],
+    );
+}
