@@ -521,3 +521,42 @@ fn a_group_that_has_share_state_again_is_not_deleted() {
         "#]],
     );
 }
+
+#[test]
+fn offsets_are_not_committed_to_a_share_group() {
+    use wire::messages::offset_commit::{
+        OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+    };
+    use wire::{ProducerEpoch, ProducerId, Response};
+
+    use crate::group::Token;
+
+    let mut groups = Groups::new(GroupConfig::default());
+    let now = Now::from(Millis(1_000));
+    let client =
+        ClientInfo { client_id: Str::from("c"), client_host: Str::from("/127.0.0.1"), api_version: 1 };
+    let beat = ShareHeartbeat {
+        group: Str::from("g"),
+        member: Str::from("a"),
+        member_epoch: 0,
+        rack: None,
+        topics: Some(vec![Str::from("t")]),
+    };
+    groups.share_heartbeat(&beat, &client, LIMITS, &Image::default(), now).1.unwrap();
+    let partition = OffsetCommitRequestPartition { committed_offset: 7, ..Default::default() };
+    let topic = OffsetCommitRequestTopic { name: "t".into(), partitions: vec![partition], ..Default::default() };
+    let request = OffsetCommitRequest {
+        group_id: "g".into(),
+        generation_id_or_member_epoch: -1,
+        topics: vec![topic],
+        ..Default::default()
+    };
+    let committed = groups.commit_offsets(Token(1), 9, &request, now);
+    let in_transaction =
+        groups.commit_in_transaction(Token(2), &request, (ProducerId(1), ProducerEpoch(0)), now);
+    for outcome in [committed, in_transaction] {
+        let [(_, Response::OffsetCommit(answer))] = &outcome.replies[..] else { panic!("{outcome:?}") };
+        assert_eq!(answer.topics[0].partitions[0].error_code, ErrorCode::GROUP_ID_NOT_FOUND);
+        assert!(outcome.records.is_empty());
+    }
+}
