@@ -235,6 +235,8 @@ fn told(failure: Failure) -> Failure {
             ErrorCode::COORDINATOR_NOT_AVAILABLE
         }
         ErrorCode::FENCED_LEADER_EPOCH => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+        // The request was this broker's, not the member's, which would take it for its own fault and end.
+        ErrorCode::INVALID_REQUEST => ErrorCode::UNKNOWN_SERVER_ERROR,
         error => error,
     };
     Failure { error, ..failure }
