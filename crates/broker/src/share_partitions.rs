@@ -90,8 +90,8 @@ impl Held {
         Ok(stepped)
     }
 
-    /// A member says what has become of records; answered when that is written.
-    pub(crate) async fn acknowledge(
+    /// A member says what has become of records. It counts when it is [written](Self::written).
+    pub(crate) fn acknowledge(
         self: &Arc<Self>,
         broker: &Arc<Broker>,
         member: &str,
@@ -105,7 +105,28 @@ impl Held {
         })?;
         // What was released is for others, and what is done with makes room.
         self.waiting.wake_fetches();
-        self.written().await
+        Ok(())
+    }
+
+    /// Whether it is still being loaded. Whoever is parked here is woken when it is not any more.
+    pub(crate) fn is_loading(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Loading)
+    }
+
+    /// Whether it is given up: the next one loads what was written.
+    pub(crate) fn has_failed(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Failed(_))
+    }
+
+    /// Waits until it is loaded.
+    pub(crate) async fn loaded(&self) -> Result<(), Failure> {
+        let mut phase = self.phase.subscribe();
+        match phase.wait_for(|phase| !matches!(phase, Phase::Loading)).await.as_deref() {
+            Ok(Phase::Failed(failure)) => Err(failure.clone()),
+            Ok(_) => Ok(()),
+            // The sender lives as long as this does.
+            Err(_) => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()),
+        }
     }
 
     /// What a member has is for others: it is gone.
@@ -187,6 +208,7 @@ async fn write_on(held: Arc<Held>, broker: Arc<Broker>) {
             held.fail(&broker, failure);
             return;
         }
+        let was_loading = held.is_loading();
         held.phase.send_if_modified(|phase| match phase {
             Phase::Failed(_) => false,
             phase => {
@@ -194,6 +216,9 @@ async fn write_on(held: Arc<Held>, broker: Arc<Broker>) {
                 true
             }
         });
+        if was_loading {
+            held.waiting.wake_fetches();
+        }
     }
     if !broker.share_sessions.has_group(&held.key.group) {
         held.retire(&broker);
@@ -279,8 +304,8 @@ impl Broker {
         self.settings().share_group(image.configs(&resource))
     }
 
-    /// The share-partition, loaded.
-    pub(crate) async fn share_partition(
+    /// The share-partition, which is loaded from now on if it was not before.
+    pub(crate) fn share_partition(
         self: &Arc<Self>,
         key: &SharePartitionKey,
         settings: &ShareGroupSettings,
@@ -327,12 +352,6 @@ impl Broker {
         };
         if is_new {
             tokio::spawn(load(Arc::clone(&held), Arc::clone(self), settings.clone()));
-        }
-        let mut phase = held.phase.subscribe();
-        match phase.wait_for(|phase| !matches!(phase, Phase::Loading)).await.as_deref() {
-            Ok(Phase::Failed(failure)) => return Err(failure.clone()),
-            Ok(_) => {}
-            Err(_) => return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()),
         }
         if let Some(machine) = &mut held.inner.lock().machine {
             machine.set_config(config(settings));
@@ -388,6 +407,7 @@ async fn load(held: Arc<Held>, broker: Arc<Broker>, settings: ShareGroupSettings
     // Where it begins is written before anybody is given a record: another leader must not begin behind what was handed out.
     if !inner.is_writing {
         held.phase.send_replace(Phase::Written(0));
+        held.waiting.wake_fetches();
     }
 }
 

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use broker::clock::{Clock, SystemClock};
 use bytes::Bytes;
 use support::{TestBroker, TestClient, TestCluster, wait_until};
@@ -554,20 +556,27 @@ fn told_of(cluster: &TestCluster, id: i32, topic: Uuid, member: &'static str) ->
     let request = MetadataRequest { topics: Some(vec![name]), ..Default::default() };
     let partitions = cluster.client(id).ask(request).topics.remove(0).partitions;
     let told = partitions.iter().map(|partition| {
-        let place = FetchPartition { partition_index: partition.partition_index, ..Default::default() };
-        let request = ShareFetchRequest {
-            group_id: Some(GROUP.into()),
-            member_id: Some(member.into()),
-            max_bytes: 1024,
-            max_records: 1,
-            topics: vec![FetchTopic { topic_id: topic, partitions: vec![place] }],
-            ..Default::default()
-        };
-        let answer = cluster.client(partition.leader_id).ask(request);
+        let mut client = cluster.client(partition.leader_id);
+        let answer = client.ask(first_fetch(topic, member, &[partition.partition_index], 10_000));
         assert_eq!(answer.error_code, ErrorCode::NONE);
-        answer.responses[0].partitions[0].error_code
+        let data = &answer.responses[0].partitions[0];
+        assert_eq!(data.error_code.is_ok(), !data.acquired_records.is_empty(), "nobody else reads");
+        data.error_code
     });
     told.collect()
+}
+
+fn first_fetch(topic: Uuid, member: &'static str, indexes: &[i32], max_wait_ms: i32) -> ShareFetchRequest {
+    let place = |index: &i32| FetchPartition { partition_index: *index, ..Default::default() };
+    ShareFetchRequest {
+        group_id: Some(GROUP.into()),
+        member_id: Some(member.into()),
+        max_wait_ms,
+        max_bytes: 1024 * 1024,
+        max_records: 1000,
+        topics: vec![FetchTopic { topic_id: topic, partitions: indexes.iter().map(place).collect() }],
+        ..Default::default()
+    }
 }
 
 #[test]
@@ -591,6 +600,21 @@ fn a_deletion_that_fails_half_way_is_finished_by_whoever_reads_next() {
     let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
     assert_eq!(cluster.client(1).ask(request).topics[0].error_code, ErrorCode::NONE);
     let topic = topic_id(&mut cluster.client(1), "jobs");
+    let earliest = configure(&mut cluster.client(1), &[("share.auto.offset.reset", "earliest")]);
+    assert_eq!(earliest, (ErrorCode::NONE, None));
+    let leaders = |cluster: &TestCluster, id: i32| {
+        let name = MetadataRequestTopic { name: Some("jobs".into()), ..Default::default() };
+        let request = MetadataRequest { topics: Some(vec![name]), ..Default::default() };
+        let partitions = cluster.client(id).ask(request).topics.remove(0).partitions;
+        partitions
+            .iter()
+            .map(|partition| (partition.partition_index, partition.leader_id))
+            .collect::<Vec<_>>()
+    };
+    wait_until(|| leaders(&cluster, 1).iter().all(|(_, leader)| *leader > 0));
+    for (index, leader) in leaders(&cluster, 1) {
+        cluster.client(leader).append("jobs", index, batch_of(1));
+    }
     let coordinator = |cluster: &TestCluster| {
         let mut found = -1;
         wait_until(|| {
@@ -613,6 +637,17 @@ fn a_deletion_that_fails_half_way_is_finished_by_whoever_reads_next() {
     assert_eq!(beat(&mut coordinator(&cluster), "one", -1, None).member_epoch, -1);
 
     cluster.kill(3);
+    // Partitions whose state can be had are not kept waiting by those whose cannot.
+    wait_until(|| leaders(&cluster, 1).iter().all(|(_, leader)| [1, 2].contains(leader)));
+    let led: Vec<i32> =
+        leaders(&cluster, 1).iter().filter(|(_, leader)| *leader == 1).map(|(index, _)| *index).collect();
+    let mut client = cluster.client(1);
+    let began = Instant::now();
+    let answer = client.ask(first_fetch(topic, "three", &led, 60_000));
+    assert!(answer.responses[0].partitions.iter().any(|data| !data.acquired_records.is_empty()));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    drop(client);
+
     let forget = |cluster: &TestCluster| {
         let topic = DeleteShareGroupOffsetsRequestTopic { topic_name: "jobs".into() };
         let request = DeleteShareGroupOffsetsRequest { group_id: GROUP.into(), topics: vec![topic] };
@@ -631,4 +666,57 @@ fn a_deletion_that_fails_half_way_is_finished_by_whoever_reads_next() {
     assert_eq!(beat(&mut coordinator(&cluster), "two", -1, None).member_epoch, -1);
     let delete = DeleteGroupsRequest { groups_names: vec![GROUP.into()] };
     assert_eq!(coordinator(&cluster).ask(delete).results[0].error_code, ErrorCode::NONE);
+}
+
+#[test]
+fn a_fetch_waits_for_as_much_as_it_wants_and_no_longer_than_it_said() {
+    let (broker, topic) = broker();
+    let mut client = TestClient::connect(&broker);
+    for _ in 0..3 {
+        client.append("jobs", 0, batch_of(4));
+    }
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    let mut request = one.request(12, &[], 500);
+    (request.min_bytes, request.batch_size, request.share_acquire_mode) = (100_000, 5, 0);
+    let began = Instant::now();
+    let answer = one.client.ask(request);
+    assert!(began.elapsed() >= Duration::from_millis(500));
+    assert_eq!(acquired(&answer.responses[0].partitions[0]), [(0, 7, 1), (8, 11, 1)]);
+
+    client.append("jobs", 0, batch_of(4));
+    let mut request = one.request(12, &[], 60_000);
+    request.min_bytes = 50;
+    assert_eq!(acquired(&one.client.ask(request).responses[0].partitions[0]), [(12, 15, 1)]);
+}
+
+#[test]
+fn a_partition_in_error_does_not_keep_a_fetch_from_waiting_for_the_others() {
+    let (broker, topic) = broker();
+    let mut client = TestClient::connect(&broker);
+    let unknown = |mut request: ShareFetchRequest| {
+        let place = FetchPartition::default();
+        request.topics.push(FetchTopic { topic_id: Uuid([9; 16]), partitions: vec![place] });
+        request
+    };
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    let request = unknown(one.request(1, &[], 500));
+    let began = Instant::now();
+    let answer = one.client.ask(request);
+    assert!(began.elapsed() >= Duration::from_millis(500));
+    let told: Vec<_> = answer.responses.iter().map(|topic| topic.partitions[0].error_code).collect();
+    assert_eq!(told.iter().filter(|told| **told == ErrorCode::UNKNOWN_TOPIC_ID).count(), 1, "{told:?}");
+
+    // Records come at once, and the error with them.
+    client.append("jobs", 0, batch_of(1));
+    let request = unknown(one.request(1, &[], 60_000));
+    let answer = one.client.ask(request);
+    assert_eq!(answer.responses.len(), 2);
+    assert!(answer.responses.iter().any(|topic| !topic.partitions[0].acquired_records.is_empty()));
+
+    // Where there is nothing but errors these are told soon, and not as fast as they are asked for.
+    let mut two = Member::new("two", Uuid([9; 16]), TestClient::connect(&broker));
+    assert_eq!(two.fetch(1, &[]).error_code, ErrorCode::UNKNOWN_TOPIC_ID);
+    let began = Instant::now();
+    assert_eq!(two.fetch(1, &[]).error_code, ErrorCode::UNKNOWN_TOPIC_ID);
+    assert!(began.elapsed() >= Duration::from_millis(100));
 }

@@ -544,7 +544,8 @@ fn offsets_are_not_committed_to_a_share_group() {
     };
     groups.share_heartbeat(&beat, &client, LIMITS, &Image::default(), now).1.unwrap();
     let partition = OffsetCommitRequestPartition { committed_offset: 7, ..Default::default() };
-    let topic = OffsetCommitRequestTopic { name: "t".into(), partitions: vec![partition], ..Default::default() };
+    let topic =
+        OffsetCommitRequestTopic { name: "t".into(), partitions: vec![partition], ..Default::default() };
     let request = OffsetCommitRequest {
         group_id: "g".into(),
         generation_id_or_member_epoch: -1,
