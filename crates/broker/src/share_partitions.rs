@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use state::metadata::{ConfigResource, ResourceKind};
-use state::share::partition::{AcknowledgedBatch, ShareConfig, SharePartition};
+use state::share::partition::{AcknowledgedBatch, DeadLetters, ShareConfig, SharePartition};
 use state::share::state::SharePartitionKey;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
@@ -19,6 +19,7 @@ use wire::{ErrorCode, LeaderEpoch, Millis, Offset, Str};
 
 use crate::blocking;
 use crate::broker::{Broker, stopped};
+use crate::dead_letters;
 use crate::partition::Partition;
 use crate::settings::group::{OffsetReset, ShareGroupSettings};
 use crate::share_coordinator::Failure;
@@ -64,6 +65,8 @@ struct Inner {
     /// How many changes there were.
     changes: u64,
     is_writing: bool,
+    /// Whether somebody takes what is given up to the dead-letter queue.
+    is_burying: bool,
 }
 
 impl Held {
@@ -154,8 +157,13 @@ impl Held {
         }
     }
 
-    /// Begins to write what has changed, if nobody does.
+    /// Begins to write what has changed, and to bury what is given up, if nobody does.
     fn begin_write(self: &Arc<Self>, broker: &Arc<Broker>, inner: &mut Inner) {
+        let has_given_up = inner.machine.as_ref().is_some_and(|machine| machine.dead_letters().is_some());
+        if has_given_up && !inner.is_burying {
+            inner.is_burying = true;
+            tokio::spawn(dead_letters::bury(Arc::clone(self), Arc::clone(broker)));
+        }
         let has_changed = inner.machine.as_ref().is_some_and(SharePartition::has_changed);
         if !has_changed {
             return;
@@ -165,6 +173,14 @@ impl Held {
             inner.is_writing = true;
             tokio::spawn(write_on(Arc::clone(self), Arc::clone(broker)));
         }
+    }
+
+    /// What goes to the dead-letter queue next. Whoever is told that there is nothing has done with it.
+    pub(crate) fn next_dead_letters(&self) -> Option<DeadLetters> {
+        let mut inner = self.inner.lock();
+        let next = inner.machine.as_ref().and_then(SharePartition::dead_letters);
+        inner.is_burying = next.is_some();
+        next
     }
 
     /// It is given up: what was not written has not happened.
@@ -178,9 +194,9 @@ impl Held {
     }
 
     /// It is let go of, unless there is something to write: whoever wants it next loads it.
-    fn retire(&self, broker: &Broker) {
+    pub(crate) fn retire(&self, broker: &Broker) {
         let mut inner = self.inner.lock();
-        if !inner.is_writing && inner.machine.take().is_some() {
+        if !inner.is_writing && !inner.is_burying && inner.machine.take().is_some() {
             broker.share_partitions.remove(self);
         }
     }
@@ -337,7 +353,12 @@ impl Broker {
                         key: key.clone(),
                         partition,
                         leader_epoch,
-                        inner: Mutex::new(Inner { machine: None, changes: 0, is_writing: false }),
+                        inner: Mutex::new(Inner {
+                            machine: None,
+                            changes: 0,
+                            is_writing: false,
+                            is_burying: false,
+                        }),
                         phase: watch::Sender::new(Phase::Loading),
                         waiting: Waiting::default(),
                     });
@@ -375,6 +396,7 @@ fn config(settings: &ShareGroupSettings) -> ShareConfig {
         lock_ms: settings.lock_ms,
         delivery_count_max: settings.delivery_count_max,
         in_flight_max: settings.in_flight_max,
+        has_dead_letters: settings.dead_letter_topic.is_some(),
     }
 }
 

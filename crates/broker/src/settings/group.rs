@@ -28,6 +28,10 @@ pub(crate) struct ShareGroupSettings {
     pub(crate) offset_reset: OffsetReset,
     pub(crate) committed_only: bool,
     pub(crate) renew_enabled: bool,
+    /// Where what is given up goes, if the group has such a topic.
+    pub(crate) dead_letter_topic: Option<Str>,
+    /// Whether key and value go along.
+    pub(crate) dead_letters_copied: bool,
 }
 
 /// A setting of a group, and the broker's bounds on it.
@@ -50,6 +54,8 @@ impl Settings {
             share_offset_reset,
             share_isolation_level,
             share_renew_enabled,
+            dead_letter_topic,
+            dead_letters_copied,
             ..
         } = self.group(own.iter());
         let [session, heartbeat, lock, deliveries, in_flight] = self.share_bounds();
@@ -72,6 +78,8 @@ impl Settings {
             },
             committed_only: share_isolation_level == "read_committed",
             renew_enabled: share_renew_enabled,
+            dead_letter_topic: (!dead_letter_topic.is_empty()).then(|| Str::from(dead_letter_topic)),
+            dead_letters_copied,
         }
     }
 

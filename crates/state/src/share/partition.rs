@@ -4,7 +4,7 @@
 //! in between exactly one thing is known. No record is delivered that lies so many offsets behind the start that they are more than
 //! the group may have in flight, whatever has become of those in between: one slow record does not make this grow without end. A
 //! record is with one member at a time, and for no longer than the lock lasts; it is delivered as often as the group allows, and
-//! given up then.
+//! given up then. What is given up of a group with a dead-letter queue (KIP-1191) is not done with before it is there, or cannot be.
 //!
 //! What changes here counts at once. What must not be lost of it is taken away by [`SharePartition::take_write`] and written
 //! elsewhere; whoever acknowledges is answered when that is done. If it cannot be written the machine is thrown away, and another
@@ -32,6 +32,8 @@ pub struct ShareConfig {
     pub delivery_count_max: i16,
     /// `group.share.partition.max.record.locks`: offsets between start and end.
     pub in_flight_max: i64,
+    /// Whether what is given up goes to a dead-letter queue (`errors.deadletterqueue.topic.name`).
+    pub has_dead_letters: bool,
 }
 
 /// What is known of a record.
@@ -41,10 +43,44 @@ enum Known {
     Available { count: i16 },
     /// It is with a member, up to a moment in ticks, for the `count`th time.
     Acquired { count: i16, member: Str, until: Millis },
+    /// It is given up after so many deliveries, and not in the dead-letter queue yet.
+    Archiving { count: i16, cause: Cause },
     /// It is done with.
     Acknowledged,
     /// It is given up, or there is no such record.
     Archived,
+}
+
+/// Why a record is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A member has rejected it.
+    Rejected,
+    /// It was delivered as often as the group allows.
+    DeliveryLimit,
+}
+
+impl Cause {
+    /// In Kafka's words, as they stand in the header of a dead letter.
+    pub fn message(self) -> &'static str {
+        match self {
+            Cause::Rejected => "Offset rejected by client.",
+            Cause::DeliveryLimit => "Offset delivery count exceeded the threshold.",
+        }
+    }
+}
+
+/// Records that are given up and go to the dead-letter queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadLetters {
+    /// The first of them.
+    pub first: Offset,
+    /// The last of them.
+    pub last: Offset,
+    /// How often they were delivered.
+    pub count: i16,
+    /// Why they are given up.
+    pub cause: Cause,
 }
 
 impl Known {
@@ -161,6 +197,13 @@ impl SharePartition {
             }
             let known = match run.value.state {
                 DeliveryState::Available => partition.released(run.value.count),
+                // Why is not stored: Kafka takes it from the count, too.
+                DeliveryState::Archiving => {
+                    let count = run.value.count;
+                    let is_spent = count >= config.delivery_count_max;
+                    let cause = if is_spent { Cause::DeliveryLimit } else { Cause::Rejected };
+                    Known::Archiving { count, cause }
+                }
                 DeliveryState::Acknowledged => Known::Acknowledged,
                 DeliveryState::Archived => Known::Archived,
             };
@@ -382,7 +425,8 @@ impl SharePartition {
         for (first, last, known) in held {
             let Known::Acquired { count, member, .. } = known else { unreachable!("checked before") };
             let known = match said {
-                Acknowledgement::Gap | Acknowledgement::Reject => Known::Archived,
+                Acknowledgement::Gap => Known::Archived,
+                Acknowledgement::Reject => self.given_up(count, Cause::Rejected),
                 Acknowledgement::Accept => Known::Acknowledged,
                 Acknowledgement::Release => self.released(count),
                 Acknowledgement::Renew => {
@@ -399,7 +443,42 @@ impl SharePartition {
 
     /// What becomes of a record that was delivered so often and is not done with.
     fn released(&self, count: i16) -> Known {
-        if count >= self.config.delivery_count_max { Known::Archived } else { Known::Available { count } }
+        match count >= self.config.delivery_count_max {
+            true => self.given_up(count, Cause::DeliveryLimit),
+            false => Known::Available { count },
+        }
+    }
+
+    fn given_up(&self, count: i16, cause: Cause) -> Known {
+        match self.config.has_dead_letters {
+            true => Known::Archiving { count, cause },
+            false => Known::Archived,
+        }
+    }
+
+    /// The first records that go to the dead-letter queue next.
+    pub fn dead_letters(&self) -> Option<DeadLetters> {
+        self.known.iter().find_map(|run| match *run.value {
+            Known::Archiving { count, cause } => {
+                Some(DeadLetters { first: run.first, last: run.last, count, cause })
+            }
+            _ => None,
+        })
+    }
+
+    /// These are in the dead-letter queue, or cannot be: they are done with.
+    pub fn buried(&mut self, first: Offset, last: Offset) {
+        let buried: Vec<_> = self
+            .known
+            .within(first, last)
+            .filter(|run| matches!(run.value, Known::Archiving { .. }))
+            .map(|run| (run.first, run.last))
+            .collect();
+        for (first, last) in buried {
+            self.learn(first, last, Known::Archived);
+            self.unsaved.set(first, last, ());
+        }
+        self.advance();
     }
 
     /// A member is gone: what it has is for others. Says whether it had anything.
@@ -509,6 +588,7 @@ fn stored(known: &Known) -> Delivery {
     match known {
         Known::Available { count } => Delivery { state: DeliveryState::Available, count: *count },
         Known::Acquired { count, .. } => Delivery { state: DeliveryState::Available, count: *count - 1 },
+        Known::Archiving { count, .. } => Delivery { state: DeliveryState::Archiving, count: *count },
         Known::Acknowledged => Delivery { state: DeliveryState::Acknowledged, count: 0 },
         Known::Archived => Delivery { state: DeliveryState::Archived, count: 0 },
     }

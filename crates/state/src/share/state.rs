@@ -14,6 +14,7 @@ mod refusal;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -69,6 +70,8 @@ impl SharePartitionKey {
 pub enum DeliveryState {
     /// It can be delivered.
     Available,
+    /// It is given up, and not in the dead-letter queue yet (KIP-1191).
+    Archiving,
     /// A member has done with it what was to be done.
     Acknowledged,
     /// It is given up.
@@ -87,10 +90,14 @@ pub struct Delivery {
 impl Delivery {
     /// Whether this has come after the other: what is done with stays so, and deliveries only become more.
     fn is_further_than(&self, other: &Delivery) -> bool {
-        match (self.state, other.state) {
-            (DeliveryState::Acknowledged | DeliveryState::Archived, _) => true,
-            (DeliveryState::Available, DeliveryState::Available) => self.count > other.count,
-            (DeliveryState::Available, DeliveryState::Acknowledged | DeliveryState::Archived) => false,
+        let rank = |state| match state {
+            DeliveryState::Available => 0,
+            DeliveryState::Archiving => 1,
+            DeliveryState::Acknowledged | DeliveryState::Archived => 2,
+        };
+        match rank(self.state).cmp(&rank(other.state)) {
+            Ordering::Equal => rank(self.state) == 2 || self.count > other.count,
+            order => order == Ordering::Greater,
         }
     }
 }

@@ -54,4 +54,8 @@ section! {
     /// Whether members of a share group may keep a record for longer.
     "share.renew.acknowledge.enable" Boolean Any = "true", Group Medium
         => share_renew_enabled: bool;
+    /// Topic that records of a share group go to that are rejected, or were delivered as often as is allowed; empty: there is none.
+    "errors.deadletterqueue.topic.name" String Any = "", Group Medium => dead_letter_topic: String;
+    /// Whether key and value of a record go to the dead-letter topic, or only headers that say which record it is.
+    "errors.deadletterqueue.copy.record.enable" Boolean Any = "false", Group Medium => dead_letters_copied: bool;
 }

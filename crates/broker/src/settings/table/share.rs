@@ -47,6 +47,11 @@ section! {
     /// Members of share groups that may fetch from this broker at a time. A further one is refused with
     /// SHARE_SESSION_LIMIT_REACHED.
     "group.share.max.share.sessions" Int AtLeast(1) = "2000", ReadOnly Medium => sessions_max: usize;
+    /// Whether a group's dead-letter topic is created when it is not there.
+    "errors.deadletterqueue.auto.create.topics.enable" Boolean Any = "false", ClusterWide Medium
+        => dead_letter_topics_created: bool;
+    /// What the names of dead-letter topics begin with. What a group would send to another topic is given up without.
+    "errors.deadletterqueue.topic.name.prefix" String Any = "dlq.", ClusterWide Medium => dead_letter_topic_prefix: String;
 
     /// Partitions of `__share_group_state`. It cannot be changed once the topic exists.
     "share.coordinator.state.topic.num.partitions" Int AtLeast(1) = "50", ReadOnly High => topic_partitions: i32;

@@ -43,6 +43,7 @@ impl DeliveryState {
         match self {
             DeliveryState::Available => 0,
             DeliveryState::Acknowledged => 2,
+            DeliveryState::Archiving => 3,
             DeliveryState::Archived => 4,
         }
     }
@@ -52,6 +53,7 @@ impl DeliveryState {
         match number {
             0 => Some(DeliveryState::Available),
             2 => Some(DeliveryState::Acknowledged),
+            3 => Some(DeliveryState::Archiving),
             4 => Some(DeliveryState::Archived),
             _ => None,
         }
