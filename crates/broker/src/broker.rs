@@ -80,6 +80,8 @@ pub(crate) struct Broker {
     pub(crate) share_states: Arc<ShareCoordinator>,
     pub(crate) share_partitions: SharePartitions,
     pub(crate) share_sessions: ShareSessions,
+    /// Whoever deletes share state of the groups that this broker coordinates is alone with it; many may begin some at a time.
+    pub(crate) share_deletions: tokio::sync::RwLock<()>,
     pub(crate) group_lags: GroupLags,
     /// For what coordinators and partitions' leaders ask each other.
     pub(crate) peers: PeerLinks,

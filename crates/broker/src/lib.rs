@@ -49,6 +49,7 @@ mod markers;
 mod share_coordinator;
 mod share_partitions;
 mod share_sessions;
+mod dead_letters;
 mod log_reader;
 // Around it.
 mod blocking;

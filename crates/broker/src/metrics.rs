@@ -47,6 +47,8 @@ struct Shared {
     leaders_elected: Counter,
     rot_found: Counter,
     unclean_elections: Counter,
+    dead_letters: Counter,
+    dead_letters_failed: Counter,
     topics: Mutex<BTreeMap<Str, Weak<TopicMetrics>>>,
     other_topics: Arc<TopicMetrics>,
     look_up: OnceLock<LookUp>,
@@ -243,6 +245,16 @@ impl Metrics {
         self.shared.unclean_elections.add(1);
     }
 
+    /// Records that share groups had given up are in their dead-letter topic.
+    pub fn buried(&self, records: u64) {
+        self.shared.dead_letters.add(records);
+    }
+
+    /// Records that share groups had given up could not be written to their dead-letter topic.
+    pub fn not_buried(&self, records: u64) {
+        self.shared.dead_letters_failed.add(records);
+    }
+
     /// The counters of a topic, to be kept by each of its partitions.
     #[must_use]
     pub fn topic(&self, name: &Str) -> Arc<TopicMetrics> {
@@ -352,6 +364,16 @@ impl Metrics {
             "Partitions that this broker, as the controller, had led by a replica that may lack acknowledged records.",
         )
         .value(&[], shared.unclean_elections.get());
+        page.counter(
+            "ottla_share_dead_letters_total",
+            "Records that share groups gave up and that were written to their dead-letter topics.",
+        )
+        .value(&[], shared.dead_letters.get());
+        page.counter(
+            "ottla_share_dead_letters_failed_total",
+            "Records that share groups gave up and that could not be written to their dead-letter topics.",
+        )
+        .value(&[], shared.dead_letters_failed.get());
 
         let topics = self.topics();
         let mut by_topic = |name, help, counted: fn(&TopicMetrics) -> &Counter| {

@@ -225,6 +225,7 @@ impl Node {
             share_states,
             share_partitions: SharePartitions::default(),
             share_sessions: ShareSessions::new(settings.broker().share.sessions_max),
+            share_deletions: tokio::sync::RwLock::default(),
             group_lags: GroupLags::default(),
             peers: PeerLinks::new(&reach),
             producer_ids: ProducerIds::default(),

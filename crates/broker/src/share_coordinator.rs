@@ -354,7 +354,9 @@ pub(crate) fn deliveries_of(
     let mut deliveries = Runs::default();
     for (first, last, state, count) in batches {
         let Some(state) = DeliveryState::from_number(state) else {
-            let message = format!("a record is available (0), acknowledged (2) or archived (4), not {state}");
+            let message = format!(
+                "a record is available (0), acknowledged (2), being archived (3) or archived (4), not {state}"
+            );
             return Err(Failure { error: ErrorCode::INVALID_REQUEST, message: Some(Str::from(message)) });
         };
         if first < 0 || last < first {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use state::metadata::{ConfigResource, ResourceKind};
-use state::share::partition::{AcknowledgedBatch, ShareConfig, SharePartition};
+use state::share::partition::{AcknowledgedBatch, DeadLetters, ShareConfig, SharePartition};
 use state::share::state::SharePartitionKey;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
@@ -19,6 +19,7 @@ use wire::{ErrorCode, LeaderEpoch, Millis, Offset, Str};
 
 use crate::blocking;
 use crate::broker::{Broker, stopped};
+use crate::dead_letters;
 use crate::partition::Partition;
 use crate::settings::group::{OffsetReset, ShareGroupSettings};
 use crate::share_coordinator::Failure;
@@ -64,6 +65,8 @@ struct Inner {
     /// How many changes there were.
     changes: u64,
     is_writing: bool,
+    /// Whether somebody takes what is given up to the dead-letter queue.
+    is_burying: bool,
 }
 
 impl Held {
@@ -90,8 +93,8 @@ impl Held {
         Ok(stepped)
     }
 
-    /// A member says what has become of records; answered when that is written.
-    pub(crate) async fn acknowledge(
+    /// A member says what has become of records. It counts when it is [written](Self::written).
+    pub(crate) fn acknowledge(
         self: &Arc<Self>,
         broker: &Arc<Broker>,
         member: &str,
@@ -105,7 +108,28 @@ impl Held {
         })?;
         // What was released is for others, and what is done with makes room.
         self.waiting.wake_fetches();
-        self.written().await
+        Ok(())
+    }
+
+    /// Whether it is still being loaded. Whoever is parked here is woken when it is not any more.
+    pub(crate) fn is_loading(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Loading)
+    }
+
+    /// Whether it is given up: the next one loads what was written.
+    pub(crate) fn has_failed(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Failed(_))
+    }
+
+    /// Waits until it is loaded.
+    pub(crate) async fn loaded(&self) -> Result<(), Failure> {
+        let mut phase = self.phase.subscribe();
+        match phase.wait_for(|phase| !matches!(phase, Phase::Loading)).await.as_deref() {
+            Ok(Phase::Failed(failure)) => Err(failure.clone()),
+            Ok(_) => Ok(()),
+            // The sender lives as long as this does.
+            Err(_) => Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()),
+        }
     }
 
     /// What a member has is for others: it is gone.
@@ -133,8 +157,13 @@ impl Held {
         }
     }
 
-    /// Begins to write what has changed, if nobody does.
+    /// Begins to write what has changed, and to bury what is given up, if nobody does.
     fn begin_write(self: &Arc<Self>, broker: &Arc<Broker>, inner: &mut Inner) {
+        let has_given_up = inner.machine.as_ref().is_some_and(|machine| machine.dead_letters().is_some());
+        if has_given_up && !inner.is_burying {
+            inner.is_burying = true;
+            tokio::spawn(dead_letters::bury(Arc::clone(self), Arc::clone(broker)));
+        }
         let has_changed = inner.machine.as_ref().is_some_and(SharePartition::has_changed);
         if !has_changed {
             return;
@@ -144,6 +173,14 @@ impl Held {
             inner.is_writing = true;
             tokio::spawn(write_on(Arc::clone(self), Arc::clone(broker)));
         }
+    }
+
+    /// What goes to the dead-letter queue next. Whoever is told that there is nothing has done with it.
+    pub(crate) fn next_dead_letters(&self) -> Option<DeadLetters> {
+        let mut inner = self.inner.lock();
+        let next = inner.machine.as_ref().and_then(SharePartition::dead_letters);
+        inner.is_burying = next.is_some();
+        next
     }
 
     /// It is given up: what was not written has not happened.
@@ -157,9 +194,9 @@ impl Held {
     }
 
     /// It is let go of, unless there is something to write: whoever wants it next loads it.
-    fn retire(&self, broker: &Broker) {
+    pub(crate) fn retire(&self, broker: &Broker) {
         let mut inner = self.inner.lock();
-        if !inner.is_writing && inner.machine.take().is_some() {
+        if !inner.is_writing && !inner.is_burying && inner.machine.take().is_some() {
             broker.share_partitions.remove(self);
         }
     }
@@ -187,6 +224,7 @@ async fn write_on(held: Arc<Held>, broker: Arc<Broker>) {
             held.fail(&broker, failure);
             return;
         }
+        let was_loading = held.is_loading();
         held.phase.send_if_modified(|phase| match phase {
             Phase::Failed(_) => false,
             phase => {
@@ -194,6 +232,9 @@ async fn write_on(held: Arc<Held>, broker: Arc<Broker>) {
                 true
             }
         });
+        if was_loading {
+            held.waiting.wake_fetches();
+        }
     }
     if !broker.share_sessions.has_group(&held.key.group) {
         held.retire(&broker);
@@ -235,6 +276,8 @@ fn told(failure: Failure) -> Failure {
             ErrorCode::COORDINATOR_NOT_AVAILABLE
         }
         ErrorCode::FENCED_LEADER_EPOCH => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+        // The request was this broker's, not the member's, which would take it for its own fault and end.
+        ErrorCode::INVALID_REQUEST => ErrorCode::UNKNOWN_SERVER_ERROR,
         error => error,
     };
     Failure { error, ..failure }
@@ -277,8 +320,8 @@ impl Broker {
         self.settings().share_group(image.configs(&resource))
     }
 
-    /// The share-partition, loaded.
-    pub(crate) async fn share_partition(
+    /// The share-partition, which is loaded from now on if it was not before.
+    pub(crate) fn share_partition(
         self: &Arc<Self>,
         key: &SharePartitionKey,
         settings: &ShareGroupSettings,
@@ -310,7 +353,12 @@ impl Broker {
                         key: key.clone(),
                         partition,
                         leader_epoch,
-                        inner: Mutex::new(Inner { machine: None, changes: 0, is_writing: false }),
+                        inner: Mutex::new(Inner {
+                            machine: None,
+                            changes: 0,
+                            is_writing: false,
+                            is_burying: false,
+                        }),
                         phase: watch::Sender::new(Phase::Loading),
                         waiting: Waiting::default(),
                     });
@@ -325,12 +373,6 @@ impl Broker {
         };
         if is_new {
             tokio::spawn(load(Arc::clone(&held), Arc::clone(self), settings.clone()));
-        }
-        let mut phase = held.phase.subscribe();
-        match phase.wait_for(|phase| !matches!(phase, Phase::Loading)).await.as_deref() {
-            Ok(Phase::Failed(failure)) => return Err(failure.clone()),
-            Ok(_) => {}
-            Err(_) => return Err(ErrorCode::NOT_LEADER_OR_FOLLOWER.into()),
         }
         if let Some(machine) = &mut held.inner.lock().machine {
             machine.set_config(config(settings));
@@ -353,7 +395,8 @@ fn config(settings: &ShareGroupSettings) -> ShareConfig {
     ShareConfig {
         lock_ms: settings.lock_ms,
         delivery_count_max: settings.delivery_count_max,
-        locks_max: settings.locks_max,
+        in_flight_max: settings.in_flight_max,
+        has_dead_letters: settings.dead_letter_topic.is_some(),
     }
 }
 
@@ -386,6 +429,7 @@ async fn load(held: Arc<Held>, broker: Arc<Broker>, settings: ShareGroupSettings
     // Where it begins is written before anybody is given a record: another leader must not begin behind what was handed out.
     if !inner.is_writing {
         held.phase.send_replace(Phase::Written(0));
+        held.waiting.wake_fetches();
     }
 }
 

@@ -3,13 +3,17 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use broker::clock::{Clock, SystemClock};
 use bytes::Bytes;
 use support::{TestBroker, TestClient, TestCluster, wait_until};
 use wire::messages::alter_share_group_offsets::{
     AlterShareGroupOffsetsRequest, AlterShareGroupOffsetsRequestPartition, AlterShareGroupOffsetsRequestTopic,
 };
-use wire::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
+use wire::messages::create_topics::{
+    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig, CreateTopicsRequest,
+};
 use wire::messages::delete_groups::DeleteGroupsRequest;
 use wire::messages::delete_share_group_offsets::{
     DeleteShareGroupOffsetsRequest, DeleteShareGroupOffsetsRequestTopic,
@@ -364,7 +368,7 @@ fn requests_that_make_no_sense_are_refused() {
     client.create_topic("others", 1);
     let others = topic_id(&mut client, "others");
     let mut stranger = Member::new("one", others, TestClient::connect(&broker));
-    assert_eq!(stranger.fetch(1, &[]).error_code, ErrorCode::INVALID_REQUEST);
+    assert_eq!(stranger.fetch(1, &[]).error_code, ErrorCode::UNKNOWN_SERVER_ERROR);
 }
 
 #[test]
@@ -546,4 +550,363 @@ fn a_group_joins_reads_is_moved_and_deleted() {
     assert_eq!(offsets(&mut client), Err(ErrorCode::GROUP_ID_NOT_FOUND));
     assert_eq!(client.ask(describe()).groups[0].error_code, ErrorCode::GROUP_ID_NOT_FOUND);
     assert_eq!(beat(&mut client, "one", 3, None).error_code, ErrorCode::GROUP_ID_NOT_FOUND);
+}
+
+/// What a member that has not read before is told of each partition, by the partition's leader.
+fn told_of(cluster: &TestCluster, id: i32, topic: Uuid, member: &'static str) -> Vec<ErrorCode> {
+    let name = MetadataRequestTopic { name: Some("jobs".into()), ..Default::default() };
+    let request = MetadataRequest { topics: Some(vec![name]), ..Default::default() };
+    let partitions = cluster.client(id).ask(request).topics.remove(0).partitions;
+    let told = partitions.iter().map(|partition| {
+        let mut client = cluster.client(partition.leader_id);
+        let answer = client.ask(first_fetch(topic, member, &[partition.partition_index], 10_000));
+        assert_eq!(answer.error_code, ErrorCode::NONE);
+        let data = &answer.responses[0].partitions[0];
+        assert_eq!(data.error_code.is_ok(), !data.acquired_records.is_empty(), "nobody else reads");
+        data.error_code
+    });
+    told.collect()
+}
+
+fn first_fetch(topic: Uuid, member: &'static str, indexes: &[i32], max_wait_ms: i32) -> ShareFetchRequest {
+    let place = |index: &i32| FetchPartition { partition_index: *index, ..Default::default() };
+    ShareFetchRequest {
+        group_id: Some(GROUP.into()),
+        member_id: Some(member.into()),
+        max_wait_ms,
+        max_bytes: 1024 * 1024,
+        max_records: 1000,
+        topics: vec![FetchTopic { topic_id: topic, partitions: indexes.iter().map(place).collect() }],
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_deletion_that_fails_half_way_is_finished_by_whoever_reads_next() {
+    // Each partition of the share state has one replica: where a broker is down, some state can be deleted, and some cannot.
+    let mut cluster = TestCluster::start(
+        3,
+        &[
+            "share.coordinator.state.topic.num.partitions=3",
+            "share.coordinator.state.topic.replication.factor=1",
+            "share.coordinator.state.topic.min.isr=1",
+            "offsets.topic.num.partitions=1",
+        ],
+    );
+    let topic = CreatableTopic {
+        name: "jobs".into(),
+        num_partitions: 12,
+        replication_factor: 3,
+        ..Default::default()
+    };
+    let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    assert_eq!(cluster.client(1).ask(request).topics[0].error_code, ErrorCode::NONE);
+    let topic = topic_id(&mut cluster.client(1), "jobs");
+    let earliest = configure(&mut cluster.client(1), &[("share.auto.offset.reset", "earliest")]);
+    assert_eq!(earliest, (ErrorCode::NONE, None));
+    let leaders = |cluster: &TestCluster, id: i32| {
+        let name = MetadataRequestTopic { name: Some("jobs".into()), ..Default::default() };
+        let request = MetadataRequest { topics: Some(vec![name]), ..Default::default() };
+        let partitions = cluster.client(id).ask(request).topics.remove(0).partitions;
+        partitions
+            .iter()
+            .map(|partition| (partition.partition_index, partition.leader_id))
+            .collect::<Vec<_>>()
+    };
+    wait_until(|| leaders(&cluster, 1).iter().all(|(_, leader)| *leader > 0));
+    for (index, leader) in leaders(&cluster, 1) {
+        cluster.client(leader).append("jobs", index, batch_of(1));
+    }
+    let coordinator = |cluster: &TestCluster| {
+        let mut found = -1;
+        wait_until(|| {
+            let find = FindCoordinatorRequest { coordinator_keys: vec![GROUP.into()], ..Default::default() };
+            let mut client = cluster.client(cluster.running()[0]);
+            found = client.ask(find).coordinators[0].node_id;
+            cluster.running().contains(&found)
+        });
+        cluster.client(found)
+    };
+    let join = |cluster: &TestCluster, member| {
+        wait_until(|| {
+            let joined = beat(&mut coordinator(cluster), member, 0, Some(&["jobs"]));
+            let given = joined.assignment.map(|given| given.topic_partitions).unwrap_or_default();
+            given.first().is_some_and(|given| given.partitions.len() == 12)
+        });
+    };
+    join(&cluster, "one");
+    assert_eq!(told_of(&cluster, 1, topic, "one"), [ErrorCode::NONE; 12]);
+    assert_eq!(beat(&mut coordinator(&cluster), "one", -1, None).member_epoch, -1);
+
+    cluster.kill(3);
+    // Partitions whose state can be had are not kept waiting by those whose cannot.
+    wait_until(|| leaders(&cluster, 1).iter().all(|(_, leader)| [1, 2].contains(leader)));
+    let led: Vec<i32> =
+        leaders(&cluster, 1).iter().filter(|(_, leader)| *leader == 1).map(|(index, _)| *index).collect();
+    let mut client = cluster.client(1);
+    let began = Instant::now();
+    let answer = client.ask(first_fetch(topic, "three", &led, 60_000));
+    assert!(answer.responses[0].partitions.iter().any(|data| !data.acquired_records.is_empty()));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    drop(client);
+
+    let forget = |cluster: &TestCluster| {
+        let topic = DeleteShareGroupOffsetsRequestTopic { topic_name: "jobs".into() };
+        let request = DeleteShareGroupOffsetsRequest { group_id: GROUP.into(), topics: vec![topic] };
+        let answer = coordinator(cluster).ask(request);
+        answer.responses.first().map_or(answer.error_code, |topic| topic.error_code)
+    };
+    wait_until(|| {
+        forget(&cluster) == ErrorCode::COORDINATOR_NOT_AVAILABLE
+            && offsets(&mut coordinator(&cluster)) == Ok(vec![])
+    });
+
+    // The group is not given what is not there, and gets it again when it can be had.
+    cluster.open(vec![3]);
+    join(&cluster, "two");
+    wait_until(|| told_of(&cluster, 1, topic, "two") == [ErrorCode::NONE; 12]);
+    assert_eq!(beat(&mut coordinator(&cluster), "two", -1, None).member_epoch, -1);
+    let delete = DeleteGroupsRequest { groups_names: vec![GROUP.into()] };
+    assert_eq!(coordinator(&cluster).ask(delete).results[0].error_code, ErrorCode::NONE);
+}
+
+#[test]
+fn a_fetch_waits_for_as_much_as_it_wants_and_no_longer_than_it_said() {
+    let (broker, topic) = broker();
+    let mut client = TestClient::connect(&broker);
+    for _ in 0..3 {
+        client.append("jobs", 0, batch_of(4));
+    }
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    let mut request = one.request(12, &[], 500);
+    (request.min_bytes, request.batch_size, request.share_acquire_mode) = (100_000, 5, 0);
+    let began = Instant::now();
+    let answer = one.client.ask(request);
+    assert!(began.elapsed() >= Duration::from_millis(500));
+    assert_eq!(acquired(&answer.responses[0].partitions[0]), [(0, 7, 1), (8, 11, 1)]);
+
+    client.append("jobs", 0, batch_of(4));
+    let mut request = one.request(12, &[], 60_000);
+    request.min_bytes = 50;
+    assert_eq!(acquired(&one.client.ask(request).responses[0].partitions[0]), [(12, 15, 1)]);
+}
+
+#[test]
+fn a_partition_in_error_does_not_keep_a_fetch_from_waiting_for_the_others() {
+    let (broker, topic) = broker();
+    let mut client = TestClient::connect(&broker);
+    let unknown = |mut request: ShareFetchRequest| {
+        let place = FetchPartition::default();
+        request.topics.push(FetchTopic { topic_id: Uuid([9; 16]), partitions: vec![place] });
+        request
+    };
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    let request = unknown(one.request(1, &[], 500));
+    let began = Instant::now();
+    let answer = one.client.ask(request);
+    assert!(began.elapsed() >= Duration::from_millis(500));
+    let told: Vec<_> = answer.responses.iter().map(|topic| topic.partitions[0].error_code).collect();
+    assert_eq!(told.iter().filter(|told| **told == ErrorCode::UNKNOWN_TOPIC_ID).count(), 1, "{told:?}");
+
+    // Records come at once, and the error with them.
+    client.append("jobs", 0, batch_of(1));
+    let request = unknown(one.request(1, &[], 60_000));
+    let answer = one.client.ask(request);
+    assert_eq!(answer.responses.len(), 2);
+    assert!(answer.responses.iter().any(|topic| !topic.partitions[0].acquired_records.is_empty()));
+
+    // Where there is nothing but errors these are told soon, and not as fast as they are asked for.
+    let mut two = Member::new("two", Uuid([9; 16]), TestClient::connect(&broker));
+    assert_eq!(two.fetch(1, &[]).error_code, ErrorCode::UNKNOWN_TOPIC_ID);
+    let began = Instant::now();
+    assert_eq!(two.fetch(1, &[]).error_code, ErrorCode::UNKNOWN_TOPIC_ID);
+    assert!(began.elapsed() >= Duration::from_millis(100));
+}
+
+/// Dead letters in a topic's first partition: of which offset, after how many deliveries, why, and the value.
+fn dead_letters(
+    client: &mut TestClient,
+    topic: &'static str,
+) -> Vec<(String, String, String, Option<Bytes>)> {
+    let records = client.fetch(topic, 0, 0).unwrap();
+    let mut letters = Vec::new();
+    for batch in Batches::new(records).map(Result::unwrap) {
+        for record in batch.records(1024 * 1024).map(Result::unwrap) {
+            let header = |name: &str| {
+                let header = record.headers.iter().find(|header| *header.key == *name);
+                String::from_utf8(header.unwrap().value.as_ref().unwrap().to_vec()).unwrap()
+            };
+            assert_eq!(
+                [
+                    header("__dlq.errors.topic"),
+                    header("__dlq.errors.partition"),
+                    header("__dlq.errors.group")
+                ],
+                ["jobs", "0", GROUP]
+            );
+            letters.push((
+                header("__dlq.errors.offset"),
+                header("__dlq.errors.delivery.count"),
+                header("__dlq.errors.message"),
+                record.value,
+            ));
+        }
+    }
+    letters
+}
+
+const REJECTED: &str = "Offset rejected by client.";
+const TOO_OFTEN: &str = "Offset delivery count exceeded the threshold.";
+
+fn letter(
+    offset: &str,
+    deliveries: &str,
+    cause: &str,
+    value: Option<&str>,
+) -> (String, String, String, Option<Bytes>) {
+    let value = value.map(|value| Bytes::copy_from_slice(value.as_bytes()));
+    (offset.to_owned(), deliveries.to_owned(), cause.to_owned(), value)
+}
+
+#[test]
+fn what_a_group_gives_up_goes_to_its_dead_letter_topic() {
+    let (mut broker, topic) = broker();
+    let mut client = TestClient::connect(&broker);
+    client.create_topic_with("dlq.jobs", 1, &[("errors.deadletterqueue.group.enable", "true")]);
+    let configs = [
+        ("share.delivery.count.limit", "2"),
+        ("errors.deadletterqueue.topic.name", "dlq.jobs"),
+        ("errors.deadletterqueue.copy.record.enable", "true"),
+    ];
+    assert_eq!(configure(&mut client, &configs), (ErrorCode::NONE, None));
+    client.append("jobs", 0, batch_of(4));
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    assert_eq!(one.takes(4), [(0, 3, 1)]);
+    assert_eq!(one.says(&[(0, 3, &[1, 3, 2, 1])]), ErrorCode::NONE);
+    assert_eq!(one.takes(4), [(2, 2, 2)]);
+    assert_eq!(one.says(&[(2, 2, &[2])]), ErrorCode::NONE);
+    wait_until(|| summary(&mut client, topic) == (4, 0));
+    let both = [letter("1", "1", REJECTED, Some("value 1")), letter("2", "2", TOO_OFTEN, Some("value 2"))];
+    assert_eq!(dead_letters(&mut client, "dlq.jobs"), both);
+
+    // Without its key and value, unless that is wanted.
+    let plain = [("errors.deadletterqueue.copy.record.enable", "false")];
+    assert_eq!(configure(&mut client, &plain), (ErrorCode::NONE, None));
+    client.append("jobs", 0, batch_of(1));
+    assert_eq!(one.takes(1), [(4, 4, 1)]);
+    assert_eq!(one.says(&[(4, 4, &[3])]), ErrorCode::NONE);
+    wait_until(|| summary(&mut client, topic) == (5, 0));
+    assert_eq!(dead_letters(&mut client, "dlq.jobs")[2], letter("4", "1", REJECTED, None));
+
+    // Nothing is delivered again, nor buried again, by a broker that starts anew.
+    broker.restart();
+    let mut client = TestClient::connect(&broker);
+    client.append("jobs", 0, batch_of(1));
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    wait_until(|| {
+        one.epoch = 0;
+        acquired(&one.fetch(9, &[])) == [(5, 5, 1)]
+    });
+    assert_eq!(dead_letters(&mut client, "dlq.jobs").len(), 3);
+}
+
+#[test]
+fn a_dead_letter_topic_that_cannot_be_written_does_not_hold_up_the_group() {
+    let mut broker = TestBroker::start(&[
+        "admin.listener=127.0.0.1:0",
+        "share.coordinator.state.topic.num.partitions=2",
+        "num.partitions=1",
+    ]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("jobs", 1);
+    // It exists, and does not take dead letters.
+    client.create_topic("dlq.closed", 1);
+    let configs =
+        [("share.auto.offset.reset", "earliest"), ("errors.deadletterqueue.topic.name", "dlq.closed")];
+    assert_eq!(configure(&mut client, &configs), (ErrorCode::NONE, None));
+    let topic = topic_id(&mut client, "jobs");
+    initialize(&mut client, topic, 0, -1);
+    client.append("jobs", 0, batch_of(5));
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    let mut failed = 0;
+    let mut next = 0;
+    for name in ["dlq.closed", "dlq.missing", "jobs", "elsewhere"] {
+        assert_eq!(
+            configure(&mut client, &[("errors.deadletterqueue.topic.name", name)]),
+            (ErrorCode::NONE, None)
+        );
+        assert_eq!(one.takes(1), [(next, next, 1)]);
+        assert_eq!(one.says(&[(next, next, &[3])]), ErrorCode::NONE);
+        (failed, next) = (failed + 1, next + 1);
+        wait_until(|| summary(&mut client, topic) == (next, 0));
+        let line = format!("ottla_share_dead_letters_failed_total {failed}\n");
+        assert!(broker.metrics().contains(&line), "{name}");
+    }
+
+    // One that is not there is made, where that is allowed.
+    let resource = AlterConfigsResource {
+        resource_type: 4,
+        resource_name: "".into(),
+        configs: vec![AlterableConfig {
+            name: "errors.deadletterqueue.auto.create.topics.enable".into(),
+            value: Some("true".into()),
+            ..Default::default()
+        }],
+    };
+    let request = IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false };
+    assert_eq!(client.ask(request).responses[0].error_code, ErrorCode::NONE);
+    assert_eq!(
+        configure(&mut client, &[("errors.deadletterqueue.topic.name", "dlq.new")]),
+        (ErrorCode::NONE, None)
+    );
+    assert_eq!(one.takes(1), [(4, 4, 1)]);
+    assert_eq!(one.says(&[(4, 4, &[3])]), ErrorCode::NONE);
+    wait_until(|| summary(&mut client, topic) == (5, 0));
+    assert_eq!(dead_letters(&mut client, "dlq.new"), [letter("4", "1", REJECTED, None)]);
+    assert!(broker.metrics().contains("ottla_share_dead_letters_total 1\n"));
+    broker.restart();
+}
+
+#[test]
+fn dead_letters_reach_a_topic_that_another_broker_leads() {
+    let cluster = TestCluster::start(3, &["share.coordinator.state.topic.num.partitions=1"]);
+    let mut client = cluster.client(1);
+    let placed = |name: &'static str, broker_ids: Vec<i32>| CreatableTopic {
+        name: name.into(),
+        num_partitions: -1,
+        replication_factor: -1,
+        assignments: vec![CreatableReplicaAssignment { partition_index: 0, broker_ids }],
+        configs: vec![CreatableTopicConfig {
+            name: "errors.deadletterqueue.group.enable".into(),
+            value: Some((if name == "jobs" { "false" } else { "true" }).into()),
+        }],
+    };
+    let topics = vec![placed("jobs", vec![1]), placed("dlq.jobs", vec![2, 3])];
+    let request = CreateTopicsRequest { topics, timeout_ms: 10_000, ..Default::default() };
+    for created in client.ask(request).topics {
+        assert_eq!(created.error_code, ErrorCode::NONE);
+    }
+    let configs = [
+        ("share.auto.offset.reset", "earliest"),
+        ("errors.deadletterqueue.topic.name", "dlq.jobs"),
+        ("errors.deadletterqueue.copy.record.enable", "true"),
+    ];
+    assert_eq!(configure(&mut client, &configs), (ErrorCode::NONE, None));
+    let topic = topic_id(&mut client, "jobs");
+    let key = Str::from(format!("{GROUP}:{topic}:0"));
+    let mut at = -1;
+    wait_until(|| {
+        at = coordinator(&mut client, &key).unwrap_or(-1);
+        at > 0 && try_initialize(&mut cluster.client(at), topic, 0, -1).is_ok()
+    });
+    cluster.wait_for_partition(1, "jobs", |partition| partition.leader_id == 1);
+    cluster.wait_for_partition(1, "dlq.jobs", |partition| partition.leader_id == 2);
+    client.append("jobs", 0, batch_of(3));
+    let mut one = Member::new("one", topic, cluster.client(1));
+    assert_eq!(one.takes(3), [(0, 2, 1)]);
+    assert_eq!(one.says(&[(0, 2, &[3])]), ErrorCode::NONE);
+    wait_until(|| summary(&mut cluster.client(at), topic) == (3, 0));
+    let told: Vec<_> =
+        dead_letters(&mut cluster.client(2), "dlq.jobs").into_iter().map(|told| told.0).collect();
+    assert_eq!(told, ["0", "1", "2"]);
 }

@@ -1,11 +1,13 @@
 //! ShareAcknowledge: a member of a share group says what has become of records, outside of a fetch. Each partition is answered
 //! by itself, when what was said of it is written.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use state::share::partition::AcknowledgedBatch;
 use state::share::state::SharePartitionKey;
+use tokio::time::{Instant, timeout_at};
 use wire::messages::share_acknowledge::{
     LeaderIdAndEpoch, NodeEndpoint, PartitionData, ShareAcknowledgeRequest, ShareAcknowledgeResponse,
     ShareAcknowledgeTopicResponse,
@@ -21,6 +23,8 @@ use crate::share_sessions::Place;
 
 /// Kafka's number of an acknowledgement that renews a lock.
 const RENEW: i8 = 4;
+/// How long a member waits until what it said is written.
+const SAY_MAX: Duration = Duration::from_secs(15);
 
 /// Acknowledges partition by partition.
 pub(crate) async fn handle(
@@ -62,11 +66,9 @@ async fn acknowledge(
         &context.connection,
     )?;
     let settings = broker.share_group_settings(&group);
-    let mut leaders = LeaderHints::new(broker);
-    let mut responses = Vec::with_capacity(request.topics.len());
+    let mut said = Vec::new();
     let mut seen = HashSet::new();
     for topic in request.topics {
-        let mut partitions = Vec::with_capacity(topic.partitions.len());
         for asked in topic.partitions {
             let place = (topic.topic_id, PartitionId(asked.partition_index));
             if !seen.insert(place) {
@@ -77,25 +79,25 @@ async fn acknowledge(
                 last: Offset(batch.last_offset),
                 types: batch.acknowledge_types,
             });
-            let said = Said { place, batches: batches.collect(), is_renew: request.is_renew_ack };
-            let said = say(broker, (&group, &member), &settings, said).await;
-            let (error_code, error_message) = match said {
-                Ok(()) => (ErrorCode::NONE, None),
-                Err(failure) => (failure.error, failure.message),
-            };
-            let mut data = PartitionData {
-                partition_index: asked.partition_index,
-                error_code,
-                error_message,
-                ..Default::default()
-            };
-            let hint = leaders.hint(error_code, &Str::default(), topic.topic_id, place.1);
-            if let Some((leader, epoch)) = hint {
-                data.current_leader = LeaderIdAndEpoch { leader_id: leader.0, leader_epoch: epoch.0 };
-            }
-            partitions.push(data);
+            said.push(Said { place, batches: batches.collect(), is_renew: request.is_renew_ack });
         }
-        responses.push(ShareAcknowledgeTopicResponse { topic_id: topic.topic_id, partitions });
+    }
+    let mut leaders = LeaderHints::new(broker);
+    let mut responses: Vec<ShareAcknowledgeTopicResponse> = Vec::new();
+    for ((topic_id, partition), said) in say(broker, (&group, &member), &settings, said).await {
+        let (error_code, error_message) = match said {
+            Ok(()) => (ErrorCode::NONE, None),
+            Err(failure) => (failure.error, failure.message),
+        };
+        let mut data =
+            PartitionData { partition_index: partition.0, error_code, error_message, ..Default::default() };
+        if let Some((leader, epoch)) = leaders.hint(error_code, &Str::default(), topic_id, partition) {
+            data.current_leader = LeaderIdAndEpoch { leader_id: leader.0, leader_epoch: epoch.0 };
+        }
+        match responses.last_mut().filter(|last| last.topic_id == topic_id) {
+            Some(last) => last.partitions.push(data),
+            None => responses.push(ShareAcknowledgeTopicResponse { topic_id, partitions: vec![data] }),
+        }
     }
     if is_final {
         broker.share_session_ended(&group, &member).await;
@@ -117,12 +119,48 @@ pub(super) struct Said {
     pub(super) is_renew: bool,
 }
 
+/// Takes over what a member says, of all partitions at the same time, and waits until it is written: no longer for many than for
+/// one. The answers are in the order of the partitions.
 pub(super) async fn say(
     broker: &Arc<Broker>,
     (group, member): (&Str, &Str),
     settings: &ShareGroupSettings,
-    said: Said,
-) -> Result<(), Failure> {
+    said: Vec<Said>,
+) -> BTreeMap<Place, Result<(), Failure>> {
+    let deadline = Instant::now() + SAY_MAX;
+    let held = |said: &Said| {
+        check(settings, said)?;
+        let (topic, partition) = said.place;
+        let key = SharePartitionKey { group: Str::copy_from(group), topic, partition };
+        broker.share_partition(&key, settings)
+    };
+    let mut said: Vec<_> = said.into_iter().map(|said| (held(&said), said)).collect();
+    // Locks end while others are loaded.
+    said.sort_by_key(|(held, _)| held.as_ref().is_ok_and(|held| held.is_loading()));
+    let mut taken = Vec::with_capacity(said.len());
+    for (held, Said { place, batches, .. }) in said {
+        let held = match held {
+            Ok(held) => within(deadline, held.loaded()).await.map(|()| held),
+            Err(failure) => Err(failure),
+        };
+        taken.push((place, held.and_then(|held| held.acknowledge(broker, member, &batches).map(|()| held))));
+    }
+    let mut written = BTreeMap::new();
+    for (place, taken) in taken {
+        let outcome = match taken {
+            Ok(held) => within(deadline, held.written()).await,
+            Err(failure) => Err(failure),
+        };
+        written.insert(place, outcome);
+    }
+    written
+}
+
+async fn within(deadline: Instant, done: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    timeout_at(deadline, done).await.unwrap_or(Err(ErrorCode::REQUEST_TIMED_OUT.into()))
+}
+
+fn check(settings: &ShareGroupSettings, said: &Said) -> Result<(), Failure> {
     let renews = said.batches.iter().any(|batch| batch.types.contains(&RENEW));
     if renews && !said.is_renew {
         return Err(invalid("locks are renewed by requests that say so (IsRenewAck)"));
@@ -130,8 +168,5 @@ pub(super) async fn say(
     if renews && !settings.renew_enabled {
         return Err(invalid("share.renew.acknowledge.enable is false for the group"));
     }
-    let (topic, partition) = said.place;
-    let key = SharePartitionKey { group: Str::copy_from(group), topic, partition };
-    let held = broker.share_partition(&key, settings).await?;
-    held.acknowledge(broker, member, &said.batches).await
+    Ok(())
 }

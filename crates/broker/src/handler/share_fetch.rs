@@ -1,7 +1,7 @@
 //! ShareFetch: acknowledges what the member says of earlier records, then gives it records that nobody has.
 //!
-//! The fetch is parked while there are none, until one of its partitions moves, or records there become available again, or
-//! `max_wait_ms` has passed. Records leave in whole batches; which of them are the member's the answer says beside. Invariant: a
+//! The fetch is parked while there are none, or fewer than `min_bytes`, until one of its partitions moves, or is loaded, or records
+//! there become available again, or `max_wait_ms` has passed. Records leave in whole batches; which of them are the member's the answer says beside. Invariant: a
 //! record is locked before it leaves, and nobody gets one above the high watermark, or above the last stable offset where the
 //! group reads committed records only.
 
@@ -13,8 +13,8 @@ use bytes::{Bytes, BytesMut};
 use state::metadata::QuotaKey;
 use state::share::partition::{AcknowledgedBatch, Acquired, Extent, Wanted};
 use state::share::state::SharePartitionKey;
-use storage::{AbortedTxn, ReadError, ReadLimits};
-use tokio::time::{Instant, timeout_at};
+use storage::{AbortedTxn, Located, ReadError, ReadLimits, ReadMode};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use wire::messages::share_fetch::{
     AcquiredRecords, LeaderIdAndEpoch, NodeEndpoint, PartitionData, ShareFetchRequest, ShareFetchResponse,
     ShareFetchableTopicResponse,
@@ -31,13 +31,15 @@ use crate::quotas;
 use crate::settings::group::ShareGroupSettings;
 use crate::share_coordinator::Failure;
 use crate::share_partitions::Held;
-use crate::share_sessions::Place;
+use crate::share_sessions::{Place, SharePlan};
 use crate::waiting::ParkedFetch;
 
 /// Bytes that are read of one partition at a time, its first batch aside.
 const READ_BYTES_MAX: usize = 1024 * 1024;
 /// How often a partition is read again in one round, where all that was read was nothing to deliver.
 const READS_MAX: usize = 16;
+/// How long an answer is kept back that has nothing but errors, and no news.
+const ERRORS_PAUSE: Duration = Duration::from_millis(100);
 /// Kafka's number of "no more records than asked for" (KIP-1206).
 const RECORD_LIMIT: i8 = 1;
 
@@ -103,10 +105,9 @@ async fn fetch(
     }
     let settings = broker.share_group_settings(&group);
     let mut answers: HashMap<Place, PartitionData> = HashMap::new();
-    for said in said {
-        let place = said.place;
+    for (place, said) in say(broker, owner, &settings, said).await {
         let mut data = PartitionData { partition_index: place.1.0, ..Default::default() };
-        if let Err(failure) = say(broker, owner, &settings, said).await {
+        if let Err(failure) = said {
             data.acknowledge_error_code = failure.error;
             data.acknowledge_error_message = failure.message;
         }
@@ -126,6 +127,8 @@ async fn fetch(
             _ => Wanted::WholeBatches(records_max),
         },
         records_max,
+        batch_records: i64::from(request.batch_size),
+        bytes_min: usize::try_from(request.min_bytes).unwrap_or(0),
         bytes_max: usize::try_from(request.max_bytes)
             .unwrap_or(0)
             .min(network_max)
@@ -136,7 +139,7 @@ async fn fetch(
     let deadline = context.received + Duration::from_millis(wait_ms);
     let may_acquire = wants.records_max > 0 && wants.bytes_max > 0 && !request.is_renew_ack;
     let found = match may_acquire {
-        true => find_some(broker, &wants, &plan.places, deadline).await,
+        true => find_some(broker, &wants, &plan, deadline).await,
         false => Vec::new(),
     };
     for (place, found) in found {
@@ -196,6 +199,10 @@ struct Wants<'a> {
     settings: &'a ShareGroupSettings,
     wanted: Wanted,
     records_max: i64,
+    /// How many records are acquired in one piece, if they are not of one batch.
+    batch_records: i64,
+    /// Fewer are not worth an answer before the time is up.
+    bytes_min: usize,
     bytes_max: usize,
 }
 
@@ -214,6 +221,14 @@ struct Found {
     error: Option<Failure>,
     acquired: Vec<Acquired>,
     records: Bytes,
+    /// Whether it was looked at so much that is not to be delivered that what comes behind is for the next look.
+    is_unfinished: bool,
+}
+
+impl From<Failure> for Found {
+    fn from(failure: Failure) -> Self {
+        Found { error: Some(failure), ..Found::default() }
+    }
 }
 
 impl Found {
@@ -254,53 +269,118 @@ fn readable(error: ErrorCode) -> ErrorCode {
     }
 }
 
-/// Looks at every partition, and again whenever one of them has something new, until there is something or the time is up.
+/// A partition that a member reads, or why it cannot.
+type Reading = (Place, Result<Arc<Held>, Failure>);
+
+/// Looks at every partition, and again whenever one of them has something new, until there is something or the time is up. What
+/// cannot be read is told with the rest, as in Kafka: it keeps nobody from waiting for the others.
 async fn find_some(
     broker: &Arc<Broker>,
     wants: &Wants<'_>,
-    places: &[Place],
+    plan: &SharePlan,
     deadline: Instant,
 ) -> Vec<(Place, Found)> {
+    let held = |(topic, partition): Place| {
+        let key = SharePartitionKey { group: Str::copy_from(wants.group), topic, partition };
+        broker.share_partition(&key, wants.settings)
+    };
+    // Those that are not here yet are loaded at the same time, and wake the fetch when they are.
+    let reading: Vec<Reading> = plan.places.iter().map(|place| (*place, held(*place))).collect();
     loop {
         let parked = ParkedFetch::new();
         // Parked first, looked at after: what moves in between wakes it.
-        let found = find(broker, wants, places, &parked).await;
-        let is_enough = found.iter().any(|(_, found)| found.error.is_some() || !found.acquired.is_empty());
-        if is_enough || places.is_empty() {
+        for held in reading.iter().filter_map(|(_, held)| held.as_ref().ok()) {
+            held.waiting.park_fetch(&parked);
+            held.partition.waiting.park_fetch(&parked);
+        }
+        let is_late = Instant::now() >= deadline;
+        let found = match is_late || has_enough(broker, wants, &reading).await {
+            true => find(broker, wants, &reading).await,
+            false => Vec::new(),
+        };
+        let is_something = found.iter().any(|(_, found)| !found.acquired.is_empty());
+        if is_something || is_late || reading.is_empty() {
             return found;
         }
-        if timeout_at(deadline, parked.woken()).await.is_err() || broker.is_stopping() {
+        if found.iter().any(|(_, found)| found.is_unfinished) {
+            continue;
+        }
+        let are_all_in_error =
+            found.len() == reading.len() && found.iter().all(|(_, found)| found.error.is_some());
+        if are_all_in_error {
+            // Who has heard of it, and asks again at once, would do nothing else.
+            if !plan.is_new {
+                sleep_until(deadline.min(Instant::now() + ERRORS_PAUSE)).await;
+            }
+            return found;
+        }
+        let woken = timeout_at(deadline, parked.woken()).await;
+        if woken.is_ok() && broker.is_stopping() {
             return found;
         }
     }
 }
 
-async fn find(
-    broker: &Arc<Broker>,
-    wants: &Wants<'_>,
-    places: &[Place],
-    parked: &Arc<ParkedFetch>,
-) -> Vec<(Place, Found)> {
-    let mut found = Vec::with_capacity(places.len());
+/// Whether so much can be had as the member wants to be woken for. Nothing is acquired for that.
+async fn has_enough(broker: &Arc<Broker>, wants: &Wants<'_>, reading: &[Reading]) -> bool {
+    let mut missing = wants.bytes_min.min(wants.bytes_max);
+    if missing <= 1 {
+        return true;
+    }
+    for held in reading.iter().filter_map(|(_, held)| held.as_ref().ok()) {
+        // Errors are told with what is found.
+        let Ok(Some(from)) = held.with(broker, |machine| machine.next_fetch_offset()) else { continue };
+        let upper = readable_end(wants, held);
+        if from >= upper {
+            continue;
+        }
+        let partition = Arc::clone(&held.partition);
+        // More than what is missing: batches that do not fit count for nothing.
+        let limits = ReadLimits { bytes_max: READ_BYTES_MAX.max(missing), upper, minimum_one: true };
+        let located = blocking::run(move || {
+            let slice = partition.read(from, limits).ok()?;
+            match slice.locate(ReadMode::Blocking) {
+                Ok(Located::Batches(batches)) => Some(batches.len()),
+                Ok(Located::Nothing | Located::WouldBlock) | Err(_) => None,
+            }
+        });
+        missing = missing.saturating_sub(located.await.unwrap_or(0));
+        if missing == 0 {
+            return true;
+        }
+    }
+    // Where nothing can be read there is nothing to wait for.
+    reading.iter().all(|(_, held)| held.as_ref().is_ok_and(|held| held.has_failed()) || held.is_err())
+}
+
+fn readable_end(wants: &Wants<'_>, held: &Held) -> Offset {
+    match wants.settings.committed_only {
+        true => held.partition.last_stable_offset(),
+        false => held.partition.high_watermark(),
+    }
+}
+
+async fn find(broker: &Arc<Broker>, wants: &Wants<'_>, reading: &[Reading]) -> Vec<(Place, Found)> {
+    let mut found = Vec::with_capacity(reading.len());
     let (mut records, mut bytes) = (0, 0);
-    for place in places {
-        let (topic, partition) = *place;
-        let key = SharePartitionKey { group: Str::copy_from(wants.group), topic, partition };
-        let held = match broker.share_partition(&key, wants.settings).await {
+    for (place, held) in reading {
+        let held = match held {
             Ok(held) => held,
-            Err(error) => {
-                found.push((*place, Found { error: Some(error), ..Found::default() }));
+            Err(failure) => {
+                found.push((*place, failure.clone().into()));
                 continue;
             }
         };
-        held.waiting.park_fetch(parked);
-        held.partition.waiting.park_fetch(parked);
         if records >= wants.records_max || bytes >= wants.bytes_max {
             break;
         }
+        if held.is_loading() {
+            found.push((*place, Found::default()));
+            continue;
+        }
         let bytes_max = (wants.bytes_max - bytes).min(READ_BYTES_MAX);
-        let here = find_in(broker, wants, &held, wants.left(records), bytes_max).await;
-        let here = here.unwrap_or_else(|error| Found { error: Some(error), ..Found::default() });
+        let here = find_in(broker, wants, held, wants.left(records), bytes_max).await;
+        let here = here.unwrap_or_else(Found::from);
         records += here.count();
         bytes += here.records.len();
         found.push((*place, here));
@@ -318,13 +398,12 @@ async fn find_in(
 ) -> Result<Found, Failure> {
     let committed_only = wants.settings.committed_only;
     for _ in 0..READS_MAX {
-        let Some(from) = held.with(broker, |machine| machine.next_fetch_offset())? else { break };
-        let upper = match committed_only {
-            true => held.partition.last_stable_offset(),
-            false => held.partition.high_watermark(),
+        let Some(from) = held.with(broker, |machine| machine.next_fetch_offset())? else {
+            return Ok(Found::default());
         };
+        let upper = readable_end(wants, held);
         if from >= upper {
-            break;
+            return Ok(Found::default());
         }
         let partition = Arc::clone(&held.partition);
         let limits = ReadLimits { bytes_max, upper, minimum_one: true };
@@ -348,7 +427,7 @@ async fn find_in(
         };
         let batches: Vec<Batch> = Batches::new(records).map_while(Result::ok).collect();
         if batches.is_empty() {
-            break;
+            return Ok(Found::default());
         }
         let extents: Vec<Extent> = batches.iter().map(|batch| extent(batch, &aborted)).collect();
         let now = broker.ticks();
@@ -357,10 +436,31 @@ async fn find_in(
         if let (Some(first), Some(last)) = (acquired.first(), acquired.last()) {
             let records = cut(&batches, first.first, last.last);
             held.partition.metrics.fetched(records.len());
-            return Ok(Found { error: None, acquired, records });
+            let acquired = in_batches(&acquired, &extents, wants.batch_records);
+            return Ok(Found { acquired, records, ..Found::default() });
         }
     }
-    Ok(Found::default())
+    Ok(Found { is_unfinished: true, ..Found::default() })
+}
+
+/// Cuts what is acquired where a batch of the log ends, so that each piece but the last of a run has so many records: members
+/// acknowledge by piece.
+fn in_batches(acquired: &[Acquired], extents: &[Extent], records: i64) -> Vec<Acquired> {
+    let mut pieces = Vec::with_capacity(acquired.len());
+    for run in acquired {
+        let mut rest = *run;
+        let ends =
+            extents.iter().map(|extent| extent.last).filter(|last| run.first <= *last && *last < run.last);
+        for last in ends {
+            let piece = Acquired { last, ..rest };
+            if records > 0 && piece.len() >= records {
+                pieces.push(piece);
+                rest.first = last.plus(1);
+            }
+        }
+        pieces.push(rest);
+    }
+    pieces
 }
 
 fn read_error(error: &ReadError) -> ErrorCode {
@@ -390,4 +490,25 @@ fn cut(batches: &[Batch], first: Offset, last: Offset) -> Bytes {
         records.extend_from_slice(batch.bytes());
     }
     records.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_acquired_is_cut_where_batches_end() {
+        let run = |first, last, value| Acquired { first: Offset(first), last: Offset(last), value };
+        let extent = |first, last| Extent { first: Offset(first), last: Offset(last), is_data: true };
+        let extents = [extent(0, 3), extent(4, 5), extent(6, 6), extent(7, 20)];
+        let cut = |acquired: &[Acquired], records| in_batches(acquired, &extents, records);
+        assert_eq!(cut(&[run(0, 20, 1)], 5), [run(0, 5, 1), run(6, 20, 1)]);
+        assert_eq!(cut(&[run(0, 20, 1)], 4), [run(0, 3, 1), run(4, 20, 1)]);
+        assert_eq!(cut(&[run(0, 3, 1)], 2), [run(0, 3, 1)], "a batch is not cut");
+        assert_eq!(
+            cut(&[run(2, 5, 2), run(6, 20, 1)], 1),
+            [run(2, 3, 2), run(4, 5, 2), run(6, 6, 1), run(7, 20, 1)]
+        );
+        assert_eq!(cut(&[run(0, 20, 1)], 0), [run(0, 20, 1)]);
+    }
 }

@@ -1,19 +1,21 @@
 //! Share groups: heartbeats, describing and deleting. Each is a step of the pure state machine of the group's shard; what it wants
-//! of the share coordinator is done here.
+//! of the share coordinator is done here. Invariant: share state is not begun while some is deleted, so that what is gone for the
+//! group is gone, and what is there stays.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use state::group::share::{Partitions, ShareGroupLimits, ShareHeartbeat, ShareHeartbeatAnswer, ShareRefusal};
 use state::share::state::SharePartitionKey;
+use tokio::time::timeout;
 use wire::messages::share_group_describe::{
     DescribedGroup, ShareGroupDescribeRequest, ShareGroupDescribeResponse,
 };
 use wire::messages::share_group_heartbeat::{
     Assignment, ShareGroupHeartbeatRequest, ShareGroupHeartbeatResponse, TopicPartitions,
 };
-use wire::{ErrorCode, PartitionId, Str};
+use wire::{ErrorCode, PartitionId, Str, Uuid};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
@@ -26,9 +28,11 @@ use crate::share_partitions::insist;
 const AT_A_TIME_MAX: usize = 64;
 /// How long a heartbeat waits for share state to be begun.
 const BEGIN_MAX: Duration = Duration::from_secs(3);
+/// How long a deletion waits for share state that is being begun, or for another deletion.
+const DELETE_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// ShareGroupHeartbeat. A member that brings partitions along whose share state is not there waits until it is, or could not be
-/// begun: it is asked for again with the next heartbeat then.
+/// begun: it is asked for again with the next heartbeat then. A deletion of share state that was broken off is finished first.
 pub(crate) async fn heartbeat(
     broker: Arc<Broker>,
     context: RequestContext,
@@ -56,7 +60,7 @@ pub(crate) async fn heartbeat(
         Err(error_code) => return ShareGroupHeartbeatResponse { error_code, ..Default::default() },
     };
     let answer = match answer {
-        Ok(answer) if answer.to_initialize.is_empty() => answer,
+        Ok(answer) if answer.to_initialize.is_empty() && answer.to_delete.is_empty() => answer,
         Ok(answer) => initialized(&broker, &beat.group, &beat.member, answer).await,
         Err(refusal) => {
             return ShareGroupHeartbeatResponse {
@@ -89,7 +93,17 @@ async fn initialized(
     member: &Str,
     answer: ShareHeartbeatAnswer,
 ) -> ShareHeartbeatAnswer {
-    let begun = for_each(broker, group, &answer.to_initialize, |broker, key| async move {
+    let mut to_initialize = answer.to_initialize.clone();
+    // While somebody else deletes share state, the next heartbeat is soon enough.
+    if !answer.to_delete.is_empty() {
+        let Ok(_alone) = broker.share_deletions.try_write() else { return answer };
+        match delete_topics(broker, group, &answer.to_delete).await {
+            Ok(deleted) if deleted.failures.is_empty() => to_initialize = deleted.to_initialize,
+            Ok(_) | Err(_) => return answer,
+        }
+    }
+    let Ok(_shared) = broker.share_deletions.try_read() else { return answer };
+    let begun = for_each(broker, group, &to_initialize, |broker, key| async move {
         // The first state of a share-partition: it has epoch 0, so that asking twice begins it once.
         let begin = || broker.initialize_share_state(&key, 0, None);
         let begun = insist(&broker, BEGIN_MAX, begin).await;
@@ -185,15 +199,27 @@ pub(crate) async fn describe(
 
 /// Deletes a share group with its share state; `None` where it is no share group.
 pub(super) async fn delete(broker: &Arc<Broker>, group: &Str) -> Option<ErrorCode> {
-    let asked = broker.groups.ask(group, |groups, _now| (Vec::new(), groups.share_to_delete(group))).await;
-    let partitions = match asked {
-        Ok(None) => return None,
+    match broker.groups.ask(group, |groups, _now| (Vec::new(), groups.is_share_group(group))).await {
+        Ok(true) => {}
+        // The group's own kind says what an error means.
+        Ok(false) | Err(_) => return None,
+    }
+    let _alone = match alone(broker).await {
+        Ok(alone) => alone,
+        Err(failure) => return Some(failure.error),
+    };
+    let image = broker.metadata.image();
+    let asked = broker.groups.ask(group, |groups, _now| match groups.share_to_delete(group, &image) {
+        None => (Vec::new(), None),
+        Some((records, answer)) => (records, Some(answer)),
+    });
+    let partitions = match asked.await {
+        Ok(None) | Err(_) => return None,
         Ok(Some(Ok(partitions))) => partitions,
         Ok(Some(Err(refusal))) => return Some(ErrorCode::from(&refusal)),
-        // The group's own kind says what that means.
-        Err(_) => return None,
     };
-    if let Err(failure) = delete_state(broker, group, &partitions).await {
+    // What is left of it then is left as "deleting": whoever asks next, or reads, finishes that.
+    if let Some(failure) = delete_state(broker, group, &partitions).await.into_values().next() {
         return Some(failure.error);
     }
     let deleted = broker.groups.ask(group, |groups, _now| groups.share_delete(group)).await;
@@ -203,20 +229,57 @@ pub(super) async fn delete(broker: &Arc<Broker>, group: &Str) -> Option<ErrorCod
     })
 }
 
-/// Deletes share state.
-pub(super) async fn delete_state(
+/// What has become of share state that was to be deleted.
+pub(super) struct Deleted {
+    /// Topics that still have some, and why.
+    pub(super) failures: HashMap<Uuid, Failure>,
+    /// What members want to be begun by now.
+    to_initialize: Partitions,
+}
+
+/// Deletes share state of which the group has noted that it goes, and notes that it is gone. The caller is alone with it.
+pub(super) async fn delete_topics(
     broker: &Arc<Broker>,
     group: &Str,
     partitions: &Partitions,
-) -> Result<(), Failure> {
-    let deleted =
-        for_each(
-            broker,
-            group,
-            partitions,
-            |broker, key| async move { broker.delete_share_state(&key).await },
-        );
-    deleted.await.into_iter().collect()
+) -> Result<Deleted, Failure> {
+    let failures = delete_state(broker, group, partitions).await;
+    let deleted: BTreeSet<Uuid> =
+        partitions.keys().filter(|topic| !failures.contains_key(*topic)).copied().collect();
+    let image = broker.metadata.image();
+    let told =
+        broker.groups.ask(group, |groups, now| groups.share_state_deleted(group, &deleted, &image, now));
+    Ok(Deleted { failures, to_initialize: told.await?? })
+}
+
+/// Deletes share state; says of which topics it could not be.
+async fn delete_state(broker: &Arc<Broker>, group: &Str, partitions: &Partitions) -> HashMap<Uuid, Failure> {
+    let deleted = for_each(broker, group, partitions, |broker, key| async move {
+        (key.topic, broker.delete_share_state(&key).await)
+    });
+    let failed = deleted.await.into_iter();
+    failed.filter_map(|(topic, deleted)| deleted.err().map(|failure| (topic, failure))).collect()
+}
+
+/// Has a deletion that was broken off finished, and waits for one that is under way.
+pub(super) async fn finish_deleting(broker: &Arc<Broker>, group: &Str) -> Result<(), Failure> {
+    if deleting(broker, group).await?.is_empty() {
+        return Ok(());
+    }
+    let _alone = alone(broker).await?;
+    let deleted = delete_topics(broker, group, &deleting(broker, group).await?).await?;
+    deleted.failures.into_values().next().map_or(Ok(()), Err)
+}
+
+async fn deleting(broker: &Broker, group: &Str) -> Result<Partitions, ErrorCode> {
+    let image = broker.metadata.image();
+    broker.groups.ask(group, |groups, _now| (Vec::new(), groups.share_deleting(group, &image))).await
+}
+
+/// Nobody begins or deletes share state meanwhile.
+pub(super) async fn alone(broker: &Broker) -> Result<tokio::sync::RwLockWriteGuard<'_, ()>, Failure> {
+    let alone = timeout(DELETE_WAIT_MAX, broker.share_deletions.write()).await;
+    alone.map_err(|_| ErrorCode::COORDINATOR_NOT_AVAILABLE.into())
 }
 
 impl From<ShareRefusal> for Failure {

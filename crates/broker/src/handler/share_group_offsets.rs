@@ -22,7 +22,7 @@ use wire::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, Lis
 use wire::{ErrorCode, LeaderEpoch, Offset, PartitionId, Str, Uuid};
 
 use crate::broker::Broker;
-use crate::handler::share_group::{delete_state, for_each};
+use crate::handler::share_group::{alone, delete_topics, finish_deleting, for_each};
 use crate::share_coordinator::Failure;
 
 /// "Nobody has settled it", and "not known".
@@ -172,6 +172,8 @@ async fn alter_group(
     request: AlterShareGroupOffsetsRequest,
 ) -> Result<Vec<AlterShareGroupOffsetsResponseTopic>, Failure> {
     let group = Str::copy_from(&request.group_id);
+    finish_deleting(broker, &group).await?;
+    let _shared = broker.share_deletions.read().await;
     let image = broker.metadata.image();
     let mut wanted: BTreeMap<(Uuid, i32), Offset> = BTreeMap::new();
     let mut partitions = Partitions::new();
@@ -252,23 +254,11 @@ async fn delete_offsets(
     });
     let topics: Vec<(Str, Option<Uuid>)> = topics.collect();
     let ids: BTreeSet<Uuid> = topics.iter().filter_map(|(_, id)| *id).collect();
+    let _alone = alone(broker).await?;
     let asked =
-        broker.groups.ask(&group, |groups, _now| (Vec::new(), groups.share_offsets_to_delete(&group, &ids)));
+        broker.groups.ask(&group, |groups, _now| groups.share_offsets_to_delete(&group, &ids, &image));
     let partitions = asked.await??;
-    let mut deleted = BTreeSet::new();
-    let mut failures: HashMap<Uuid, Failure> = HashMap::new();
-    for (topic, indexes) in partitions {
-        match delete_state(broker, &group, &[(topic, indexes)].into()).await {
-            Ok(()) => {
-                deleted.insert(topic);
-            }
-            Err(failure) => {
-                failures.insert(topic, failure);
-            }
-        }
-    }
-    let told = broker.groups.ask(&group, |groups, _now| groups.share_offsets_deleted(&group, &deleted));
-    told.await??;
+    let failures = delete_topics(broker, &group, &partitions).await?.failures;
     let responses = topics.into_iter().map(|(topic_name, id)| {
         let failure = match id {
             None => Some(Failure::from(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)),

@@ -24,10 +24,14 @@ pub(crate) struct ShareGroupSettings {
     pub(crate) heartbeat_interval_ms: i32,
     pub(crate) lock_ms: i64,
     pub(crate) delivery_count_max: i16,
-    pub(crate) locks_max: i64,
+    pub(crate) in_flight_max: i64,
     pub(crate) offset_reset: OffsetReset,
     pub(crate) committed_only: bool,
     pub(crate) renew_enabled: bool,
+    /// Where what is given up goes, if the group has such a topic.
+    pub(crate) dead_letter_topic: Option<Str>,
+    /// Whether key and value go along.
+    pub(crate) dead_letters_copied: bool,
 }
 
 /// A setting of a group, and the broker's bounds on it.
@@ -46,13 +50,15 @@ impl Settings {
             share_heartbeat_interval,
             share_record_lock_duration,
             share_delivery_count_max,
-            share_record_locks_max,
+            share_in_flight_max,
             share_offset_reset,
             share_isolation_level,
             share_renew_enabled,
+            dead_letter_topic,
+            dead_letters_copied,
             ..
         } = self.group(own.iter());
-        let [session, heartbeat, lock, deliveries, locks] = self.share_bounds();
+        let [session, heartbeat, lock, deliveries, in_flight] = self.share_bounds();
         let within = |(key, low, high): Bound, value: i64| match own.keys().any(|own| ***own == *key) {
             true => value.clamp(low, high.max(low)),
             false => value,
@@ -64,7 +70,7 @@ impl Settings {
             lock_ms: within(lock, share_record_lock_duration.0),
             delivery_count_max: i16::try_from(within(deliveries, share_delivery_count_max.into()))
                 .unwrap_or(i16::MAX),
-            locks_max: within(locks, share_record_locks_max.into()),
+            in_flight_max: within(in_flight, share_in_flight_max.into()),
             offset_reset: match share_offset_reset.strip_prefix("by_duration:").and_then(iso_duration) {
                 Some(ago) => OffsetReset::ByDuration(ago),
                 None if share_offset_reset == "earliest" => OffsetReset::Earliest,
@@ -72,6 +78,8 @@ impl Settings {
             },
             committed_only: share_isolation_level == "read_committed",
             renew_enabled: share_renew_enabled,
+            dead_letter_topic: (!dead_letter_topic.is_empty()).then(|| Str::from(dead_letter_topic)),
+            dead_letters_copied,
         }
     }
 
@@ -87,7 +95,7 @@ impl Settings {
             ),
             bound("share.record.lock.duration.ms", share.lock_ms_min, share.lock_ms_max),
             bound("share.delivery.count.limit", share.delivery_count_max_min, share.delivery_count_max_max),
-            bound("share.partition.max.record.locks", share.locks_max_min, share.locks_max_max),
+            bound("share.partition.max.record.locks", share.in_flight_max_min, share.in_flight_max_max),
         ]
     }
 

@@ -32,6 +32,8 @@ pub(super) type Positions = BTreeMap<(Str, TopicPartition), Progress>;
 
 /// What an offset is that is neither gone nor outside of the log.
 pub(super) const COMMITTED: &str = "committed";
+/// The same of a share group's start offset.
+const STARTED: &str = "started";
 
 impl Commit {
     pub(super) fn lag(&self) -> Option<Lag> {
@@ -116,11 +118,33 @@ pub(super) async fn commits(
     Ok(names.iter().map(commit).collect())
 }
 
-pub(super) fn commit_report(commits: &[Commit]) -> Report {
+/// Where a group stands in its partitions: at what it has committed, or, if it is a share group, at a start offset, before which
+/// all is done with.
+pub(super) fn position_report(group: &GroupInfo, commits: &[Commit]) -> Report {
+    match group.protocol_type.as_str() {
+        client::SHARE => share_report(commits),
+        _ => commit_report(commits),
+    }
+}
+
+fn commit_report(commits: &[Commit]) -> Report {
+    report(commits, "current_offset", Commit::state)
+}
+
+fn share_report(commits: &[Commit]) -> Report {
+    let state = |commit: &Commit| match commit.state() {
+        COMMITTED => STARTED,
+        "never_committed" => "not_started",
+        other => other,
+    };
+    report(commits, "start_offset", state).without_same("offset_state", &STARTED.into())
+}
+
+fn report(commits: &[Commit], position: &'static str, state: impl Fn(&Commit) -> &'static str) -> Report {
     let columns = [
         "topic",
         "partition",
-        "current_offset",
+        position,
         "log_start_offset",
         "log_end_offset",
         "lag",
@@ -154,7 +178,7 @@ pub(super) fn commit_report(commits: &[Commit]) -> Report {
             lag.map_or(Value::Null, |lag| lag.records.into()),
             lag.and_then(|lag| lag.ms).map_or(Value::Null, seconds),
             commit.clear_in().flatten().map_or(Value::Null, in_seconds),
-            commit.state().into(),
+            state(commit).into(),
             offset(commit.expired.map(|expired| expired.offset)),
             commit.expired.and_then(expired_at).unwrap_or(Value::Null),
             member(|member| Some(&member.member_id)),
@@ -184,7 +208,7 @@ mod tests {
     use wire::{Millis, Offset, PartitionId, TopicPartition};
 
     use super::super::topic_report;
-    use super::{COMMITTED, Commit, clear_in, commit_report};
+    use super::{COMMITTED, Commit, clear_in, commit_report, share_report};
 
     fn commit(partition: i32, committed: Option<i64>, start: i64, end: i64) -> Commit {
         Commit {
@@ -234,6 +258,22 @@ mod tests {
             orders  0          7               0                 10              3    2.5
         "#]]
         .assert_eq(&plain.table());
+    }
+
+    #[test]
+    fn where_a_share_group_starts_is_not_called_committed() {
+        let commits = [commit(0, Some(7), 0, 10), commit(1, None, 0, 10)];
+        expect![[r#"
+            TOPIC   PARTITION  START-OFFSET  LOG-START-OFFSET  LOG-END-OFFSET  LAG  LAG-SECONDS  OFFSET-STATE
+            orders  0          7             0                 10              3    2.5          started
+            orders  1          -             0                 10              -    -            not_started
+        "#]]
+        .assert_eq(&share_report(&commits).table());
+        expect![[r#"
+            TOPIC   PARTITION  START-OFFSET  LOG-START-OFFSET  LOG-END-OFFSET  LAG  LAG-SECONDS
+            orders  0          7             0                 10              3    2.5
+        "#]]
+        .assert_eq(&share_report(&commits[..1]).table());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 use wire::Str;
 
-use self::commit::{COMMITTED, Commit, Positions, clear_in, commit_report, commits, in_seconds, seconds};
+use self::commit::{COMMITTED, Commit, Positions, clear_in, commits, in_seconds, position_report, seconds};
 use crate::connect::ConnectArgs;
 use crate::failure::Failure;
 use crate::output::{self, OutputArgs, Report, Style};
@@ -261,7 +261,7 @@ async fn describe_once(
         match output.style() {
             Style::Json => {
                 let mut object = Map::from_iter(summary(&group, &commits));
-                object.insert("partitions".to_owned(), commit_report(&commits).json());
+                object.insert("partitions".to_owned(), position_report(&group, &commits).json());
                 objects.push(Value::Object(object));
             }
             Style::Table => {
@@ -272,7 +272,7 @@ async fn describe_once(
                 if shown.topics {
                     parts.push(topic_report(&commits).table());
                 } else if !shown.summary && !commits.is_empty() {
-                    let report = commit_report(&commits);
+                    let report = position_report(&group, &commits);
                     parts.push(report.without_same("offset_state", &COMMITTED.into()).table());
                 }
                 texts.push(parts.join("\n"));

@@ -170,6 +170,10 @@ impl Groups {
         if let Some(group) = self.consumers.get(&request.group_id) {
             return group.check_commit(CommitBy::Request(api_version), request);
         }
+        if self.share.contains(&request.group_id) {
+            // Where a share group is the share coordinator keeps.
+            return Err(Refusal::GroupNotFound);
+        }
         match self.groups.get(&request.group_id) {
             Some(group) => {
                 group.check_commit(&request.member_id, request.group_instance_id.as_deref(), generation)

@@ -64,6 +64,8 @@ pub struct ShareHeartbeatAnswer {
     pub assignment: Option<Partitions>,
     /// Partitions whose share state is to be begun.
     pub to_initialize: Partitions,
+    /// Partitions whose share state somebody has begun to delete: it has to go before another can begin.
+    pub to_delete: Partitions,
 }
 
 /// Why a request about a share group is refused.
@@ -97,6 +99,9 @@ pub enum ShareRefusal {
     /// The group has members.
     #[error("the group has members")]
     NotEmpty,
+    /// Share state is being deleted.
+    #[error("share state of the group is being deleted")]
+    Deleting,
 }
 
 impl From<&ShareRefusal> for ErrorCode {
@@ -108,6 +113,7 @@ impl From<&ShareRefusal> for ErrorCode {
             ShareRefusal::FencedMemberEpoch { .. } => ErrorCode::FENCED_MEMBER_EPOCH,
             ShareRefusal::Full(_) => ErrorCode::GROUP_MAX_SIZE_REACHED,
             ShareRefusal::NotEmpty => ErrorCode::NON_EMPTY_GROUP,
+            ShareRefusal::Deleting => ErrorCode::COORDINATOR_NOT_AVAILABLE,
         }
     }
 }
@@ -140,6 +146,8 @@ struct TopicState {
     name: Str,
     initialized: BTreeSet<i32>,
     initializing: BTreeSet<i32>,
+    /// Its share state is about to go, all of it: nothing is initialized then, or about to be.
+    is_deleting: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -187,6 +195,24 @@ impl ShareGroup {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
         hash as i64
+    }
+
+    /// Partitions whose share state is about to be begun.
+    fn initializing(&self) -> Partitions {
+        let topics = self.topics.iter().filter(|(_, topic)| !topic.initializing.is_empty());
+        topics.map(|(id, topic)| (*id, topic.initializing.clone())).collect()
+    }
+
+    /// Partitions whose share state is about to go. The records name topics only, so that all partitions are meant.
+    fn deleting(&self, image: &Image) -> Partitions {
+        let topics = self.topics.iter().filter(|(_, topic)| topic.is_deleting);
+        let topics = topics.filter_map(|(id, _)| image.topic_by_id(*id));
+        topics
+            .map(|topic| {
+                let count = i32::try_from(topic.partition_count()).unwrap_or(i32::MAX);
+                (topic.id, (0..count).collect())
+            })
+            .collect()
     }
 
     fn initialized(&self) -> Partitions {
@@ -243,6 +269,9 @@ impl Doing<'_> {
             let topic = topics
                 .entry(*id)
                 .or_insert_with(|| TopicState { name: Str::copy_from(name), ..TopicState::default() });
+            if topic.is_deleting {
+                continue;
+            }
             let new = (0..*count).filter(|index| !topic.initialized.contains(index));
             let new: BTreeSet<i32> = new.collect();
             topic.initializing.extend(new);
@@ -446,11 +475,11 @@ impl Groups {
             || beat.member_epoch == JOIN_EPOCH
             || beat.topics.is_some()
             || epoch_before.is_some_and(|epoch| epoch != beat.member_epoch);
-        let to_initialize = group.topics.iter().filter(|(_, topic)| !topic.initializing.is_empty());
         let answer = ShareHeartbeatAnswer {
             member_epoch: at.epoch,
             assignment: must_tell.then(|| at.assigned.clone()),
-            to_initialize: to_initialize.map(|(id, topic)| (*id, topic.initializing.clone())).collect(),
+            to_initialize: group.initializing(),
+            to_delete: group.deleting(image),
         };
         let records = doing.records;
         self.share.restart_session(&beat.group, &member, now.plus(i64::from(limits.session_timeout_ms)));
@@ -544,7 +573,7 @@ impl Groups {
             ShareHeartbeatAnswer {
                 member_epoch: at.epoch,
                 assignment: Some(at.assigned.clone()),
-                to_initialize: Partitions::new(),
+                ..ShareHeartbeatAnswer::default()
             }
         });
         (doing.records, Ok(answer))

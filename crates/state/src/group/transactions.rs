@@ -93,6 +93,7 @@ impl Groups {
                 })
             }
             (None, Some(group)) => group.check_commit_in_transaction(request, generation),
+            (None, None) if self.share.contains(&request.group_id) => Err(Refusal::GroupNotFound),
             (None, None) if generation < 0 => Ok(()),
             (None, None) => Err(Refusal::IllegalGeneration),
         };

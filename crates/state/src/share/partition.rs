@@ -1,8 +1,10 @@
 //! A partition as one group works on it: which records are with which member, and what has become of those before.
 //!
 //! Invariants: all records before the start offset are done with; nothing is known of those from the end offset on; of each record
-//! in between exactly one thing is known. A record is with one member at a time, and for no longer than the lock lasts; it is
-//! delivered as often as the group allows, and given up then.
+//! in between exactly one thing is known. No record is delivered that lies so many offsets behind the start that they are more than
+//! the group may have in flight, whatever has become of those in between: one slow record does not make this grow without end. A
+//! record is with one member at a time, and for no longer than the lock lasts; it is delivered as often as the group allows, and
+//! given up then. What is given up of a group with a dead-letter queue (KIP-1191) is not done with before it is there, or cannot be.
 //!
 //! What changes here counts at once. What must not be lost of it is taken away by [`SharePartition::take_write`] and written
 //! elsewhere; whoever acknowledges is answered when that is done. If it cannot be written the machine is thrown away, and another
@@ -28,8 +30,10 @@ pub struct ShareConfig {
     pub lock_ms: i64,
     /// `group.share.delivery.count.limit`
     pub delivery_count_max: i16,
-    /// `group.share.partition.max.record.locks`
-    pub locks_max: i64,
+    /// `group.share.partition.max.record.locks`: offsets between start and end.
+    pub in_flight_max: i64,
+    /// Whether what is given up goes to a dead-letter queue (`errors.deadletterqueue.topic.name`).
+    pub has_dead_letters: bool,
 }
 
 /// What is known of a record.
@@ -39,10 +43,44 @@ enum Known {
     Available { count: i16 },
     /// It is with a member, up to a moment in ticks, for the `count`th time.
     Acquired { count: i16, member: Str, until: Millis },
+    /// It is given up after so many deliveries, and not in the dead-letter queue yet.
+    Archiving { count: i16, cause: Cause },
     /// It is done with.
     Acknowledged,
     /// It is given up, or there is no such record.
     Archived,
+}
+
+/// Why a record is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A member has rejected it.
+    Rejected,
+    /// It was delivered as often as the group allows.
+    DeliveryLimit,
+}
+
+impl Cause {
+    /// In Kafka's words, as they stand in the header of a dead letter.
+    pub fn message(self) -> &'static str {
+        match self {
+            Cause::Rejected => "Offset rejected by client.",
+            Cause::DeliveryLimit => "Offset delivery count exceeded the threshold.",
+        }
+    }
+}
+
+/// Records that are given up and go to the dead-letter queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadLetters {
+    /// The first of them.
+    pub first: Offset,
+    /// The last of them.
+    pub last: Offset,
+    /// How often they were delivered.
+    pub count: i16,
+    /// Why they are given up.
+    pub cause: Cause,
 }
 
 impl Known {
@@ -159,6 +197,13 @@ impl SharePartition {
             }
             let known = match run.value.state {
                 DeliveryState::Available => partition.released(run.value.count),
+                // Why is not stored: Kafka takes it from the count, too.
+                DeliveryState::Archiving => {
+                    let count = run.value.count;
+                    let is_spent = count >= config.delivery_count_max;
+                    let cause = if is_spent { Cause::DeliveryLimit } else { Cause::Rejected };
+                    Known::Archiving { count, cause }
+                }
                 DeliveryState::Acknowledged => Known::Acknowledged,
                 DeliveryState::Archived => Known::Archived,
             };
@@ -188,18 +233,18 @@ impl SharePartition {
         self.state_epoch
     }
 
-    /// Where to read what can be delivered next; `None` while as many records are under way as may be.
+    /// Where to read what can be delivered next; `None` while as many records are in flight as may be.
     pub fn next_fetch_offset(&self) -> Option<Offset> {
         let available = self.known.iter().find(|run| matches!(run.value, Known::Available { .. }));
         match available {
             Some(run) => Some(run.first),
-            None => (self.under_way() < self.config.locks_max).then_some(self.end),
+            None => (self.room() > 0).then_some(self.end),
         }
     }
 
-    /// How many records are available again, or with members.
-    pub fn under_way(&self) -> i64 {
-        self.known.iter().filter(|run| !run.value.is_done()).map(|run| run.len()).sum()
+    /// How many more records may be in flight. All count from the start on, done with or not, as in Kafka.
+    fn room(&self) -> i64 {
+        self.config.in_flight_max - self.end.since(self.start)
     }
 
     /// How many records are with members.
@@ -226,7 +271,8 @@ impl SharePartition {
             let is_enough = match wanted {
                 Wanted::WholeBatches(max) | Wanted::AtMost(max) => count >= max,
             };
-            if is_enough {
+            let is_full = expected >= self.end && self.room() <= 0;
+            if is_enough || is_full {
                 break;
             }
             let (first, last) = (extent.first.max(self.start), extent.last);
@@ -262,7 +308,6 @@ impl SharePartition {
         if !acquired.is_empty() {
             self.deadline = Some(self.deadline.map_or(until, |deadline| deadline.min(until)));
         }
-        self.known.merge();
         self.advance();
         acquired
     }
@@ -280,9 +325,9 @@ impl SharePartition {
             available.push(Run { first: run.first, last, value: count.saturating_add(1) });
             left -= run.len();
         }
-        // What was never delivered takes a lock more.
+        // What was never delivered is in flight from now on.
         let first = first.max(self.end);
-        let left = left.min(self.config.locks_max - self.under_way());
+        let left = left.min(self.room());
         if first <= last && left > 0 {
             let last = last.min(first.plus(left.saturating_sub(1)));
             available.push(Run { first, last, value: 1 });
@@ -329,7 +374,6 @@ impl SharePartition {
                 at = last.plus(1);
             }
         }
-        self.known.merge();
         self.advance();
         Ok(())
     }
@@ -381,7 +425,8 @@ impl SharePartition {
         for (first, last, known) in held {
             let Known::Acquired { count, member, .. } = known else { unreachable!("checked before") };
             let known = match said {
-                Acknowledgement::Gap | Acknowledgement::Reject => Known::Archived,
+                Acknowledgement::Gap => Known::Archived,
+                Acknowledgement::Reject => self.given_up(count, Cause::Rejected),
                 Acknowledgement::Accept => Known::Acknowledged,
                 Acknowledgement::Release => self.released(count),
                 Acknowledgement::Renew => {
@@ -398,7 +443,42 @@ impl SharePartition {
 
     /// What becomes of a record that was delivered so often and is not done with.
     fn released(&self, count: i16) -> Known {
-        if count >= self.config.delivery_count_max { Known::Archived } else { Known::Available { count } }
+        match count >= self.config.delivery_count_max {
+            true => self.given_up(count, Cause::DeliveryLimit),
+            false => Known::Available { count },
+        }
+    }
+
+    fn given_up(&self, count: i16, cause: Cause) -> Known {
+        match self.config.has_dead_letters {
+            true => Known::Archiving { count, cause },
+            false => Known::Archived,
+        }
+    }
+
+    /// The first records that go to the dead-letter queue next.
+    pub fn dead_letters(&self) -> Option<DeadLetters> {
+        self.known.iter().find_map(|run| match *run.value {
+            Known::Archiving { count, cause } => {
+                Some(DeadLetters { first: run.first, last: run.last, count, cause })
+            }
+            _ => None,
+        })
+    }
+
+    /// These are in the dead-letter queue, or cannot be: they are done with.
+    pub fn buried(&mut self, first: Offset, last: Offset) {
+        let buried: Vec<_> = self
+            .known
+            .within(first, last)
+            .filter(|run| matches!(run.value, Known::Archiving { .. }))
+            .map(|run| (run.first, run.last))
+            .collect();
+        for (first, last) in buried {
+            self.learn(first, last, Known::Archived);
+            self.unsaved.set(first, last, ());
+        }
+        self.advance();
     }
 
     /// A member is gone: what it has is for others. Says whether it had anything.
@@ -440,7 +520,6 @@ impl SharePartition {
             self.learn(*first, *last, self.released(*count));
             self.unsaved.set(*first, *last, ());
         }
-        self.known.merge();
         self.advance();
         !ended.is_empty()
     }
@@ -479,7 +558,6 @@ impl SharePartition {
                 deliveries.set(run.first, run.last, stored(run.value));
             }
         }
-        deliveries.merge();
         let done = self.known.iter().filter(|run| run.value.is_done()).map(|run| run.len()).sum::<i64>();
         Some(Write {
             state_epoch: self.state_epoch,
@@ -510,6 +588,7 @@ fn stored(known: &Known) -> Delivery {
     match known {
         Known::Available { count } => Delivery { state: DeliveryState::Available, count: *count },
         Known::Acquired { count, .. } => Delivery { state: DeliveryState::Available, count: *count - 1 },
+        Known::Archiving { count, .. } => Delivery { state: DeliveryState::Archiving, count: *count },
         Known::Acknowledged => Delivery { state: DeliveryState::Acknowledged, count: 0 },
         Known::Archived => Delivery { state: DeliveryState::Archived, count: 0 },
     }

@@ -1,6 +1,7 @@
 //! What is known of each offset of a range, kept as runs of neighbours of which the same is known.
 //!
-//! Invariant: runs do not overlap, and none is empty. Two neighbours may say the same: [`Runs::merged`] joins them.
+//! Invariant: runs do not overlap, none is empty, and two neighbours never say the same. So there are no more of them than offsets,
+//! and what is learned costs what lies around it, however many there are.
 
 use std::collections::BTreeMap;
 
@@ -84,6 +85,17 @@ impl<V: Clone + PartialEq> Runs<V> {
         for first in replaced {
             self.runs.remove(&first);
         }
+        let before = self.runs.range(..first).next_back();
+        let before = before.filter(|(_, (end, said))| end.plus(1) == first && *said == value);
+        let first = before.map_or(first, |(begins, _)| *begins);
+        let next = last.plus(1);
+        let last = match self.runs.get(&next) {
+            Some((end, said)) if *said == value => *end,
+            Some(_) | None => last,
+        };
+        if last >= next {
+            self.runs.remove(&next);
+        }
         self.runs.insert(first, (last, value));
     }
 
@@ -101,24 +113,6 @@ impl<V: Clone + PartialEq> Runs<V> {
             *last = offset.plus(-1);
             self.runs.insert(offset, rest);
         }
-    }
-
-    /// All runs in order, neighbours that say the same joined.
-    pub fn merged(&self) -> Vec<Run<V>> {
-        let mut merged: Vec<Run<V>> = Vec::new();
-        for run in self.iter() {
-            match merged.last_mut().filter(|before| before.last.plus(1) == run.first) {
-                Some(before) if before.value == *run.value => before.last = run.last,
-                _ => merged.push(Run { first: run.first, last: run.last, value: run.value.clone() }),
-            }
-        }
-        merged
-    }
-
-    /// Joins neighbours that say the same.
-    pub fn merge(&mut self) {
-        let merged = self.merged();
-        self.runs = merged.into_iter().map(|run| (run.first, (run.last, run.value))).collect();
     }
 }
 
@@ -152,9 +146,9 @@ mod tests {
                     model.extend((first..=first + len).map(|offset| (offset, value)));
                 }
                 prop_assert_eq!(flat(&runs), model.clone());
-                let mut merged = runs.clone();
-                merged.merge();
-                prop_assert_eq!(flat(&merged), model.clone());
+                let all: Vec<_> = runs.iter().collect();
+                let are_joined = |pair: &[Run<&u8>]| pair[0].last.plus(1) < pair[1].first || pair[0].value != pair[1].value;
+                prop_assert!(all.windows(2).all(are_joined), "{:?}", runs);
             }
             let (first, last) = (asked.0, asked.0 + asked.1);
             let within: BTreeMap<i64, u8> = runs

@@ -2,7 +2,8 @@
 //! its records from there on were delivered, are done with, or were given up.
 //!
 //! Invariants: of two leaders of a partition only the one of the newer epoch can write; what was written for a state that has
-//! begun anew since (its state epoch is older) changes nothing; what a snapshot and the updates after it say is the state.
+//! begun anew since (its state epoch is older) changes nothing; within a state epoch nothing goes back, so that a write that comes
+//! late, behind newer ones of the same leader, undoes nothing; what a snapshot and the updates after it say is the state.
 //!
 //! A snapshot is written with every so many updates. [`ShareStates::snapshot_all`] gives the shell what it takes to let go of all
 //! records before: see there.
@@ -13,6 +14,7 @@ mod refusal;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -68,6 +70,8 @@ impl SharePartitionKey {
 pub enum DeliveryState {
     /// It can be delivered.
     Available,
+    /// It is given up, and not in the dead-letter queue yet (KIP-1191).
+    Archiving,
     /// A member has done with it what was to be done.
     Acknowledged,
     /// It is given up.
@@ -81,6 +85,21 @@ pub struct Delivery {
     pub state: DeliveryState,
     /// How often it was delivered.
     pub count: i16,
+}
+
+impl Delivery {
+    /// Whether this has come after the other: what is done with stays so, and deliveries only become more.
+    fn is_further_than(&self, other: &Delivery) -> bool {
+        let rank = |state| match state {
+            DeliveryState::Available => 0,
+            DeliveryState::Archiving => 1,
+            DeliveryState::Acknowledged | DeliveryState::Archived => 2,
+        };
+        match rank(self.state).cmp(&rank(other.state)) {
+            Ordering::Equal => rank(self.state) == 2 || self.count > other.count,
+            order => order == Ordering::Greater,
+        }
+    }
 }
 
 /// The state of one share-partition.
@@ -312,6 +331,10 @@ impl ShareStates {
             state.updates >= self.config.updates_per_snapshot || write.state_epoch > state.state_epoch;
         if is_snapshot_due {
             let mut state = state.clone();
+            if write.state_epoch > state.state_epoch {
+                // Another state has begun, and this has not been heard of here.
+                (state.start, state.deliveries) = (None, Runs::default());
+            }
             state.take(&update);
             state.snapshot_epoch = state.snapshot_epoch.saturating_add(1);
             state.state_epoch = state.state_epoch.max(write.state_epoch);
@@ -348,15 +371,31 @@ impl ShareState {
 
     fn take(&mut self, update: &record::Update) {
         self.leader_epoch = self.leader_epoch.max(update.leader_epoch);
-        self.start = update.start.or(self.start);
-        self.delivery_complete_count = update.delivery_complete_count;
+        // How many are done with is said of what lies from the start on.
+        match update.start {
+            Some(start) if self.start.is_some_and(|known| start < known) => {}
+            Some(start) if self.start == Some(start) => {
+                self.delivery_complete_count =
+                    self.delivery_complete_count.max(update.delivery_complete_count);
+            }
+            Some(_) | None => self.delivery_complete_count = update.delivery_complete_count,
+        }
+        self.start = self.start.max(update.start);
         for run in update.deliveries.iter() {
+            let before: Vec<_> = self
+                .deliveries
+                .within(run.first, run.last)
+                .filter(|before| before.value.is_further_than(run.value))
+                .map(|before| (before.first, before.last, *before.value))
+                .collect();
             self.deliveries.set(run.first, run.last, *run.value);
+            for (first, last, further) in before {
+                self.deliveries.set(first, last, further);
+            }
         }
         if let Some(start) = self.start {
             self.deliveries.forget_before(start);
         }
-        self.deliveries.merge();
         self.updates += 1;
     }
 }

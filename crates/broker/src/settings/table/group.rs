@@ -41,10 +41,10 @@ section! {
     "share.delivery.count.limit" Int AtLeast(2) = "5", Group Medium,
         from ["group.share.delivery.count.limit"]
         => share_delivery_count_max: i16;
-    /// Records of a partition that members of a share group may have at the same time.
+    /// Records of a partition that may be in flight in a share group: all from the oldest that is not done with on.
     "share.partition.max.record.locks" Int AtLeast(100) = "2000", Group Medium,
         from ["group.share.partition.max.record.locks"]
-        => share_record_locks_max: u32;
+        => share_in_flight_max: u32;
     /// Where a share group begins to read a partition: `earliest`, `latest`, or `by_duration:` and how far back (ISO 8601).
     "share.auto.offset.reset" String OffsetReset = "latest", Group Medium
         => share_offset_reset: String;
@@ -54,4 +54,8 @@ section! {
     /// Whether members of a share group may keep a record for longer.
     "share.renew.acknowledge.enable" Boolean Any = "true", Group Medium
         => share_renew_enabled: bool;
+    /// Topic that records of a share group go to that are rejected, or were delivered as often as is allowed; empty: there is none.
+    "errors.deadletterqueue.topic.name" String Any = "", Group Medium => dead_letter_topic: String;
+    /// Whether key and value of a record go to the dead-letter topic, or only headers that say which record it is.
+    "errors.deadletterqueue.copy.record.enable" Boolean Any = "false", Group Medium => dead_letters_copied: bool;
 }

@@ -35,17 +35,23 @@ section! {
     /// Longest `share.record.lock.duration.ms` that a group may have.
     "group.share.max.record.lock.duration.ms" Int Between(30000, 3_600_000) = "60000", ReadOnly Medium
         => lock_ms_max: i32;
-    /// Records of one partition that may be under way in one group.
-    "group.share.partition.max.record.locks" Int Between(100, 10000) = "2000", ReadOnly Medium => locks_max: i32;
+    /// Records of one partition that may be in flight in one group: all from the oldest that is not done with on, so that one slow
+    /// record holds up the others when so many lie behind it.
+    "group.share.partition.max.record.locks" Int Between(100, 10000) = "2000", ReadOnly Medium => in_flight_max: i32;
     /// Smallest `share.partition.max.record.locks` that a group may have.
     "group.share.min.partition.max.record.locks" Int Between(100, 2000) = "100", ReadOnly Medium
-        => locks_max_min: i32;
+        => in_flight_max_min: i32;
     /// Largest `share.partition.max.record.locks` that a group may have.
     "group.share.max.partition.max.record.locks" Int Between(2000, 10000) = "4000", ReadOnly Medium
-        => locks_max_max: i32;
+        => in_flight_max_max: i32;
     /// Members of share groups that may fetch from this broker at a time. A further one is refused with
     /// SHARE_SESSION_LIMIT_REACHED.
     "group.share.max.share.sessions" Int AtLeast(1) = "2000", ReadOnly Medium => sessions_max: usize;
+    /// Whether a group's dead-letter topic is created when it is not there.
+    "errors.deadletterqueue.auto.create.topics.enable" Boolean Any = "false", ClusterWide Medium
+        => dead_letter_topics_created: bool;
+    /// What the names of dead-letter topics begin with. What a group would send to another topic is given up without.
+    "errors.deadletterqueue.topic.name.prefix" String Any = "dlq.", ClusterWide Medium => dead_letter_topic_prefix: String;
 
     /// Partitions of `__share_group_state`. It cannot be changed once the topic exists.
     "share.coordinator.state.topic.num.partitions" Int AtLeast(1) = "50", ReadOnly High => topic_partitions: i32;

@@ -110,6 +110,8 @@ section! {
     /// Replicas that are throttled as followers, as `partition:broker`, or `*`.
     "follower.replication.throttled.replicas" List ThrottledReplicas = "", Topic Medium
         => follower_throttled_replicas: Vec<String>;
+    /// Whether share groups may send dead letters to the topic.
+    "errors.deadletterqueue.group.enable" Boolean Any = "false", Topic Medium => takes_dead_letters: bool;
     /// Keep closed segments in the object store.
     "remote.storage.enable" Boolean Any = "false", Topic Medium, awaits "tiered storage" => remote_storage: bool;
     /// Stop copying to the object store.

@@ -75,25 +75,27 @@ impl Groups {
         listed.collect()
     }
 
-    /// The share state that a group without members has, to be deleted before the group is; `None` where it is no share group.
-    pub fn share_to_delete(&self, group_id: &str) -> Option<Result<Partitions, ShareRefusal>> {
-        let group = self.share.groups.get(group_id)?;
-        if !group.members.is_empty() {
-            return Some(Err(ShareRefusal::NotEmpty));
+    /// A share group without members is to be deleted: its share state before it, which the records say first. The answer is what
+    /// is to be deleted; `None` where it is no share group.
+    pub fn share_to_delete(&mut self, group_id: &Str, image: &Image) -> Option<ShareDecided<Partitions>> {
+        if !self.share.groups.get(group_id)?.members.is_empty() {
+            return Some((Vec::new(), Err(ShareRefusal::NotEmpty)));
         }
-        let all = group
-            .topics
-            .iter()
-            .map(|(id, topic)| (*id, topic.initialized.union(&topic.initializing).copied().collect()));
-        Some(Ok(all.collect()))
+        let mut doing = self.share.doing(group_id);
+        let partitions = doing.begin_to_delete(|_| true, image);
+        Some((doing.records, Ok(partitions)))
     }
 
     /// Deletes a share group without members, once its share state is.
     pub fn share_delete(&mut self, group_id: &Str) -> ShareDecided<()> {
-        match self.share_to_delete(group_id) {
+        match self.share.groups.get(group_id) {
             None => return (Vec::new(), Err(ShareRefusal::NotFound(group_id.clone()))),
-            Some(Err(refusal)) => return (Vec::new(), Err(refusal)),
-            Some(Ok(_)) => {}
+            Some(group) if !group.members.is_empty() => return (Vec::new(), Err(ShareRefusal::NotEmpty)),
+            // Somebody has read meanwhile: there is share state again.
+            Some(group) if group.topics.values().any(|topic| !topic.is_deleting) => {
+                return (Vec::new(), Err(ShareRefusal::NotEmpty));
+            }
+            Some(_) => {}
         }
         let mut doing = self.share.doing(group_id);
         doing.happens(ShareEvent::Topics(None));

@@ -38,6 +38,10 @@ impl Groups {
             Ok(doing) => doing,
             Err(refusal) => return (Vec::new(), Err(refusal)),
         };
+        let is_deleting = |id: &Uuid| doing.group().topics.get(id).is_some_and(|topic| topic.is_deleting);
+        if partitions.keys().any(is_deleting) {
+            return (doing.records, Err(ShareRefusal::Deleting));
+        }
         let mut topics = doing.group().topics.clone();
         for (id, indexes) in partitions {
             let Some(known) = image.topic_by_id(*id) else { continue };
@@ -58,30 +62,71 @@ impl Groups {
         (doing.records, Ok(epoch))
     }
 
-    /// Topics whose share state a group without members is about to lose.
+    /// Share state of a group without members is to be deleted: the records say so before any of it goes, and until all of it is
+    /// gone ([`Self::share_state_deleted`]) no other begins. The answer is what is to be deleted.
     pub fn share_offsets_to_delete(
         &mut self,
         group_id: &Str,
         topics: &BTreeSet<Uuid>,
-    ) -> Result<Partitions, ShareRefusal> {
-        let doing = self.empty_group(group_id)?;
-        let known = doing.group().topics.iter().filter(|(id, _)| topics.contains(id));
-        Ok(known
-            .map(|(id, topic)| (*id, topic.initialized.union(&topic.initializing).copied().collect()))
-            .collect())
+        image: &Image,
+    ) -> ShareDecided<Partitions> {
+        match self.empty_group(group_id) {
+            Ok(mut doing) => {
+                let partitions = doing.begin_to_delete(|id| topics.contains(&id), image);
+                (doing.records, Ok(partitions))
+            }
+            Err(refusal) => (Vec::new(), Err(refusal)),
+        }
     }
 
-    /// The share state of these topics is gone.
-    pub fn share_offsets_deleted(&mut self, group_id: &Str, deleted: &BTreeSet<Uuid>) -> ShareDecided<()> {
-        let mut doing = match self.empty_group(group_id) {
-            Ok(doing) => doing,
-            Err(refusal) => return (Vec::new(), Err(refusal)),
-        };
+    /// What somebody has begun to delete, and not finished.
+    pub fn share_deleting(&self, group_id: &Str, image: &Image) -> Partitions {
+        self.share.groups.get(group_id).map(|group| group.deleting(image)).unwrap_or_default()
+    }
+
+    /// The share state of these topics is gone. Members that have come meanwhile want another: the answer is what is to be begun.
+    pub fn share_state_deleted(
+        &mut self,
+        group_id: &Str,
+        deleted: &BTreeSet<Uuid>,
+        image: &Image,
+        now: Now,
+    ) -> ShareDecided<Partitions> {
+        if !self.share.contains(group_id) {
+            return (Vec::new(), Err(ShareRefusal::NotFound(group_id.clone())));
+        }
+        let mut doing = self.share.doing(group_id);
         let mut topics = doing.group().topics.clone();
-        topics.retain(|id, _| !deleted.contains(id));
+        topics.retain(|id, topic| !(topic.is_deleting && deleted.contains(id)));
         if topics != doing.group().topics {
             doing.happens(ShareEvent::Topics(Some(topics)));
         }
-        (doing.records, Ok(()))
+        if !doing.group().members.is_empty() {
+            doing.look_at(image, false, now);
+        }
+        let to_initialize = doing.group().initializing();
+        (doing.records, Ok(to_initialize))
+    }
+}
+
+impl Doing<'_> {
+    /// Takes note that the share state of topics is about to go. The answer is what is to be deleted, all that was begun before
+    /// and not finished included.
+    pub(super) fn begin_to_delete(&mut self, is_asked: impl Fn(Uuid) -> bool, image: &Image) -> Partitions {
+        let mut topics = self.group().topics.clone();
+        let mut partitions = Partitions::new();
+        for (id, topic) in topics.iter_mut().filter(|(id, _)| is_asked(**id)) {
+            let known = topic.initialized.union(&topic.initializing).copied();
+            partitions.insert(*id, known.collect());
+            *topic = TopicState { name: topic.name.clone(), is_deleting: true, ..TopicState::default() };
+        }
+        if topics != self.group().topics {
+            self.happens(ShareEvent::Topics(Some(topics)));
+        }
+        let all = self.group().deleting(image).into_iter().filter(|(id, _)| is_asked(*id));
+        for (id, indexes) in all {
+            partitions.entry(id).or_default().extend(indexes);
+        }
+        partitions
     }
 }

@@ -13,7 +13,7 @@ use wire::messages::share_group_metadata_key::ShareGroupMetadataKey;
 use wire::messages::share_group_metadata_value::ShareGroupMetadataValue;
 use wire::messages::share_group_state_partition_metadata_key::ShareGroupStatePartitionMetadataKey;
 use wire::messages::share_group_state_partition_metadata_value::{
-    ShareGroupStatePartitionMetadataValue, TopicPartitionsInfo,
+    ShareGroupStatePartitionMetadataValue, TopicInfo, TopicPartitionsInfo,
 };
 use wire::messages::share_group_target_assignment_member_key::ShareGroupTargetAssignmentMemberKey;
 use wire::messages::share_group_target_assignment_member_value::{
@@ -130,10 +130,15 @@ impl ShareEvent {
                             })
                             .collect()
                     };
+                    let deleting = topics.iter().filter(|(_, topic)| topic.is_deleting);
+                    let deleting = deleting.map(|(topic_id, topic)| TopicInfo {
+                        topic_id: *topic_id,
+                        topic_name: topic.name.clone(),
+                    });
                     ShareGroupStatePartitionMetadataValue {
                         initializing_topics: info(|topic| &topic.initializing),
                         initialized_topics: info(|topic| &topic.initialized),
-                        deleting_topics: Vec::new(),
+                        deleting_topics: deleting.collect(),
                     }
                 });
                 record(TOPICS, &ShareGroupStatePartitionMetadataKey { group_id }, value)
@@ -217,6 +222,10 @@ fn topics_of(value: ShareGroupStatePartitionMetadataValue) -> BTreeMap<Uuid, Top
         let topic = topics.entry(info.topic_id).or_default();
         topic.name = Str::copy_from(&info.topic_name);
         topic.initialized.extend(info.partitions);
+    }
+    for info in value.deleting_topics {
+        let name = Str::copy_from(&info.topic_name);
+        topics.insert(info.topic_id, TopicState { name, is_deleting: true, ..TopicState::default() });
     }
     topics
 }

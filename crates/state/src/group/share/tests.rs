@@ -101,6 +101,9 @@ impl Teller {
                     if !answer.to_initialize.is_empty() {
                         write!(told, ", to begin {}", tell(&answer.to_initialize)).unwrap();
                     }
+                    if !answer.to_delete.is_empty() {
+                        write!(told, ", to delete first {}", tell(&answer.to_delete)).unwrap();
+                    }
                     told
                 });
             }
@@ -126,20 +129,39 @@ impl Teller {
                 let decided = self.groups.share_alter_offsets(&group, &partitions, &self.image, now);
                 self.decided(decided, |epoch| format!("state epoch {epoch}"));
             }
+            // group, topic
             "forget" => {
                 let topics = [id(words[2])].into();
-                match self.groups.share_offsets_to_delete(&group, &topics) {
-                    Ok(partitions) => {
-                        writeln!(self.told, "  to delete {}", tell(&partitions)).unwrap();
-                        let decided = self.groups.share_offsets_deleted(&group, &topics);
-                        self.decided(decided, |()| "ok".to_owned());
+                let decided = self.groups.share_offsets_to_delete(&group, &topics, &self.image);
+                self.decided(decided, |partitions| format!("to delete {}", tell(&partitions)));
+            }
+            // group, topic
+            "forgotten" => {
+                let topics = [id(words[2])].into();
+                let decided = self.groups.share_state_deleted(&group, &topics, &self.image, now);
+                self.decided(decided, |partitions| format!("to begin {}", tell(&partitions)));
+            }
+            "to-delete" => {
+                let decided = self.groups.share_to_delete(&group, &self.image);
+                match decided {
+                    Some(decided) => {
+                        self.decided(decided, |partitions| format!("to delete {}", tell(&partitions)))
                     }
-                    Err(refusal) => self.decided::<()>((Vec::new(), Err(refusal)), |()| String::new()),
+                    None => writeln!(self.told, "  no share group").unwrap(),
                 }
             }
             "delete" => {
                 let decided = self.groups.share_delete(&group);
                 self.decided(decided, |()| "ok".to_owned());
+            }
+            // Another broker coordinates the group.
+            "move" => {
+                self.groups = Groups::new(GroupConfig::default());
+                for record in &self.log {
+                    let record = Replayed::Record { key: &record.key, value: record.value.as_deref() };
+                    self.groups.load(record).unwrap();
+                }
+                self.groups.loaded(now);
             }
             "describe" => {
                 let described = self.groups.share_describe(&group, &self.image);
@@ -178,7 +200,9 @@ impl Teller {
         let mut known = self.groups.share.groups.clone();
         for group in known.values_mut() {
             group.members.values_mut().for_each(|member| member.session = None);
-            group.topics.retain(|_, topic| !(topic.initialized.is_empty() && topic.initializing.is_empty()));
+            group.topics.retain(|_, topic| {
+                topic.is_deleting || !(topic.initialized.is_empty() && topic.initializing.is_empty())
+            });
         }
         assert_eq!(replayed.share.groups, known);
     }
@@ -350,8 +374,10 @@ fn a_group_without_members_is_moved_and_forgotten() {
          beat g a -1
          alter g t
          forget g t
+         forgotten g t
          beat g a 0 t
          beat g a -1
+         to-delete g
          delete g
          describe g",
         expect![[r#"
@@ -366,15 +392,172 @@ fn a_group_without_members_is_moved_and_forgotten() {
               state epoch 4
             forget g t
               to delete t:0
-              ok
+            forgotten g t
+              to begin nothing
             beat g a 0 t
               epoch 5, has nothing, to begin t:0
             beat g a -1
               epoch -1
+            to-delete g
+              to delete t:0
             delete g
               ok
             describe g
               Dead 0/0 
         "#]],
     );
+}
+
+#[test]
+fn share_state_whose_deletion_was_broken_off_goes_before_it_begins_anew() {
+    check(
+        "topic t 2
+         beat g a 0 t
+         begun g a t 0,1
+         beat g a -1
+         forget g t
+         move
+         alter g t
+         forget g t
+         beat g a 0 t
+         begun g a t 0,1
+         forget g t
+         forgotten g t
+         begun g a t 0,1
+         forgotten g t
+         beat g a -1
+         to-delete g
+         move
+         beat g a 0 t
+         delete g
+         beat g a -1
+         to-delete g
+         delete g
+         to-delete g",
+        expect![[r#"
+            topic t 2
+            beat g a 0 t
+              epoch 1, has nothing, to begin t:0,1
+            begun g a t 0,1
+              epoch 2, has t:0,1
+            beat g a -1
+              epoch -1
+            forget g t
+              to delete t:0,1
+            move
+            alter g t
+              COORDINATOR_NOT_AVAILABLE(15): share state of the group is being deleted
+            forget g t
+              to delete t:0,1
+            beat g a 0 t
+              epoch 4, has nothing, to delete first t:0,1
+            begun g a t 0,1
+              epoch 4, has nothing
+            forget g t
+              NON_EMPTY_GROUP(68): the group has members
+            forgotten g t
+              to begin t:0,1
+            begun g a t 0,1
+              epoch 5, has t:0,1
+            forgotten g t
+              to begin nothing
+            beat g a -1
+              epoch -1
+            to-delete g
+              to delete t:0,1
+            move
+            beat g a 0 t
+              epoch 7, has nothing, to delete first t:0,1
+            delete g
+              NON_EMPTY_GROUP(68): the group has members
+            beat g a -1
+              epoch -1
+            to-delete g
+              to delete t:0,1
+            delete g
+              ok
+            to-delete g
+              no share group
+        "#]],
+    );
+}
+
+#[test]
+fn a_group_that_has_share_state_again_is_not_deleted() {
+    check(
+        "topic t 1
+         beat g a 0 t
+         begun g a t 0
+         beat g a -1
+         to-delete g
+         beat g b 0 t
+         forgotten g t
+         begun g b t 0
+         beat g b -1
+         delete g
+         describe g",
+        expect![[r#"
+            topic t 1
+            beat g a 0 t
+              epoch 1, has nothing, to begin t:0
+            begun g a t 0
+              epoch 2, has t:0
+            beat g a -1
+              epoch -1
+            to-delete g
+              to delete t:0
+            beat g b 0 t
+              epoch 4, has nothing, to delete first t:0
+            forgotten g t
+              to begin t:0
+            begun g b t 0
+              epoch 5, has t:0
+            beat g b -1
+              epoch -1
+            delete g
+              NON_EMPTY_GROUP(68): the group has members
+            describe g
+              Empty 6/5 
+        "#]],
+    );
+}
+
+#[test]
+fn offsets_are_not_committed_to_a_share_group() {
+    use wire::messages::offset_commit::{
+        OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+    };
+    use wire::{ProducerEpoch, ProducerId, Response};
+
+    use crate::group::Token;
+
+    let mut groups = Groups::new(GroupConfig::default());
+    let now = Now::from(Millis(1_000));
+    let client =
+        ClientInfo { client_id: Str::from("c"), client_host: Str::from("/127.0.0.1"), api_version: 1 };
+    let beat = ShareHeartbeat {
+        group: Str::from("g"),
+        member: Str::from("a"),
+        member_epoch: 0,
+        rack: None,
+        topics: Some(vec![Str::from("t")]),
+    };
+    groups.share_heartbeat(&beat, &client, LIMITS, &Image::default(), now).1.unwrap();
+    let partition = OffsetCommitRequestPartition { committed_offset: 7, ..Default::default() };
+    let topic =
+        OffsetCommitRequestTopic { name: "t".into(), partitions: vec![partition], ..Default::default() };
+    let request = OffsetCommitRequest {
+        group_id: "g".into(),
+        generation_id_or_member_epoch: -1,
+        topics: vec![topic],
+        ..Default::default()
+    };
+    let committed = groups.commit_offsets(Token(1), 9, &request, now);
+    let in_transaction =
+        groups.commit_in_transaction(Token(2), &request, (ProducerId(1), ProducerEpoch(0)), now);
+    for outcome in [committed, in_transaction] {
+        let [(_, Response::OffsetCommit(answer))] = &outcome.replies[..] else { panic!("{outcome:?}") };
+        assert_eq!(answer.topics[0].partitions[0].error_code, ErrorCode::GROUP_ID_NOT_FOUND);
+        assert!(outcome.records.is_empty());
+    }
 }

@@ -8,7 +8,8 @@ use wire::{LeaderEpoch, Millis, Offset, PartitionId, Str, Uuid};
 use super::*;
 use crate::share::state::{SharePartitionKey, ShareStateConfig, ShareStates};
 
-const CONFIG: ShareConfig = ShareConfig { lock_ms: 100, delivery_count_max: 3, locks_max: 12 };
+const CONFIG: ShareConfig =
+    ShareConfig { lock_ms: 100, delivery_count_max: 3, in_flight_max: 12, has_dead_letters: true };
 const MEMBERS: [&str; 3] = ["a", "b", "c"];
 
 /// What lies in the log: `len` offsets of a kind.
@@ -39,6 +40,8 @@ enum Step {
     },
     Wait(i64),
     LogStart(i64),
+    /// What is given up first is in the dead-letter queue.
+    Bury,
     Save,
     /// Another leader begins with what was saved.
     Move,
@@ -60,6 +63,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..3usize).prop_map(|member| Step::Release { member }),
         2 => (1..120i64).prop_map(Step::Wait),
         1 => (0..30i64).prop_map(Step::LogStart),
+        2 => Just(Step::Bury),
         3 => Just(Step::Save),
         1 => Just(Step::Move),
     ]
@@ -69,6 +73,7 @@ fn step() -> impl Strategy<Value = Step> {
 enum Model {
     Available(i16),
     With(i16, usize, i64),
+    Archiving(i16),
     Done,
 }
 
@@ -128,14 +133,14 @@ impl World {
     }
 
     fn released(count: i16) -> Model {
-        if count >= CONFIG.delivery_count_max { Model::Done } else { Model::Available(count) }
+        if count >= CONFIG.delivery_count_max { Model::Archiving(count) } else { Model::Available(count) }
     }
 
     fn acquire(&mut self, member: usize, max: i64, whole: bool, extents: usize) -> Vec<(i64, i16)> {
         let available = self.model.iter().find(|(_, model)| matches!(model, Model::Available(_)));
         let from = match available {
             Some((offset, _)) => *offset,
-            None if self.locks() >= CONFIG.locks_max => return Vec::new(),
+            None if self.room() <= 0 => return Vec::new(),
             None => self.end(),
         };
         let found: Vec<(i64, i64, Kind)> = self
@@ -148,7 +153,7 @@ impl World {
         let mut given = Vec::new();
         let mut at = from;
         'log: for (first, last, kind) in found {
-            if given.len() as i64 >= max {
+            if given.len() as i64 >= max || (at >= self.end() && self.room() <= 0) {
                 break;
             }
             while at < first {
@@ -165,7 +170,7 @@ impl World {
                             self.model.insert(at, Model::With(count + 1, member, self.now + CONFIG.lock_ms));
                             given.push((at, count + 1));
                         }
-                        None if is_enough || self.locks() >= CONFIG.locks_max => break 'log,
+                        None if is_enough || self.room() <= 0 => break 'log,
                         None => {
                             self.model.insert(at, Model::With(1, member, self.now + CONFIG.lock_ms));
                             given.push((at, 1));
@@ -180,8 +185,8 @@ impl World {
         given
     }
 
-    fn locks(&self) -> i64 {
-        self.model.values().filter(|model| **model != Model::Done).count() as i64
+    fn room(&self) -> i64 {
+        CONFIG.in_flight_max - (self.end() - self.start)
     }
 
     fn give_up(&mut self, at: i64) {
@@ -247,7 +252,8 @@ impl World {
                         let model = match said {
                             Acknowledgement::Release => World::released(count),
                             Acknowledgement::Renew => Model::With(count, member, self.now + CONFIG.lock_ms),
-                            _ => Model::Done,
+                            Acknowledgement::Reject => Model::Archiving(count),
+                            Acknowledgement::Gap | Acknowledgement::Accept => Model::Done,
                         };
                         self.model.insert(offset, model);
                     }
@@ -269,6 +275,23 @@ impl World {
                 self.start = self.start.max(to);
                 self.model = self.model.split_off(&self.start);
                 self.advance();
+            }
+            Step::Bury => {
+                let given_up = self
+                    .model
+                    .iter()
+                    .find(|(_, model)| matches!(model, Model::Archiving(_)))
+                    .map(|(at, _)| *at);
+                let letters = self.partition.dead_letters();
+                assert_eq!(letters.map(|letters| letters.first.0), given_up);
+                if let Some(letters) = letters {
+                    for offset in letters.first.0..=letters.last.0 {
+                        let before = self.model.insert(offset, Model::Done);
+                        assert_eq!(before, Some(Model::Archiving(letters.count)));
+                    }
+                    self.partition.buried(letters.first, letters.last);
+                    self.advance();
+                }
             }
             Step::Save => self.save(),
             Step::Move => {
@@ -328,6 +351,7 @@ impl World {
                 (Known::Acquired { count, member, until }, Model::With(other, holder, ends)) => {
                     count == other && **member == *MEMBERS[*holder] && until.0 == *ends
                 }
+                (Known::Archiving { count, .. }, Model::Archiving(other)) => count == other,
                 (known, Model::Done) => known.is_done(),
                 _ => false,
             };
@@ -340,8 +364,10 @@ impl World {
         if let Some(first) = locks.min() {
             assert!(self.partition.next_deadline().is_some_and(|deadline| deadline <= first));
         }
-        assert!(self.partition.acquired() <= CONFIG.locks_max);
-        assert!(self.partition.known.iter().count() as i64 <= 2 * CONFIG.locks_max + 1);
+        assert!(self.partition.acquired() <= CONFIG.in_flight_max);
+        // A stretch without data may lie across the bound: it is one run.
+        assert!(self.partition.known.iter().count() as i64 <= CONFIG.in_flight_max + 1);
+        assert!(self.partition.unsaved.iter().count() as i64 <= CONFIG.in_flight_max + 1);
     }
 }
 

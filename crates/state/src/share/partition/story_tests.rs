@@ -8,7 +8,10 @@ use wire::{LeaderEpoch, Millis, Offset, PartitionId, Str, Uuid};
 use super::*;
 use crate::share::state::{SharePartitionKey, ShareStateConfig, ShareStates};
 
-const CONFIG: ShareConfig = ShareConfig { lock_ms: 30, delivery_count_max: 2, locks_max: 10 };
+const CONFIG: ShareConfig =
+    ShareConfig { lock_ms: 30, delivery_count_max: 2, in_flight_max: 10, has_dead_letters: false };
+
+const DEAD_LETTERS: ShareConfig = ShareConfig { has_dead_letters: true, ..CONFIG };
 
 /// A log of batches of five records, and a group that works on it.
 struct Teller {
@@ -42,7 +45,7 @@ impl Teller {
             // member, records, batches that are read
             "fetch" | "fetch-exactly" => {
                 let Some(from) = self.partition.next_fetch_offset() else {
-                    writeln!(self.told, "  no lock is left").unwrap();
+                    writeln!(self.told, "  no more may be in flight").unwrap();
                     return self.tell();
                 };
                 let batches = words.get(3).map_or(10, |_| number(3));
@@ -82,6 +85,20 @@ impl Teller {
                 self.now = self.now.plus(number(1));
                 self.partition.tick(self.now);
             }
+            "dead-letters" => self.partition.set_config(DEAD_LETTERS),
+            "buried" => {
+                let letters = self.partition.dead_letters().expect("some are given up");
+                writeln!(
+                    self.told,
+                    "  {}-{} after {}: {}",
+                    letters.first,
+                    letters.last,
+                    letters.count,
+                    letters.cause.message()
+                )
+                .unwrap();
+                self.partition.buried(letters.first, letters.last);
+            }
             "log-start" => self.partition.log_start_moved(Offset(number(1))),
             "save" => {
                 let write = self.partition.take_write(LeaderEpoch(1)).expect("something to write");
@@ -90,7 +107,7 @@ impl Teller {
             "leader" => {
                 let epoch = LeaderEpoch(number(1) as i32);
                 let stored = self.states.read(&self.key, epoch, self.now).1.unwrap();
-                self.partition = SharePartition::new(CONFIG, &stored, Offset(0));
+                self.partition = SharePartition::new(self.partition.config, &stored, Offset(0));
             }
             unknown => panic!("{unknown}"),
         }
@@ -106,6 +123,7 @@ impl Teller {
                 Known::Acquired { count, member, until } => {
                     write!(self.told, "{member}/{count} until {until}")
                 }
+                Known::Archiving { count, cause } => write!(self.told, "archiving/{count} {cause:?}"),
                 Known::Acknowledged => write!(self.told, "acknowledged"),
                 Known::Archived => write!(self.told, "archived"),
             }
@@ -190,13 +208,13 @@ fn locks_run_out_and_come_back() {
               gets 0-9, delivery 1
                 0..10  0-9 a/1 until 30
             fetch b 1
-              no lock is left
+              no more may be in flight
                 0..10  0-9 a/1 until 30
             says a 4-5:1
                 0..10  0-3 a/1 until 30  4-5 acknowledged  6-9 a/1 until 30
             fetch b 1 10
-              gets 10-11, delivery 1
-                0..12  0-3 a/1 until 30  4-5 acknowledged  6-9 a/1 until 30  10-11 b/1 until 30
+              no more may be in flight
+                0..10  0-3 a/1 until 30  4-5 acknowledged  6-9 a/1 until 30
         "#]],
     );
 }
@@ -325,8 +343,113 @@ fn another_leader_begins_with_what_was_saved() {
               gets 0-1, delivery 1
               gets 4-5, delivery 1
               gets 6-6, delivery 2
-              gets 7-10, delivery 1
-                0..11  0-1 b/1 until 30  2-3 acknowledged  4-5 b/1 until 30  6-6 b/2 until 30  7-10 b/1 until 30
+              gets 7-9, delivery 1
+                0..10  0-1 b/1 until 30  2-3 acknowledged  4-5 b/1 until 30  6-6 b/2 until 30  7-9 b/1 until 30
+        "#]],
+    );
+}
+
+#[test]
+fn one_slow_record_holds_up_the_others_when_as_many_lie_behind_it_as_may_be_in_flight() {
+    check(
+        "fetch-exactly slow 1
+         fetch a 9
+         says a 1-9:1
+         fetch a 9
+         says slow 0-0:2
+         fetch a 9
+         says a 0-0:1
+         fetch a 5",
+        expect![[r#"
+            fetch-exactly slow 1
+              gets 0-0, delivery 1
+                0..1  0-0 slow/1 until 30
+            fetch a 9
+              gets 1-9, delivery 1
+                0..10  0-0 slow/1 until 30  1-9 a/1 until 30
+            says a 1-9:1
+                0..10  0-0 slow/1 until 30  1-9 acknowledged
+            fetch a 9
+              no more may be in flight
+                0..10  0-0 slow/1 until 30  1-9 acknowledged
+            says slow 0-0:2
+                0..10  0-0 available/1  1-9 acknowledged
+            fetch a 9
+              gets 0-0, delivery 2
+                0..10  0-0 a/2 until 30  1-9 acknowledged
+            says a 0-0:1
+                10..10
+            fetch a 5
+              gets 10-14, delivery 1
+                10..15  10-14 a/1 until 30
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_given_up_is_not_done_with_before_it_is_in_the_dead_letter_queue() {
+    check(
+        "dead-letters
+         fetch a 5
+         says a 0-4:3,2,1,0,2
+         says a 0-0:1
+         fetch a 1
+         save
+         leader 1
+         wait 30
+         fetch a 1
+         gone a
+         save
+         leader 1
+         buried
+         save
+         leader 1
+         buried
+         buried",
+        expect![[r#"
+            dead-letters
+                0..0
+            fetch a 5
+              gets 0-4, delivery 1
+                0..5  0-4 a/1 until 30
+            says a 0-4:3,2,1,0,2
+                0..5  0-0 archiving/1 Rejected  1-1 available/1  2-2 acknowledged  3-3 archived  4-4 available/1
+            says a 0-0:1
+              INVALID_RECORD_STATE(121): the record at 0 is not with this member
+                0..5  0-0 archiving/1 Rejected  1-1 available/1  2-2 acknowledged  3-3 archived  4-4 available/1
+            fetch a 1
+              gets 1-1, delivery 2
+              gets 4-4, delivery 2
+                0..5  0-0 archiving/1 Rejected  1-1 a/2 until 30  2-2 acknowledged  3-3 archived  4-4 a/2 until 30
+            save
+                0..5  0-0 archiving/1 Rejected  1-1 a/2 until 30  2-2 acknowledged  3-3 archived  4-4 a/2 until 30
+            leader 1
+                0..5  0-0 archiving/1 Rejected  1-1 available/1  2-2 acknowledged  3-3 archived  4-4 available/1
+            wait 30
+                0..5  0-0 archiving/1 Rejected  1-1 available/1  2-2 acknowledged  3-3 archived  4-4 available/1
+            fetch a 1
+              gets 1-1, delivery 2
+              gets 4-4, delivery 2
+                0..5  0-0 archiving/1 Rejected  1-1 a/2 until 60  2-2 acknowledged  3-3 archived  4-4 a/2 until 60
+            gone a
+                0..5  0-0 archiving/1 Rejected  1-1 archiving/2 DeliveryLimit  2-2 acknowledged  3-3 archived  4-4 archiving/2 DeliveryLimit
+            save
+                0..5  0-0 archiving/1 Rejected  1-1 archiving/2 DeliveryLimit  2-2 acknowledged  3-3 archived  4-4 archiving/2 DeliveryLimit
+            leader 1
+                0..5  0-0 archiving/1 Rejected  1-1 archiving/2 DeliveryLimit  2-2 acknowledged  3-3 archived  4-4 archiving/2 DeliveryLimit
+            buried
+              0-0 after 1: Offset rejected by client.
+                1..5  1-1 archiving/2 DeliveryLimit  2-2 acknowledged  3-3 archived  4-4 archiving/2 DeliveryLimit
+            save
+                1..5  1-1 archiving/2 DeliveryLimit  2-2 acknowledged  3-3 archived  4-4 archiving/2 DeliveryLimit
+            leader 1
+                1..5  1-1 archiving/2 DeliveryLimit  2-2 acknowledged  3-3 archived  4-4 archiving/2 DeliveryLimit
+            buried
+              1-1 after 2: Offset delivery count exceeded the threshold.
+                4..5  4-4 archiving/2 DeliveryLimit
+            buried
+              4-4 after 2: Offset delivery count exceeded the threshold.
+                5..5
         "#]],
     );
 }

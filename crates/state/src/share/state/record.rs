@@ -43,6 +43,7 @@ impl DeliveryState {
         match self {
             DeliveryState::Available => 0,
             DeliveryState::Acknowledged => 2,
+            DeliveryState::Archiving => 3,
             DeliveryState::Archived => 4,
         }
     }
@@ -52,6 +53,7 @@ impl DeliveryState {
         match number {
             0 => Some(DeliveryState::Available),
             2 => Some(DeliveryState::Acknowledged),
+            3 => Some(DeliveryState::Archiving),
             4 => Some(DeliveryState::Archived),
             _ => None,
         }
@@ -65,7 +67,6 @@ fn snapshot_key(key: &SharePartitionKey) -> Bytes {
 }
 
 pub(super) fn snapshot(key: &SharePartitionKey, state: &ShareState, now: Millis) -> CoordinatorRecord {
-    let batches = state.deliveries.merged();
     let value = ShareSnapshotValue {
         snapshot_epoch: state.snapshot_epoch,
         state_epoch: state.state_epoch,
@@ -74,7 +75,8 @@ pub(super) fn snapshot(key: &SharePartitionKey, state: &ShareState, now: Millis)
         delivery_complete_count: state.delivery_complete_count,
         create_timestamp: state.created_at.0,
         write_timestamp: now.0,
-        state_batches: batches
+        state_batches: state
+            .deliveries
             .iter()
             .map(|run| SnapshotBatch {
                 first_offset: run.first.0,
@@ -90,13 +92,13 @@ pub(super) fn snapshot(key: &SharePartitionKey, state: &ShareState, now: Millis)
 
 pub(super) fn update(key: &SharePartitionKey, update: &Update) -> CoordinatorRecord {
     let key = ShareUpdateKey { group_id: key.group.clone(), topic_id: key.topic, partition: key.partition.0 };
-    let batches = update.deliveries.merged();
     let value = ShareUpdateValue {
         snapshot_epoch: update.snapshot_epoch,
         leader_epoch: update.leader_epoch.0,
         start_offset: update.start.map_or(NO_OFFSET, |start| start.0),
         delivery_complete_count: update.delivery_complete_count,
-        state_batches: batches
+        state_batches: update
+            .deliveries
             .iter()
             .map(|run| UpdateBatch {
                 first_offset: run.first.0,

@@ -69,6 +69,7 @@ impl Teller {
                     let state = match state {
                         "available" => DeliveryState::Available,
                         "acknowledged" => DeliveryState::Acknowledged,
+                        "archiving" => DeliveryState::Archiving,
                         _ => DeliveryState::Archived,
                     };
                     let delivery = Delivery { state, count: count.parse().unwrap() };
@@ -352,4 +353,67 @@ fn a_share_partition_has_a_name() {
     for nonsense in ["", "a:b", "a:b:3", ":AQEBAQEBAQEBAQEBAQEBAQ:3", "a:AQEBAQEBAQEBAQEBAQEBAQ:-3"] {
         assert_eq!(SharePartitionKey::parse(nonsense), None, "{nonsense}");
     }
+}
+
+#[test]
+fn a_write_that_comes_late_undoes_nothing() {
+    check(
+        "init g 0 5
+         write g 0 1 5 5-9:available/1
+         write g 0 1 5 6-8:acknowledged/0
+         write g 0 1 5 9-9:available/2
+         write g 0 1 5 5-9:available/1
+         read g 1
+         write g 0 1 9
+         write g 0 1 5 5-5:available/1 6-8:acknowledged/0
+         read g 1
+         write g 0 1 9 9-9:archiving/2
+         write g 0 1 9 9-9:available/3
+         read g 1
+         init g 3 2
+         write g 0 1 9
+         read g 1",
+        expect![[r#"
+            init g 0 5
+              ok
+                snapshot 0 of g: state 0 leader 0 from 5
+            write g 0 1 5 5-9:available/1
+              ok
+                update of g to snapshot 0
+            write g 0 1 5 6-8:acknowledged/0
+              ok
+                update of g to snapshot 0
+            write g 0 1 5 9-9:available/2
+              ok
+                snapshot 1 of g: state 0 leader 1 from 5 5-5:Available/1 6-8:Acknowledged/0 9-9:Available/2
+            write g 0 1 5 5-9:available/1
+              ok
+                update of g to snapshot 1
+            read g 1
+              state 0 leader 1 from 5 5-5:Available/1 6-8:Acknowledged/0 9-9:Available/2
+            write g 0 1 9
+              ok
+                update of g to snapshot 1
+            write g 0 1 5 5-5:available/1 6-8:acknowledged/0
+              ok
+                snapshot 2 of g: state 0 leader 1 from 9 9-9:Available/2
+            read g 1
+              state 0 leader 1 from 9 9-9:Available/2
+            write g 0 1 9 9-9:archiving/2
+              ok
+                update of g to snapshot 2
+            write g 0 1 9 9-9:available/3
+              ok
+                update of g to snapshot 2
+            read g 1
+              state 0 leader 1 from 9 9-9:Archiving/2
+            init g 3 2
+              ok
+                snapshot 3 of g: state 3 leader 1 from 2
+            write g 0 1 9
+              FENCED_STATE_EPOCH(124): the state has begun anew in epoch 3
+            read g 1
+              state 3 leader 1 from 2
+        "#]],
+    );
 }

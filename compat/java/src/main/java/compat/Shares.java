@@ -4,6 +4,7 @@ import static compat.Suite.require;
 import static compat.Suite.waitFor;
 
 import compat.Suite.Outcome;
+import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.HashMap;
@@ -23,6 +24,7 @@ import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.SharePartitionOffsetInfo;
 import org.apache.kafka.clients.consumer.AcknowledgeType;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.consumer.KafkaShareConsumer;
 import org.apache.kafka.clients.consumer.ShareConsumer;
 import org.apache.kafka.clients.producer.KafkaProducer;
@@ -35,8 +37,8 @@ import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 
 /**
- * The {@code share} step: two consumers work on one queue, accept, release and reject; locks end, records are given up; the
- * group is described, moved and deleted.
+ * The {@code share} step: two consumers work on one queue, accept, release and reject; locks end, records are given up, and go
+ * to a dead-letter topic where the broker knows of these; the group is described, moved and deleted.
  */
 final class Shares {
     /** Fewer than there are consumers: they have to share. */
@@ -65,8 +67,12 @@ final class Shares {
         configure("share.auto.offset.reset", "earliest");
         configure("share.record.lock.duration.ms", Integer.toString(LOCK_MS));
         configure("share.delivery.count.limit", "2");
+        boolean buries = nameDeadLetters();
         together();
         lockEnds();
+        if (buries) {
+            readDeadLetters();
+        }
         moveAndDelete();
         return new Outcome(accepted.size(), 0, rejected.size() + " rejected, " + redelivered + " delivered again");
     }
@@ -186,6 +192,38 @@ final class Shares {
             long end = (RECORDS + count) / PARTITIONS;
             waitFor("they are given up", () -> offsets().values().stream().allMatch(info -> info.startOffset() == end));
         }
+    }
+
+    /** Names a topic for what is given up (KIP-1191), unless the broker is older. */
+    private boolean nameDeadLetters() throws Exception {
+        String enable = "errors.deadletterqueue.group.enable";
+        var resource = new ConfigResource(ConfigResource.Type.TOPIC, topic);
+        if (admin.describeConfigs(List.of(resource)).all().get().get(resource).get(enable) == null) {
+            return false;
+        }
+        var letters = new NewTopic("dlq." + topic, PARTITIONS, (short) -1).configs(Map.of(enable, "true"));
+        admin.createTopics(List.of(letters)).all().get();
+        configure("errors.deadletterqueue.topic.name", "dlq." + topic);
+        configure("errors.deadletterqueue.copy.record.enable", "true");
+        return true;
+    }
+
+    /** Each record that was rejected, or delivered too often, is there, and says why. */
+    private void readDeadLetters() throws Exception {
+        Map<String, Object> settings = Map.of("bootstrap.servers", suite.bootstrap, "auto.offset.reset", "earliest");
+        Map<String, String> causes = new HashMap<>();
+        try (var consumer = new KafkaConsumer<>(settings, new StringDeserializer(), new StringDeserializer())) {
+            consumer.assign(IntStream.range(0, PARTITIONS).mapToObj(p -> new TopicPartition("dlq." + topic, p)).toList());
+            waitFor("dead letters come", () -> {
+                for (var record : consumer.poll(Duration.ofMillis(200))) {
+                    var cause = record.headers().lastHeader("__dlq.errors.message");
+                    causes.put(record.value(), new String(cause.value(), StandardCharsets.UTF_8));
+                }
+                return causes.keySet().containsAll(rejected) && causes.size() > rejected.size();
+            });
+        }
+        causes.forEach((value, cause) -> require(
+                cause.contains(rejected.contains(value) ? "rejected" : "delivery count"), value + " is there: " + cause));
     }
 
     /** The offsets of a group without members are moved, and forgotten with it. */
