@@ -550,6 +550,10 @@ fn a_group_joins_reads_is_moved_and_deleted() {
     assert_eq!(offsets(&mut client), Err(ErrorCode::GROUP_ID_NOT_FOUND));
     assert_eq!(client.ask(describe()).groups[0].error_code, ErrorCode::GROUP_ID_NOT_FOUND);
     assert_eq!(beat(&mut client, "one", 3, None).error_code, ErrorCode::GROUP_ID_NOT_FOUND);
+
+    // One that is not there comes into being.
+    assert_eq!(client.ask(alter(2)).error_code, ErrorCode::NONE);
+    assert_eq!(offsets(&mut client).map(|offsets| offsets[0]), Ok((2, 2)));
 }
 
 /// What a member that has not read before is told of each partition, by the partition's leader.

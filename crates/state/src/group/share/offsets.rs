@@ -26,7 +26,7 @@ impl Groups {
     }
 
     /// The share state of partitions begins anew: the answer is the epoch of the state that is to be begun. Only a group without
-    /// members is moved.
+    /// members is moved; one that is not there comes into being, so that its first member begins where it is told.
     pub fn share_alter_offsets(
         &mut self,
         group_id: &Str,
@@ -34,7 +34,16 @@ impl Groups {
         image: &Image,
         _now: Now,
     ) -> ShareDecided<i32> {
+        let is_new = !self.share.contains(group_id) && !self.is_of_another_kind(group_id);
+        if is_new && partitions.is_empty() {
+            return (Vec::new(), Ok(0));
+        }
         let mut doing = match self.empty_group(group_id) {
+            Err(ShareRefusal::NotFound(_)) if is_new => {
+                let mut doing = self.share.doing(group_id);
+                doing.happens(ShareEvent::Group(Some((0, 0))));
+                doing
+            }
             Ok(doing) => doing,
             Err(refusal) => return (Vec::new(), Err(refusal)),
         };

@@ -360,7 +360,7 @@ fn heartbeats_that_make_no_sense_change_nothing() {
             delete h
               GROUP_ID_NOT_FOUND(69): group h is not a share group
             alter h t
-              GROUP_ID_NOT_FOUND(69): group h is not a share group
+              state epoch 1
         "#]],
     );
 }
