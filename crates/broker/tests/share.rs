@@ -812,7 +812,7 @@ fn what_a_group_gives_up_goes_to_its_dead_letter_topic() {
 
 #[test]
 fn a_dead_letter_topic_that_cannot_be_written_does_not_hold_up_the_group() {
-    let mut broker = TestBroker::start(&[
+    let broker = TestBroker::start(&[
         "admin.listener=127.0.0.1:0",
         "share.coordinator.state.topic.num.partitions=2",
         "num.partitions=1",
@@ -864,7 +864,6 @@ fn a_dead_letter_topic_that_cannot_be_written_does_not_hold_up_the_group() {
     wait_until(|| summary(&mut client, topic) == (5, 0));
     assert_eq!(dead_letters(&mut client, "dlq.new"), [letter("4", "1", REJECTED, None)]);
     assert!(broker.metrics().contains("ottla_share_dead_letters_total 1\n"));
-    broker.restart();
 }
 
 #[test]
