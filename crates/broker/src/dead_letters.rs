@@ -326,12 +326,8 @@ async fn produce(
         append(broker, name, index, records).await
     } else {
         let partition = PartitionProduceData { index: index.0, records: Some(records) };
-        let data = TopicProduceData {
-            name: name.clone(),
-            topic_id: topic.id,
-            partition_data: vec![partition],
-            ..Default::default()
-        };
+        let data =
+            TopicProduceData { name: name.clone(), topic_id: topic.id, partition_data: vec![partition] };
         let timeout_ms = i32::try_from(ANSWER_MAX.as_millis()).unwrap_or(i32::MAX);
         let request = ProduceRequest { acks: -1, timeout_ms, topic_data: vec![data], ..Default::default() };
         let address = broker.metadata.quorum().peers().address_of(leader);

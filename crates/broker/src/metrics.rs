@@ -548,6 +548,8 @@ mod tests {
                 ottla_in_sync_expands_total 0
                 ottla_leaders_elected_total 0
                 ottla_unclean_elections_total 0
+                ottla_share_dead_letters_total 0
+                ottla_share_dead_letters_failed_total 0
                 ottla_topic_records_in_total{topic="orders"} 3
                 ottla_topic_bytes_in_total{topic="orders"} 100
                 ottla_topic_bytes_out_total{topic="orders"} 50
