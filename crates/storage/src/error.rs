@@ -85,14 +85,16 @@ pub enum AppendError {
     /// Counts, keys or kinds that the topic does not take: INVALID_RECORD.
     #[error("invalid record: {reason}")]
     InvalidRecord {
-        /// Index of the record in the batch, where one is to blame.
-        record: Option<i32>,
+        /// Indexes in the batch of the records that are to blame (KIP-467); none where it is the batch itself.
+        records: Vec<i32>,
         /// What is wrong with it.
         reason: &'static str,
     },
     /// A timestamp outside `message.timestamp.*.max.ms`: INVALID_TIMESTAMP.
     #[error("timestamp {timestamp} is out of range at {now}")]
     InvalidTimestamp {
+        /// Indexes in the batch of the records that have one; none where it is the batch itself.
+        records: Vec<i32>,
         /// The offending timestamp.
         timestamp: Millis,
         /// The broker's clock at the append.

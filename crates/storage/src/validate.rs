@@ -77,7 +77,7 @@ pub(crate) fn check(
 }
 
 fn invalid(reason: &'static str) -> AppendError {
-    AppendError::InvalidRecord { record: None, reason }
+    AppendError::InvalidRecord { records: Vec::new(), reason }
 }
 
 pub(crate) fn refuse_header(error: HeaderError) -> AppendError {
@@ -147,7 +147,7 @@ fn check_batch(
         front_changed = true;
     }
     if origin == Origin::Client && config.message_timestamp_type == TimestampType::CreateTime {
-        check_timestamps(&inside, now, config)?;
+        check_timestamps(&inside, &header, &payload, now, config)?;
     }
     if let Some(body) = &new_body {
         let size = HEADER_BYTES + body.len();
@@ -178,7 +178,11 @@ fn check_client_header(header: &Header, now: Millis) -> Result<(), AppendError> 
         return Err(invalid("a producer may not write control records"));
     }
     if header.is_log_append_time() {
-        return Err(AppendError::InvalidTimestamp { timestamp: header.max_timestamp, now });
+        return Err(AppendError::InvalidTimestamp {
+            records: Vec::new(),
+            timestamp: header.max_timestamp,
+            now,
+        });
     }
     if header.has_producer() && (header.producer_epoch.0 < 0 || header.base_sequence < 0) {
         return Err(invalid("a batch with a producer id needs an epoch and a sequence"));
@@ -189,14 +193,23 @@ fn check_client_header(header: &Header, now: Millis) -> Result<(), AppendError> 
     Ok(())
 }
 
-fn check_timestamps(inside: &Inside, now: Millis, config: &LogConfig) -> Result<(), AppendError> {
-    for timestamp in [inside.min_timestamp, inside.max_timestamp] {
-        // -1 says that there is none.
-        if timestamp.0 != -1 && config.refuses_timestamp(timestamp, now) {
-            return Err(AppendError::InvalidTimestamp { timestamp, now });
-        }
-    }
-    Ok(())
+fn check_timestamps(
+    inside: &Inside,
+    header: &Header,
+    payload: &[u8],
+    now: Millis,
+    config: &LogConfig,
+) -> Result<(), AppendError> {
+    // -1 says that there is none.
+    let is_refused = |timestamp: Millis| timestamp.0 != -1 && config.refuses_timestamp(timestamp, now);
+    let Some(timestamp) = [inside.min_timestamp, inside.max_timestamp].into_iter().find(|at| is_refused(*at))
+    else {
+        return Ok(());
+    };
+    let deltas = RawRecords::new(payload).flatten().map(|record| record.timestamp_delta);
+    let at = |delta: i64| Millis(header.base_timestamp.0.saturating_add(delta));
+    let refused = (0..).zip(deltas).filter(|(_, delta)| is_refused(at(*delta)));
+    Err(AppendError::InvalidTimestamp { records: refused.map(|(index, _)| index).collect(), timestamp, now })
 }
 
 struct Inside {
@@ -206,20 +219,21 @@ struct Inside {
 }
 
 /// Walks the records: their number and offsets must be what the header says, and keys must be there where
-/// they are needed.
+/// they are needed. Of those without one all are named: their producer may send the others again.
 fn inspect(header: &Header, payload: &[u8], keys_needed: bool) -> Result<Inside, AppendError> {
     let mut count = 0i32;
     let (mut min_delta, mut max_delta) = (i64::MAX, i64::MIN);
     // A record with this delta has no timestamp.
+    let mut keyless = Vec::new();
     let none_delta = (-1i64).saturating_sub(header.base_timestamp.0);
     for record in RawRecords::new(payload) {
-        let refuse = |reason| AppendError::InvalidRecord { record: Some(count), reason };
+        let refuse = |reason| AppendError::InvalidRecord { records: vec![count], reason };
         let record = record.map_err(|_| refuse("malformed record"))?;
         if count == header.record_count || record.offset_delta != count {
             return Err(refuse("record count and offsets disagree with the header"));
         }
         if keys_needed && record.key.is_none() {
-            return Err(refuse("a compacted topic takes no record without key"));
+            keyless.push(count);
         }
         max_delta = max_delta.max(record.timestamp_delta);
         if record.timestamp_delta != none_delta {
@@ -229,6 +243,10 @@ fn inspect(header: &Header, payload: &[u8], keys_needed: bool) -> Result<Inside,
     }
     if count != header.record_count {
         return Err(invalid("fewer records than the header counts"));
+    }
+    if !keyless.is_empty() {
+        let reason = "a compacted topic takes no record without key";
+        return Err(AppendError::InvalidRecord { records: keyless, reason });
     }
     let at = |delta: i64| Millis(header.base_timestamp.0.saturating_add(delta));
     let min_timestamp = if min_delta == i64::MAX { Millis(-1) } else { at(min_delta) };

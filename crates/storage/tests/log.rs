@@ -5,7 +5,7 @@ mod common;
 use std::{path::Path, sync::Arc};
 
 use common::{
-    as_leader, dump, make, make_keyed, marker, open_dir, open_log, options, partition, read_batches,
+    Make, as_leader, dump, make, make_keyed, marker, open_dir, open_log, options, partition, read_batches,
     read_bytes, topic_id,
 };
 use storage::{
@@ -152,6 +152,24 @@ fn what_may_not_enter_leaves_no_trace() {
         assert_eq!((log.log_end(), log.size_bytes()), (Offset(0), 0), "{name}");
         assert!(!log.is_offline(), "{name}");
     }
+}
+
+#[test]
+fn every_record_that_is_to_blame_is_named() {
+    let blamed = |config, batch: Make| {
+        let (_, _, log) = fresh(config);
+        match log.append(batch.bytes(), as_leader(1000)) {
+            Err(
+                AppendError::InvalidRecord { records, .. } | AppendError::InvalidTimestamp { records, .. },
+            ) => records,
+            other => panic!("{other:?}"),
+        }
+    };
+    let compacted = LogConfig { cleanup: Cleanup { delete: false, compact: true }, ..config() };
+    assert_eq!(blamed(compacted, make(&["a", "b"])), [0, 1]);
+    let punctual = LogConfig { timestamp_after_max_ms: 10, ..config() };
+    assert_eq!(blamed(punctual.clone(), make(&["a", "b", "c", "d"]).at(&[1000, 1011, 990, 5000])), [1, 3]);
+    assert_eq!(blamed(punctual, make(&["a", "b"]).at(&[2000, 1000]).with(Compression::Gzip)), [0]);
 }
 
 #[test]

@@ -314,25 +314,25 @@ fn append_records(
 pub(crate) struct Refusal {
     error: ErrorCode,
     message: Option<String>,
-    /// The record to blame, by its place in the batch.
-    record: Option<i32>,
+    /// The records to blame, by their places in the batch.
+    records: Vec<i32>,
 }
 
 impl Refusal {
     pub(super) fn new(error: ErrorCode, message: &str) -> Self {
-        Refusal { error, message: Some(message.to_owned()), record: None }
+        Refusal { error, message: Some(message.to_owned()), records: Vec::new() }
     }
 
     fn into_response(self, index: i32) -> PartitionProduceResponse {
         let message = self.message.map(Str::from);
-        let record_errors = self.record.map(|batch_index| BatchIndexAndErrorMessage {
+        let record_errors = self.records.into_iter().map(|batch_index| BatchIndexAndErrorMessage {
             batch_index,
             batch_index_error_message: message.clone(),
         });
         PartitionProduceResponse {
             index,
             error_code: self.error,
-            record_errors: record_errors.into_iter().collect(),
+            record_errors: record_errors.collect(),
             error_message: message,
             base_offset: -1,
             log_append_time_ms: -1,
@@ -344,7 +344,7 @@ impl Refusal {
 
 impl From<ErrorCode> for Refusal {
     fn from(error: ErrorCode) -> Self {
-        Refusal { error, message: None, record: None }
+        Refusal { error, message: None, records: Vec::new() }
     }
 }
 
@@ -359,10 +359,13 @@ impl From<NotAppended> for Refusal {
 
 impl From<AppendError> for Refusal {
     fn from(error: AppendError) -> Self {
-        let record = match &error {
-            AppendError::InvalidRecord { record, .. } => *record,
-            _ => None,
+        let (code, message) = (append_error(&error), error.to_string());
+        let records = match error {
+            AppendError::InvalidRecord { records, .. } | AppendError::InvalidTimestamp { records, .. } => {
+                records
+            }
+            _ => Vec::new(),
         };
-        Refusal { error: append_error(&error), message: Some(error.to_string()), record }
+        Refusal { error: code, message: Some(message), records }
     }
 }
