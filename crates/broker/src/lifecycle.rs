@@ -60,7 +60,7 @@ impl Registration {
             listeners: self.listeners.clone(),
             features: Vec::new(),
             rack: broker.settings().broker().node.rack.as_deref().map(Str::copy_from),
-            log_dirs: vec![broker.data_dir.directory_id()],
+            log_dirs: broker.data_dirs.directory_ids(),
             previous_broker_epoch: self.previous_epoch,
             voters_configured: quorum.peers().voters_configured().clone(),
             is_voiceless: quorum.is_voiceless(),

@@ -7,7 +7,10 @@ use std::{
     fmt::Write,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -42,6 +45,8 @@ pub(crate) struct Checkpoints {
     log_starts: CheckpointFile,
     high_watermarks: CheckpointFile,
     cleaner_offsets: CheckpointFile,
+    /// Whether the disk has failed somewhere in the directory since somebody looked last.
+    is_suspect: AtomicBool,
 }
 
 impl Checkpoints {
@@ -55,9 +60,20 @@ impl Checkpoints {
             log_starts: file(layout::LOG_STARTS)?,
             high_watermarks: file(layout::HIGH_WATERMARKS)?,
             cleaner_offsets: file(layout::CLEANER_OFFSETS)?,
+            is_suspect: AtomicBool::new(false),
             disk,
             root,
         })
+    }
+
+    /// The disk has failed in this directory.
+    pub(crate) fn suspect(&self) {
+        self.is_suspect.store(true, Ordering::Release);
+    }
+
+    /// Whether it has since the last time.
+    pub(crate) fn take_suspect(&self) -> bool {
+        self.is_suspect.swap(false, Ordering::AcqRel)
     }
 
     pub(crate) fn recovery_point(&self, partition: &TopicPartition) -> Option<Offset> {
@@ -126,6 +142,23 @@ impl Checkpoints {
         })
     }
 
+    /// Notes, durably, what another directory knew of a partition that moves here, before it does.
+    pub(crate) fn adopt(&self, partition: &TopicPartition, known: &Adopted) -> Result<(), StorageError> {
+        let values = [
+            (&self.recovery_points, Some(known.recovery_point)),
+            (&self.log_starts, Some(known.log_start)),
+            (&self.high_watermarks, known.high_watermark),
+            (&self.cleaner_offsets, known.cleaner_offset),
+        ];
+        for (file, value) in values {
+            self.write(file, |offsets| match value {
+                Some(at) => offsets.insert(partition.clone(), at) != Some(at),
+                None => offsets.remove(partition).is_some(),
+            })?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn set_cleaner_offset(
         &self,
         partition: &TopicPartition,
@@ -155,8 +188,18 @@ impl Checkpoints {
         let path = self.root.join(file.name);
         replace_file(&*self.disk, &path, render(&offsets).as_bytes())
             .and_then(|()| self.disk.sync_dir(&self.root))
+            .inspect_err(|_| self.suspect())
             .map_err(StorageError::disk(path))
     }
+}
+
+/// What is known of a partition that moves to another directory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Adopted {
+    pub(crate) recovery_point: Offset,
+    pub(crate) log_start: Offset,
+    pub(crate) high_watermark: Option<Offset>,
+    pub(crate) cleaner_offset: Option<Offset>,
 }
 
 /// Whether a partition still exists.
