@@ -178,7 +178,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let (mut peer, bootstrap) = match bootstrap {
         Some(bootstrap) => (None, bootstrap),
         None => {
-            let mut peer = Peer::new(kind, &logs.join("broker"), &[])?;
+            let mut peer = Peer::new(kind, &logs.join("broker"), &[])?.with_two_disks();
             peer.start(&toolbox)?;
             let bootstrap = peer.bootstrap();
             (Some(peer), bootstrap)

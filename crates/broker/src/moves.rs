@@ -25,6 +25,8 @@ const PIECES: usize = 8;
 const FAILURES_MAX: u32 = 10;
 /// Wait before the next look at a copy that could not take its log's place, or whose piece could not be read.
 const RETRY: Duration = Duration::from_millis(50);
+/// Longest wait for the throttle.
+const HELD_BACK_MAX: Duration = Duration::from_secs(1);
 /// How long the files of before stay: a fetch may have found its records there.
 const READ_MAX: Duration = Duration::from_secs(10);
 
@@ -157,10 +159,15 @@ pub(crate) async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
             has_copied |= blocking::run(move || step(&broker, &moving)).await;
         }
         let files_wait = remove_superseded(&broker).await;
+        let held_back = broker.throttles.between_dirs(&broker).wait();
         let wait = async {
             match (is_idle, has_copied) {
                 (true, _) if files_wait => sleep(READ_MAX).await,
                 (true, _) => std::future::pending().await,
+                // The rate may be another one by then.
+                (false, _) if held_back.is_some() => {
+                    sleep(held_back.unwrap_or(RETRY).min(HELD_BACK_MAX)).await
+                }
                 (false, true) => {}
                 (false, false) => sleep(RETRY).await,
             }
@@ -220,12 +227,17 @@ enum Stepped {
 
 fn copy_on(broker: &Broker, moving: &Moving) -> Result<Stepped, AppendError> {
     let now = broker.clock.now();
+    let limit = broker.throttles.between_dirs(broker);
     for _ in 0..PIECES {
-        if moving.copy.copy_on(now)?.is_some() {
+        if moving.copy.lag() > 0 && limit.wait().is_some() {
+            return Ok(Stepped::NotYet);
+        }
+        if let Some(bytes) = moving.copy.copy_on(now)? {
+            limit.throttle().spend(usize::try_from(bytes).unwrap_or(usize::MAX));
             continue;
         }
         // Outside of the locks of the log, so that little is left to write while appends wait.
-        moving.copy.flush()?;
+        moving.copy.flush(now)?;
         return Ok(match broker.data_dirs.finish_move(&moving.copy, now)? {
             Some(superseded) => Stepped::Done(superseded),
             None => Stepped::NotYet,

@@ -191,7 +191,7 @@ fn a_replica_moves_to_another_disk_while_records_come_in() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let [a, b] = [0, 1].map(|at: usize| dirs[at].path().to_str().unwrap().to_owned());
     let log_dirs = format!("log.dirs={a},{b}");
-    let mut broker = TestBroker::start(&[&log_dirs, "log.segment.bytes=20000"]);
+    let mut broker = TestBroker::start(&[&log_dirs, "log.segment.bytes=1048576"]);
     let mut client = TestClient::connect(&broker);
     client.create_topic("t", 1);
     let stops = AtomicBool::new(false);

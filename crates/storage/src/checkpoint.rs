@@ -142,21 +142,28 @@ impl Checkpoints {
         })
     }
 
-    /// Notes, durably, what another directory knew of a partition that moves here, before it does.
-    pub(crate) fn adopt(&self, partition: &TopicPartition, known: &Adopted) -> Result<(), StorageError> {
-        let values = [
-            (&self.recovery_points, Some(known.recovery_point)),
-            (&self.log_starts, Some(known.log_start)),
-            (&self.high_watermarks, known.high_watermark),
-            (&self.cleaner_offsets, known.cleaner_offset),
-        ];
-        for (file, value) in values {
-            self.write(file, |offsets| match value {
-                Some(at) => offsets.insert(partition.clone(), at) != Some(at),
-                None => offsets.remove(partition).is_some(),
-            })?;
-        }
-        Ok(())
+    /// Notes, durably, from where to where a partition reaches that moves here, before it does.
+    pub(crate) fn adopt(
+        &self,
+        partition: &TopicPartition,
+        recovery_point: Offset,
+        log_start: Offset,
+    ) -> Result<(), StorageError> {
+        self.write(&self.recovery_points, |offsets| set(offsets, partition, Some(recovery_point)))?;
+        let log_start = Some(log_start).filter(|start| *start > Offset::ZERO);
+        self.write(&self.log_starts, |offsets| set(offsets, partition, log_start))
+    }
+
+    /// Notes what else another directory knew of it.
+    pub(crate) fn take_over(
+        &self,
+        partition: &TopicPartition,
+        from: &Checkpoints,
+    ) -> Result<(), StorageError> {
+        let (high_watermark, cleaner_offset) =
+            (from.high_watermark(partition), from.cleaner_offset(partition));
+        self.write(&self.high_watermarks, |offsets| set(offsets, partition, high_watermark))?;
+        self.write(&self.cleaner_offsets, |offsets| set(offsets, partition, cleaner_offset))
     }
 
     pub(crate) fn set_cleaner_offset(
@@ -193,15 +200,6 @@ impl Checkpoints {
     }
 }
 
-/// What is known of a partition that moves to another directory.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Adopted {
-    pub(crate) recovery_point: Offset,
-    pub(crate) log_start: Offset,
-    pub(crate) high_watermark: Option<Offset>,
-    pub(crate) cleaner_offset: Option<Offset>,
-}
-
 /// Whether a partition still exists.
 pub(crate) type Live<'a> = &'a dyn Fn(&TopicPartition) -> bool;
 
@@ -231,6 +229,13 @@ fn raise(offsets: &mut Offsets, values: Vec<(TopicPartition, Offset)>) -> bool {
         }
     }
     changed
+}
+
+fn set(offsets: &mut Offsets, partition: &TopicPartition, value: Option<Offset>) -> bool {
+    match value {
+        Some(at) => offsets.insert(partition.clone(), at) != Some(at),
+        None => offsets.remove(partition).is_some(),
+    }
 }
 
 fn set_all(offsets: &mut Offsets, values: Vec<(TopicPartition, Offset)>) -> bool {

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use wire::{BrokerId, Millis, Offset, Str, TopicPartition, Uuid};
 
 use crate::{
-    checkpoint::{Adopted, Checkpoints},
+    checkpoint::Checkpoints,
     config::LogConfig,
     disk::{Disk, DiskLock, read_small_if_exists, remove_if_exists, replace_file},
     error::{DataDirError, StorageError},
@@ -473,36 +473,37 @@ impl DataDir {
         remove_if_exists(&*self.disk, path)
     }
 
-    /// Gives a copy that is whole and durable the partition's own name, and has it take the place of the log in `from`. When
-    /// this fails, `from` has the right one as before.
-    pub(crate) fn install_future(
+    /// Says in a copy's directory that it is newer than what `from` has. Until it has the partition's name nobody looks there.
+    pub(crate) fn mark_future(
         &self,
         future: &Path,
-        log: &Arc<Log>,
+        partition: &TopicPartition,
         from: &DataDir,
-        ends: (Offset, Offset),
-    ) -> Result<Installed, StorageError> {
-        let partition = log.topic_partition();
-        let (recovery_point, log_start) = ends;
+    ) -> Result<u64, StorageError> {
         let old = layout::partition_dir(&from.path, partition);
         let since = from.current_since(partition).map_err(StorageError::disk(&old))? + 1;
         self.mark_current(future, since)?;
+        Ok(since)
+    }
+
+    /// Gives a copy that is whole, durable and marked the partition's own name, and has it take the place of the log in `from`.
+    /// When this fails, `from` has the right one as before. Says where the copy is now, and the files of before.
+    pub(crate) fn install_future(
+        &self,
+        (future, since): (&Path, u64),
+        log: &Arc<Log>,
+        from: &DataDir,
+        (log_end, log_start): (Offset, Offset),
+    ) -> Result<(PathBuf, Option<PathBuf>), StorageError> {
+        let partition = log.topic_partition();
         // From here on nobody takes the lines of its checkpoints for a partition's that is no more.
         self.logs.lock().insert(partition.clone(), log.clone());
-        let adopted = self.checkpoints.adopt(
-            partition,
-            &Adopted {
-                recovery_point,
-                log_start,
-                high_watermark: from.checkpoints.high_watermark(partition),
-                cleaner_offset: from.checkpoints.cleaner_offset(partition),
-            },
-        );
         let path = layout::partition_dir(&self.path, partition);
-        let installed = adopted.and_then(|()| {
+        let installed = self.checkpoints.adopt(partition, log_end, log_start).and_then(|()| {
             let renamed = self.disk.rename(future, &path).and_then(|()| self.disk.sync_dir(&self.path));
             renamed.inspect_err(|_| self.checkpoints.suspect()).map_err(|error| {
                 // It may have the name all the same: the log that goes on has to be known as the newer one.
+                let old = layout::partition_dir(&from.path, partition);
                 if from.mark_current(&old, since + 1).is_err() {
                     log.fail_over();
                 }
@@ -517,26 +518,21 @@ impl DataDir {
         // Where this fails the mark tells which of the two is right.
         let aside = from.rename_aside(partition, Some(log.topic_id()), layout::deleted_dir);
         let aside = aside.inspect_err(|_| from.checkpoints.suspect()).ok().flatten();
-        if aside.is_some() {
-            // A later partition of this name has its own.
-            let _reported = from.checkpoints.forget_before_create(partition);
-        }
         log.renamed_aside(aside.as_deref());
-        Ok(Installed { path, superseded: aside })
+        Ok((path, aside))
+    }
+
+    /// Takes over what else `from` knew of a partition that has moved here.
+    pub(crate) fn take_over(&self, partition: &TopicPartition, from: &DataDir) -> Result<(), StorageError> {
+        self.checkpoints.take_over(partition, &from.checkpoints)?;
+        // A later partition of this name has its own.
+        from.checkpoints.forget_before_create(partition)
     }
 
     /// Removes files that a move has left behind.
     pub(crate) fn remove_superseded(&self, path: &Path) -> Result<(), StorageError> {
         remove_if_exists(&*self.disk, path).map_err(StorageError::disk(path))
     }
-}
-
-/// What became of a copy and of the log that it was made of.
-pub(crate) struct Installed {
-    /// Where the copy is now.
-    pub(crate) path: PathBuf,
-    /// Where the files are that nobody needs any more but whoever reads them now.
-    pub(crate) superseded: Option<PathBuf>,
 }
 
 /// Whether an error says that the disk has failed, and not that there was no room, or that the process has too much open.

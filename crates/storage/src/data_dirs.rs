@@ -260,6 +260,18 @@ impl DataDirs {
         &self.found
     }
 
+    /// Those of them that were in a directory which is not new, and whose topic is known.
+    pub fn held(&self) -> impl Iterator<Item = &FoundLog> {
+        let is_new = |at: usize| self.places[at].dir.as_ref().is_none_or(|dir| dir.is_new());
+        let held = self.found.iter().filter(move |(at, log)| !is_new(*at) && !log.topic_id.is_zero());
+        held.map(|(_, log)| log)
+    }
+
+    /// Whether there are directories that could not be read at the start.
+    pub fn has_unread(&self) -> bool {
+        self.places.iter().any(|place| place.takes_partitions && place.dir.is_none())
+    }
+
     /// The directories for partitions, in the order of `log.dirs`.
     pub fn states(&self) -> Vec<DirState> {
         let places = self.places.iter().filter(|place| place.takes_partitions);
@@ -510,17 +522,22 @@ impl DataDirs {
         let Some(from) = from.filter(|_| !self.is_offline(moving.to)).cloned() else {
             return Err(StorageError::Offline.into());
         };
+        let since = moving.dir.mark_future(&moving.path, partition, &from)?;
         let mut superseded = None;
         let is_done = moving.log.replace_with(&moving.copy, now, |log_end, log_start| {
-            let installed =
-                moving.dir.install_future(&moving.path, &moving.log, &from, (log_end, log_start))?;
-            superseded = installed.superseded;
-            Ok(installed.path)
+            let copy = (moving.path.as_path(), since);
+            let (path, aside) = moving.dir.install_future(copy, &moving.log, &from, (log_end, log_start))?;
+            superseded = aside;
+            Ok(path)
         })?;
         if !is_done {
             return Ok(None);
         }
         placed.insert(partition.clone(), moving.to);
+        if let Err(error) = moving.dir.take_over(partition, &from) {
+            // What is missing is found again, by and by.
+            tracing::warn!(%partition, %error, "checkpoints of a partition that has moved could not be written");
+        }
         Ok(Some(Superseded { dir: from, path: superseded }))
     }
 }
@@ -579,8 +596,8 @@ impl Move {
     }
 
     /// Makes what was copied so far durable, so that little is left to the end. Blocks.
-    pub fn flush(&self) -> Result<(), StorageError> {
-        self.copy.flush().map(|_| ())
+    pub fn flush(&self, now: Millis) -> Result<(), StorageError> {
+        self.copy.checkpoint(now).map(|_| ())
     }
 
     /// Gives up: the copy goes, the log stays where it is.
