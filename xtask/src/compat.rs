@@ -192,7 +192,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         Some(bootstrap) => UnderTest::Foreign(bootstrap),
         None if brokers > 1 => UnderTest::Cluster(DevCluster::start(&binary, brokers, &logs)?),
         None => {
-            let mut peer = Peer::new(kind, &logs.join("broker"), &[])?;
+            let mut peer = Peer::new(kind, &logs.join("broker"), &[])?.with_two_disks();
             peer.start(&toolbox)?;
             UnderTest::One(peer)
         }

@@ -29,6 +29,7 @@ pub(crate) struct Peer {
     home: PathBuf,
     port: u16,
     second_port: u16,
+    disks: usize,
     process: Option<Child>,
 }
 
@@ -43,8 +44,15 @@ impl Peer {
             home: home.to_path_buf(),
             port: shell::free_port()?,
             second_port: shell::free_port()?,
+            disks: 1,
             process: None,
         })
+    }
+
+    /// The same with two data directories.
+    pub(crate) fn with_two_disks(mut self) -> Self {
+        self.disks = 2;
+        self
     }
 
     /// `host:port` for clients.
@@ -55,6 +63,13 @@ impl Peer {
     /// Where its partitions lie.
     pub(crate) fn data(&self) -> PathBuf {
         self.home.join("data")
+    }
+
+    /// All that it is given to keep partitions in.
+    fn log_dirs(&self) -> String {
+        let others = (2..=self.disks).map(|at| self.home.join(format!("data-{at}")));
+        let dirs = std::iter::once(self.data()).chain(others).map(|dir| dir.display().to_string());
+        dirs.collect::<Vec<_>>().join(",")
     }
 
     /// What it has printed over all its lives.
@@ -94,7 +109,7 @@ impl Peer {
                 &format!("127.0.0.1:{}", self.second_port),
             ])
             .arg("--data-dir")
-            .arg(self.data())
+            .arg(self.log_dirs())
             .args(self.settings.iter().flat_map(|setting| ["--set", setting]));
         command
     }
@@ -102,7 +117,7 @@ impl Peer {
     fn kafka(&self, toolbox: &Toolbox) -> Result<Command, String> {
         let settings = self.home.join("server.properties");
         if !settings.exists() {
-            let (port, controller, data) = (self.port, self.second_port, self.data());
+            let (port, controller, dirs) = (self.port, self.second_port, self.log_dirs());
             let text = format!(
                 "process.roles=broker,controller\n\
                  node.id=1\n\
@@ -118,7 +133,7 @@ impl Peer {
                  transaction.state.log.min.isr=1\n\
                  group.initial.rebalance.delay.ms=0\n\
                  {}\n",
-                data.display(),
+                dirs,
                 self.settings.join("\n")
             );
             fs::write(&settings, text).map_err(|error| format!("{}: {error}", settings.display()))?;

@@ -54,6 +54,7 @@ pub(crate) fn required(api: ApiKey) -> (Operation, ResourceKind) {
         ApiKey::AlterConfigs | ApiKey::IncrementalAlterConfigs => (Op::AlterConfigs, On::Topic),
         ApiKey::DescribeClientQuotas | ApiKey::ListConfigResources => (Op::DescribeConfigs, On::Cluster),
         ApiKey::AlterClientQuotas => (Op::AlterConfigs, On::Cluster),
+        ApiKey::AlterReplicaLogDirs => (Op::Alter, On::Cluster),
         ApiKey::DescribeLogDirs | ApiKey::DescribeCluster => (Op::Describe, On::Cluster),
         ApiKey::DescribeQuorum | ApiKey::ListPartitionReassignments => (Op::Describe, On::Cluster),
         ApiKey::ElectLeaders | ApiKey::AlterPartitionReassignments | ApiKey::UpdateFeatures => {

@@ -8,10 +8,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use client::{Address, Environment};
 use state::metadata::{ConfigResource, Image};
-use storage::DataDir;
+use storage::DataDirs;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use wire::{BrokerId, Millis, Offset, Str, Uuid};
+use wire::{BrokerId, ErrorCode, Millis, Offset, PartitionId, Str, Uuid};
 
 use crate::clock::Clock;
 use crate::clock_skew::ClockSkew;
@@ -28,6 +28,7 @@ use crate::isr::InSync;
 use crate::listener::Census;
 use crate::metadata::Metadata;
 use crate::metrics::{BrokerState, Metrics};
+use crate::moves::Moves;
 use crate::partition::Partition;
 use crate::partitions::Partitions;
 use crate::peer::PeerLinks;
@@ -54,7 +55,10 @@ pub(crate) struct Broker {
     pub(crate) settings: ArcSwap<Settings>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) environment: Arc<dyn Environment>,
-    pub(crate) data_dir: Arc<DataDir>,
+    pub(crate) data_dirs: Arc<DataDirs>,
+    /// Whether so many of them have failed that the broker cannot go on.
+    pub(crate) has_no_disk: watch::Sender<bool>,
+    pub(crate) moves: Moves,
     pub(crate) metadata: Metadata,
     pub(crate) controller: Controller,
     pub(crate) controller_link: ControllerLink,
@@ -143,6 +147,26 @@ impl Broker {
         topic == OFFSETS_TOPIC || topic == TRANSACTIONS_TOPIC || topic == SHARE_STATE_TOPIC
     }
 
+    /// What is said of a partition that is not in service here: `unknown`, unless its disk has failed. A topic without an id
+    /// is looked for by its name.
+    pub(crate) fn missing(
+        &self,
+        topic: (&Str, Uuid),
+        partition: PartitionId,
+        unknown: ErrorCode,
+    ) -> ErrorCode {
+        if !self.replicas.has_unopened() {
+            return unknown;
+        }
+        let (name, id) = topic;
+        let image = self.metadata.image();
+        let id = if id.is_zero() { image.topic(name).map(|topic| topic.id) } else { Some(id) };
+        match id.is_some_and(|id| self.replicas.is_unopened(id, partition)) {
+            true => ErrorCode::KAFKA_STORAGE_ERROR,
+            false => unknown,
+        }
+    }
+
     /// A topic's settings.
     pub(crate) fn topic_settings(&self, image: &Image, topic: &Str) -> TopicSettings {
         self.settings().topic(image.configs(&ConfigResource::topic(topic.clone())))
@@ -227,7 +251,7 @@ impl Broker {
     pub(crate) fn checkpoint_high_watermarks(&self) {
         let hosted = self.partitions.load_full();
         let marks = hosted.partitions().map(|partition| (partition.id.clone(), partition.high_watermark()));
-        if let Err(error) = self.data_dir.checkpoint_high_watermarks(marks.collect()) {
+        for error in self.data_dirs.checkpoint_high_watermarks(marks.collect()) {
             tracing::error!(%error, "high watermarks could not be written");
         }
     }
@@ -249,6 +273,7 @@ impl Broker {
             is_fenced: *self.fenced.borrow(),
             metadata_applied: self.metadata.quorum().applied(),
             clock_ahead_ms: self.clock_skew.ahead_ms(),
+            log_dirs_offline: self.data_dirs.offline_count(),
             partitions_offline: self.replicas.unopened().len(),
             ..BrokerState::default()
         };

@@ -290,6 +290,12 @@ fn command(request: &RegisterBrokerRequest, id: BrokerId) -> RegisterBroker {
         features: features.collect(),
         rack: request.rack.as_deref().map(Str::copy_from),
         log_dirs: request.log_dirs.clone(),
+        has_offline_dirs: request.has_offline_dirs,
+        held: request
+            .held
+            .iter()
+            .flat_map(|topic| topic.partitions.iter().map(move |index| (topic.topic_id, PartitionId(*index))))
+            .collect(),
         fenced: true,
         previous_epoch: request.previous_broker_epoch,
     }

@@ -356,6 +356,8 @@ fn start(pending: Pending, request: Request) -> Result<Answer, DispatchError> {
         Request::AlterClientQuotas(request) => {
             pending.alone(|b, c| h::alter_client_quotas::handle(b, c, request), Response::AlterClientQuotas)
         }
+        Request::AlterReplicaLogDirs(request) => pending
+            .alone(|b, c| h::alter_replica_log_dirs::handle(b, c, request), Response::AlterReplicaLogDirs),
         Request::DescribeLogDirs(request) => {
             pending.alone(|b, c| h::describe_log_dirs::handle(b, c, request), Response::DescribeLogDirs)
         }

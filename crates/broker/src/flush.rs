@@ -6,7 +6,8 @@
 //! thread's hands whenever it holds bytes that nobody flushed.
 //!
 //! There is no barrier over partitions: a slow file delays its own writers only. Threads flush in parallel, so
-//! that the file system commits its journal once for all of them.
+//! that the file system commits its journal once for all of them. Each data directory has a lane of its own, queue and
+//! threads: a disk that hangs delays no other.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::blocking;
 use crate::metrics::Metrics;
 use crate::partition::Partition;
 
-/// Flushes that run at a time. They wait for the disk, not for a processor; more of them let the file system put
+/// Flushes that run at a time in one data directory. They wait for the disk, not for a processor; more of them let the file system put
 /// more of them into one commit of its journal.
 const THREADS: usize = 32;
 /// How long a flush takes at most where a task does them.
@@ -31,7 +32,8 @@ const IN_PLACE_MILLIS_MAX: u64 = 5;
 
 /// The flush queue and its threads.
 pub(crate) struct Flusher {
-    shared: Arc<Shared>,
+    /// By data directory.
+    lanes: Arc<[Arc<Shared>]>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -51,45 +53,58 @@ struct Queue {
 
 impl Flusher {
     /// Starts the flush threads; where everything happens on one thread, a task that flushes after a while, as disks do.
-    pub(crate) fn start(metrics: Metrics, environment: &Arc<dyn Environment>) -> std::io::Result<Arc<Self>> {
-        let shared = Arc::new(Shared {
-            queue: Mutex::default(),
-            work: Condvar::new(),
-            metrics,
-            written: Notify::new(),
-        });
-        if blocking::is_in_place() {
-            tokio::spawn(Arc::clone(&shared).run_in_place(Arc::clone(environment)));
-            return Ok(Arc::new(Flusher { shared, threads: Mutex::default() }));
-        }
-        let handles = (0..THREADS)
-            .map(|index| {
-                let shared = Arc::clone(&shared);
-                std::thread::Builder::new().name(format!("flush-{index}")).spawn(move || shared.run())
+    pub(crate) fn start(
+        metrics: Metrics,
+        environment: &Arc<dyn Environment>,
+        dirs: usize,
+    ) -> std::io::Result<Arc<Self>> {
+        let lane = |_| {
+            Arc::new(Shared {
+                queue: Mutex::default(),
+                work: Condvar::new(),
+                metrics: metrics.clone(),
+                written: Notify::new(),
             })
-            .collect::<Result<_, _>>()?;
-        Ok(Arc::new(Flusher { shared, threads: Mutex::new(handles) }))
+        };
+        let lanes: Arc<[Arc<Shared>]> = (0..dirs.max(1)).map(lane).collect();
+        if blocking::is_in_place() {
+            for lane in lanes.iter() {
+                tokio::spawn(Arc::clone(lane).run_in_place(Arc::clone(environment)));
+            }
+            return Ok(Arc::new(Flusher { lanes, threads: Mutex::default() }));
+        }
+        let mut handles = Vec::new();
+        for (at, lane) in lanes.iter().enumerate() {
+            for index in 0..THREADS {
+                let lane = Arc::clone(lane);
+                let thread = std::thread::Builder::new().name(format!("flush-{at}-{index}"));
+                handles.push(thread.spawn(move || lane.run())?);
+            }
+        }
+        Ok(Arc::new(Flusher { lanes, threads: Mutex::new(handles) }))
     }
 
     /// Queues a partition that holds unflushed bytes. Cheap when it is queued already.
     pub(crate) fn enqueue(&self, partition: &Arc<Partition>) {
         if partition.flush_state.request() {
-            self.shared.push(Arc::clone(partition));
+            self.lanes[partition.lane() % self.lanes.len()].push(Arc::clone(partition));
         }
     }
 
     /// How many partitions wait for a thread.
     pub(crate) fn queued(&self) -> usize {
-        self.shared.queue.lock().dirty.len()
+        self.lanes.iter().map(|lane| lane.queue.lock().dirty.len()).sum()
     }
 
     /// Flushes what is queued, then ends the threads.
     pub(crate) fn stop(&self) {
-        self.shared.queue.lock().stopping = true;
-        self.shared.work.notify_all();
+        for lane in self.lanes.iter() {
+            lane.queue.lock().stopping = true;
+            lane.work.notify_all();
+        }
         // Nobody else is left to flush where there are no threads.
         if self.threads.lock().is_empty() {
-            self.shared.run();
+            self.lanes.iter().for_each(|lane| lane.run());
         }
         for thread in self.threads.lock().drain(..) {
             if thread.join().is_err() {

@@ -57,7 +57,7 @@ async fn every(interval: Interval, mut stop: watch::Receiver<bool>, broker: Arc<
 }
 
 fn checkpoint(broker: &Arc<Broker>) {
-    if let Err(error) = broker.data_dir.checkpoint(broker.clock.now()) {
+    for error in broker.data_dirs.checkpoint(broker.clock.now()) {
         tracing::error!(%error, "recovery points could not be written");
     }
     broker.checkpoint_high_watermarks();

@@ -36,8 +36,10 @@ mod metadata;
 mod controller;
 mod controller_link;
 mod lifecycle;
+mod disks;
 mod clock_skew;
 mod replicas;
+mod moves;
 // What the broker knows of topics, groups, transactions and share groups.
 mod topics;
 mod producer_ids;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use wire::messages::add_raft_voter::AddRaftVoterRequest;
 use wire::messages::broker_heartbeat::{BrokerHeartbeatRequest, OutOfService, PartitionOutOfService};
 use wire::messages::register_broker::{
-    Listener as RegisteredListener, RegisterBrokerRequest, RegisterBrokerResponse,
+    HeldTopic, Listener as RegisteredListener, RegisterBrokerRequest, RegisterBrokerResponse,
 };
 use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Str, Uuid};
 
@@ -60,12 +60,23 @@ impl Registration {
             listeners: self.listeners.clone(),
             features: Vec::new(),
             rack: broker.settings().broker().node.rack.as_deref().map(Str::copy_from),
-            log_dirs: vec![broker.data_dir.directory_id()],
+            log_dirs: broker.data_dirs.directory_ids(),
+            has_offline_dirs: broker.data_dirs.has_unread(),
+            held: held(broker),
             previous_broker_epoch: self.previous_epoch,
             voters_configured: quorum.peers().voters_configured().clone(),
             is_voiceless: quorum.is_voiceless(),
         }
     }
+}
+
+/// The partitions that were found when the broker started, by topic.
+fn held(broker: &Broker) -> Vec<HeldTopic> {
+    let mut topics: BTreeMap<Uuid, Vec<i32>> = BTreeMap::new();
+    for log in broker.data_dirs.held() {
+        topics.entry(log.topic_id).or_default().push(log.topic_partition.partition.0);
+    }
+    topics.into_iter().map(|(topic_id, partitions)| HeldTopic { topic_id, partitions }).collect()
 }
 
 /// Registers, and waits until the metadata has come as far as the registration. Says whether the node may ask for a vote that it

@@ -129,6 +129,8 @@ pub struct BrokerState {
     pub share_records_acquired: i64,
     /// Members of share groups that fetch here.
     pub share_sessions: usize,
+    /// Data directories that have failed.
+    pub log_dirs_offline: usize,
     /// Partitions whose log could not be opened, or is offline after a failure of the disk.
     pub partitions_offline: usize,
     /// Partitions whose log has rotted, and is not whole again.
@@ -439,6 +441,8 @@ fn write_state(page: &mut Page, state: &BrokerState) {
         "How far this broker's clock is ahead of the active controller's; negative where it is behind.",
     )
     .value(&[], state.clock_ahead_ms as f64 / 1e3);
+    page.gauge("ottla_offline_log_directories", "Data directories that have failed.")
+        .value(&[], state.log_dirs_offline);
     page.gauge(
         "ottla_partitions_offline",
         "Partitions whose log could not be opened, or is offline after a failure of the disk.",
@@ -564,6 +568,7 @@ mod tests {
                 ottla_broker_fenced 0
                 ottla_metadata_applied_index 0
                 ottla_clock_ahead_seconds 0
+                ottla_offline_log_directories 0
                 ottla_partitions_offline 0
                 ottla_partitions_rotten 0
                 ottla_log_bytes{topic="orders"} 100

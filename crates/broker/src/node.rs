@@ -41,6 +41,7 @@ use crate::lifecycle::{self, Registration};
 use crate::listener::{Listener, OwnLimits};
 use crate::metadata::Metadata;
 use crate::metrics::{BrokerState, Metrics};
+use crate::moves::Moves;
 use crate::network::{Acceptor, Network};
 use crate::partitions::Partitions;
 use crate::peer::{PeerLinks, Reach};
@@ -58,7 +59,7 @@ use crate::throttle::Throttles;
 use crate::topics::Topics;
 use crate::transactions::TxnCoordinator;
 use crate::unpacking::Unpacking;
-use crate::{blocking, housekeeping, markers, opening, scrub};
+use crate::{blocking, disks, housekeeping, markers, moves, opening, scrub};
 
 /// What a node is started with.
 pub struct NodeOptions {
@@ -98,6 +99,17 @@ pub enum StartError {
         path: PathBuf,
         /// Partitions in it.
         partitions: usize,
+    },
+    /// The metadata lies in another directory than the settings say.
+    #[error(
+        "data directory {path} holds no __cluster_metadata-0, and {elsewhere} does: set metadata.log.dir={elsewhere}, or put that \
+         directory first in log.dirs"
+    )]
+    MetadataElsewhere {
+        /// Where it should be.
+        path: PathBuf,
+        /// Where it is.
+        elsewhere: PathBuf,
     },
     /// The cluster's metadata cannot be rebuilt.
     #[error(transparent)]
@@ -160,22 +172,23 @@ impl Node {
             None => (None, None),
         };
         let opened = {
-            let ids = [fresh_id(&*environment), fresh_id(&*environment)];
-            opening::open(&settings, &disk, clock.now(), ids).await?
+            let environment = Arc::clone(&environment);
+            opening::open(&settings, &disk, clock.now(), move || fresh_id(&*environment)).await?
         };
         let sockets = bind(&settings, &*network).await?;
         let registration = Arc::new(registration(
             &settings,
             &sockets,
-            opened.data_dir.last_broker_epoch(),
+            opened.data_dirs.last_broker_epoch(),
             fresh_id(&*environment),
         )?);
-        let cluster_id = opened.data_dir.cluster_id().clone();
+        let cluster_id = opened.data_dirs.cluster_id().clone();
         let reach = Reach::new(Arc::clone(&environment), &format!("ottla-broker-{}", settings.node_id()));
         let (quorum, driver) =
             open_quorum(&settings, &reach, &cluster_id, opened.metadata_log, disk, &clock).await?;
         let (stop, stopping) = watch::channel(false);
-        let flusher = Flusher::start(metrics.clone(), &environment).map_err(StartError::Thread)?;
+        let flusher = Flusher::start(metrics.clone(), &environment, opened.data_dirs.count())
+            .map_err(StartError::Thread)?;
         let (groups, _) = GroupCoordinator::new(
             group_config(&settings.broker().groups, &settings.broker().share),
             Arc::clone(&clock),
@@ -200,7 +213,9 @@ impl Node {
                 environment.random(),
             ),
             clock,
-            data_dir: opened.data_dir,
+            data_dirs: opened.data_dirs,
+            has_no_disk: watch::Sender::new(false),
+            moves: Moves::default(),
             environment,
             metadata: Metadata::new(quorum),
             controller: Controller::default(),
@@ -259,10 +274,12 @@ impl Node {
         let looked_at = Arc::downgrade(&broker);
         broker.metrics.look_up_with(move || state(looked_at.clone()));
         let may_have_vote_back = tokio::select! {
-            joined = join(&broker, &registration, opened.found) => joined?,
+            joined = join(&broker, &registration) => joined?,
             () = broker.metadata.quorum().failed() => return Err(StartError::Offline),
         };
         tasks.spawn(replicas::run(Arc::clone(&broker), stopping.clone()));
+        tasks.spawn(disks::run(Arc::clone(&broker), stopping.clone()));
+        tasks.spawn(moves::run(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(isr::run(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(lifecycle::beat(Arc::clone(&broker), registration, stopping.clone()));
         tasks.spawn(lifecycle::regain_vote(Arc::clone(&broker), may_have_vote_back, stopping.clone()));
@@ -301,16 +318,27 @@ impl Node {
 
     /// Waits until the broker cannot go on: without its metadata log it can make and change nothing, and a supervisor had
     /// better start it again. Never returns while all is well.
-    pub async fn failed(&self) {
-        self.broker.metadata.quorum().failed().await;
-        self.readiness.not_ready("the metadata log is offline");
+    /// Says why.
+    pub async fn failed(&self) -> &'static str {
+        let mut has_no_disk = self.broker.has_no_disk.subscribe();
+        let why = tokio::select! {
+            () = self.broker.metadata.quorum().failed() => {
+                "the metadata log is offline after a disk error, and a broker without it is of no use"
+            }
+            // The sender lives as long as the broker does.
+            _ = has_no_disk.wait_for(|has_none| *has_none) => {
+                "the data directory of the metadata has failed, or all of log.dirs have: repair or replace the disk"
+            }
+        };
+        self.readiness.not_ready(why);
+        why
     }
 
     /// Stops: has others lead, answers what is in flight, flushes, closes every log, and marks the shutdown as clean.
     pub async fn shutdown(mut self) -> Result<(), StorageError> {
         self.readiness.not_ready("the broker is stopping");
         // A compaction may have minutes before it.
-        self.broker.data_dir.stop_cleaning();
+        self.broker.data_dirs.stop_cleaning();
         lifecycle::hand_over(&self.broker).await;
         self.broker.stop.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
@@ -321,7 +349,7 @@ impl Node {
         let closed = blocking::run(move || {
             broker.flusher.stop();
             broker.checkpoint_high_watermarks();
-            broker.data_dir.close(broker.clock.now(), broker.epoch.load(Ordering::Acquire))
+            broker.data_dirs.close(broker.clock.now(), broker.epoch.load(Ordering::Acquire))
         });
         let closed = closed.await;
         if let Some(admin) = self.admin {
@@ -371,19 +399,17 @@ fn int_millis(millis: Millis) -> i32 {
 
 /// Has the cluster know the broker, and opens what the cluster says that the broker has. Says whether the node may ask for a
 /// vote that it lost.
-async fn join(
-    broker: &Arc<Broker>,
-    registration: &Registration,
-    found: Vec<storage::FoundLog>,
-) -> Result<bool, StartError> {
+async fn join(broker: &Arc<Broker>, registration: &Registration) -> Result<bool, StartError> {
     // The only voter needs the task that decides to be registered at all.
     let stop = broker.stop.subscribe();
     tokio::spawn(controller::run(Arc::clone(broker), stop));
     let may_have_vote_back = lifecycle::join(broker, registration).await?;
     broker.apply_dynamic_settings();
     let cleaner = Arc::clone(broker);
-    blocking::run(move || replicas::set_aside_strays(&cleaner, &found)).await?;
+    blocking::run(move || replicas::set_aside_strays(&cleaner)).await?;
     replicas::reconcile(broker).await;
+    let mover = Arc::clone(broker);
+    blocking::run(move || moves::resume(&mover)).await;
     Ok(may_have_vote_back)
 }
 

@@ -9,7 +9,7 @@ mod transactions;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -36,6 +36,8 @@ pub(crate) struct Partition {
     pub(crate) metrics: Arc<TopicMetrics>,
     pub(crate) throttled: Throttled,
     flusher: Arc<Flusher>,
+    /// The data directory, for whoever flushes.
+    lane: AtomicUsize,
     role: RwLock<Role>,
     high_watermark: AtomicI64,
     /// Producers of whom the coordinator is asked whether the partition belongs to their transaction, each with the number of
@@ -153,6 +155,7 @@ impl Partition {
             metrics,
             throttled: Throttled::default(),
             flusher,
+            lane: AtomicUsize::new(0),
             role: RwLock::new(Role {
                 leader_epoch: LeaderEpoch::NONE,
                 leader: None,
@@ -164,6 +167,15 @@ impl Partition {
             complains_at: AtomicI64::new(0),
             rot: Mutex::new(None),
         })
+    }
+
+    /// Which data directory the log lies in, for whoever flushes. What is queued already may be flushed from another one's lane.
+    pub(crate) fn lane(&self) -> usize {
+        self.lane.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_lane(&self, at: usize) {
+        self.lane.store(at, Ordering::Relaxed);
     }
 
     // Who leads.

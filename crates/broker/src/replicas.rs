@@ -13,7 +13,7 @@ use client::Address;
 use parking_lot::Mutex;
 use state::metadata::{ConfigResource, Image, ResourceKind, Topic, TopicRules};
 use state::partition::Assignment;
-use storage::{FoundLog, StorageError};
+use storage::{Arrival, StorageError};
 use tokio::sync::watch;
 use wire::{BrokerId, ErrorCode, PartitionId, TopicPartition, Uuid};
 
@@ -45,6 +45,8 @@ struct Unopened {
     partition: TopicPartition,
     /// Whether what was flushed is not what it was.
     is_damaged: bool,
+    /// Whether it may lie in a data directory that cannot be read: it is not tried again before the next start.
+    is_out_of_reach: bool,
 }
 
 impl Replicas {
@@ -70,6 +72,16 @@ impl Replicas {
         self.unopened.lock().iter().map(|(key, unopened)| (*key, unopened.is_damaged)).collect()
     }
 
+    /// Whether there is any.
+    pub(crate) fn has_unopened(&self) -> bool {
+        !self.unopened.lock().is_empty()
+    }
+
+    /// Whether a replica of this broker could not be opened.
+    pub(crate) fn is_unopened(&self, topic: Uuid, partition: PartitionId) -> bool {
+        self.unopened.lock().contains_key(&(topic, partition))
+    }
+
     /// Forgets those of them that are damaged and may go, and returns them.
     pub(crate) fn take_damaged(
         &self,
@@ -84,6 +96,18 @@ impl Replicas {
             !goes
         });
         damaged
+    }
+
+    fn is_out_of_reach(&self, topic: Uuid, partition: PartitionId) -> bool {
+        self.unopened.lock().get(&(topic, partition)).is_some_and(|unopened| unopened.is_out_of_reach)
+    }
+
+    /// Forgets those of the topics that are no longer this broker's.
+    fn forget_unopened(&self, this: BrokerId, image: &Image, topics: &BTreeSet<Uuid>) {
+        self.unopened.lock().retain(|(topic, id), _| {
+            let known = image.topic_by_id(*topic).and_then(|topic| topic.partition(*id));
+            !topics.contains(topic) || known.is_some_and(|known| known.replicas.contains(&this))
+        });
     }
 
     fn note_failure(&self, topic: Uuid, unopened: Unopened, why: String) {
@@ -110,9 +134,9 @@ pub(crate) async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
 
 /// Sets aside what is on disk and in no topic. The image must be as new as the cluster's: a topic that an old one does not
 /// know may well be there. Blocks.
-pub(crate) fn set_aside_strays(broker: &Broker, found: &[FoundLog]) -> Result<(), StorageError> {
+pub(crate) fn set_aside_strays(broker: &Broker) -> Result<(), StorageError> {
     let image = broker.metadata.image();
-    for log in found {
+    for (at, log) in broker.data_dirs.found() {
         let partition = &log.topic_partition;
         let is_known = &*partition.topic == crate::metadata::METADATA_TOPIC
             || image.topic(&partition.topic).is_some_and(|topic| {
@@ -123,7 +147,7 @@ pub(crate) fn set_aside_strays(broker: &Broker, found: &[FoundLog]) -> Result<()
             });
         if !is_known {
             tracing::warn!(%partition, "a log of no topic is set aside");
-            broker.data_dir.set_aside_stray(partition)?;
+            broker.data_dirs.set_aside_stray(partition, Some(*at))?;
         }
     }
     Ok(())
@@ -216,7 +240,8 @@ async fn remove_gone(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid
         let deleter = Arc::clone(broker);
         let removed = blocking::run(move || {
             for partition in &gone {
-                if let Err(error) = deleter.data_dir.delete_log(&partition.id) {
+                deleter.moves.cancel(&partition.id);
+                if let Err(error) = deleter.data_dirs.delete_log(&partition.id) {
                     // It is out of service all the same: the next start finds a log of no topic and sets it aside.
                     tracing::error!(partition = %partition.id, %error, "a partition's files could not be removed");
                 }
@@ -230,12 +255,16 @@ async fn remove_gone(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid
 /// Opens the logs of partitions that are this broker's and not in service yet, many at a time.
 async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uuid>) {
     let hosted = broker.partitions.load_full();
+    // A directory that cannot be read may hold what is not found at the start; what comes later is new.
+    let arrival = if broker.replicas.reconciled() == 0 { Arrival::AtStart } else { Arrival::Later };
+    broker.replicas.forget_unopened(broker.node_id, image, topics);
     let mut wanted: Vec<(TopicPartition, Uuid)> = Vec::new();
     for topic in topics.iter().filter_map(|id| image.topic_by_id(*id)) {
         let here = hosted.topic_by_id(topic.id);
         for (id, partition) in topic.partitions() {
             let is_new = here.is_none_or(|here| here.partition(id).is_none());
-            if is_new && partition.replicas.contains(&broker.node_id) {
+            let is_out_of_reach = || broker.replicas.is_out_of_reach(topic.id, id);
+            if is_new && partition.replicas.contains(&broker.node_id) && !is_out_of_reach() {
                 wanted.push((TopicPartition { topic: topic.name.clone(), partition: id }, topic.id));
             }
         }
@@ -249,10 +278,10 @@ async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uu
         let opened = for_each_parallel(&wanted, threads, |(partition, topic_id)| {
             let refused = opener.descriptors.check(1).err();
             let opened = match refused {
-                Some(why) => Err((why.to_string(), false)),
+                Some(why) => Err((why.to_string(), None)),
                 None => opener
-                    .open_partition(&image, partition.clone(), *topic_id)
-                    .map_err(|error| (error.to_string(), matches!(error, StorageError::Damaged { .. }))),
+                    .open_partition(&image, partition.clone(), *topic_id, arrival)
+                    .map_err(|error| (error.to_string(), Some(error))),
             };
             // One rotten file must not keep all other partitions from being served.
             Ok::<_, std::convert::Infallible>(match opened {
@@ -260,12 +289,14 @@ async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uu
                     opener.replicas.unopened.lock().remove(&(*topic_id, partition.partition));
                     Some(opened)
                 }
-                Err((error, is_damaged)) => {
+                Err((error, cause)) => {
+                    let is_damaged = matches!(cause, Some(StorageError::Damaged { .. }));
+                    let is_out_of_reach = matches!(cause, Some(StorageError::DirOffline { .. }));
                     tracing::error!(
                         %partition, %error,
                         "the partition is not served here: restore its directory from a copy, or move its replica away"
                     );
-                    let unopened = Unopened { partition: partition.clone(), is_damaged };
+                    let unopened = Unopened { partition: partition.clone(), is_damaged, is_out_of_reach };
                     opener.replicas.note_failure(*topic_id, unopened, error);
                     None
                 }

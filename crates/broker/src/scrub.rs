@@ -133,7 +133,7 @@ fn repair(broker: &Broker) {
         })
     };
     for (topic, partition) in broker.replicas.take_damaged(may_go) {
-        match broker.data_dir.set_aside_stray(&partition) {
+        match broker.data_dirs.set_aside_stray(&partition, None) {
             Ok(()) => {
                 tracing::warn!(%partition, "a damaged log is set aside, and taken anew from the leader");
                 broker.metrics.rotted();

@@ -1,7 +1,7 @@
 //! Throttled replication: filling replicas that have moved leaves room for clients.
 //!
 //! Topics say which replicas are throttled (`leader.replication.throttled.replicas` and `follower.…`), brokers how fast
-//! (`….throttled.rate`), as kafka-reassign-partitions sets them. Invariant: only a replica that is not in
+//! (`….throttled.rate`), as kafka-reassign-partitions sets them; so it does for moves between data directories. Invariant: only a replica that is not in
 //! sync is held back, so that no acknowledgement ever waits for a throttle.
 
 use std::sync::Arc;
@@ -21,11 +21,12 @@ const SAVED_MAX: Duration = Duration::from_secs(1);
 /// When to look again at a rate of nothing.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// The two throttles of a broker.
+/// The throttles of a broker.
 #[derive(Default)]
 pub(crate) struct Throttles {
     leading: Arc<Throttle>,
     following: Arc<Throttle>,
+    between_dirs: Arc<Throttle>,
 }
 
 /// A throttle and its rate of the moment, in bytes per second.
@@ -90,6 +91,14 @@ impl Throttles {
         known
             .is_some_and(|known| !known.isr.contains(&broker.node_id))
             .then(|| Limit { throttle: &self.following, rate: rate() })
+    }
+}
+
+impl Throttles {
+    /// What limits how fast replicas are copied from one data directory to another.
+    pub(crate) fn between_dirs(&self, broker: &Broker) -> Limit<'_> {
+        let rate = broker.settings().broker().replication.dirs_throttle;
+        Limit { throttle: &self.between_dirs, rate }
     }
 }
 

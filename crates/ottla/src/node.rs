@@ -166,7 +166,9 @@ fn run(
         for notice in settings.notices() {
             tracing::warn!("{notice}");
         }
-        let data_dir = settings.log_dir().to_owned();
+        let data_dirs: Vec<String> =
+            settings.log_dirs().iter().map(|dir| dir.display().to_string()).collect();
+        let data_dir = PathBuf::from(data_dirs.join(","));
         // Before the node, so that no signal is missed from the first byte on disk on.
         let mut stop = Stop::listen(is_child)?;
         let options = NodeOptions {
@@ -192,8 +194,7 @@ fn run(
         if announced.is_ok() {
             tokio::select! {
                 () = stop.asked() => tracing::info!("stopping"),
-                () = node.failed() => {
-                    let message = "the metadata log is offline after a disk error, and a broker without it is of no use";
+                message = node.failed() => {
                     tracing::error!("{message}: stopping");
                     outcome = Err(Failure::failed(message.to_owned()));
                 }
@@ -212,7 +213,9 @@ fn run(
 fn refused(error: StartError) -> Failure {
     let message = error.to_string();
     match error {
-        StartError::DataDir(_) | StartError::NoMetadata { .. } => Failure::usage(message),
+        StartError::DataDir(_) | StartError::NoMetadata { .. } | StartError::MetadataElsewhere { .. } => {
+            Failure::usage(message)
+        }
         StartError::Listen { error, .. } => {
             let advice = match error.kind() {
                 ErrorKind::AddrInUse => {

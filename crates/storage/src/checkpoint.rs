@@ -7,7 +7,10 @@ use std::{
     fmt::Write,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -42,6 +45,8 @@ pub(crate) struct Checkpoints {
     log_starts: CheckpointFile,
     high_watermarks: CheckpointFile,
     cleaner_offsets: CheckpointFile,
+    /// Whether the disk has failed somewhere in the directory since somebody looked last.
+    is_suspect: AtomicBool,
 }
 
 impl Checkpoints {
@@ -55,9 +60,20 @@ impl Checkpoints {
             log_starts: file(layout::LOG_STARTS)?,
             high_watermarks: file(layout::HIGH_WATERMARKS)?,
             cleaner_offsets: file(layout::CLEANER_OFFSETS)?,
+            is_suspect: AtomicBool::new(false),
             disk,
             root,
         })
+    }
+
+    /// The disk has failed in this directory.
+    pub(crate) fn suspect(&self) {
+        self.is_suspect.store(true, Ordering::Release);
+    }
+
+    /// Whether it has since the last time.
+    pub(crate) fn take_suspect(&self) -> bool {
+        self.is_suspect.swap(false, Ordering::AcqRel)
     }
 
     pub(crate) fn recovery_point(&self, partition: &TopicPartition) -> Option<Offset> {
@@ -126,6 +142,30 @@ impl Checkpoints {
         })
     }
 
+    /// Notes, durably, from where to where a partition reaches that moves here, before it does.
+    pub(crate) fn adopt(
+        &self,
+        partition: &TopicPartition,
+        recovery_point: Offset,
+        log_start: Offset,
+    ) -> Result<(), StorageError> {
+        self.write(&self.recovery_points, |offsets| set(offsets, partition, Some(recovery_point)))?;
+        let log_start = Some(log_start).filter(|start| *start > Offset::ZERO);
+        self.write(&self.log_starts, |offsets| set(offsets, partition, log_start))
+    }
+
+    /// Notes what else another directory knew of it.
+    pub(crate) fn take_over(
+        &self,
+        partition: &TopicPartition,
+        from: &Checkpoints,
+    ) -> Result<(), StorageError> {
+        let (high_watermark, cleaner_offset) =
+            (from.high_watermark(partition), from.cleaner_offset(partition));
+        self.write(&self.high_watermarks, |offsets| set(offsets, partition, high_watermark))?;
+        self.write(&self.cleaner_offsets, |offsets| set(offsets, partition, cleaner_offset))
+    }
+
     pub(crate) fn set_cleaner_offset(
         &self,
         partition: &TopicPartition,
@@ -155,6 +195,7 @@ impl Checkpoints {
         let path = self.root.join(file.name);
         replace_file(&*self.disk, &path, render(&offsets).as_bytes())
             .and_then(|()| self.disk.sync_dir(&self.root))
+            .inspect_err(|_| self.suspect())
             .map_err(StorageError::disk(path))
     }
 }
@@ -188,6 +229,13 @@ fn raise(offsets: &mut Offsets, values: Vec<(TopicPartition, Offset)>) -> bool {
         }
     }
     changed
+}
+
+fn set(offsets: &mut Offsets, partition: &TopicPartition, value: Option<Offset>) -> bool {
+    match value {
+        Some(at) => offsets.insert(partition.clone(), at) != Some(at),
+        None => offsets.remove(partition).is_some(),
+    }
 }
 
 fn set_all(offsets: &mut Offsets, values: Vec<(TopicPartition, Offset)>) -> bool {

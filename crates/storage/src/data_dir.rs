@@ -57,6 +57,8 @@ pub struct DataDir {
     path: PathBuf,
     meta: Meta,
     clean: bool,
+    /// Whether it was made now.
+    is_new: bool,
     /// The epoch of the broker that stopped in order, as its mark says; -1 where it says nothing.
     last_broker_epoch: i64,
     checkpoints: Arc<Checkpoints>,
@@ -93,7 +95,7 @@ impl DataDir {
             }
             Err(e) => return Err(DataDirError::disk(path.join(layout::LOCK))(e)),
         };
-        let meta = settle_meta(&*disk, path, &options)?;
+        let (meta, is_new) = settle_meta(&*disk, path, &options)?;
         let checkpoints =
             Checkpoints::load(disk.clone(), path.to_owned()).map_err(DataDirError::disk(path))?;
         let clean_path = path.join(layout::CLEAN_SHUTDOWN);
@@ -109,6 +111,7 @@ impl DataDir {
             path: path.to_owned(),
             meta,
             clean: mark.is_some(),
+            is_new,
             last_broker_epoch,
             checkpoints,
             logs: Mutex::new(BTreeMap::new()),
@@ -135,6 +138,11 @@ impl DataDir {
     /// Whether the last process that had it stopped in order.
     pub fn was_clean(&self) -> bool {
         self.clean
+    }
+
+    /// Whether it was made when it was opened.
+    pub(crate) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// The epoch of the broker that had it last, if that stopped in order and said so, else -1.
@@ -189,6 +197,9 @@ impl DataDir {
                 Ok(self.logs.lock().entry(partition.clone()).or_insert(Arc::new(log)).clone())
             }
             Err(error) => {
+                if matches!(error, StorageError::Disk { .. }) {
+                    self.checkpoints.suspect();
+                }
                 self.refused.lock().insert(partition.clone());
                 Err(error)
             }
@@ -202,10 +213,18 @@ impl DataDir {
 
     /// Takes a partition out of service and removes it. Slices that are being read stay readable.
     pub fn delete_log(&self, partition: &TopicPartition) -> Result<(), StorageError> {
-        if let Some(aside) = self.move_aside(partition, layout::deleted_dir)? {
+        if let Some(aside) = self.set_aside_deleted(partition)? {
             self.disk.remove(&aside).map_err(StorageError::disk(aside))?;
         }
         Ok(())
+    }
+
+    /// The first half of [`DataDir::delete_log`]: says what is to be removed.
+    pub(crate) fn set_aside_deleted(
+        &self,
+        partition: &TopicPartition,
+    ) -> Result<Option<PathBuf>, StorageError> {
+        self.move_aside(partition, layout::deleted_dir)
     }
 
     /// Takes a partition out of service that the metadata does not know, and keeps its files under a name
@@ -224,9 +243,19 @@ impl DataDir {
         if let Some(log) = &log {
             log.abandon();
         }
+        let topic_id = log.map(|log| log.topic_id());
+        self.rename_aside(partition, topic_id, name)
+    }
+
+    fn rename_aside(
+        &self,
+        partition: &TopicPartition,
+        topic_id: Option<Uuid>,
+        name: fn(&Path, &TopicPartition, Uuid) -> PathBuf,
+    ) -> Result<Option<PathBuf>, StorageError> {
         let dir = layout::partition_dir(&self.path, partition);
-        let topic_id = match &log {
-            Some(log) => log.topic_id(),
+        let topic_id = match topic_id {
+            Some(topic_id) => topic_id,
             None => log::read_topic_id(&*self.disk, &dir).map_err(StorageError::disk(&dir))?,
         };
         let aside = name(&self.path, partition, topic_id);
@@ -342,6 +371,178 @@ impl DataDir {
     }
 }
 
+/// What a set of directories does with each of them (see `data_dirs.rs`).
+impl DataDir {
+    /// The cluster that a directory belongs to, if it says so. Nothing is locked or changed.
+    pub(crate) fn peek_cluster_id(disk: &dyn Disk, path: &Path) -> Option<Str> {
+        let content = read_small_if_exists(disk, &path.join(layout::META_PROPERTIES), META_BYTES_MAX);
+        content.ok().flatten().and_then(|content| parse_meta(&content).ok()).map(|meta| meta.cluster_id)
+    }
+
+    /// Whether the disk has failed in it since the last time.
+    pub(crate) fn take_suspect(&self) -> bool {
+        self.checkpoints.take_suspect()
+    }
+
+    /// Finds out whether the directory can still be written to and read. A disk that is full can.
+    pub(crate) fn probe(&self) -> io::Result<()> {
+        let path = self.path.join(layout::PROBE);
+        let written = replace_file(&*self.disk, &path, b"ok\n")
+            .and_then(|()| self.disk.sync_dir(&self.path))
+            .and_then(|()| read_small_if_exists(&*self.disk, &path, META_BYTES_MAX).map(|_| ()))
+            .and_then(|()| self.disk.list(&self.path).map(|_| ()))
+            .and_then(|()| remove_if_exists(&*self.disk, &path));
+        match written {
+            Err(error) if is_of_the_disk(&error) => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Takes every log out of service.
+    pub(crate) fn take_offline(&self) {
+        self.logs.lock().values().for_each(|log| log.take_offline());
+    }
+
+    /// Forgets a partition whose files can no longer be reached.
+    pub(crate) fn forget(&self, partition: &TopicPartition) {
+        if let Some(log) = self.logs.lock().remove(partition) {
+            log.abandon();
+        }
+        self.refused.lock().remove(partition);
+    }
+
+    /// Since when the directory holds a partition rightly, in an order that all directories of a broker share.
+    pub(crate) fn current_since(&self, partition: &TopicPartition) -> io::Result<u64> {
+        let path = layout::partition_dir(&self.path, partition).join(layout::CURRENT_SINCE);
+        let content = read_small_if_exists(&*self.disk, &path, META_BYTES_MAX)?;
+        let text = content.as_deref().map(String::from_utf8_lossy);
+        Ok(text.and_then(|text| text.trim().parse().ok()).unwrap_or(0))
+    }
+
+    /// Says so in a partition's directory, durably.
+    pub(crate) fn mark_current(&self, dir: &Path, since: u64) -> Result<(), StorageError> {
+        replace_file(&*self.disk, &dir.join(layout::CURRENT_SINCE), format!("{since}\n").as_bytes())
+            .and_then(|()| self.disk.sync_dir(dir))
+            .inspect_err(|_| self.checkpoints.suspect())
+            .map_err(StorageError::disk(dir))
+    }
+
+    /// Whether a partition's directory is there.
+    pub(crate) fn holds(&self, partition: &TopicPartition) -> bool {
+        self.disk.list(&layout::partition_dir(&self.path, partition)).is_ok()
+    }
+
+    /// Copies of partitions that a move did not finish. They are removed; what they were made for is told.
+    pub(crate) fn remove_futures(&self) -> io::Result<Vec<TopicPartition>> {
+        let mut found = Vec::new();
+        for entry in self.disk.list(&self.path)?.into_iter().filter(|entry| entry.is_dir) {
+            if entry.name.ends_with(layout::FUTURE_DIR_SUFFIX) {
+                self.disk.remove(&self.path.join(&entry.name))?;
+                found.extend(layout::parse_future_dir(&entry.name));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Begins a copy of a partition that is in another directory.
+    pub(crate) fn open_future(
+        &self,
+        log: &Log,
+        id: Uuid,
+        now: Millis,
+    ) -> Result<Option<(PathBuf, Log)>, StorageError> {
+        let partition = log.topic_partition();
+        let Some(path) = layout::future_dir(&self.path, partition, id) else { return Ok(None) };
+        let opening = Opening {
+            disk: self.disk.clone(),
+            root: self.path.clone(),
+            partition,
+            topic_id: log.topic_id(),
+            config: LogConfig::clone(&log.config()),
+            checkpoints: self.checkpoints.clone(),
+            clean: true,
+            now,
+        };
+        let copy = Log::open_at(opening, path.clone()).inspect_err(|_| self.checkpoints.suspect())?;
+        Ok(Some((path, copy)))
+    }
+
+    /// Gives up a copy.
+    pub(crate) fn discard_future(&self, path: &Path, copy: &Log) -> io::Result<()> {
+        copy.abandon();
+        remove_if_exists(&*self.disk, path)
+    }
+
+    /// Says in a copy's directory that it is newer than what `from` has. Until it has the partition's name nobody looks there.
+    pub(crate) fn mark_future(
+        &self,
+        future: &Path,
+        partition: &TopicPartition,
+        from: &DataDir,
+    ) -> Result<u64, StorageError> {
+        let old = layout::partition_dir(&from.path, partition);
+        let since = from.current_since(partition).map_err(StorageError::disk(&old))? + 1;
+        self.mark_current(future, since)?;
+        Ok(since)
+    }
+
+    /// Gives a copy that is whole, durable and marked the partition's own name, and has it take the place of the log in `from`.
+    /// When this fails, `from` has the right one as before. Says where the copy is now, and the files of before.
+    pub(crate) fn install_future(
+        &self,
+        (future, since): (&Path, u64),
+        log: &Arc<Log>,
+        from: &DataDir,
+        (log_end, log_start): (Offset, Offset),
+    ) -> Result<(PathBuf, Option<PathBuf>), StorageError> {
+        let partition = log.topic_partition();
+        // From here on nobody takes the lines of its checkpoints for a partition's that is no more.
+        self.logs.lock().insert(partition.clone(), log.clone());
+        let path = layout::partition_dir(&self.path, partition);
+        let installed = self.checkpoints.adopt(partition, log_end, log_start).and_then(|()| {
+            let renamed = self.disk.rename(future, &path).and_then(|()| self.disk.sync_dir(&self.path));
+            renamed.inspect_err(|_| self.checkpoints.suspect()).map_err(|error| {
+                // It may have the name all the same: the log that goes on has to be known as the newer one.
+                let old = layout::partition_dir(&from.path, partition);
+                if from.mark_current(&old, since + 1).is_err() {
+                    log.fail_over();
+                }
+                StorageError::disk(future)(error)
+            })
+        });
+        if let Err(error) = installed {
+            self.logs.lock().remove(partition);
+            return Err(error);
+        }
+        from.logs.lock().remove(partition);
+        // Where this fails the mark tells which of the two is right.
+        let aside = from.rename_aside(partition, Some(log.topic_id()), layout::deleted_dir);
+        let aside = aside.inspect_err(|_| from.checkpoints.suspect()).ok().flatten();
+        log.renamed_aside(aside.as_deref());
+        Ok((path, aside))
+    }
+
+    /// Takes over what else `from` knew of a partition that has moved here.
+    pub(crate) fn take_over(&self, partition: &TopicPartition, from: &DataDir) -> Result<(), StorageError> {
+        self.checkpoints.take_over(partition, &from.checkpoints)?;
+        // A later partition of this name has its own.
+        from.checkpoints.forget_before_create(partition)
+    }
+
+    /// Removes files that a move has left behind.
+    pub(crate) fn remove_superseded(&self, path: &Path) -> Result<(), StorageError> {
+        remove_if_exists(&*self.disk, path).map_err(StorageError::disk(path))
+    }
+}
+
+/// Whether an error says that the disk has failed, and not that there was no room, or that the process has too much open.
+fn is_of_the_disk(error: &io::Error) -> bool {
+    use io::ErrorKind::{OutOfMemory, QuotaExceeded, StorageFull};
+    let too_many_open = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(|no| no.raw_os_error());
+    let is_elsewhere = error.raw_os_error().is_some_and(|no| too_many_open.contains(&no));
+    !is_elsewhere && !matches!(error.kind(), OutOfMemory | QuotaExceeded | StorageFull)
+}
+
 /// How the mark of a clean stop names the epoch, as Kafka's does.
 const BROKER_EPOCH: &str = "\"brokerEpoch\":";
 
@@ -381,7 +582,7 @@ fn remove_deleted(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn settle_meta(disk: &dyn Disk, dir: &Path, options: &DataDirOptions) -> Result<Meta, DataDirError> {
+fn settle_meta(disk: &dyn Disk, dir: &Path, options: &DataDirOptions) -> Result<(Meta, bool), DataDirError> {
     let path = dir.join(layout::META_PROPERTIES);
     let content = read_small_if_exists(disk, &path, META_BYTES_MAX).map_err(DataDirError::disk(&path))?;
     let Some(content) = content else {
@@ -397,7 +598,7 @@ fn settle_meta(disk: &dyn Disk, dir: &Path, options: &DataDirOptions) -> Result<
         replace_file(disk, &path, text.as_bytes())
             .and_then(|()| disk.sync_dir(dir))
             .map_err(DataDirError::disk(&path))?;
-        return Ok(meta);
+        return Ok((meta, true));
     };
     let meta = parse_meta(&content).map_err(|reason| DataDirError::Malformed { path, reason })?;
     let foreign = |key, found: String, expected: String| DataDirError::Foreign {
@@ -412,7 +613,7 @@ fn settle_meta(disk: &dyn Disk, dir: &Path, options: &DataDirOptions) -> Result<
     if meta.node_id != options.node_id {
         return Err(foreign("node.id", meta.node_id.to_string(), options.node_id.to_string()));
     }
-    Ok(meta)
+    Ok((meta, false))
 }
 
 fn parse_meta(content: &[u8]) -> Result<Meta, String> {

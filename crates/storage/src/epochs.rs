@@ -87,6 +87,11 @@ impl Epochs {
         self.entries.clear();
     }
 
+    /// The same epochs for a log whose file does not say them yet.
+    pub(crate) fn to_write(&self) -> Epochs {
+        Epochs { entries: self.entries.clone(), changed: true }
+    }
+
     /// The file's content if it is out of date, which it then no longer is.
     pub(crate) fn take_changed(&mut self) -> Option<String> {
         if !std::mem::take(&mut self.changed) {

@@ -42,6 +42,12 @@ pub enum StorageError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The data directory that holds the partition, or may hold it, is offline.
+    #[error("data directory {path} is offline")]
+    DirOffline {
+        /// The data directory.
+        path: PathBuf,
+    },
     /// The partition's directory belongs to another topic of the same name.
     #[error("{path} belongs to topic id {found}, not {expected}")]
     ForeignTopic {
@@ -175,6 +181,34 @@ pub enum DataDirError {
         /// What was asked for.
         expected: String,
     },
+    /// The same directory twice, or a copy of it.
+    #[error(
+        "data directories {path} and {other} have the same directory.id {id}: one is a copy of the other, or both are one"
+    )]
+    SameDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// The one before.
+        other: PathBuf,
+        /// What both `meta.properties` say.
+        id: wire::Uuid,
+    },
+    /// Two directories hold the same partition, and neither says that it is the newer one.
+    #[error(
+        "{partition} is in {path} and in {other}, and neither directory says which one is right: remove the one that is \
+         stale, such as that in a directory which was restored from a copy"
+    )]
+    Twice {
+        /// The partition.
+        partition: wire::TopicPartition,
+        /// A directory that has it.
+        path: PathBuf,
+        /// The other one.
+        other: PathBuf,
+    },
+    /// Every directory is out of order.
+    #[error("no data directory can be used; the last one said: {0}")]
+    NoneUsable(Box<DataDirError>),
     /// A file in it cannot be understood.
     #[error("{path}: {reason}")]
     Malformed {

@@ -68,6 +68,8 @@ struct Volume {
     operations: u64,
     /// After this many operations everything fails, as if the machine had stopped.
     stop_after: Option<u64>,
+    /// Everything below these directories fails after so many operations, as on a disk that has died.
+    dead: BTreeMap<PathBuf, u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +105,8 @@ struct FaultFile {
     volume: Weak<Mutex<Volume>>,
     id: FileId,
     life: u64,
+    /// What it was called when it was opened.
+    path: PathBuf,
 }
 
 impl FaultDisk {
@@ -124,6 +128,21 @@ impl FaultDisk {
     /// Makes every changing operation after the first `operations` fail, as if power were gone.
     pub fn stop_after(&self, operations: u64) {
         self.shared.lock().stop_after = Some(operations);
+    }
+
+    /// Has everything in a directory fail with EIO from now on, as if a disk of its own were mounted there, and had died.
+    pub fn kill_dir(&self, dir: &Path) {
+        self.kill_dir_after(dir, 0);
+    }
+
+    /// The same after so many changing operations of the whole disk.
+    pub fn kill_dir_after(&self, dir: &Path, operations: u64) {
+        self.shared.lock().dead.insert(dir.to_owned(), operations);
+    }
+
+    /// Has what died work again; it holds what it held.
+    pub fn revive_dir(&self, dir: &Path) {
+        self.shared.lock().dead.remove(dir);
     }
 
     /// Loses power: unsynced writes and names survive or vanish as `choice` says. Handles and locks of
@@ -170,6 +189,11 @@ impl Volume {
     fn node(&self, path: &Path) -> Option<Node> {
         let (dir, name) = split(path)?;
         self.seen.get(dir)?.get(name).copied()
+    }
+
+    fn check_alive(&self, path: &Path) -> io::Result<()> {
+        let has_died = |(dead, after): (&PathBuf, &u64)| path.starts_with(dead) && self.operations >= *after;
+        if self.dead.iter().any(has_died) { Err(input_output_error()) } else { Ok(()) }
     }
 
     /// Counts a changing operation, or refuses it because the machine has stopped.
@@ -325,6 +349,7 @@ fn input_output_error() -> io::Error {
 impl Disk for FaultDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let mut volume = self.shared.lock();
+        volume.check_alive(path)?;
         let (dir, name) = split(path).ok_or_else(|| not_found(path))?;
         let id = match (volume.node(path), mode) {
             (Some(Node::Dir), _) => return Err(io::ErrorKind::IsADirectory.into()),
@@ -347,11 +372,17 @@ impl Disk for FaultDisk {
                 id
             }
         };
-        Ok(Arc::new(FaultFile { volume: Arc::downgrade(&self.shared), id, life: volume.life }))
+        Ok(Arc::new(FaultFile {
+            volume: Arc::downgrade(&self.shared),
+            id,
+            life: volume.life,
+            path: path.to_owned(),
+        }))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         let volume = self.shared.lock();
+        volume.check_alive(dir)?;
         let names = volume.seen.get(dir).ok_or_else(|| not_found(dir))?;
         let entry = |(name, node): (&String, &Node)| {
             let (len, is_dir) = match node {
@@ -365,6 +396,7 @@ impl Disk for FaultDisk {
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         let mut volume = self.shared.lock();
+        volume.check_alive(dir)?;
         if volume.seen.contains_key(dir) {
             return Ok(());
         }
@@ -382,6 +414,8 @@ impl Disk for FaultDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut volume = self.shared.lock();
+        volume.check_alive(from)?;
+        volume.check_alive(to)?;
         let node = volume.node(from).ok_or_else(|| not_found(from))?;
         volume.step()?;
         let (from_dir, from_name) = split(from).ok_or_else(|| not_found(from))?;
@@ -402,6 +436,7 @@ impl Disk for FaultDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut volume = self.shared.lock();
+        volume.check_alive(path)?;
         let node = volume.node(path).ok_or_else(|| not_found(path))?;
         volume.step()?;
         let (dir, name) = split(path).ok_or_else(|| not_found(path))?;
@@ -414,6 +449,7 @@ impl Disk for FaultDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut volume = self.shared.lock();
+        volume.check_alive(dir)?;
         volume.step()?;
         if volume.take_fault(|fault| *fault == Fault::SyncDirFails).is_some() {
             return Err(input_output_error());
@@ -474,6 +510,7 @@ impl FaultFile {
         if volume.life != self.life {
             return Err(io::Error::other("the file was open when the machine crashed"));
         }
+        volume.check_alive(&self.path)?;
         act(&mut volume)
     }
 }

@@ -21,6 +21,11 @@ pub(crate) const DELETED_SUFFIX: &str = ".deleted";
 pub(crate) const TMP_SUFFIX: &str = ".tmp";
 pub(crate) const DELETE_DIR_SUFFIX: &str = "-delete";
 const STRAY_DIR_SUFFIX: &str = "-stray";
+pub(crate) const FUTURE_DIR_SUFFIX: &str = "-future";
+/// In a partition's directory: since when it is the right one, where another data directory holds the partition too.
+pub(crate) const CURRENT_SINCE: &str = "current-since";
+/// Written and removed to see whether a directory can be written to.
+pub(crate) const PROBE: &str = ".probe";
 
 /// Longest name that Linux file systems take.
 const NAME_BYTES_MAX: usize = 255;
@@ -72,7 +77,7 @@ pub(crate) fn partition_dir(root: &Path, partition: &TopicPartition) -> PathBuf 
 
 /// The inverse of [`partition_dir`]; `None` for directories on their way out and for foreign ones.
 pub(crate) fn parse_partition_dir(name: &str) -> Option<TopicPartition> {
-    if name.ends_with(DELETE_DIR_SUFFIX) || name.ends_with(STRAY_DIR_SUFFIX) {
+    if [DELETE_DIR_SUFFIX, STRAY_DIR_SUFFIX, FUTURE_DIR_SUFFIX].iter().any(|mark| name.ends_with(mark)) {
         return None;
     }
     let (topic, partition) = name.rsplit_once('-')?;
@@ -91,6 +96,20 @@ pub(crate) fn deleted_dir(root: &Path, partition: &TopicPartition, id: Uuid) -> 
 /// Where a partition's directory is put that the metadata does not know.
 pub(crate) fn stray_dir(root: &Path, partition: &TopicPartition, id: Uuid) -> PathBuf {
     marked_dir(root, partition, id, STRAY_DIR_SUFFIX)
+}
+
+/// Where a partition is copied to that moves to another data directory; `None` for a topic whose name is too long for it.
+pub(crate) fn future_dir(root: &Path, partition: &TopicPartition, id: Uuid) -> Option<PathBuf> {
+    let dir = marked_dir(root, partition, id, FUTURE_DIR_SUFFIX);
+    let name = dir.file_name()?.to_str()?;
+    (parse_future_dir(name).as_ref() == Some(partition)).then_some(dir)
+}
+
+/// The inverse of [`future_dir`].
+pub(crate) fn parse_future_dir(name: &str) -> Option<TopicPartition> {
+    let (partition, id) = name.strip_suffix(FUTURE_DIR_SUFFIX)?.rsplit_once('.')?;
+    let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_id { parse_partition_dir(partition) } else { None }
 }
 
 /// `<topic>-<partition>.<32 hex digits>-delete`; a long topic is cut so that the name stays legal, as Kafka
@@ -132,6 +151,11 @@ mod tests {
         let deleted = deleted_dir(Path::new("/d"), &partition, Uuid::from_u128(1));
         assert_eq!(deleted, Path::new("/d/a-b-7-12.00000000000000000000000000000001-delete"));
         assert_eq!(parse_partition_dir(deleted.file_name().unwrap().to_str().unwrap()), None);
+        let future = future_dir(Path::new("/d"), &partition, Uuid::from_u128(1)).unwrap();
+        assert_eq!(future, Path::new("/d/a-b-7-12.00000000000000000000000000000001-future"));
+        let name = future.file_name().unwrap().to_str().unwrap();
+        assert_eq!((parse_partition_dir(name), parse_future_dir(name)), (None, Some(partition.clone())));
+        assert_eq!(parse_future_dir("a-b-7-12.1-future"), None);
         for foreign in ["lost+found", "-1", "a-", "a-99999999999", "a-+1"] {
             assert_eq!(parse_partition_dir(foreign), None, "{foreign}");
         }
@@ -143,5 +167,6 @@ mod tests {
         let partition = TopicPartition { topic, partition: PartitionId(i32::MAX) };
         let deleted = deleted_dir(Path::new("/d"), &partition, Uuid::from_u128(u128::MAX));
         assert_eq!(deleted.file_name().unwrap().len(), NAME_BYTES_MAX);
+        assert_eq!(future_dir(Path::new("/d"), &partition, Uuid::from_u128(u128::MAX)), None);
     }
 }

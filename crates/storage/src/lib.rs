@@ -31,9 +31,11 @@ mod offset_map;
 mod cleaner;
 mod log;
 mod data_dir;
+mod data_dirs;
 
 pub use config::{Cleanup, CompressionType, LogConfig, TimestampType};
 pub use data_dir::{DataDir, DataDirOptions, FoundLog};
+pub use data_dirs::{Arrival, DataDirs, DataDirsOptions, DirState, Move, Superseded};
 pub use disk::{
     DirEntry, Disk, DiskFile, DiskLock, OpenMode, read_small_if_exists, remove_if_exists, replace_file,
 };

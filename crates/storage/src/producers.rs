@@ -89,7 +89,7 @@ pub(crate) struct Marker {
 }
 
 /// The producers of one log.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Producers {
     by_id: HashMap<ProducerId, Producer>,
     /// Open transactions by first offset.

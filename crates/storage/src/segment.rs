@@ -29,11 +29,27 @@ use crate::{
 /// Bytes that recovery writes again at a time.
 const REWRITE_BYTES: u64 = 1 << 20;
 
-/// A partition's directory and the disk that it lies on.
+/// A partition's directory and the disk that it lies on. The directory may get another name while files in it are open.
 #[derive(Debug)]
 pub(crate) struct LogDir {
     pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) path: PathBuf,
+    path: Mutex<PathBuf>,
+}
+
+impl LogDir {
+    pub(crate) fn new(disk: Arc<dyn Disk>, path: PathBuf) -> LogDir {
+        LogDir { disk, path: Mutex::new(path) }
+    }
+
+    /// What it is called now. For what happens rarely.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.path.lock().clone()
+    }
+
+    /// It was given another name.
+    pub(crate) fn renamed(&self, path: PathBuf) {
+        *self.path.lock() = path;
+    }
 }
 
 /// A timestamp and the last offset of the batch that holds it.
@@ -134,7 +150,7 @@ impl Segment {
     }
 
     pub(crate) fn path(&self, kind: FileKind) -> PathBuf {
-        segment_file(&self.dir.path, self.base, kind)
+        segment_file(&self.dir.path(), self.base, kind)
     }
 
     /// The `.log` file, opened at the first use.

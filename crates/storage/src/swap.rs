@@ -19,14 +19,14 @@ use crate::{
 
 /// The file that a cleaning writes.
 pub(crate) fn cleaned_path(dir: &LogDir, base: Offset) -> PathBuf {
-    with_suffix(&segment_file(&dir.path, base, FileKind::Log), layout::CLEANED_SUFFIX)
+    with_suffix(&segment_file(&dir.path(), base, FileKind::Log), layout::CLEANED_SUFFIX)
 }
 
 /// Declares a cleaned file, which has been synced, to be the replacement.
 pub(crate) fn commit(dir: &LogDir, base: Offset) -> io::Result<()> {
-    let swap = with_suffix(&segment_file(&dir.path, base, FileKind::Log), layout::SWAP_SUFFIX);
+    let swap = with_suffix(&segment_file(&dir.path(), base, FileKind::Log), layout::SWAP_SUFFIX);
     dir.disk.rename(&cleaned_path(dir, base), &swap)?;
-    dir.disk.sync_dir(&dir.path)
+    dir.disk.sync_dir(&dir.path())
 }
 
 /// Which of `segments` a `.swap` file stands for.
@@ -35,7 +35,7 @@ pub(crate) fn replaced_by(
     base: Offset,
     segments: &[Arc<Segment>],
 ) -> io::Result<Vec<Arc<Segment>>> {
-    let swap = with_suffix(&segment_file(&dir.path, base, FileKind::Log), layout::SWAP_SUFFIX);
+    let swap = with_suffix(&segment_file(&dir.path(), base, FileKind::Log), layout::SWAP_SUFFIX);
     let file = dir.disk.open(&swap, OpenMode::Write)?;
     let size = file.len()?;
     let mut walk = HeaderWalk::new(file, ReadMode::Blocking, 0, size);
@@ -55,7 +55,7 @@ pub(crate) fn complete(
     replaced: &[Arc<Segment>],
     config: &LogConfig,
 ) -> io::Result<Arc<Segment>> {
-    let place = segment_file(&dir.path, base, FileKind::Log);
+    let place = segment_file(&dir.path(), base, FileKind::Log);
     for segment in replaced {
         segment.pin()?;
     }
@@ -64,14 +64,14 @@ pub(crate) fn complete(
     // Before the files that say it are removed.
     let aborted = aborted_in(replaced)?;
     if !aborted.is_empty() {
-        let path = segment_file(&dir.path, base, FileKind::TxnIndex);
+        let path = segment_file(&dir.path(), base, FileKind::TxnIndex);
         let kept = with_markers(&file, aborted)?;
         if kept.is_empty() {
             remove_if_exists(&*dir.disk, &path)?;
         } else {
             txn_index::replace(&dir.disk, &path, &kept)?;
         }
-        dir.disk.sync_dir(&dir.path)?;
+        dir.disk.sync_dir(&dir.path())?;
     }
     // The replaced ones have to be gone before the new one has their place: after a crash in between they
     // would repeat its offsets. The last one goes first, as everywhere.
@@ -79,9 +79,9 @@ pub(crate) fn complete(
         segment.remove()?;
     }
     for kind in [FileKind::OffsetIndex, FileKind::TimeIndex] {
-        remove_if_exists(&*dir.disk, &segment_file(&dir.path, base, kind))?;
+        remove_if_exists(&*dir.disk, &segment_file(&dir.path(), base, kind))?;
     }
-    dir.disk.sync_dir(&dir.path)?;
+    dir.disk.sync_dir(&dir.path())?;
 
     let lens = SegmentLens { log: file.len()?, ..SegmentLens::default() };
     let segment = Arc::new(Segment::new(dir.clone(), base, lens));
@@ -91,10 +91,10 @@ pub(crate) fn complete(
     }
     segment.seal()?;
     segment.sync_indexes()?;
-    dir.disk.sync_dir(&dir.path)?;
+    dir.disk.sync_dir(&dir.path())?;
 
     dir.disk.rename(&swap, &place)?;
-    dir.disk.sync_dir(&dir.path)?;
+    dir.disk.sync_dir(&dir.path())?;
     Ok(segment)
 }
 

@@ -22,6 +22,7 @@ pub(super) const STEPS: &[(&str, StepFn)] = &[
     ("quotas", quotas),
     ("client-metrics", client_metrics),
     ("log-dirs", log_dirs),
+    ("move-log-dir", move_log_dir),
     ("delete-records", delete_records),
     ("delete", delete),
 ];
@@ -308,6 +309,43 @@ fn log_dirs(run: &Run<'_>, log: &Path) -> StepOutcome {
         require(text.contains(&name), || format!("{name} is not described"))?;
     }
     require(text.contains("\"error\":null"), || "the log directory has an error".to_owned())?;
+    OK
+}
+
+/// Moves a partition to another data directory and back, where the broker has several.
+fn move_log_dir(run: &Run<'_>, log: &Path) -> StepOutcome {
+    const REASSIGN: &str = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand";
+    let topic = topic(run);
+    let name = format!("\"{topic}-0\"");
+    let describe = || {
+        tool(run, log, "org.apache.kafka.tools.LogDirsCommand", &["--describe", "--topic-list", &topic], "")
+    };
+    // Each directory with whether the partition is in it.
+    let homes = |text: &str| -> Vec<(String, bool)> {
+        let dirs = text.split("\"logDir\":\"").skip(1);
+        let dirs = dirs.filter_map(|dir| Some((dir.split('"').next()?.to_owned(), dir.contains(&name))));
+        dirs.collect()
+    };
+    for _ in 0..2 {
+        let before = homes(&describe()?);
+        let Some((to, _)) = before.iter().find(|(_, is_here)| !is_here) else { return OK };
+        let file = log.with_file_name("move-log-dir.json");
+        let json = format!(
+            r#"{{"version":1,"partitions":[{{"topic":"{topic}","partition":0,"replicas":[1],"log_dirs":["{to}"]}}]}}"#
+        );
+        fs::write(&file, json).map_err(|error| format!("{}: {error}", file.display()))?;
+        let path = file.display().to_string();
+        let text = tool(run, log, REASSIGN, &["--execute", "--reassignment-json-file", &path], "")?;
+        let started =
+            format!("Successfully started moving log directory to {to} for replica {topic}-0 with broker 1");
+        require(text.contains(&started), || format!("--execute says {text}"))?;
+        let verify = || tool(run, log, REASSIGN, &["--verify", "--reassignment-json-file", &path], "");
+        let done = format!("Reassignment of replica {topic}-0-1 completed successfully.");
+        let text = settled(verify, |text| text.contains(&done))?;
+        require(text.contains(&done), || format!("--verify says {text}"))?;
+        let after = homes(&describe()?);
+        require(after.contains(&(to.clone(), true)), || format!("{name} is not in {to}: {after:?}"))?;
+    }
     OK
 }
 

@@ -244,7 +244,10 @@ fn find(broker: &Arc<Broker>, hosted: &Hosted, wants: &Wants, targets: &[FetchTa
         let left = wants.bytes_max.saturating_sub(round.bytes);
         let found = match locate(hosted, wants, &target.key) {
             Ok(partition) => find_in(broker, partition, wants, target, left, minimum_one),
-            Err(error) => refused(target, error),
+            Err(unknown) => {
+                let key = &target.key;
+                refused(target, broker.missing((&key.topic, key.topic_id), key.partition, unknown))
+            }
         };
         round.bytes += found.bytes();
         minimum_one &= found.answer.batches.is_none() && found.unlocated.is_none();

@@ -11,7 +11,7 @@ use wire::messages::list_offsets::{
     ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse,
     ListOffsetsTopicResponse, UnreadRecord,
 };
-use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId};
+use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Uuid};
 
 use crate::blocking;
 use crate::broker::Broker;
@@ -120,12 +120,16 @@ fn list(broker: &Broker, request: ListOffsetsRequest, version: i16) -> ListOffse
                 Err(ErrorCode::INVALID_REQUEST)
             } else {
                 here.and_then(|topic| topic.partition(PartitionId(index)))
-                    .ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+                    .ok_or_else(|| {
+                        let unknown = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
+                        broker.missing((&topic.name, Uuid::ZERO), PartitionId(index), unknown)
+                    })
                     .and_then(|partition| find(partition, view, &asked))
             };
             Some(respond(index, found))
         });
-        ListOffsetsTopicResponse { name: topic.name, partitions: partitions.collect() }
+        let partitions = partitions.collect();
+        ListOffsetsTopicResponse { name: topic.name, partitions }
     });
     let topics = topics.collect();
     let now = if unread == 0 { -1 } else { broker.clock.now().0 };

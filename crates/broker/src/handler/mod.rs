@@ -25,6 +25,7 @@ pub(crate) mod telemetry;
 pub(crate) mod describe_client_quotas;
 pub(crate) mod alter_client_quotas;
 pub(crate) mod describe_log_dirs;
+pub(crate) mod alter_replica_log_dirs;
 pub(crate) mod describe_cluster;
 pub(crate) mod describe_topic_partitions;
 pub(crate) mod describe_producers;

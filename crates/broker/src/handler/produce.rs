@@ -16,7 +16,7 @@ use wire::messages::produce::{
     PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceData, TopicProduceResponse,
 };
 use wire::records::BatchHeader;
-use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str};
+use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str, Uuid};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
@@ -97,8 +97,7 @@ pub(crate) fn append(
                 ACKS_ALL | ACKS_NONE | ACKS_LEADER => append_partition(
                     broker,
                     context,
-                    found,
-                    unknown,
+                    Target { found, unknown, named: (&topic.name, topic.topic_id) },
                     data,
                     Asked { acks, now, names_transaction },
                     &mut verified,
@@ -211,17 +210,30 @@ struct AppendedPart {
     response: PartitionProduceResponse,
 }
 
+/// The topic that a part of the request is for.
+struct Target<'a> {
+    found: Option<&'a Arc<HostedTopic>>,
+    /// What is said where it is not here.
+    unknown: ErrorCode,
+    named: (&'a Str, Uuid),
+}
+
 fn append_partition(
     broker: &Broker,
     context: &RequestContext,
-    topic: Option<&Arc<HostedTopic>>,
-    unknown: ErrorCode,
+    target: Target<'_>,
     data: PartitionProduceData,
     asked: Asked,
     verified: &mut Verified,
 ) -> Result<AppendedPart, Refusal> {
-    let topic = topic.ok_or(unknown)?;
-    let partition = topic.partition(PartitionId(data.index)).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+    let id = PartitionId(data.index);
+    let (here, missing) = match target.found {
+        Some(topic) => (topic.partition(id), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+        None => (None, target.unknown),
+    };
+    let (Some(topic), Some(partition)) = (target.found, here) else {
+        return Err(broker.missing(target.named, id, missing).into());
+    };
     if broker.is_internal_topic(&topic.name) {
         return Err(Refusal::new(
             ErrorCode::INVALID_TOPIC_EXCEPTION,

@@ -201,7 +201,7 @@ impl DurableLog {
     fn read_entries(&self, memory: &mut MemoryLog) -> Result<(), QuorumLogError> {
         let from = memory.snapshot.end.max(self.log.log_start());
         if from > memory.snapshot.end {
-            let path = self.log.path().to_owned();
+            let path = self.log.path();
             let problem =
                 format!("it begins at {from}, and the snapshot before ends at {}", memory.snapshot.end);
             return Err(QuorumLogError::Damaged { path, problem });
@@ -295,7 +295,7 @@ impl DurableLog {
 
     fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), QuorumLogError> {
         replace_file(&*self.disk, path, content)
-            .and_then(|()| self.disk.sync_dir(self.log.path()))
+            .and_then(|()| self.disk.sync_dir(&self.log.path()))
             .map_err(file_error(path))
     }
 
@@ -306,7 +306,7 @@ impl DurableLog {
     /// Snapshots in the directory, the newest last.
     fn snapshots(&self) -> Result<Vec<(Offset, PathBuf)>, QuorumLogError> {
         let dir = self.log.path();
-        let entries = self.disk.list(dir).map_err(file_error(dir))?;
+        let entries = self.disk.list(&dir).map_err(file_error(&dir))?;
         let mut found: Vec<(Offset, PathBuf)> = entries
             .iter()
             .filter_map(|entry| {

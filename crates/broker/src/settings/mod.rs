@@ -69,7 +69,7 @@ pub struct Settings {
     layers: Layers,
     broker: BrokerSettings,
     node_id: BrokerId,
-    log_dir: PathBuf,
+    log_dirs: Vec<PathBuf>,
     listeners: Vec<Listener>,
     admin_listener: Option<HostPort>,
     quorum_voters: BTreeMap<BrokerId, Address>,
@@ -91,7 +91,7 @@ impl Settings {
         let broker = BrokerSettings::read(&layers);
         let problems = &mut error.problems;
         let node_id = node_id(&broker.node, problems);
-        let log_dir = log_dir(&broker.node, problems);
+        let log_dirs = log_dirs(&broker.node, problems);
         let controllers = &broker.replication.controller_listeners;
         let listeners = endpoint::listeners(&broker.network, &layers, controllers, problems, &mut notices);
         let admin = broker.node.admin_listener.as_deref();
@@ -108,7 +108,7 @@ impl Settings {
             layers,
             broker,
             node_id,
-            log_dir,
+            log_dirs,
             listeners,
             admin_listener,
             quorum_voters,
@@ -150,10 +150,19 @@ impl Settings {
         self.broker.node.cluster_id.as_deref().map(Str::copy_from)
     }
 
-    /// The data directory.
+    /// The data directories, at least one.
     #[must_use]
-    pub fn log_dir(&self) -> &Path {
-        &self.log_dir
+    pub fn log_dirs(&self) -> &[PathBuf] {
+        &self.log_dirs
+    }
+
+    /// The directory of the metadata log: one of [`Settings::log_dirs`], or another one.
+    #[must_use]
+    pub fn metadata_log_dir(&self) -> &Path {
+        match &self.broker.node.metadata_log_dir {
+            Some(dir) => Path::new(dir),
+            None => self.log_dirs.first().map(PathBuf::as_path).unwrap_or(Path::new("")),
+        }
     }
 
     /// Listeners for clients, at least one.
@@ -321,13 +330,18 @@ fn node_id(node: &NodeSettings, problems: &mut Vec<Problem>) -> BrokerId {
     BrokerId(node.node_id.or(node.broker_id).unwrap_or(-1))
 }
 
-fn log_dir(node: &NodeSettings, problems: &mut Vec<Problem>) -> PathBuf {
-    let dirs = if node.log_dirs.is_empty() { &node.log_dir } else { &node.log_dirs };
-    if dirs.len() > 1 {
-        let reason = "more than one data directory is not available in this version".to_owned();
-        problems.push(Problem::Conflict { key: "log.dirs", value: dirs.join(","), reason });
+fn log_dirs(node: &NodeSettings, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+    let given = if node.log_dirs.is_empty() { &node.log_dir } else { &node.log_dirs };
+    let mut dirs: Vec<PathBuf> = Vec::with_capacity(given.len());
+    for dir in given.iter().map(PathBuf::from) {
+        if dirs.contains(&dir) {
+            let reason = format!("{} is given twice", dir.display());
+            problems.push(Problem::Conflict { key: "log.dirs", value: given.join(","), reason });
+            break;
+        }
+        dirs.push(dir);
     }
-    dirs.first().map(PathBuf::from).unwrap_or_default()
+    dirs
 }
 
 /// Values that are fine alone and not together.

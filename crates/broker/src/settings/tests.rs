@@ -138,14 +138,14 @@ fn all_problems_are_reported_at_once() {
 #[test]
 fn contradictions_are_refused() {
     check_refused(
-        "node.id=1\nbroker.id=2\nlog.dirs=/a,/b\ngroup.min.session.timeout.ms=10\ngroup.max.session.timeout.ms=9\n\
+        "node.id=1\nbroker.id=2\nlog.dirs=/a,/b,/a/\ngroup.min.session.timeout.ms=10\ngroup.max.session.timeout.ms=9\n\
          listeners=PLAINTEXT://:9092,B://0.0.0.0:9092,SSL://:9094,C://x\nadvertised.listeners=PLAINTEXT://0.0.0.0:1,D://h:1\n\
          listener.security.protocol.map=B:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL\nprocess.roles=controller\n\
          inter.broker.listener.name=Z\nlistener.name.e.max.connections=3",
         expect![[r#"
             the settings are not valid:
               broker.id = "2": node.id is 1; give one of them, or both the same
-              log.dirs = "/a,/b": more than one data directory is not available in this version
+              log.dirs = "/a,/b,/a/": /a/ is given twice
               advertised.listeners = "PLAINTEXT://0.0.0.0:1": clients cannot dial a wildcard address
               listeners = "B://0.0.0.0:9092": listener PLAINTEXT has the same port
               listeners = "SSL://:9094": its protocol is SSL; only PLAINTEXT is available in this version

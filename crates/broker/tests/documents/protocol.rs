@@ -15,7 +15,6 @@ pub(crate) struct Planned {
 
 #[derive(Clone, Copy)]
 enum Step {
-    Delivery,
     Security,
     Streams,
 }
@@ -23,7 +22,6 @@ enum Step {
 impl Step {
     fn sentence(self) -> &'static str {
         match self {
-            Step::Delivery => "with transactions, the new consumer groups and share groups",
             Step::Security => "with authentication and authorization",
             Step::Streams => "later (streams groups, KIP-1071)",
         }
@@ -39,7 +37,6 @@ pub(crate) const PLANNED: &[Planned] = &[
     planned(29, "DescribeAcls", "1-3", Step::Security),
     planned(30, "CreateAcls", "1-3", Step::Security),
     planned(31, "DeleteAcls", "1-3", Step::Security),
-    planned(34, "AlterReplicaLogDirs", "1-2", Step::Delivery),
     planned(36, "SaslAuthenticate", "0-2", Step::Security),
     planned(38, "CreateDelegationToken", "1-3", Step::Security),
     planned(39, "RenewDelegationToken", "1-2", Step::Security),

@@ -13,7 +13,7 @@ use broker::network::TcpNetwork;
 use broker::settings::{Settings, Sources};
 use broker::{Node, NodeOptions, StartError};
 use client::TokioEnvironment;
-use storage::RealDisk;
+use storage::{Disk, RealDisk};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use wire::messages::describe_cluster::{DescribeClusterRequest, DescribeClusterResponse};
@@ -40,17 +40,26 @@ struct Member {
     dir: TempDir,
     /// How it comes to the cluster: as one of the voters, or by asking them.
     joins: String,
+    disk: Arc<dyn Disk>,
     running: Option<(Runtime, Node)>,
 }
 
 impl TestCluster {
     /// Starts so many brokers, each a voter, and waits until all of them are counted in.
     pub fn start(count: i32, settings: &[&str]) -> TestCluster {
+        TestCluster::start_on((0..count).map(|_| Arc::new(RealDisk) as Arc<dyn Disk>).collect(), settings)
+    }
+
+    /// The same on disks that the test has in its hands, one for each broker.
+    pub fn start_on(disks: Vec<Arc<dyn Disk>>, settings: &[&str]) -> TestCluster {
+        let count = i32::try_from(disks.len()).expect("a small number");
         let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let voters: Vec<String> =
             (1..=count).zip(&ports).map(|(id, port)| format!("{id}@127.0.0.1:{port}")).collect();
         let joins = format!("controller.quorum.voters={}", voters.join(","));
-        let brokers = (1..=count).zip(ports).map(|(id, port)| Member::new(id, port, joins.clone()));
+        let members = (1..=count).zip(ports).zip(disks);
+        let brokers =
+            members.map(|((id, port), disk)| Member { disk, ..Member::new(id, port, joins.clone()) });
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let mut cluster = TestCluster { brokers: brokers.collect(), settings };
         cluster.open((1..=count).collect());
@@ -115,7 +124,8 @@ impl TestCluster {
             .iter()
             .map(|id| {
                 let settings = self.settings_of(*id, &[]);
-                std::thread::spawn(move || start(settings))
+                let disk = Arc::clone(&self.member(*id).disk);
+                std::thread::spawn(move || start(settings, disk))
             })
             .collect();
         for (id, started) in ids.into_iter().zip(starting) {
@@ -126,7 +136,7 @@ impl TestCluster {
 
     /// What comes of starting a broker with other settings than its own; it does not run afterwards.
     pub fn try_open(&self, id: i32, settings: &[&str]) -> Result<(), StartError> {
-        let (runtime, node) = start(self.settings_of(id, settings))?;
+        let (runtime, node) = start(self.settings_of(id, settings), Arc::clone(&self.member(id).disk))?;
         drop(node);
         runtime.shutdown_timeout(PATIENCE);
         Ok(())
@@ -219,7 +229,7 @@ impl TestCluster {
 impl Member {
     fn new(id: i32, port: u16, joins: String) -> Self {
         let dir = tempfile::tempdir().expect("a directory can be made");
-        Member { id, port, dir, joins, running: None }
+        Member { id, port, dir, joins, disk: Arc::new(RealDisk), running: None }
     }
 }
 
@@ -234,7 +244,7 @@ impl Drop for TestCluster {
     }
 }
 
-fn start(settings: Settings) -> Result<(Runtime, Node), StartError> {
+fn start(settings: Settings, disk: Arc<dyn Disk>) -> Result<(Runtime, Node), StartError> {
     if let Ok(filter) = std::env::var("OTTLA_LOG") {
         // Whoever comes first; a second one has nothing to add.
         let _ = broker::logging::init(LogFormat::Text, &filter);
@@ -246,7 +256,7 @@ fn start(settings: Settings) -> Result<(Runtime, Node), StartError> {
         .expect("a runtime can be started");
     let options = NodeOptions {
         settings,
-        disk: Arc::new(RealDisk),
+        disk,
         clock: Arc::new(SystemClock),
         environment: Arc::new(TokioEnvironment),
         network: Arc::new(TcpNetwork),

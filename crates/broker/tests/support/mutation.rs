@@ -21,6 +21,9 @@ use wire::messages::alter_partition::{
 use wire::messages::alter_partition_reassignments::{
     AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
 };
+use wire::messages::alter_replica_log_dirs::{
+    AlterReplicaLogDir, AlterReplicaLogDirTopic, AlterReplicaLogDirsRequest,
+};
 use wire::messages::alter_share_group_offsets::{
     AlterShareGroupOffsetsRequest, AlterShareGroupOffsetsRequestPartition, AlterShareGroupOffsetsRequestTopic,
 };
@@ -360,6 +363,16 @@ fn samples() -> Vec<(ApiKey, Request)> {
                     }],
                 }],
                 validate_only: true,
+            }
+            .into(),
+        ),
+        (
+            ApiKey::AlterReplicaLogDirs,
+            AlterReplicaLogDirsRequest {
+                dirs: vec![AlterReplicaLogDir {
+                    path: "/nowhere".into(),
+                    topics: vec![AlterReplicaLogDirTopic { name: "t".into(), partitions: vec![0] }],
+                }],
             }
             .into(),
         ),

@@ -3,16 +3,21 @@
 //! A broker that starts anew gets a new epoch; whoever speaks with an older one is a former incarnation and is refused
 //! (KIP-903). A producer id is given out once, also when the broker that got its block dies with most of it unused.
 
+use std::collections::BTreeSet;
+
 use wire::messages::feature_level_record::FeatureLevelRecord;
 use wire::messages::producer_ids_record::ProducerIdsRecord;
 use wire::messages::register_broker_record::{BrokerEndpoint, BrokerFeature, RegisterBrokerRecord};
-use wire::{BrokerId, ProducerId, Str, Uuid};
+use wire::{BrokerId, PartitionId, ProducerId, Str, Uuid};
 
 use super::change::{Changes, Draft, Incumbent, Wanted};
 use super::{Decision, Image, MetadataRecord, Refusal, TopicRules};
 
 /// Producer ids in one block.
 const PRODUCER_ID_BLOCK_SIZE: i64 = 1_000;
+
+/// Data directories of one broker that are remembered without being there.
+const LOG_DIRS_MAX: usize = 1_000;
 
 /// Where a broker listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,8 +141,12 @@ pub struct RegisterBroker {
     pub features: Vec<FeatureRange>,
     /// Where it stands.
     pub rack: Option<Str>,
-    /// Ids of its data directories.
+    /// Ids of its data directories that can be read.
     pub log_dirs: Vec<Uuid>,
+    /// Whether there are others that cannot be read just now: what was in them is not lost.
+    pub has_offline_dirs: bool,
+    /// Partitions that it found in directories which it had before.
+    pub held: BTreeSet<(Uuid, PartitionId)>,
     /// Whether it has to prove itself before it may lead; a cluster of one has nobody to prove it to.
     pub fenced: bool,
     /// The epoch that it had when it last stopped in order; -1 after a crash (KIP-966).
@@ -145,7 +154,14 @@ pub struct RegisterBroker {
 }
 
 impl RegisterBroker {
-    fn registered_with(&self, epoch: i64) -> Broker {
+    fn registered_with(&self, epoch: i64, before: Option<&Broker>) -> Broker {
+        let mut log_dirs = self.log_dirs.clone();
+        if self.has_offline_dirs {
+            // Remembered, so that it is noticed when they are gone for good.
+            let known = before.iter().flat_map(|before| &before.log_dirs);
+            let unread = known.filter(|dir| !self.log_dirs.contains(dir)).take(LOG_DIRS_MAX);
+            log_dirs.extend(unread);
+        }
         Broker {
             id: self.id,
             incarnation_id: self.incarnation_id,
@@ -155,7 +171,7 @@ impl RegisterBroker {
             rack: self.rack.clone(),
             fenced: self.fenced,
             in_controlled_shutdown: false,
-            log_dirs: self.log_dirs.clone(),
+            log_dirs,
         }
     }
 }
@@ -182,8 +198,8 @@ impl Image {
     /// Registers a broker and gives it its epoch: for a new incarnation `epoch`, which is larger than all before; for a
     /// repeated request the same as before. `is_alive` says whether the incarnation that is registered was heard of lately.
     ///
-    /// What its disks no longer hold it is not eligible for: everything after one of them is missing, since nobody here
-    /// knows what was on which, and after an unclean stop whatever was acknowledged before it was flushed. Where it was the
+    /// What its disks no longer hold it is not eligible for: when one of them is missing, everything that was not found on
+    /// the others, and after an unclean stop whatever was acknowledged before it was flushed. Where it was the
     /// last to hold that, it stays: there is no better copy. Flushed topics lose nothing by a crash, as replicas vote with
     /// what they have flushed.
     pub fn register_broker(
@@ -214,16 +230,17 @@ impl Image {
             assert!(epoch > before.epoch, "the epochs of a broker rise");
         }
         let missing = |before: &Broker| before.log_dirs.iter().any(|dir| !command.log_dirs.contains(dir));
-        let other_disk = before.is_some_and(missing);
+        let other_disk = !command.has_offline_dirs && before.is_some_and(missing);
         let unclean = before.is_some_and(|before| before.epoch != command.previous_epoch);
         let mut draft = Draft::new(self, rules);
-        draft.push(MetadataRecord::RegisterBroker((&command.registered_with(epoch)).into()));
-        draft.change_each(
+        draft.push(MetadataRecord::RegisterBroker((&command.registered_with(epoch, before)).into()));
+        draft.change_each_named(
             |partition| partition.replicas.contains(&id),
-            |partition, rule| {
+            |key, partition, rule| {
                 let wanted = Wanted::unchanged(partition);
+                let is_lost = other_disk && !command.held.contains(&key);
                 let held_by_others = partition.isr.iter().chain(&*partition.elr).any(|other| *other != id);
-                if other_disk || (unclean && !rule.flush_before_ack && held_by_others) {
+                if is_lost || (unclean && !rule.flush_before_ack && held_by_others) {
                     return Some(wanted.losing(id));
                 }
                 if command.fenced {

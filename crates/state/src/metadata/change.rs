@@ -313,12 +313,21 @@ impl<'a> Draft<'a> {
         concerned: impl Fn(&Partition) -> bool,
         mut wanted: impl FnMut(&Partition, TopicRule) -> Option<Wanted>,
     ) {
+        self.change_each_named(concerned, |_, partition, rule| wanted(partition, rule));
+    }
+
+    /// The same, told which one each is.
+    pub(super) fn change_each_named(
+        &mut self,
+        concerned: impl Fn(&Partition) -> bool,
+        mut wanted: impl FnMut((Uuid, PartitionId), &Partition, TopicRule) -> Option<Wanted>,
+    ) {
         let before = self.image.clone();
         for topic in before.topics() {
             let mut rule = None;
             for (id, partition) in topic.partitions().filter(|(_, partition)| concerned(partition)) {
                 let rule = *rule.get_or_insert_with(|| self.rule(&topic.name));
-                if let Some(wanted) = wanted(partition, rule) {
+                if let Some(wanted) = wanted((topic.id, id), partition, rule) {
                     let changed = self.image.change_partition((topic, id, partition), wanted, rule);
                     self.take(topic, id, partition.leader, &changed);
                 }

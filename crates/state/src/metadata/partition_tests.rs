@@ -224,11 +224,14 @@ fn who_was_eligible_while_nobody_was_in_sync_stays_so_whatever_is_enough() {
 }
 
 #[test]
-fn a_broker_without_one_of_its_disks_is_eligible_nowhere() {
+fn a_broker_without_one_of_its_disks_is_not_eligible_for_what_was_on_it() {
     let mut image = replicated(3);
-    let start = |image: &mut Image, incarnation: u128, log_dirs: &[u128]| {
+    let key = (image.topics().next().unwrap().id, PartitionId(0));
+    let start = |image: &mut Image, incarnation: u128, log_dirs: &[u128], what: &str| {
         let command = RegisterBroker {
             incarnation_id: Uuid::from_u128(incarnation),
+            has_offline_dirs: what == "one is offline",
+            held: (what == "held").then_some(key).into_iter().collect(),
             log_dirs: log_dirs.iter().copied().map(Uuid::from_u128).collect(),
             fenced: true,
             previous_epoch: image.broker(BrokerId(3)).unwrap().epoch,
@@ -239,10 +242,15 @@ fn a_broker_without_one_of_its_disks_is_eligible_nowhere() {
     fence(&mut image, 2);
     fence(&mut image, 3);
     assert_eq!(tell(&image), "1@0 isr=1 elr=3");
-    start(&mut image, 100, &[1_003, 2_003]);
+    start(&mut image, 100, &[1_003, 2_003, 3_003], "");
     assert_eq!(tell(&image), "1@0 isr=1 elr=3", "one more disk takes nothing away");
-    start(&mut image, 101, &[2_003]);
-    assert_eq!(tell(&image), "1@0 isr=1 elr=", "and who knows what was on which");
+    start(&mut image, 101, &[2_003], "one is offline");
+    assert_eq!(tell(&image), "1@0 isr=1 elr=3", "nor does one that cannot be read just now");
+    assert_eq!(image.broker(BrokerId(3)).unwrap().log_dirs.len(), 3, "and it is remembered");
+    start(&mut image, 102, &[2_003, 3_003], "held");
+    assert_eq!(tell(&image), "1@0 isr=1 elr=3", "the partition was not on the one that is missing");
+    start(&mut image, 103, &[2_003], "");
+    assert_eq!(tell(&image), "1@0 isr=1 elr=", "but on this one");
 }
 
 #[test]

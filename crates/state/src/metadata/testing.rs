@@ -100,6 +100,8 @@ pub(super) fn broker(id: i32) -> RegisterBroker {
         features: vec![FeatureRange { name: Str::from("metadata.version"), min: 7, max: 29 }],
         rack: None,
         log_dirs: vec![Uuid::from_u128(1_000 + id as u128)],
+        has_offline_dirs: false,
+        held: Default::default(),
         fenced: false,
         previous_epoch: -1,
     }

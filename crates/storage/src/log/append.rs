@@ -193,7 +193,7 @@ impl Log {
         active.write(bufs).map_err(|e| match e.kind() {
             // Nothing was synced and nothing noted: when there is room again, the log goes on where it was.
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                StorageError::Full { path: self.dir.path.clone(), source: e }
+                StorageError::Full { path: self.dir().path(), source: e }
             }
             _ => self.fail(e),
         })?;
@@ -252,7 +252,7 @@ impl Log {
         let config = self.config();
         appender.producers.expire(now, config.producer_id_expiration_ms, config.producers_max);
         self.write_snapshot(appender, base).map_err(|e| self.fail(e))?;
-        let new = Arc::new(Segment::create(self.dir.clone(), base).map_err(|e| self.fail(e))?);
+        let new = Arc::new(Segment::create(self.dir(), base).map_err(|e| self.fail(e))?);
         appender.dir_dirty = true;
         let mut view = self.view.write();
         let mut segments = view.segments.as_ref().clone();
@@ -270,10 +270,10 @@ impl Log {
     }
 
     /// Writes the producers as they are into the snapshot of `at`, to be synced by a checkpoint.
-    fn write_snapshot(&self, appender: &mut Appender, at: Offset) -> std::io::Result<()> {
+    pub(super) fn write_snapshot(&self, appender: &mut Appender, at: Offset) -> std::io::Result<()> {
         let content = snapshot::encode(&appender.producers);
-        let path = segment_file(&self.dir.path, at, FileKind::Snapshot);
-        let file = self.dir.disk.open(&path, OpenMode::Truncate)?;
+        let path = segment_file(&self.dir().path(), at, FileKind::Snapshot);
+        let file = self.dir().disk.open(&path, OpenMode::Truncate)?;
         write_all_at(&*file, &mut [IoSlice::new(&content)], 0)?;
         appender.snapshots_unsynced.push(file);
         if let Err(position) = appender.snapshots.binary_search(&at) {

@@ -101,7 +101,7 @@ impl Log {
         let _maintenance = self.maintenance.lock();
         self.check_open()?;
         let config = self.config();
-        if !config.cleanup.compact {
+        if !config.cleanup.compact || self.is_moving.load(Ordering::Acquire) {
             return Ok(None);
         }
         self.roll_overdue(clean.now, &config)?;
@@ -110,10 +110,10 @@ impl Log {
         // Cleaning leaves gaps between segments. Behind the recovery point a gap would be taken for a loss, so
         // everything that is cleaned has to lie below it, durably, before the first segment is replaced.
         let noted = self.checkpoint(clean.now)?;
-        self.checkpoints.raise_recovery_points(|| vec![(self.partition.clone(), noted.recovery_point)])?;
+        self.checkpoints().raise_recovery_points(|| vec![(self.partition.clone(), noted.recovery_point)])?;
         match self.clean_round(&plan, clean, &config) {
             Ok(stats) => {
-                self.checkpoints.set_cleaner_offset(&self.partition, stats.cleaned_to)?;
+                self.checkpoints().set_cleaner_offset(&self.partition, stats.cleaned_to)?;
                 Ok(Some(stats))
             }
             Err(Halt::Asked) => Ok(None),
@@ -147,7 +147,7 @@ impl Log {
             (view.segments.clone(), view.log_start, view.flushed_end, view.log_end)
         };
         let Some((active, closed)) = segments.split_last() else { return Ok(None) };
-        let start = match self.checkpoints.cleaner_offset(&self.partition) {
+        let start = match self.checkpoints().cleaner_offset(&self.partition) {
             Some(offset) if offset <= log_end => offset.max(log_start),
             _ => log_start,
         };
@@ -253,16 +253,16 @@ impl Log {
         stats: &mut CleanStats,
     ) -> Result<(), Halt> {
         let base = group[0].base();
-        let path = swap::cleaned_path(&self.dir, base);
-        let file = self.dir.disk.open(&path, OpenMode::Truncate)?;
+        let path = swap::cleaned_path(&self.dir(), base);
+        let file = self.dir().disk.open(&path, OpenMode::Truncate)?;
         let written = self.write_cleaned(group, filter, &*file, stats);
         if let Err(halt) = written {
-            remove_if_exists(&*self.dir.disk, &path)?;
+            remove_if_exists(&*self.dir().disk, &path)?;
             return Err(halt);
         }
         file.sync_data()?;
-        swap::commit(&self.dir, base)?;
-        let replacement = swap::complete(&self.dir, base, group, config)?;
+        swap::commit(&self.dir(), base)?;
+        let replacement = swap::complete(&self.dir(), base, group, config)?;
         stats.bytes_before += group.iter().map(|segment| segment.size()).sum::<u64>();
         stats.bytes_after += replacement.size();
         let mut view = self.view.write();

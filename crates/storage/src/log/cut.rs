@@ -6,7 +6,7 @@ use std::{io, sync::Arc, sync::atomic::Ordering};
 
 use wire::{Millis, Offset};
 
-use super::{Appender, Log, open::load_producers, segment_at};
+use super::{Appender, BEGUN_ANEW, Log, open::load_producers, segment_at};
 use crate::{
     disk::remove_if_exists,
     error::{ReadError, StorageError},
@@ -51,9 +51,10 @@ impl Log {
         let at = segment_at(&segments, to);
         let place = place_of(&segments[at], to).map_err(|e| self.fail(e))?;
         self.generation.fetch_add(1, Ordering::AcqRel);
-        self.checkpoints.lower_recovery_point(&self.partition, place.end)?;
+        self.checkpoints().lower_recovery_point(&self.partition, place.end)?;
         // A batch that the start is in the middle of goes whole.
-        self.checkpoints.lower_log_start(&self.partition, place.end)?;
+        self.checkpoints().lower_log_start(&self.partition, place.end)?;
+        self.lowest_cut.fetch_min(place.end.0, Ordering::AcqRel);
         self.truncate(&mut appender, at, place, now).map_err(|e| self.fail(e))
     }
 
@@ -72,7 +73,7 @@ impl Log {
         for later in segments.drain(at + 1..).rev() {
             appender.forget(&later);
             later.remove()?;
-            self.dir.disk.sync_dir(&self.dir.path)?;
+            self.dir().disk.sync_dir(&self.dir().path())?;
         }
         let segment = segments[at].clone();
         segment.truncate_file(position)?;
@@ -81,13 +82,13 @@ impl Log {
         self.relearn_times(&segment)?;
         segment.file()?.sync_data()?;
         for beyond in appender.snapshots.extract_if(.., |offset| *offset > end) {
-            self.dir.disk.remove(&segment_file(&self.dir.path, beyond, FileKind::Snapshot))?;
+            self.dir().disk.remove(&segment_file(&self.dir().path(), beyond, FileKind::Snapshot))?;
         }
-        self.dir.disk.sync_dir(&self.dir.path)?;
+        self.dir().disk.sync_dir(&self.dir().path())?;
 
         let segments: Segments = Arc::new(segments);
         appender.epochs.truncate_end(end);
-        appender.producers = load_producers(&self.dir, &segments, &mut appender.snapshots, end, now)?;
+        appender.producers = load_producers(&self.dir(), &segments, &mut appender.snapshots, end, now)?;
         appender.indexes_dirty.push(segment);
         let mut view = self.view.write();
         view.hints = Arc::default();
@@ -113,21 +114,22 @@ impl Log {
 
     fn restart_at(&self, appender: &mut Appender, to: Offset) -> Result<(), StorageError> {
         self.generation.fetch_add(1, Ordering::AcqRel);
-        self.checkpoints.lower_recovery_point(&self.partition, Offset::ZERO)?;
-        self.checkpoints.lower_log_start(&self.partition, to)?;
+        self.lowest_cut.store(BEGUN_ANEW, Ordering::Release);
+        self.checkpoints().lower_recovery_point(&self.partition, Offset::ZERO)?;
+        self.checkpoints().lower_log_start(&self.partition, to)?;
         let act = |appender: &mut Appender| -> io::Result<Arc<Segment>> {
             for segment in self.segments().iter().rev() {
                 segment.remove()?;
-                self.dir.disk.sync_dir(&self.dir.path)?;
+                self.dir().disk.sync_dir(&self.dir().path())?;
             }
             for snapshot in appender.snapshots.drain(..) {
                 remove_if_exists(
-                    &*self.dir.disk,
-                    &segment_file(&self.dir.path, snapshot, FileKind::Snapshot),
+                    &*self.dir().disk,
+                    &segment_file(&self.dir().path(), snapshot, FileKind::Snapshot),
                 )?;
             }
-            let first = Arc::new(Segment::create(self.dir.clone(), to)?);
-            self.dir.disk.sync_dir(&self.dir.path)?;
+            let first = Arc::new(Segment::create(self.dir(), to)?);
+            self.dir().disk.sync_dir(&self.dir().path())?;
             if let Some(metadata) = appender.newborn.take() {
                 self.sync_newborn(&*metadata)?;
             }
@@ -216,7 +218,7 @@ impl Log {
         if retained.segments == segments.len() {
             // The log end must outlive its last segment.
             self.roll(&mut appender, log_end, now)?;
-            self.dir.disk.sync_dir(&self.dir.path).map_err(|e| self.fail(e))?;
+            self.dir().disk.sync_dir(&self.dir().path()).map_err(|e| self.fail(e))?;
             if let Some(metadata) = appender.newborn.take() {
                 self.sync_newborn(&*metadata).map_err(|e| self.fail(e))?;
             }
@@ -250,14 +252,17 @@ impl Log {
     fn remove(&self, gone: &Gone) -> io::Result<()> {
         if !gone.segments.is_empty() {
             // The names of those that stay first: with neither, the log would have lost its end.
-            self.dir.disk.sync_dir(&self.dir.path)?;
+            self.dir().disk.sync_dir(&self.dir().path())?;
         }
         for segment in &gone.segments {
             segment.remove()?;
-            self.dir.disk.sync_dir(&self.dir.path)?;
+            self.dir().disk.sync_dir(&self.dir().path())?;
         }
         for snapshot in &gone.snapshots {
-            remove_if_exists(&*self.dir.disk, &segment_file(&self.dir.path, *snapshot, FileKind::Snapshot))?;
+            remove_if_exists(
+                &*self.dir().disk,
+                &segment_file(&self.dir().path(), *snapshot, FileKind::Snapshot),
+            )?;
         }
         Ok(())
     }

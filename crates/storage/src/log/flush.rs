@@ -54,7 +54,7 @@ impl Log {
             segment.file().and_then(|file| file.sync_data()).map_err(|e| self.fail(e))?;
         }
         if dir_dirty {
-            self.dir.disk.sync_dir(&self.dir.path).map_err(|e| self.fail(e))?;
+            self.dir().disk.sync_dir(&self.dir().path()).map_err(|e| self.fail(e))?;
         }
         if let Some(metadata) = newborn {
             self.sync_newborn(&*metadata).map_err(|e| self.fail(e))?;
@@ -68,7 +68,7 @@ impl Log {
     }
 
     pub(super) fn sync_newborn(&self, metadata: &dyn DiskFile) -> std::io::Result<()> {
-        sync_newborn(&*self.dir.disk, metadata, &self.root)
+        sync_newborn(&*self.dir().disk, metadata, &self.root())
     }
 
     /// Makes durable all that a restart needs beside the records: indexes, epochs, producers. Costs
@@ -108,16 +108,16 @@ impl Log {
             file.sync_data().map_err(fail)?;
         }
         if let Some(text) = epochs {
-            replace_file(&*self.dir.disk, &self.dir.path.join(layout::LEADER_EPOCHS), text.as_bytes())
+            replace_file(&*self.dir().disk, &self.dir().path().join(layout::LEADER_EPOCHS), text.as_bytes())
                 .map_err(fail)?;
         }
         if let Some(content) = &snapshot {
-            let path = segment_file(&self.dir.path, log_end, FileKind::Snapshot);
-            let file = self.dir.disk.open(&path, OpenMode::Truncate).map_err(fail)?;
+            let path = segment_file(&self.dir().path(), log_end, FileKind::Snapshot);
+            let file = self.dir().disk.open(&path, OpenMode::Truncate).map_err(fail)?;
             write_all_at(&*file, &mut [std::io::IoSlice::new(content)], 0).map_err(fail)?;
             file.sync_data().map_err(fail)?;
         }
-        self.dir.disk.sync_dir(&self.dir.path).map_err(fail)?;
+        self.dir().disk.sync_dir(&self.dir().path()).map_err(fail)?;
         if snapshot.is_some() {
             self.keep_snapshot(log_end).map_err(fail)?;
         }
@@ -139,7 +139,10 @@ impl Log {
             appender.snapshots.insert(position, at);
         }
         for offset in stale {
-            remove_if_exists(&*self.dir.disk, &segment_file(&self.dir.path, offset, FileKind::Snapshot))?;
+            remove_if_exists(
+                &*self.dir().disk,
+                &segment_file(&self.dir().path(), offset, FileKind::Snapshot),
+            )?;
         }
         Ok(())
     }

@@ -54,7 +54,7 @@ impl Log {
             let view = self.view.read();
             (view.segments.clone(), view.log_start)
         };
-        let disk = || StorageError::disk(&self.dir.path);
+        let disk = || StorageError::disk(self.path());
         for (at, segment) in segments.iter().enumerate() {
             let ends_before_start = segments.get(at + 1).is_some_and(|next| next.base() <= log_start);
             if ends_before_start
@@ -88,7 +88,7 @@ impl Log {
         if range.is_empty() {
             return Ok(None);
         }
-        let disk = || StorageError::disk(&self.dir.path);
+        let disk = || StorageError::disk(self.path());
         let segments = &segments[segment_at(&segments, range.start)..];
         let mut aborted = match visible {
             Visible::Uncommitted => Vec::new(),
@@ -120,7 +120,7 @@ impl Log {
             let view = self.view.read();
             (view.segments.clone(), view.log_start)
         };
-        let disk = || StorageError::disk(&self.dir.path);
+        let disk = || StorageError::disk(self.path());
         let mut best: Option<(Millis, &Segment)> = None;
         for (at, segment) in segments.iter().enumerate() {
             let end = segments.get(at + 1).map_or(upper, |next| next.base());

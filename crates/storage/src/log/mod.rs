@@ -5,10 +5,10 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering},
     },
 };
 
@@ -34,6 +34,7 @@ mod lookup;
 mod cut;
 mod clean;
 mod scrub;
+mod relocate;
 
 pub use append::{Append, Appended};
 pub use clean::{Clean, CleanStats};
@@ -42,6 +43,7 @@ pub(crate) use flush::LogCheckpoint;
 pub(crate) use lookup::record_timestamp;
 pub use lookup::{TimestampOffset, Visible};
 pub(crate) use open::{Opening, read_topic_id};
+pub(crate) use relocate::Copied;
 pub use scrub::{Rot, ScrubPoint, Scrubbed};
 
 /// A partition's log. Every method takes `&self` and may be called from any thread.
@@ -49,9 +51,12 @@ pub use scrub::{Rot, ScrubPoint, Scrubbed};
 pub struct Log {
     partition: TopicPartition,
     topic_id: Uuid,
-    dir: Arc<LogDir>,
-    root: PathBuf,
-    checkpoints: Arc<Checkpoints>,
+    home: RwLock<Home>,
+    /// Where the log was cut most deeply since a move looked last: what it has copied from there on is void.
+    lowest_cut: AtomicI64,
+    /// Whether the log is being copied to another data directory. It is not compacted meanwhile: a copy that had taken a
+    /// record would miss the tombstone.
+    is_moving: AtomicBool,
     condition: AtomicU8,
     config: RwLock<Arc<LogConfig>>,
     /// Held by whoever takes segments away: one at a time, and not while cleaning.
@@ -64,6 +69,14 @@ pub struct Log {
     flush_turn: Mutex<()>,
     appender: Mutex<Appender>,
     view: RwLock<View>,
+}
+
+/// Where a log lies. It changes when the log moves to another data directory.
+#[derive(Clone, Debug)]
+struct Home {
+    dir: Arc<LogDir>,
+    root: PathBuf,
+    checkpoints: Arc<Checkpoints>,
 }
 
 /// What readers see.
@@ -114,6 +127,9 @@ impl Appender {
     }
 }
 
+/// Below every offset: nothing that was copied of the log counts any more.
+const BEGUN_ANEW: i64 = i64::MIN;
+
 const OPEN: u8 = 0;
 const OFFLINE: u8 = 1;
 const CLOSED: u8 = 2;
@@ -130,8 +146,20 @@ impl Log {
     }
 
     /// The partition's directory.
-    pub fn path(&self) -> &Path {
-        &self.dir.path
+    pub fn path(&self) -> PathBuf {
+        self.dir().path()
+    }
+
+    fn dir(&self) -> Arc<LogDir> {
+        self.home.read().dir.clone()
+    }
+
+    fn root(&self) -> PathBuf {
+        self.home.read().root.clone()
+    }
+
+    fn checkpoints(&self) -> Arc<Checkpoints> {
+        self.home.read().checkpoints.clone()
     }
 
     /// The first offset there is.
@@ -210,7 +238,7 @@ impl Log {
         let limits = ReadLimits { upper: limits.upper.min(log_end), ..limits };
         let at = segments.partition_point(|segment| segment.base() <= from).saturating_sub(1);
         // Opened while the name is sure to be there: retention may remove it before the slice is read.
-        segments[at].file().map_err(StorageError::disk(&self.dir.path))?;
+        segments[at].file().map_err(|e| StorageError::disk(self.path())(e))?;
         Ok(Slice { segments, at, from, limits, hints })
     }
 
@@ -293,12 +321,18 @@ impl Log {
         }
     }
 
+    /// Takes the log out of service with the data directory that it lies in. One that is closed stays so.
+    pub(crate) fn take_offline(&self) {
+        let _ = self.condition.compare_exchange(OPEN, OFFLINE, Ordering::AcqRel, Ordering::Acquire);
+    }
+
     /// Takes the log out of service for a disk error. What the file holds behind the flushed end is unknown
     /// from here on, so nothing is tried again (fsync may report an error once and succeed the next time).
     fn fail(&self, source: io::Error) -> StorageError {
         self.condition.store(OFFLINE, Ordering::Release);
+        self.checkpoints().suspect();
         tracing::error!(partition = %self.partition, error = %source, "log goes offline after a disk error");
-        StorageError::Disk { path: self.dir.path.clone(), source }
+        StorageError::Disk { path: self.dir().path(), source }
     }
 }
 

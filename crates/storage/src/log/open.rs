@@ -10,14 +10,14 @@ use std::{
     str::FromStr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64},
+        atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64},
     },
 };
 
 use parking_lot::{Mutex, RwLock};
 use wire::{Millis, Offset, TopicPartition, Uuid};
 
-use super::{Appender, Log, OPEN, View, append::marker_of};
+use super::{Appender, Home, Log, OPEN, View, append::marker_of};
 use crate::{
     checkpoint::Checkpoints,
     config::LogConfig,
@@ -64,19 +64,24 @@ struct Found {
 impl Log {
     pub(crate) fn open(opening: Opening<'_>) -> Result<Log, StorageError> {
         let path = layout::partition_dir(&opening.root, opening.partition);
-        let dir = Arc::new(LogDir { disk: opening.disk.clone(), path });
-        match opening.disk.list(&dir.path) {
+        Log::open_at(opening, path)
+    }
+
+    /// The same in a directory of another name, as a copy has it until it takes the log's place.
+    pub(crate) fn open_at(opening: Opening<'_>, path: PathBuf) -> Result<Log, StorageError> {
+        let dir = Arc::new(LogDir::new(opening.disk.clone(), path));
+        match opening.disk.list(&dir.path()) {
             Ok(entries) => {
                 // Names unknown to the checkpoint are part of what the crash left; see `recover`.
-                let found = sort_out(&dir, entries).map_err(StorageError::disk(&dir.path))?;
+                let found = sort_out(&dir, entries).map_err(StorageError::disk(&dir.path()))?;
                 recover(opening, dir, found)
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 opening.checkpoints.forget_before_create(opening.partition)?;
-                opening.disk.create_dir(&dir.path).map_err(StorageError::disk(&dir.path))?;
+                opening.disk.create_dir(&dir.path()).map_err(StorageError::disk(&dir.path()))?;
                 recover(opening, dir, Found::default())
             }
-            Err(e) => Err(StorageError::disk(&dir.path)(e)),
+            Err(e) => Err(StorageError::disk(&dir.path())(e)),
         }
     }
 }
@@ -99,12 +104,12 @@ fn sort_out(dir: &LogDir, entries: Vec<DirEntry>) -> io::Result<Found> {
         let name = entry.name.as_str();
         let half_done = [layout::CLEANED_SUFFIX, layout::DELETED_SUFFIX, layout::TMP_SUFFIX];
         if half_done.iter().any(|suffix| name.ends_with(suffix)) {
-            dir.disk.remove(&dir.path.join(name))?;
+            dir.disk.remove(&dir.path().join(name))?;
         } else if let Some(swapped) = name.strip_suffix(layout::SWAP_SUFFIX) {
             match layout::parse_segment_file(swapped) {
                 Some((base, FileKind::Log)) => found.swaps.push(base),
                 // Indexes are built again.
-                _ => dir.disk.remove(&dir.path.join(name))?,
+                _ => dir.disk.remove(&dir.path().join(name))?,
             }
         } else if let Some((base, kind)) = layout::parse_segment_file(name) {
             match kind {
@@ -115,7 +120,7 @@ fn sort_out(dir: &LogDir, entries: Vec<DirEntry>) -> io::Result<Found> {
         } else {
             found.has_epochs |= name == layout::LEADER_EPOCHS;
             if name == layout::PARTITION_METADATA {
-                found.topic_id = read_topic_id(&*dir.disk, &dir.path)?;
+                found.topic_id = read_topic_id(&*dir.disk, &dir.path())?;
             }
         }
     }
@@ -125,7 +130,7 @@ fn sort_out(dir: &LogDir, entries: Vec<DirEntry>) -> io::Result<Found> {
             (Some(lens), FileKind::TimeIndex) => lens.time_index = len,
             (Some(_), _) => {}
             // An index without a log is the rest of a removal.
-            (None, kind) => dir.disk.remove(&segment_file(&dir.path, base, kind))?,
+            (None, kind) => dir.disk.remove(&segment_file(&dir.path(), base, kind))?,
         }
     }
     found.snapshots.sort_unstable();
@@ -149,14 +154,14 @@ struct Recovery {
 }
 
 fn recover(opening: Opening<'_>, dir: Arc<LogDir>, found: Found) -> Result<Log, StorageError> {
-    let disk_error = StorageError::disk(dir.path.clone());
+    let disk_error = StorageError::disk(dir.path());
     let partition = opening.partition;
     let topic_id = settle_topic_id(&opening, &dir, found.topic_id)?;
     // Names that a process made just before it was killed may never have been synced: the first flush after an
     // unclean stop syncs the directory, and `partition.metadata` where no checkpoint ever did.
     let mut dir_dirty = !opening.clean;
     let mut newborn = None;
-    let metadata = dir.path.join(layout::PARTITION_METADATA);
+    let metadata = dir.path().join(layout::PARTITION_METADATA);
     if topic_id != found.topic_id {
         newborn = Some(write_metadata(&dir, topic_id).map_err(StorageError::disk(&metadata))?);
         dir_dirty = true;
@@ -186,12 +191,12 @@ fn recover(opening: Opening<'_>, dir: Arc<LogDir>, found: Found) -> Result<Log, 
         recovery.finish_swap(*base)?;
     }
     if recovery.segments.is_empty() {
-        let first = Segment::create(dir.clone(), log_start).map_err(StorageError::disk(&dir.path))?;
+        let first = Segment::create(dir.clone(), log_start).map_err(StorageError::disk(&dir.path()))?;
         recovery.segments.push(Arc::new(first));
         dir_dirty = true;
     }
     let log_end = recovery.scan()?;
-    recovery.complete_indexes().map_err(StorageError::disk(&dir.path))?;
+    recovery.complete_indexes().map_err(StorageError::disk(&dir.path()))?;
     let (snapshots, producers) = recovery.producers(found.snapshots, log_end)?;
     let first_base = recovery.segments[0].base();
     if log_start > log_end {
@@ -207,7 +212,7 @@ fn recover(opening: Opening<'_>, dir: Arc<LogDir>, found: Found) -> Result<Log, 
     let mut dirty = Vec::new();
     let mut flushed_end = log_end;
     if !recovery.clean && (recovery.config.flush_before_ack || recovery.was_cut) {
-        recovery.sync().map_err(StorageError::disk(&dir.path))?;
+        recovery.sync().map_err(StorageError::disk(&dir.path()))?;
         if let Some(metadata) = newborn.take() {
             sync_newborn(&*dir.disk, &*metadata, &opening.root).map_err(StorageError::disk(&opening.root))?;
         }
@@ -220,8 +225,9 @@ fn recover(opening: Opening<'_>, dir: Arc<LogDir>, found: Found) -> Result<Log, 
     Ok(Log {
         partition: partition.clone(),
         topic_id,
-        root: opening.root,
-        checkpoints: opening.checkpoints,
+        home: RwLock::new(Home { dir, root: opening.root, checkpoints: opening.checkpoints }),
+        lowest_cut: AtomicI64::new(i64::MAX),
+        is_moving: AtomicBool::new(false),
         condition: AtomicU8::new(OPEN),
         config: RwLock::new(Arc::new(opening.config)),
         maintenance: Mutex::new(()),
@@ -248,7 +254,6 @@ fn recover(opening: Opening<'_>, dir: Arc<LogDir>, found: Found) -> Result<Log, 
             hints: Arc::new(Hints::default()),
             has_undecided,
         }),
-        dir,
     })
 }
 
@@ -257,11 +262,9 @@ fn settle_topic_id(opening: &Opening<'_>, dir: &LogDir, known: Uuid) -> Result<U
         (true, _) => Ok(opening.topic_id),
         (false, true) => Ok(known),
         (false, false) if known == opening.topic_id => Ok(known),
-        (false, false) => Err(StorageError::ForeignTopic {
-            path: dir.path.clone(),
-            found: known,
-            expected: opening.topic_id,
-        }),
+        (false, false) => {
+            Err(StorageError::ForeignTopic { path: dir.path(), found: known, expected: opening.topic_id })
+        }
     }
 }
 
@@ -276,7 +279,7 @@ pub(super) fn sync_newborn(
 }
 
 fn write_metadata(dir: &LogDir, topic_id: Uuid) -> io::Result<Arc<dyn crate::DiskFile>> {
-    let file = dir.disk.open(&dir.path.join(layout::PARTITION_METADATA), OpenMode::Truncate)?;
+    let file = dir.disk.open(&dir.path().join(layout::PARTITION_METADATA), OpenMode::Truncate)?;
     let text = format!("version: 0\ntopic_id: {topic_id}\n");
     write_all_at(&*file, &mut [io::IoSlice::new(text.as_bytes())], 0)?;
     Ok(file)
@@ -285,7 +288,7 @@ fn write_metadata(dir: &LogDir, topic_id: Uuid) -> io::Result<Arc<dyn crate::Dis
 impl Recovery {
     fn read_epochs(&mut self) -> io::Result<()> {
         let content =
-            read_small(&*self.dir.disk, &self.dir.path.join(layout::LEADER_EPOCHS), EPOCHS_BYTES_MAX)?;
+            read_small(&*self.dir.disk, &self.dir.path().join(layout::LEADER_EPOCHS), EPOCHS_BYTES_MAX)?;
         // A file that is not one (Kafka writes it without fsync) is made again from the batches as they come.
         self.epochs = std::str::from_utf8(&content).ok().and_then(Epochs::parse).unwrap_or_default();
         if !self.clean {
@@ -306,7 +309,7 @@ impl Recovery {
             recovery.segments.insert(at, segment);
             Ok(())
         };
-        act(self).map_err(StorageError::disk(segment_file(&self.dir.path, base, FileKind::Log)))
+        act(self).map_err(StorageError::disk(segment_file(&self.dir.path(), base, FileKind::Log)))
     }
 
     /// Index of the segment that holds the recovery point.
@@ -421,7 +424,7 @@ impl Recovery {
         self.was_cut = true;
         for later in self.segments.drain(next..).rev() {
             later.remove()?;
-            self.dir.disk.sync_dir(&self.dir.path)?;
+            self.dir.disk.sync_dir(&self.dir.path())?;
         }
         segment.truncate_file(position)
     }
@@ -451,7 +454,7 @@ impl Recovery {
             // Also where nothing is left to write: a cut may not be durable yet.
             segment.file()?.sync_data()?;
         }
-        self.dir.disk.sync_dir(&self.dir.path)
+        self.dir.disk.sync_dir(&self.dir.path())
     }
 
     /// The producers at `log_end`: the newest snapshot that is whole, and the batches since. Snapshots of what
@@ -464,7 +467,7 @@ impl Recovery {
         let act = |recovery: &mut Recovery| -> io::Result<(Vec<Offset>, Producers)> {
             let dir = recovery.dir.clone();
             for beyond in snapshots.extract_if(.., |offset| *offset > log_end) {
-                dir.disk.remove(&segment_file(&dir.path, beyond, FileKind::Snapshot))?;
+                dir.disk.remove(&segment_file(&dir.path(), beyond, FileKind::Snapshot))?;
                 recovery.touched = true;
                 recovery.was_cut = true;
             }
@@ -476,7 +479,7 @@ impl Recovery {
             snapshots.extend(later);
             Ok((snapshots, producers))
         };
-        act(self).map_err(StorageError::disk(self.dir.path.clone()))
+        act(self).map_err(StorageError::disk(self.dir.path()))
     }
 }
 
@@ -492,7 +495,7 @@ pub(super) fn load_producers(
     let mut producers = Producers::default();
     let mut from = segments[0].base();
     while let Some(newest) = snapshots.last().copied() {
-        let path = segment_file(&dir.path, newest, FileKind::Snapshot);
+        let path = segment_file(&dir.path(), newest, FileKind::Snapshot);
         let content = read_small(&*dir.disk, &path, SNAPSHOT_BYTES_MAX)?;
         if let Some(loaded) = snapshot::decode(&content, now) {
             producers = loaded;

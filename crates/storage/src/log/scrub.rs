@@ -54,7 +54,7 @@ impl Log {
         let mut bytes = 0;
         for segment in segments.iter().filter(|segment| segment.base() >= from.segment) {
             let is_there = segment.base() == from.segment && from.generation == generation;
-            let file = segment.file().map_err(StorageError::disk(&self.dir.path))?;
+            let file = segment.file().map_err(StorageError::disk(self.path()))?;
             let start = if is_there { from.position } else { 0 };
             let mut walk = BatchWalk::new(file, start, segment.size());
             loop {

@@ -76,7 +76,6 @@ const KEYS: &[(&str, Foreign)] = &[
     ("password.encoder.secret", NoEffect(ZOOKEEPER)),
     ("principal.builder.class", NoEffect(JVM)),
     ("producer.purgatory.purge.interval.requests", NoEffect(PURGATORY)),
-    ("replica.alter.log.dirs.io.max.bytes.per.second", NoEffect(QUOTAS)),
     ("reserved.broker.max.id", NoEffect(OLD)),
     (
         "security.inter.broker.protocol",

@@ -15,11 +15,14 @@ section! {
     "process.roles" List OneOf(&["broker", "controller"]) = "broker,controller", ReadOnly High => roles: Vec<String>;
     /// Rack or zone of this node, as Metadata reports it to clients.
     "broker.rack" String Any = null, ReadOnly Medium => rack: Option<String>;
-    /// Directory for the logs when `log.dirs` is not given.
+    /// Directories for the logs when `log.dirs` is not given.
     "log.dir" List NotEmpty = "/tmp/kafka-logs", ReadOnly High => log_dir: Vec<String>;
-    /// Directory for the logs; only one in this version. It belongs to one node of one cluster and is locked while the
-    /// node runs.
+    /// Directories for the logs, one for each disk. A new partition goes to the one with the fewest. They belong to one node
+    /// of one cluster and are locked while the node runs.
     "log.dirs" List NotEmpty = null, ReadOnly High => log_dirs: Vec<String>;
+    /// Directory for the cluster's metadata: one of `log.dirs`, or another one. Without it the first of `log.dirs`. The node
+    /// stops when this one fails.
+    "metadata.log.dir" String NotEmpty = null, ReadOnly High => metadata_log_dir: Option<String>;
     /// Address of the operations endpoint (`/livez`, `/readyz`, `/metrics`) as `host:port`. Without it there is none.
     "admin.listener" String Any = null, ReadOnly Medium => admin_listener: Option<String>;
     /// Threads that carry the connections. A change takes effect at the next start.

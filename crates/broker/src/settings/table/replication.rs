@@ -60,6 +60,9 @@ section! {
     /// Bytes per second that throttled followers may fetch.
     "follower.replication.throttled.rate" Long AtLeast(0) = "9223372036854775807", PerBroker Medium
         => follower_throttle: u64;
+    /// Bytes per second that replicas may be copied with from one data directory to another.
+    "replica.alter.log.dirs.io.max.bytes.per.second" Long AtLeast(0) = "9223372036854775807", PerBroker Medium
+        => dirs_throttle: u64;
 
     /// Listeners that carry the controller's traffic. Ottla's controller uses the broker listener; listeners named here
     /// are not opened.

@@ -1,0 +1,624 @@
+//! All data directories of a broker (`log.dirs`), as one: which partition is where, where a new one goes, which directories
+//! have failed, and moves between them (KIP-112, KIP-113).
+//!
+//! Invariant: a partition is in one directory, and stays there until a copy in another one is its equal. Where a crash leaves
+//! it in two, a mark in the partition's directory says which is right; without it the broker does not start. A partition
+//! that may be in a directory which cannot be read is not made anew in another one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use wire::{BrokerId, Millis, Offset, Str, TopicPartition, Uuid};
+
+use crate::{
+    config::LogConfig,
+    data_dir::{DataDir, DataDirOptions, FoundLog},
+    disk::Disk,
+    error::{AppendError, DataDirError, StorageError},
+    log::{Copied, Log},
+};
+
+/// Who opens the data directories, and where they are.
+#[derive(Clone, Debug)]
+pub struct DataDirsOptions {
+    /// `node.id`
+    pub node_id: BrokerId,
+    /// The cluster, when it is known; otherwise what a directory says, or `new_cluster_id`.
+    pub cluster_id: Option<Str>,
+    /// The cluster id where none of the directories says one.
+    pub new_cluster_id: Str,
+    /// `log.dirs`, each with the id that it gets if it is made now.
+    pub dirs: Vec<(PathBuf, Uuid)>,
+    /// `metadata.log.dir`: one of them, or one that holds nothing else.
+    pub metadata_dir: (PathBuf, Uuid),
+}
+
+/// When a partition comes to the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// The broker has just started: the partition may be in a directory that it cannot read.
+    AtStart,
+    /// The broker runs: the partition is new here, unless it was found.
+    Later,
+}
+
+/// The state of one directory.
+#[derive(Clone, Debug)]
+pub struct DirState {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether it has failed.
+    pub is_offline: bool,
+}
+
+struct Place {
+    path: PathBuf,
+    /// Nothing where it could not be opened.
+    dir: Option<Arc<DataDir>>,
+    is_offline: AtomicBool,
+    /// False for a directory of the metadata's own.
+    takes_partitions: bool,
+}
+
+impl Place {
+    fn online(&self) -> Option<&Arc<DataDir>> {
+        self.dir.as_ref().filter(|_| !self.is_offline())
+    }
+
+    fn is_offline(&self) -> bool {
+        self.is_offline.load(Ordering::Acquire)
+    }
+}
+
+/// Open, locked data directories.
+pub struct DataDirs {
+    /// In the order of `log.dirs`.
+    places: Vec<Place>,
+    metadata_at: usize,
+    /// Where each partition is. Held while one moves or goes.
+    placed: Mutex<BTreeMap<TopicPartition, usize>>,
+    /// Where partitions are to be made that are not there yet.
+    preferred: Mutex<BTreeMap<TopicPartition, usize>>,
+    /// What was found at the start.
+    found: Vec<(usize, FoundLog)>,
+    /// Moves that the last process did not finish.
+    unfinished: Mutex<Vec<(TopicPartition, PathBuf)>>,
+}
+
+/// Preferences that are kept for partitions that never come.
+const PREFERRED_MAX: usize = 100_000;
+
+impl DataDirs {
+    /// Opens all of them. One that the disk does not let open starts offline, with the error logged, unless it is the
+    /// metadata's or nothing else is left; one that is somebody else's is refused.
+    pub fn open(disk: &Arc<dyn Disk>, options: DataDirsOptions) -> Result<DataDirs, DataDirError> {
+        let mut dirs: Vec<(PathBuf, Uuid, bool)> =
+            options.dirs.into_iter().map(|(path, id)| (path, id, true)).collect();
+        let metadata_at = dirs.iter().position(|(path, ..)| *path == options.metadata_dir.0);
+        let metadata_at = metadata_at.unwrap_or_else(|| {
+            dirs.push((options.metadata_dir.0, options.metadata_dir.1, false));
+            dirs.len() - 1
+        });
+        let known = options.cluster_id;
+        let known =
+            known.or_else(|| dirs.iter().find_map(|(path, ..)| DataDir::peek_cluster_id(&**disk, path)));
+        let cluster_id = known.unwrap_or(options.new_cluster_id);
+        let mut places: Vec<Place> = Vec::with_capacity(dirs.len());
+        let mut last_error = None;
+        for (at, (path, new_directory_id, takes_partitions)) in dirs.into_iter().enumerate() {
+            let dir_options = DataDirOptions {
+                node_id: options.node_id,
+                cluster_id: Some(cluster_id.clone()),
+                new_cluster_id: cluster_id.clone(),
+                new_directory_id,
+            };
+            let dir = match DataDir::open(disk.clone(), &path, dir_options) {
+                Ok(dir) => Some(Arc::new(dir)),
+                Err(error @ DataDirError::Disk { .. }) if at != metadata_at => {
+                    tell_offline(&path, &error.to_string());
+                    last_error = Some(error);
+                    None
+                }
+                Err(error) => return Err(error),
+            };
+            if let Some(dir) = &dir {
+                let same = |place: &&Place| {
+                    place.dir.as_ref().is_some_and(|known| {
+                        known.directory_id() == dir.directory_id() && !dir.directory_id().is_zero()
+                    })
+                };
+                if let Some(other) = places.iter().find(same) {
+                    let (other, id) = (other.path.clone(), dir.directory_id());
+                    return Err(DataDirError::SameDirectory { path, other, id });
+                }
+            }
+            let is_offline = AtomicBool::new(dir.is_none());
+            places.push(Place { path, dir, is_offline, takes_partitions });
+        }
+        let mut this = DataDirs {
+            places,
+            metadata_at,
+            placed: Mutex::default(),
+            preferred: Mutex::default(),
+            found: Vec::new(),
+            unfinished: Mutex::default(),
+        };
+        this.find(&mut last_error)?;
+        match last_error {
+            Some(error) if this.is_of_no_use() => Err(DataDirError::NoneUsable(Box::new(error))),
+            Some(_) | None => Ok(this),
+        }
+    }
+
+    /// Finds what is where. A directory that cannot be read is offline.
+    fn find(&mut self, last_error: &mut Option<DataDirError>) -> Result<(), DataDirError> {
+        let mut found: BTreeMap<(TopicPartition, Uuid), usize> = BTreeMap::new();
+        for at in 0..self.places.len() {
+            let place = &mut self.places[at];
+            let Some(dir) = &place.dir else { continue };
+            let read = dir.remove_futures().map_err(DataDirError::disk(&place.path));
+            let (futures, partitions) = match read.and_then(|futures| Ok((futures, dir.partitions()?))) {
+                Ok(read) => read,
+                Err(error @ DataDirError::Disk { .. }) if at != self.metadata_at => {
+                    tell_offline(&place.path, &error.to_string());
+                    place.dir = None;
+                    place.is_offline.store(true, Ordering::Release);
+                    *last_error = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let path = place.path.clone();
+            self.unfinished.get_mut().extend(futures.into_iter().map(|partition| (partition, path.clone())));
+            for FoundLog { topic_partition, topic_id } in partitions {
+                let key = (topic_partition, topic_id);
+                let right = match found.get(&key) {
+                    Some(before) => self.right_one(&key.0, [*before, at])?,
+                    None => at,
+                };
+                found.insert(key, right);
+            }
+        }
+        for ((topic_partition, topic_id), at) in found {
+            // Of two topics of one name the one goes that the metadata does not know.
+            self.placed.get_mut().entry(topic_partition.clone()).or_insert(at);
+            self.found.push((at, FoundLog { topic_partition, topic_id }));
+        }
+        Ok(())
+    }
+
+    /// Which of two directories holds a partition rightly. What the other one has is removed.
+    fn right_one(&self, partition: &TopicPartition, at: [usize; 2]) -> Result<usize, DataDirError> {
+        let place = |at: usize| &self.places[at];
+        let since = |at: usize| match &place(at).dir {
+            Some(dir) => dir.current_since(partition).map_err(DataDirError::disk(&place(at).path)),
+            None => Ok(0),
+        };
+        let (first, second) = (since(at[0])?, since(at[1])?);
+        let (right, stale) = match first.cmp(&second) {
+            std::cmp::Ordering::Greater => (at[0], at[1]),
+            std::cmp::Ordering::Less => (at[1], at[0]),
+            std::cmp::Ordering::Equal => {
+                return Err(DataDirError::Twice {
+                    partition: partition.clone(),
+                    path: place(at[0]).path.clone(),
+                    other: place(at[1]).path.clone(),
+                });
+            }
+        };
+        tracing::warn!(
+            %partition, right = %place(right).path.display(), stale = %place(stale).path.display(),
+            "a partition is in two data directories after a move: the stale one is removed"
+        );
+        if let Some(dir) = &place(stale).dir {
+            dir.delete_log(partition).map_err(|error| DataDirError::Malformed {
+                path: place(stale).path.clone(),
+                reason: format!("the stale {partition} cannot be removed: {error}"),
+            })?;
+        }
+        Ok(right)
+    }
+
+    /// The cluster that the directories belong to.
+    pub fn cluster_id(&self) -> &Str {
+        self.metadata_dir().cluster_id()
+    }
+
+    /// The directory of the metadata log.
+    pub fn metadata_dir(&self) -> &Arc<DataDir> {
+        self.places[self.metadata_at].dir.as_ref().expect("without it the directories are not opened")
+    }
+
+    /// Ids of the directories for partitions that were not offline at the start.
+    pub fn directory_ids(&self) -> Vec<Uuid> {
+        let dirs =
+            self.places.iter().filter(|place| place.takes_partitions).filter_map(|place| place.dir.as_ref());
+        dirs.map(|dir| dir.directory_id()).collect()
+    }
+
+    /// The epoch of the broker that had the directories last, if that stopped in order with all of them, else -1.
+    pub fn last_broker_epoch(&self) -> i64 {
+        let mut epochs = self.places.iter().map(|place| match &place.dir {
+            Some(dir) if dir.is_new() => None,
+            Some(dir) => Some(dir.last_broker_epoch()),
+            None => Some(-1),
+        });
+        let mut known = epochs.by_ref().flatten();
+        let Some(first) = known.next() else { return -1 };
+        if known.all(|epoch| epoch == first) { first } else { -1 }
+    }
+
+    /// The partitions that were on disk at the start, each with the directory that it was in.
+    pub fn found(&self) -> &[(usize, FoundLog)] {
+        &self.found
+    }
+
+    /// Those of them that were in a directory which is not new, and whose topic is known.
+    pub fn held(&self) -> impl Iterator<Item = &FoundLog> {
+        let is_new = |at: usize| self.places[at].dir.as_ref().is_none_or(|dir| dir.is_new());
+        let held = self.found.iter().filter(move |(at, log)| !is_new(*at) && !log.topic_id.is_zero());
+        held.map(|(_, log)| log)
+    }
+
+    /// Whether there are directories that could not be read at the start.
+    pub fn has_unread(&self) -> bool {
+        self.places.iter().any(|place| place.takes_partitions && place.dir.is_none())
+    }
+
+    /// The directories for partitions, in the order of `log.dirs`.
+    pub fn states(&self) -> Vec<DirState> {
+        let places = self.places.iter().filter(|place| place.takes_partitions);
+        places.map(|place| DirState { path: place.path.clone(), is_offline: place.is_offline() }).collect()
+    }
+
+    /// Number of directories, with one of the metadata's own.
+    pub fn count(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Number of directories that are offline.
+    pub fn offline_count(&self) -> usize {
+        self.places.iter().filter(|place| place.is_offline()).count()
+    }
+
+    /// Where a directory is.
+    pub fn path_of(&self, at: usize) -> Option<&Path> {
+        self.places.get(at).map(|place| place.path.as_path())
+    }
+
+    /// The directory that a partition is in.
+    pub fn place_of(&self, partition: &TopicPartition) -> Option<usize> {
+        self.placed.lock().get(partition).copied()
+    }
+
+    /// The directory for partitions at a path, as it stands in `log.dirs`.
+    pub fn at_path(&self, path: &Path) -> Option<usize> {
+        self.places.iter().position(|place| place.takes_partitions && place.path == path)
+    }
+
+    /// Whether a directory is offline.
+    pub fn is_offline(&self, at: usize) -> bool {
+        self.places.get(at).is_none_or(Place::is_offline)
+    }
+
+    /// Opens, recovers or creates a partition's log, as [`DataDir::open_log`] does: where it is, where it is wanted, or where
+    /// the fewest are.
+    pub fn open_log(
+        &self,
+        partition: &TopicPartition,
+        topic_id: Uuid,
+        config: LogConfig,
+        now: Millis,
+        arrival: Arrival,
+    ) -> Result<Arc<Log>, StorageError> {
+        let (at, is_new) = self.place(partition, arrival)?;
+        let place = &self.places[at];
+        let Some(dir) = place.online() else {
+            return Err(StorageError::DirOffline { path: place.path.clone() });
+        };
+        let log = dir.open_log(partition, topic_id, config, now)?;
+        if is_new && self.offline_count() > 0 {
+            // A directory that comes back may hold it too.
+            let since = u64::try_from(now.0).unwrap_or(0);
+            dir.mark_current(&log.path(), since)?;
+        }
+        Ok(log)
+    }
+
+    /// Where a partition is or goes, and whether that is decided now.
+    fn place(&self, partition: &TopicPartition, arrival: Arrival) -> Result<(usize, bool), StorageError> {
+        let mut placed = self.placed.lock();
+        if let Some(at) = placed.get(partition) {
+            return Ok((*at, false));
+        }
+        let unread = self.places.iter().find(|place| place.takes_partitions && place.dir.is_none());
+        if let (Arrival::AtStart, Some(unread)) = (arrival, unread) {
+            return Err(StorageError::DirOffline { path: unread.path.clone() });
+        }
+        let wanted = self.preferred.lock().remove(partition).filter(|at| !self.is_offline(*at));
+        let at = wanted.or_else(|| {
+            let mut counts = vec![0_usize; self.places.len()];
+            placed.values().for_each(|at| counts[*at] += 1);
+            let online = |at: &usize| self.places[*at].takes_partitions && !self.places[*at].is_offline();
+            (0..self.places.len()).filter(online).min_by_key(|at| counts[*at])
+        });
+        let Some(at) = at else {
+            return Err(StorageError::DirOffline { path: self.places[self.metadata_at].path.clone() });
+        };
+        placed.insert(partition.clone(), at);
+        Ok((at, true))
+    }
+
+    /// Opens the metadata's log, in the directory that is its own.
+    pub fn open_metadata_log(
+        &self,
+        partition: &TopicPartition,
+        topic_id: Uuid,
+        config: LogConfig,
+        now: Millis,
+    ) -> Result<Arc<Log>, StorageError> {
+        // Not counted among the partitions that the directory has.
+        self.placed.lock().remove(partition);
+        self.metadata_dir().open_log(partition, topic_id, config, now)
+    }
+
+    /// Notes where a partition is to be made that is not here yet.
+    pub fn prefer(&self, partition: &TopicPartition, at: usize) {
+        let mut preferred = self.preferred.lock();
+        if preferred.len() < PREFERRED_MAX || preferred.contains_key(partition) {
+            preferred.insert(partition.clone(), at);
+        }
+    }
+
+    /// Takes a partition out of service and removes it.
+    pub fn delete_log(&self, partition: &TopicPartition) -> Result<(), StorageError> {
+        let aside = {
+            let mut placed = self.placed.lock();
+            let Some(at) = placed.remove(partition) else { return Ok(()) };
+            let Place { dir: Some(dir), path, .. } = &self.places[at] else { return Ok(()) };
+            if self.is_offline(at) {
+                dir.forget(partition);
+                return Err(StorageError::DirOffline { path: path.clone() });
+            }
+            (dir, dir.set_aside_deleted(partition)?)
+        };
+        let (dir, path) = aside;
+        path.map_or(Ok(()), |path| dir.remove_superseded(&path))
+    }
+
+    /// Takes a partition out of service that the metadata does not know, and keeps its files under a name that ends in
+    /// `-stray`. `at` says in which directory, where it is known.
+    pub fn set_aside_stray(&self, partition: &TopicPartition, at: Option<usize>) -> Result<(), StorageError> {
+        let mut placed = self.placed.lock();
+        let Some(at) = at.or_else(|| placed.get(partition).copied()) else { return Ok(()) };
+        let place = &self.places[at];
+        let Some(dir) = place.online() else {
+            return Err(StorageError::DirOffline { path: place.path.clone() });
+        };
+        dir.set_aside_stray(partition)?;
+        if placed.get(partition) == Some(&at) {
+            placed.remove(partition);
+            // Another topic of this name may be in another directory.
+            let holds = |place: &Place| place.online().is_some_and(|dir| dir.holds(partition));
+            if let Some(other) = self.places.iter().position(holds) {
+                placed.insert(partition.clone(), other);
+            }
+        }
+        Ok(())
+    }
+
+    /// Flushes every log that changed and notes where each restart may begin, in all directories at a time. Each that fails
+    /// is told of.
+    pub fn checkpoint(&self, now: Millis) -> Vec<StorageError> {
+        self.each(|dir| dir.checkpoint(now)).into_iter().filter_map(Result::err).collect()
+    }
+
+    /// Notes high watermarks, all of them, each in its directory.
+    pub fn checkpoint_high_watermarks(&self, marks: Vec<(TopicPartition, Offset)>) -> Vec<StorageError> {
+        let mut by_place: BTreeMap<usize, Vec<(TopicPartition, Offset)>> = BTreeMap::new();
+        {
+            let placed = self.placed.lock();
+            for mark in marks {
+                if let Some(at) = placed.get(&mark.0) {
+                    by_place.entry(*at).or_default().push(mark);
+                }
+            }
+        }
+        let failed = by_place.into_iter().filter_map(|(at, marks)| {
+            self.places[at].online().and_then(|dir| dir.checkpoint_high_watermarks(marks).err())
+        });
+        failed.collect()
+    }
+
+    /// The high watermark noted last.
+    pub fn high_watermark(&self, partition: &TopicPartition) -> Option<Offset> {
+        self.places[self.place_of(partition)?].dir.as_ref()?.high_watermark(partition)
+    }
+
+    /// Asks every cleaning that runs to give way soon.
+    pub fn stop_cleaning(&self) {
+        self.places.iter().filter_map(Place::online).for_each(|dir| dir.stop_cleaning());
+    }
+
+    /// Closes every log and leaves the mark of a clean stop in each directory that allows for it.
+    pub fn close(&self, now: Millis, broker_epoch: i64) -> Result<(), StorageError> {
+        self.each(|dir| dir.close(now, broker_epoch)).into_iter().collect()
+    }
+
+    /// Does the same in every directory that is online, at a time: a slow disk delays no other.
+    fn each<T: Send>(&self, act: impl Fn(&DataDir) -> T + Sync) -> Vec<T> {
+        let online: Vec<_> = self.places.iter().filter_map(Place::online).collect();
+        if let [only] = online.as_slice() {
+            return vec![act(only)];
+        }
+        std::thread::scope(|scope| {
+            let act = &act;
+            let running: Vec<_> = online.iter().map(|dir| scope.spawn(move || act(dir))).collect();
+            let done = running.into_iter().map(|thread| thread.join());
+            done.map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        })
+    }
+
+    /// Looks at directories in which the disk has failed somewhere, and takes those offline that cannot be used any more:
+    /// all logs in them with them. Says which, and whether the metadata's is among them. Blocks.
+    pub fn look_after(&self) -> BTreeSet<usize> {
+        let mut failed = BTreeSet::new();
+        for (at, place) in self.places.iter().enumerate() {
+            let Some(dir) = place.online() else { continue };
+            if !dir.take_suspect() {
+                continue;
+            }
+            if let Err(error) = dir.probe() {
+                place.is_offline.store(true, Ordering::Release);
+                dir.take_offline();
+                tell_offline(&place.path, &error.to_string());
+                failed.insert(at);
+            }
+        }
+        failed
+    }
+
+    /// Whether the broker cannot go on: the metadata's directory is offline, or all that hold partitions are.
+    pub fn is_of_no_use(&self) -> bool {
+        let mut partitions = self.places.iter().filter(|place| place.takes_partitions);
+        self.places[self.metadata_at].is_offline() || partitions.all(Place::is_offline)
+    }
+
+    /// Moves that the last process has begun and not finished, each with the directory that the partition was to go to.
+    pub fn take_unfinished(&self) -> Vec<(TopicPartition, PathBuf)> {
+        std::mem::take(&mut *self.unfinished.lock())
+    }
+
+    /// Begins to move a partition to another directory. `id` names the copy. `None` where the topic's name is too long.
+    pub fn begin_move(
+        &self,
+        log: &Arc<Log>,
+        to: usize,
+        id: Uuid,
+        now: Millis,
+    ) -> Result<Option<Move>, StorageError> {
+        let place = &self.places[to];
+        let Some(dir) = place.online() else {
+            return Err(StorageError::DirOffline { path: place.path.clone() });
+        };
+        let Some((path, copy)) = dir.open_future(log, id, now)? else { return Ok(None) };
+        log.begin_move();
+        Ok(Some(Move { log: log.clone(), copy: Arc::new(copy), to, dir: dir.clone(), path }))
+    }
+
+    /// Has the copy take the log's place, if it has nearly caught up. `None` when it has not. Blocks, and so do appends to this
+    /// partition meanwhile.
+    pub fn finish_move(&self, moving: &Move, now: Millis) -> Result<Option<Superseded>, AppendError> {
+        let partition = moving.log.topic_partition();
+        let mut placed = self.placed.lock();
+        let from = placed.get(partition).and_then(|at| self.places[*at].online());
+        let Some(from) = from.filter(|_| !self.is_offline(moving.to)).cloned() else {
+            return Err(StorageError::Offline.into());
+        };
+        let since = moving.dir.mark_future(&moving.path, partition, &from)?;
+        let mut superseded = None;
+        let is_done = moving.log.replace_with(&moving.copy, now, |log_end, log_start| {
+            let copy = (moving.path.as_path(), since);
+            let (path, aside) = moving.dir.install_future(copy, &moving.log, &from, (log_end, log_start))?;
+            superseded = aside;
+            Ok(path)
+        })?;
+        if !is_done {
+            return Ok(None);
+        }
+        placed.insert(partition.clone(), moving.to);
+        if let Err(error) = moving.dir.take_over(partition, &from) {
+            // What is missing is found again, by and by.
+            tracing::warn!(%partition, %error, "checkpoints of a partition that has moved could not be written");
+        }
+        Ok(Some(Superseded { dir: from, path: superseded }))
+    }
+}
+
+impl std::fmt::Debug for DataDirs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.places.iter().map(|place| &place.path)).finish()
+    }
+}
+
+fn tell_offline(path: &Path, error: &str) {
+    tracing::error!(
+        path = %path.display(), %error,
+        "a data directory is offline, and the partitions in it are not served here: repair or replace the disk and start the \
+         broker again, or take the directory out of log.dirs to have its partitions copied from other brokers"
+    );
+}
+
+/// A partition on its way to another directory.
+#[derive(Debug)]
+pub struct Move {
+    log: Arc<Log>,
+    copy: Arc<Log>,
+    to: usize,
+    dir: Arc<DataDir>,
+    path: PathBuf,
+}
+
+impl Move {
+    /// The directory that it goes to.
+    pub fn to(&self) -> usize {
+        self.to
+    }
+
+    /// The log that moves.
+    pub fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// How many offsets the copy is behind.
+    pub fn lag(&self) -> i64 {
+        (self.log.log_end().0 - self.copy.log_end().0).max(0)
+    }
+
+    /// Bytes that the copy has.
+    pub fn size_bytes(&self) -> u64 {
+        self.copy.size_bytes()
+    }
+
+    /// Copies a piece. `None` when the copy was equal to the log for a moment, otherwise how many bytes. Blocks.
+    pub fn copy_on(&self, now: Millis) -> Result<Option<u64>, AppendError> {
+        match self.log.copy_to(&self.copy, now)? {
+            Copied::All => Ok(None),
+            Copied::Bytes(bytes) => Ok(Some(bytes)),
+        }
+    }
+
+    /// Makes what was copied so far durable, so that little is left to the end. Blocks.
+    pub fn flush(&self, now: Millis) -> Result<(), StorageError> {
+        self.copy.checkpoint(now).map(|_| ())
+    }
+
+    /// Gives up: the copy goes, the log stays where it is.
+    pub fn cancel(&self) {
+        self.log.end_move();
+        if let Err(error) = self.dir.discard_future(&self.path, &self.copy) {
+            tracing::warn!(path = %self.path.display(), %error, "a copy that nobody needs could not be removed");
+        }
+    }
+}
+
+/// Files of a log that has moved, which may still be read.
+#[derive(Debug)]
+pub struct Superseded {
+    dir: Arc<DataDir>,
+    path: Option<PathBuf>,
+}
+
+impl Superseded {
+    /// Removes them. Blocks.
+    pub fn remove(&self) -> Result<(), StorageError> {
+        self.path.as_deref().map_or(Ok(()), |path| self.dir.remove_superseded(path))
+    }
+}

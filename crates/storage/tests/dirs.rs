@@ -1,0 +1,377 @@
+//! Several data directories: what goes where, what is left when one dies, and moves that power cuts interrupt anywhere.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::{Make, Rng, as_leader, make, read_bytes, topic_id};
+use storage::fault::FaultDisk;
+use storage::{
+    Arrival, Clean, Cleanup, DataDirError, DataDirs, DataDirsOptions, Disk, Log, LogConfig, Move,
+    StorageError,
+};
+use wire::{BrokerId, Millis, Offset, PartitionId, Str, TopicPartition, Uuid};
+
+const NOW: Millis = Millis(1_000);
+
+fn options(dirs: &[&str]) -> DataDirsOptions {
+    let id = |dir: &str| Uuid::from_u128(dir.bytes().fold(1, |id, byte| id << 8 | u128::from(byte)));
+    let with_id = |dir: &&str| (PathBuf::from(dir), id(dir));
+    DataDirsOptions {
+        node_id: BrokerId(1),
+        cluster_id: None,
+        new_cluster_id: Str::copy_from("test-cluster"),
+        dirs: dirs.iter().map(with_id).collect(),
+        metadata_dir: with_id(&dirs[0]),
+    }
+}
+
+fn try_open(disk: &FaultDisk, dirs: &[&str]) -> Result<DataDirs, DataDirError> {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    DataDirs::open(&disk, options(dirs))
+}
+
+fn open(disk: &FaultDisk, dirs: &[&str]) -> DataDirs {
+    try_open(disk, dirs).expect("the data directories open")
+}
+
+fn partition(index: i32) -> TopicPartition {
+    TopicPartition::new("orders", PartitionId(index))
+}
+
+fn config() -> LogConfig {
+    LogConfig {
+        segment_bytes: 2_000,
+        retention_ms: None,
+        timestamp_after_max_ms: i64::MAX,
+        ..LogConfig::default()
+    }
+}
+
+fn open_log(dirs: &DataDirs, index: i32) -> Arc<Log> {
+    dirs.open_log(&partition(index), topic_id(), config(), NOW, Arrival::Later).expect("the log opens")
+}
+
+fn append(log: &Log, batch: Make) -> Result<(), storage::AppendError> {
+    log.append(batch.bytes(), as_leader(NOW.0)).map(|_| ())
+}
+
+fn fill(log: &Log, count: usize) {
+    for _ in 0..count {
+        append(log, make(&["some value that takes some room"])).expect("it is appended");
+    }
+    log.flush().expect("it is flushed");
+}
+
+fn content(log: &Log) -> Vec<u8> {
+    read_bytes(log, log.log_start(), log.log_end(), 1 << 20).expect("the log is read").to_vec()
+}
+
+/// Moves until it is done, or the disk does not want to.
+fn finish(dirs: &DataDirs, moving: &Move) -> bool {
+    for _ in 0..1_000 {
+        match moving.copy_on(NOW) {
+            Ok(Some(_)) => continue,
+            Ok(None) => {}
+            Err(_) => return false,
+        }
+        match dirs.finish_move(moving, NOW) {
+            Ok(Some(superseded)) => return superseded.remove().is_ok(),
+            Ok(None) => {}
+            Err(_) => return false,
+        }
+    }
+    panic!("the copy does not catch up");
+}
+
+fn begin(dirs: &DataDirs, log: &Arc<Log>, to: usize) -> Move {
+    dirs.begin_move(log, to, Uuid::from_u128(5), NOW).expect("a copy begins").expect("the name is short")
+}
+
+fn names(disk: &FaultDisk, dir: &str) -> Vec<String> {
+    let entries = disk.list(Path::new(dir)).expect("the directory is there");
+    entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect()
+}
+
+#[test]
+fn a_new_partition_goes_where_the_fewest_are_and_stays_there() {
+    let disk = FaultDisk::new();
+    let dirs = open(&disk, &["/a", "/b"]);
+    for index in 0..3 {
+        open_log(&dirs, index);
+    }
+    assert_eq!([0, 1, 2].map(|index| dirs.place_of(&partition(index))), [Some(0), Some(1), Some(0)]);
+    // Where it is wanted, though more are there.
+    dirs.prefer(&partition(7), 0);
+    open_log(&dirs, 7);
+    dirs.close(NOW, 3).expect("everything is closed");
+    assert_eq!(names(&disk, "/a"), ["orders-0", "orders-2", "orders-7"]);
+    drop(dirs);
+    let dirs = open(&disk, &["/b", "/a", "/c"]);
+    assert_eq!(
+        [1, 2].map(|index| dirs.place_of(&partition(index))),
+        [Some(0), Some(1)],
+        "in another order of dirs"
+    );
+    assert_eq!(dirs.last_broker_epoch(), 3, "a directory that is new takes nothing away");
+    open_log(&dirs, 8);
+    assert_eq!(dirs.place_of(&partition(8)), Some(2));
+}
+
+#[test]
+fn directories_that_are_not_this_brokers_are_refused() {
+    let disk = FaultDisk::new();
+    drop(open(&disk, &["/a", "/b"]));
+    let mut other = options(&["/a", "/c"]);
+    other.node_id = BrokerId(2);
+    let disk_of_all: Arc<dyn Disk> = Arc::new(disk.clone());
+    assert!(matches!(DataDirs::open(&disk_of_all, other), Err(DataDirError::Foreign { key: "node.id", .. })));
+    // A copy of a directory has the same id.
+    disk.create_dir(Path::new("/copy")).unwrap();
+    let meta = storage::read_small_if_exists(&disk, Path::new("/a/meta.properties"), 1_000).unwrap().unwrap();
+    storage::replace_file(&disk, Path::new("/copy/meta.properties"), &meta).unwrap();
+    let error = try_open(&disk, &["/a", "/copy"]).expect_err("it is refused").to_string();
+    assert!(error.contains("/copy") && error.contains("same directory.id"), "{error}");
+    // A new one joins the cluster of those that are there.
+    let dirs = open(&disk, &["/new", "/a"]);
+    assert_eq!(&**dirs.cluster_id(), "test-cluster");
+}
+
+#[test]
+fn a_log_moves_while_it_is_written_to() {
+    let disk = FaultDisk::new();
+    let dirs = open(&disk, &["/a", "/b"]);
+    let log = open_log(&dirs, 0);
+    fill(&log, 100);
+    log.advance_log_start(Offset(10)).expect("the start moves");
+    let moving = begin(&dirs, &log, 1);
+    assert_eq!(moving.lag(), 100);
+    assert!(moving.copy_on(NOW).unwrap().is_some());
+    fill(&log, 50);
+    // What was copied is cut, and other records follow.
+    log.truncate_to(Offset(20), NOW).expect("it is cut");
+    fill(&log, 70);
+    let before = content(&log);
+    assert!(finish(&dirs, &moving));
+    assert_eq!(dirs.place_of(&partition(0)), Some(1));
+    assert_eq!(log.path(), Path::new("/b/orders-0"));
+    assert_eq!((log.log_start(), log.log_end(), content(&log)), (Offset(10), Offset(90), before));
+    assert_eq!((names(&disk, "/a"), names(&disk, "/b")), (vec![], vec!["orders-0".to_owned()]));
+    fill(&log, 30);
+    assert!(dirs.checkpoint(NOW).is_empty());
+    let before = content(&log);
+    drop((moving, log, dirs));
+    disk.crash(&mut |_: u64| 0);
+    let dirs = open(&disk, &["/a", "/b"]);
+    let log = open_log(&dirs, 0);
+    assert_eq!((log.log_start(), log.log_end(), content(&log)), (Offset(10), Offset(120), before));
+    // And back.
+    let moving = begin(&dirs, &log, 0);
+    assert!(finish(&dirs, &moving));
+    assert_eq!(log.path(), Path::new("/a/orders-0"));
+}
+
+#[test]
+fn a_move_that_is_given_up_leaves_nothing() {
+    let disk = FaultDisk::new();
+    let dirs = open(&disk, &["/a", "/b"]);
+    let log = open_log(&dirs, 0);
+    fill(&log, 100);
+    let moving = begin(&dirs, &log, 1);
+    assert!(moving.copy_on(NOW).unwrap().is_some());
+    moving.cancel();
+    assert!(moving.copy_on(NOW).is_err());
+    assert_eq!((names(&disk, "/a"), names(&disk, "/b")), (vec!["orders-0".to_owned()], vec![]));
+    fill(&log, 1);
+    // One that a stop interrupts is told to the next process.
+    let moving = begin(&dirs, &log, 1);
+    assert!(moving.copy_on(NOW).unwrap().is_some());
+    drop((moving, log, dirs));
+    disk.kill();
+    let dirs = open(&disk, &["/a", "/b"]);
+    assert_eq!(dirs.take_unfinished(), [(partition(0), PathBuf::from("/b"))]);
+    assert_eq!(names(&disk, "/b"), Vec::<String>::new());
+}
+
+#[test]
+fn a_log_that_was_compacted_moves_with_its_holes() {
+    let disk = FaultDisk::new();
+    let dirs = open(&disk, &["/a", "/b"]);
+    let compacted = LogConfig {
+        cleanup: Cleanup { delete: false, compact: true },
+        min_cleanable_dirty_ratio: 0.0,
+        segment_bytes: 300,
+        ..config()
+    };
+    let log =
+        dirs.open_log(&partition(0), topic_id(), compacted, NOW, Arrival::Later).expect("the log opens");
+    for at in 0..60 {
+        append(&log, common::make_keyed(&[(["a", "b"][at % 2], Some("value"))]).by(7, 0, at as i32)).unwrap();
+    }
+    log.flush().unwrap();
+    let clean = Clean { now: NOW, high_watermark: log.log_end(), map_bytes_max: 1 << 20 };
+    assert!(log.clean(clean).unwrap().is_some());
+    let moving = begin(&dirs, &log, 1);
+    assert!(log.clean(clean).unwrap().is_none(), "not while it is copied");
+    let (before, producers) = (content(&log), log.producers());
+    assert!(finish(&dirs, &moving));
+    assert_eq!((content(&log), log.producers()), (before.clone(), producers.clone()));
+    append(&log, common::make_keyed(&[("c", Some("value"))]).by(7, 0, 60)).unwrap();
+    log.flush().unwrap();
+    drop((moving, log, dirs));
+    disk.crash(&mut |_: u64| 0);
+    let dirs = open(&disk, &["/a", "/b"]);
+    let log = open_log(&dirs, 0);
+    assert_eq!(log.log_end(), Offset(61));
+    assert_eq!(content(&log)[..before.len()], before);
+}
+
+/// Power goes after each operation of a move, and afterwards there is one log, with everything that was flushed.
+#[test]
+fn wherever_power_is_cut_one_whole_log_is_left() {
+    let mut moved = 0;
+    for seed in 0..4 {
+        for steps in 0.. {
+            let mut rng = Rng::new(seed * 1_000 + steps);
+            let disk = FaultDisk::new();
+            let dirs = open(&disk, &["/a", "/b"]);
+            let log = open_log(&dirs, 0);
+            fill(&log, 30);
+            assert!(dirs.checkpoint(NOW).is_empty());
+            fill(&log, 10);
+            let mut flushed = content(&log);
+            disk.stop_after(disk.operations() + steps);
+            let mut is_done = false;
+            if let Ok(Some(moving)) = dirs.begin_move(&log, 1, Uuid::from_u128(5), NOW) {
+                is_done = finish(&dirs, &moving);
+            }
+            // Whichever of the two it is now goes on.
+            if append(&log, make(&["one more"])).is_ok() && log.flush().is_ok() {
+                flushed = content(&log);
+            }
+            drop((log, dirs));
+            disk.crash(&mut |bound: u64| rng.below(bound));
+            let dirs = try_open(&disk, &["/a", "/b"]).unwrap_or_else(|e| panic!("seed {seed}, {steps}: {e}"));
+            let found = dirs.found().iter().filter(|(_, log)| log.topic_partition == partition(0)).count();
+            assert_eq!(found, 1, "seed {seed}, after {steps} operations");
+            let log = open_log(&dirs, 0);
+            let content = content(&log);
+            assert!(content.starts_with(&flushed), "seed {seed}, after {steps} operations something is lost");
+            fill(&log, 1);
+            if is_done {
+                moved += 1;
+                break;
+            }
+        }
+    }
+    assert_eq!(moved, 4);
+}
+
+/// The same with a disk that dies in the middle: the other one goes on, or nothing is acknowledged.
+#[test]
+fn whichever_disk_dies_in_a_move_nothing_that_was_flushed_is_lost() {
+    for (dies, steps) in ["/a", "/b"].into_iter().flat_map(|dies| (0..60).map(move |steps| (dies, steps))) {
+        let disk = FaultDisk::new();
+        let dirs = open(&disk, &["/a", "/b"]);
+        let log = open_log(&dirs, 0);
+        fill(&log, 30);
+        let (flushed, mut flushed_end) = (content(&log), log.log_end());
+        let moving = begin(&dirs, &log, 1);
+        for _ in 0..3 {
+            assert!(moving.copy_on(NOW).is_ok());
+        }
+        disk.kill_dir_after(Path::new(dies), disk.operations() + steps);
+        finish(&dirs, &moving);
+        for _ in 0..2 {
+            if append(&log, make(&["one more"])).is_ok() && log.flush().is_ok() {
+                flushed_end = log.log_end();
+            }
+        }
+        drop((moving, log, dirs));
+        disk.crash(&mut |_: u64| 0);
+        disk.revive_dir(Path::new(dies));
+        let dirs = open(&disk, &["/a", "/b"]);
+        let log = open_log(&dirs, 0);
+        let is_there = content(&log).starts_with(&flushed) && log.log_end() >= flushed_end;
+        assert!(is_there, "{dies} died after {steps} operations: something is lost");
+    }
+}
+
+#[test]
+fn a_directory_that_dies_takes_only_its_partitions_along() {
+    let disk = FaultDisk::new();
+    let dirs = open(&disk, &["/a", "/b", "/c"]);
+    let logs: Vec<_> = (0..6).map(|index| open_log(&dirs, index)).collect();
+    logs.iter().for_each(|log| fill(log, 5));
+    assert!(dirs.look_after().is_empty());
+    disk.kill_dir(Path::new("/b"));
+    append(&logs[1], make(&["x"])).expect_err("the disk has died");
+    assert_eq!(dirs.look_after().into_iter().collect::<Vec<_>>(), [1]);
+    let offline: Vec<_> = logs.iter().map(|log| log.is_offline()).collect();
+    assert_eq!(offline, [false, true, false, false, true, false], "the one that nobody wrote to as well");
+    assert_eq!((dirs.offline_count(), dirs.is_of_no_use()), (1, false));
+    fill(&logs[0], 5);
+    assert!(dirs.checkpoint(NOW).is_empty());
+    // New ones go to the others.
+    for index in 6..10 {
+        open_log(&dirs, index);
+        assert_ne!(dirs.place_of(&partition(index)), Some(1));
+    }
+    dirs.close(NOW, 3).expect("the others are closed in order");
+    drop((logs, dirs));
+
+    // It cannot be read at the next start either.
+    let dirs = open(&disk, &["/a", "/b", "/c"]);
+    assert_eq!((dirs.offline_count(), dirs.directory_ids().len(), dirs.last_broker_epoch()), (1, 2, -1));
+    let at_start = dirs.open_log(&partition(1), topic_id(), config(), NOW, Arrival::AtStart);
+    assert!(matches!(at_start, Err(StorageError::DirOffline { .. })), "nobody knows whether it is there");
+    let elsewhere = open_log(&dirs, 1);
+    fill(&elsewhere, 7);
+    drop((elsewhere, dirs));
+
+    // Repaired: the newer one of the two counts.
+    disk.kill();
+    disk.revive_dir(Path::new("/b"));
+    let dirs = open(&disk, &["/a", "/b", "/c"]);
+    assert_eq!(
+        (dirs.offline_count(), open_log(&dirs, 1).log_end(), open_log(&dirs, 4).log_end()),
+        (0, Offset(7), Offset(5))
+    );
+}
+
+#[test]
+fn without_the_metadatas_directory_or_with_none_a_broker_is_of_no_use() {
+    let disk = FaultDisk::new();
+    drop(open(&disk, &["/a", "/b"]));
+    disk.kill_dir(Path::new("/a"));
+    assert!(matches!(try_open(&disk, &["/a", "/b"]), Err(DataDirError::Disk { .. })));
+    disk.revive_dir(Path::new("/a"));
+    disk.kill_dir(Path::new("/b"));
+    let mut apart = options(&["/b"]);
+    apart.metadata_dir = (PathBuf::from("/a"), Uuid::from_u128(9));
+    let disk_of_all: Arc<dyn Disk> = Arc::new(disk.clone());
+    assert!(matches!(DataDirs::open(&disk_of_all, apart.clone()), Err(DataDirError::NoneUsable(_))));
+    disk.revive_dir(Path::new("/b"));
+    let dirs = DataDirs::open(&disk_of_all, apart).expect("both are there");
+    assert_eq!(dirs.states().len(), 1, "no partition goes to the metadata's own");
+    let log = open_log(&dirs, 0);
+    assert_eq!(log.path(), Path::new("/b/orders-0"));
+    disk.kill_dir(Path::new("/b"));
+    append(&log, make(&["x"])).expect_err("the disk has died");
+    assert_eq!((dirs.look_after().len(), dirs.is_of_no_use()), (1, true));
+}
+
+#[test]
+fn the_same_partition_twice_without_a_mark_is_refused() {
+    let disk = FaultDisk::new();
+    let dirs = open(&disk, &["/a"]);
+    open_log(&dirs, 0);
+    dirs.close(NOW, -1).unwrap();
+    drop(dirs);
+    let dirs = open(&disk, &["/b"]);
+    open_log(&dirs, 0);
+    drop(dirs);
+    let error = try_open(&disk, &["/a", "/b"]).expect_err("nobody knows which one is right").to_string();
+    assert!(error.starts_with("orders-0 is in /a and in /b"), "{error}");
+}
