@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::history::History;
+use crate::world::elapsed;
 
 /// A group's partition.
 pub(crate) type Part = (&'static str, i32);
@@ -94,7 +95,7 @@ impl GroupHistory {
     /// A member was given a partition, in an epoch. It has it until it lets go, or `lease` ends.
     pub(crate) fn given(&self, part: Part, who: &Who, epoch: i32, lease: Duration) {
         let given = self.now();
-        let at = turmoil::sim_elapsed().unwrap_or_default();
+        let at = elapsed();
         let mut events = self.events.lock();
         let owners = &mut events.parts.entry(part).or_default().owners;
         let other = owners

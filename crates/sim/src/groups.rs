@@ -26,7 +26,7 @@ use wire::{ApiRequest, Decoder, Encoder, ErrorCode, Message, Str, Uuid};
 use crate::group_history::{GroupHistory, Told, Who};
 use crate::load::{self, Client, PARTITIONS, RETRY, TOPIC, WHOLE_MAX};
 use crate::truth::{Leads, Truth};
-use crate::world::{GROUP_SESSION, OFFSETS_PARTITIONS};
+use crate::world::{GROUP_SESSION, OFFSETS_PARTITIONS, elapsed};
 
 /// How members speak to their coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,10 +109,6 @@ struct Member {
     heartbeat_at: Duration,
     /// What it was, and how far it had come.
     ghost: Option<(Identity, BTreeMap<i32, i64>)>,
-}
-
-fn elapsed() -> Duration {
-    turmoil::sim_elapsed().unwrap_or_default()
 }
 
 fn millis(duration: Duration) -> i32 {

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::group_history::{Moment, Told};
 use crate::history::History;
 use crate::truth::Leads;
-use crate::world::{DELIVERIES_MAX, SHARE_LOCK};
+use crate::world::{DELIVERIES_MAX, SHARE_LOCK, elapsed};
 
 /// What a client's clock and a broker's may differ by.
 const SLOP: Duration = Duration::from_millis(10);
@@ -195,8 +195,4 @@ impl ShareHistory {
             self.history.anomaly(anomaly);
         }
     }
-}
-
-fn elapsed() -> Duration {
-    turmoil::sim_elapsed().unwrap_or_default()
 }

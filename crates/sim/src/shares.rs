@@ -18,7 +18,7 @@ use crate::group_history::Told;
 use crate::load::{self, Client, PARTITIONS, RETRY, TOPIC, WHOLE_MAX};
 use crate::share_history::{Asked, ShareHistory};
 use crate::truth::{Leads, Truth};
-use crate::world::SHARE_LOCK;
+use crate::world::{SHARE_LOCK, elapsed};
 
 /// Its members.
 pub(crate) const MEMBERS: [&str; 3] = ["s1", "s2", "s3"];
@@ -69,10 +69,6 @@ struct Member {
     is_diligent: bool,
     /// When it was given something last, or something was wrong.
     busy_at: Duration,
-}
-
-fn elapsed() -> Duration {
-    turmoil::sim_elapsed().unwrap_or_default()
 }
 
 /// Has the group begin with what is there.

@@ -145,10 +145,14 @@ impl Clock for MachineClock {
     }
 }
 
+/// How long the story has been told.
+pub(crate) fn elapsed() -> Duration {
+    turmoil::sim_elapsed().unwrap_or_default()
+}
+
 /// What a clock says that is right.
 pub(crate) fn true_time() -> Millis {
-    let elapsed = turmoil::sim_elapsed().unwrap_or_default();
-    Millis(BEGINNING + i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
+    Millis(BEGINNING + i64::try_from(elapsed().as_millis()).unwrap_or(i64::MAX))
 }
 
 /// The client's side, for brokers and for the load.
