@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const USAGE: &str = "\
-usage: cargo xtask sim [--seeds N] [--first SEED] [--seconds N]
-       cargo xtask sim --seed SEED [--seconds N]
+usage: cargo xtask sim [--seeds N] [--first SEED] [--seconds N] [--group KIND]
+       cargo xtask sim --seed SEED [--seconds N] [--group KIND]
        cargo xtask sim --mutations [--seeds N]
 
   --seeds N       how many stories to tell [2000]; with --mutations, the most for one bug [1000]
   --first SEED    the seed of the first [1]
   --seed SEED     tell one story again, byte for byte, and show what happened in it
   --seconds N     for how long faults come, in the story's time [12]
+  --group KIND    the group that every story has: classic, consumer, mixed or share [as the seed says, mostly none]
   --mutations     the bugs of crates/sim/MUTATIONS.md, one at a time, each of which some story must find
 
 With --seed, OTTLA_LOG=broker=info,sim=info shows what the brokers log, between what happens to them.
@@ -37,12 +38,16 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let first = arguments.number("--first", 1)?;
     let seconds = arguments.number("--seconds", 12)?.to_string();
     let seed = arguments.value("--seed")?;
+    let group = arguments.value("--group")?;
     arguments.finish()?;
     if mutations {
         return mutations::run(seeds);
     }
     let mut command = Command::new(build(&shell::root(), &shell::target())?);
     command.args(["--seconds", &seconds]);
+    if let Some(group) = group {
+        command.args(["--group", &group]);
+    }
     match seed {
         Some(seed) => command.args(["--seed", &seed]),
         None => command.args(["--seeds", &seeds.to_string(), "--first", &first.to_string()]),

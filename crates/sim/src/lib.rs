@@ -7,11 +7,16 @@
 
 mod dice;
 mod world;
+mod truth;
 mod history;
+mod group_history;
+mod share_history;
 mod invariants;
 mod load;
 mod transactions;
+mod groups;
+mod shares;
 mod faults;
 mod story;
 
-pub use story::{Outcome, Story, tell};
+pub use story::{GroupKind, Outcome, Story, tell};

@@ -24,7 +24,7 @@ use wire::messages::offset_fetch::{OffsetFetchRequest, OffsetFetchRequestGroup, 
 use wire::messages::produce::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use wire::messages::remove_raft_voter::RemoveRaftVoterRequest;
 use wire::records::{BatchBuilder, BatchOptions, Batches};
-use wire::{ApiRequest, ErrorCode, ProducerEpoch, ProducerId};
+use wire::{ApiRequest, ErrorCode, ProducerEpoch, ProducerId, Uuid};
 
 use crate::dice::Dice;
 use crate::history::History;
@@ -37,6 +37,7 @@ pub(crate) const PARTITIONS: i32 = 3;
 
 const GROUP: &str = "g";
 const METADATA_VERSION: i16 = 8;
+const TOPIC_ID_VERSION: i16 = 12;
 const PRODUCE_VERSION: i16 = 9;
 const INIT_PRODUCER_ID_VERSION: i16 = 4;
 const FETCH_VERSION: i16 = 12;
@@ -57,6 +58,8 @@ pub(crate) struct Client {
     /// The newest leader epoch of each partition that it has heard of.
     epochs: BTreeMap<(&'static str, i32), i32>,
     brokers: i32,
+    /// How long it waits for an answer.
+    pub(crate) answer_max: Duration,
     pub(crate) dice: Dice,
 }
 
@@ -65,7 +68,15 @@ impl Client {
         let environment = MachineEnvironment { dice: dice.fork() };
         let mut options = Options::default();
         options.set("socket.connection.setup.timeout.ms", "1500").expect("the client takes its own settings");
-        Client { environment, options, open: BTreeMap::new(), epochs: BTreeMap::new(), brokers, dice }
+        Client {
+            environment,
+            options,
+            open: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            brokers,
+            answer_max: ANSWER_MAX,
+            dice,
+        }
     }
 
     /// Asks one broker; `None` is no answer, and whatever was asked may have been done.
@@ -74,6 +85,17 @@ impl Client {
         broker: i32,
         request: R,
         version: i16,
+    ) -> Option<R::Response> {
+        self.ask_within(broker, request, version, self.answer_max).await
+    }
+
+    /// Likewise; the answer may take so long.
+    pub(crate) async fn ask_within<R: ApiRequest>(
+        &mut self,
+        broker: i32,
+        request: R,
+        version: i16,
+        wait: Duration,
     ) -> Option<R::Response> {
         let connection = match self.open.get(&broker).filter(|connection| !connection.is_closed()) {
             Some(connection) => connection.clone(),
@@ -84,11 +106,16 @@ impl Client {
                 connection
             }
         };
-        let answer = connection.call_version(request, version, Instant::now() + ANSWER_MAX).await.ok();
+        let answer = connection.call_version(request, version, Instant::now() + wait).await.ok();
         if answer.is_none() {
             self.open.remove(&broker);
         }
         answer
+    }
+
+    /// Closes its connections.
+    pub(crate) fn hang_up(&mut self) {
+        self.open.clear();
     }
 
     pub(crate) fn any(&self) -> i32 {
@@ -103,6 +130,16 @@ impl Client {
         let mut answer = self.ask(broker, request, METADATA_VERSION).await?;
         let topic = answer.topics.pop().filter(|topic| topic.error_code.is_ok())?;
         Some(topic.partitions)
+    }
+
+    /// A topic's id as some broker knows it.
+    pub(crate) async fn topic_id(&mut self, topic: &'static str) -> Option<Uuid> {
+        let topic = MetadataRequestTopic { name: Some(topic.into()), ..Default::default() };
+        let request = MetadataRequest { topics: Some(vec![topic]), ..Default::default() };
+        let broker = self.any();
+        let mut answer = self.ask(broker, request, TOPIC_ID_VERSION).await?;
+        let topic = answer.topics.pop().filter(|topic| topic.error_code.is_ok())?;
+        Some(topic.topic_id)
     }
 
     pub(crate) async fn leader(&mut self, topic: &'static str, partition: i32) -> Option<i32> {

@@ -13,16 +13,17 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sim::{Story, tell};
+use sim::{GroupKind, Story, tell};
 
 const USAGE: &str = "\
-usage: ottla-sim --seed SEED [--seconds N]
-       ottla-sim [--seeds N] [--first SEED] [--seconds N] [--jobs N] [--until-bad]
+usage: ottla-sim --seed SEED [--seconds N] [--group KIND]
+       ottla-sim [--seeds N] [--first SEED] [--seconds N] [--group KIND] [--jobs N] [--until-bad]
 
   --seed SEED     tell one story with its trace; the same seed gives the same trace, byte for byte
   --seeds N       tell so many stories and show those in which something went wrong [100]
   --first SEED    the first of them [1]
   --seconds N     for how long faults come, in the story's time [12]
+  --group KIND    the group that every story has: classic, consumer, mixed or share [as the seed says, mostly none]
   --until-bad     end with the first story in which something went wrong
   --jobs N        how many are told at a time [as many as there are processors]
 
@@ -36,13 +37,20 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (mut seeds, mut first, mut only, mut seconds) = (100, 1, None, 12);
     let mut jobs = thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    let mut until_bad = false;
+    let (mut until_bad, mut group) = (false, None);
     while let Some(argument) = arguments.next() {
         if argument == "--until-bad" {
             until_bad = true;
             continue;
         }
-        let number = arguments.next().and_then(|value| value.parse::<u64>().ok());
+        let value = arguments.next();
+        if argument == "--group" {
+            group = value.as_deref().and_then(GroupKind::named);
+            if group.is_some() {
+                continue;
+            }
+        }
+        let number = value.and_then(|value| value.parse::<u64>().ok());
         match (argument.as_str(), number) {
             ("--seeds", Some(number)) => seeds = number,
             ("--first", Some(number)) => first = number,
@@ -55,19 +63,35 @@ fn main() -> ExitCode {
             }
         }
     }
+    let how = How { seconds, group };
     let is_clean = match only {
-        Some(seed) => tell_one(seed, seconds),
-        None => tell_many(first..first + seeds, seconds, jobs, until_bad),
+        Some(seed) => tell_one(seed, how),
+        None => tell_many(first..first + seeds, how, jobs, until_bad),
     };
     if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// What stories have in common.
+#[derive(Clone, Copy)]
+struct How {
+    seconds: u64,
+    group: Option<GroupKind>,
+}
+
+impl How {
+    fn arguments(self) -> Vec<String> {
+        let group = self.group.map(|group| ["--group".to_owned(), group.name().to_owned()]);
+        let seconds = ["--seconds".to_owned(), self.seconds.to_string()];
+        seconds.into_iter().chain(group.into_iter().flatten()).collect()
+    }
+}
+
 /// Tells one story in this process.
-fn tell_one(seed: u64, seconds: u64) -> bool {
+fn tell_one(seed: u64, how: How) -> bool {
     if let Ok(filter) = std::env::var("OTTLA_LOG") {
         let _ = broker::logging::init(broker::logging::LogFormat::Text, &filter);
     }
-    let story = Story { seed, faults: Duration::from_secs(seconds) };
+    let story = Story { seed, faults: Duration::from_secs(how.seconds), group: how.group };
     // A thread of its own, whose hash tables have the same keys whether or not there was logging before.
     let outcome = thread::spawn(move || tell(story)).join().expect("a panic ends the story, not the thread");
     print!("{}", outcome.trace);
@@ -87,7 +111,7 @@ struct Ended {
 }
 
 /// Tells many, some at a time.
-fn tell_many(seeds: Range<u64>, seconds: u64, jobs: u64, until_bad: bool) -> bool {
+fn tell_many(seeds: Range<u64>, how: How, jobs: u64, until_bad: bool) -> bool {
     let next = AtomicU64::new(seeds.start);
     let acknowledged = AtomicU64::new(0);
     let failed = Mutex::new(Vec::new());
@@ -99,7 +123,7 @@ fn tell_many(seeds: Range<u64>, seconds: u64, jobs: u64, until_bad: bool) -> boo
                     if seed >= seeds.end || until_bad && !failed.lock().is_empty() {
                         return;
                     }
-                    let ended = apart(seed, seconds).unwrap_or_else(|error| Ended {
+                    let ended = apart(seed, how).unwrap_or_else(|error| Ended {
                         acknowledged: 0,
                         anomaly: Some(format!("its process could not be run: {error}")),
                     });
@@ -124,15 +148,16 @@ fn tell_many(seeds: Range<u64>, seconds: u64, jobs: u64, until_bad: bool) -> boo
         failed.len()
     );
     if let Some(seed) = failed.first() {
-        println!("see one again: ottla-sim --seed {seed} --seconds {seconds}");
+        println!("see one again: ottla-sim --seed {seed} {}", how.arguments().join(" "));
     }
     failed.is_empty()
 }
 
 /// Tells one story in a process of its own.
-fn apart(seed: u64, seconds: u64) -> io::Result<Ended> {
+fn apart(seed: u64, how: How) -> io::Result<Ended> {
     let output = Command::new(std::env::current_exe()?)
-        .args(["--seed", &seed.to_string(), "--seconds", &seconds.to_string()])
+        .args(["--seed", &seed.to_string()])
+        .args(how.arguments())
         .env_remove("OTTLA_LOG")
         .stdin(Stdio::null())
         .output()?;

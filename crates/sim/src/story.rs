@@ -9,10 +9,15 @@ use turmoil::Builder;
 
 use crate::dice::Dice;
 use crate::faults::Faults;
+use crate::group_history::GroupHistory;
+use crate::groups::{self, Group};
 use crate::history::History;
 use crate::invariants::Invariants;
 use crate::load::{self, Client};
+use crate::share_history::ShareHistory;
+use crate::shares;
 use crate::transactions::{self, Protocol, Who};
+use crate::truth::Truth;
 use crate::world::Machine;
 
 /// What a story is told from.
@@ -22,6 +27,49 @@ pub struct Story {
     pub seed: u64,
     /// For how long faults come.
     pub faults: Duration,
+    /// The kind of group whose members are there, where the seed is not to decide.
+    pub group: Option<GroupKind>,
+}
+
+/// A kind of group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupKind {
+    /// Its members speak the classic protocol.
+    Classic,
+    /// They speak the consumer protocol (KIP-848).
+    Consumer,
+    /// Some speak the one, some the other.
+    Mixed,
+    /// A share group (KIP-932).
+    Share,
+}
+
+impl GroupKind {
+    const ALL: [GroupKind; 4] = [GroupKind::Classic, GroupKind::Consumer, GroupKind::Mixed, GroupKind::Share];
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            GroupKind::Classic => "classic",
+            GroupKind::Consumer => "consumer",
+            GroupKind::Mixed => "mixed",
+            GroupKind::Share => "share",
+        }
+    }
+
+    /// The kind that is called so.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    fn group(self) -> Option<Group> {
+        match self {
+            GroupKind::Classic => Some(groups::CLASSIC),
+            GroupKind::Consumer => Some(groups::CONSUMER),
+            GroupKind::Mixed => Some(groups::MIXED),
+            GroupKind::Share => None,
+        }
+    }
 }
 
 /// How a story ended.
@@ -73,8 +121,12 @@ pub fn tell(story: Story) -> Outcome {
     } else {
         (Protocol::Second, Protocol::First)
     };
+    let truth = Truth::default();
+    // Dice of their own: a story without groups is the same as ever.
+    let kind = story.group.or_else(|| which_group(&Dice::new(story.seed ^ 0x6772_6f75_7073)));
+    let (group, has_shares) = (kind.and_then(GroupKind::group), kind == Some(GroupKind::Share));
     {
-        let (history, dice) = (history.clone(), dice.fork());
+        let (history, dice, truth) = (history.clone(), dice.fork(), truth.clone());
         sim.client("load", async move {
             let client = || Client::new(brokers, dice.fork());
             client().create(load::TOPIC, load::PARTITIONS).await;
@@ -102,8 +154,29 @@ pub fn tell(story: Story) -> Outcome {
                 clients.spawn(load::administer(client(), history.clone(), until));
             }
             clients.spawn(load::commit(client(), history.clone(), until));
+            let groups = GroupHistory::new(history.clone());
+            let shares = ShareHistory::new(history.clone());
+            if let Some(group) = group {
+                for name in groups::MEMBERS {
+                    let seen = (groups.clone(), truth.clone());
+                    clients.spawn(groups::member(client(), (group, name), seen, until));
+                }
+            }
+            if has_shares {
+                shares::prepare(client()).await;
+                for name in shares::MEMBERS {
+                    let seen = (shares.clone(), truth.clone());
+                    clients.spawn(shares::member(client(), name, seen, until));
+                }
+            }
             while clients.join_next().await.is_some() {}
             load::verify(client(), history.clone()).await;
+            if let Some(group) = group {
+                groups::verify(client(), group, groups, truth.clone()).await;
+            }
+            if has_shares {
+                shares::verify(client(), shares, truth).await;
+            }
             transactions::verify(client(), history).await;
             Ok(())
         });
@@ -129,7 +202,9 @@ pub fn tell(story: Story) -> Outcome {
                 break;
             }
         }
-        if let Some(broken) = invariants.check(&faults.standings()) {
+        let standings = faults.standings();
+        truth.learn(&standings);
+        if let Some(broken) = invariants.check(&standings) {
             history.anomaly(broken);
             break;
         }
@@ -142,6 +217,17 @@ pub fn tell(story: Story) -> Outcome {
         anomalies: history.anomalies(),
         trace: history.trace(),
         acknowledged: history.acknowledged_count(),
+    }
+}
+
+/// The kind of group that a story has by its seed. Most have none: they take longer.
+fn which_group(dice: &Dice) -> Option<GroupKind> {
+    match dice.below(100) {
+        0..6 => Some(GroupKind::Classic),
+        6..14 => Some(GroupKind::Consumer),
+        14..20 => Some(GroupKind::Mixed),
+        20..28 => Some(GroupKind::Share),
+        _ => None,
     }
 }
 

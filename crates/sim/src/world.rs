@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
 
 use broker::clock::Clock;
 use broker::network::{Accepted, Acceptor, Network};
@@ -23,6 +24,15 @@ use crate::dice::Dice;
 pub(crate) const PORT: u16 = 9092;
 /// When every story begins, in milliseconds since 1970.
 const BEGINNING: i64 = 1_700_000_000_000;
+/// After so long without a word a member of a group is gone.
+pub(crate) const GROUP_SESSION: Duration = Duration::from_millis(3_000);
+/// How long a record is with a member of a share group.
+pub(crate) const SHARE_LOCK: Duration = Duration::from_millis(1_500);
+/// How often a record is delivered to a share group.
+pub(crate) const DELIVERIES_MAX: i16 = 5;
+/// Partitions of the group coordinators' topic.
+pub(crate) const OFFSETS_PARTITIONS: i32 = 2;
+
 /// One node as it outlives its crashes.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
@@ -95,9 +105,20 @@ impl Machine {
             format!("controller.quorum.voters={}", voters.join(",")),
             "default.replication.factor=3".to_owned(),
             "min.insync.replicas=2".to_owned(),
-            "offsets.topic.num.partitions=2".to_owned(),
+            format!("offsets.topic.num.partitions={OFFSETS_PARTITIONS}"),
             "transaction.state.log.num.partitions=2".to_owned(),
+            "share.coordinator.state.topic.num.partitions=2".to_owned(),
             "group.initial.rebalance.delay.ms=0".to_owned(),
+            "group.min.session.timeout.ms=1000".to_owned(),
+            format!("group.consumer.session.timeout.ms={}", GROUP_SESSION.as_millis()),
+            "group.consumer.heartbeat.interval.ms=400".to_owned(),
+            "group.share.min.session.timeout.ms=1000".to_owned(),
+            format!("group.share.session.timeout.ms={}", GROUP_SESSION.as_millis()),
+            "group.share.min.heartbeat.interval.ms=100".to_owned(),
+            "group.share.heartbeat.interval.ms=400".to_owned(),
+            "group.share.min.record.lock.duration.ms=1000".to_owned(),
+            format!("group.share.record.lock.duration.ms={}", SHARE_LOCK.as_millis()),
+            format!("group.share.delivery.count.limit={DELIVERIES_MAX}"),
             "replica.lag.time.max.ms=3000".to_owned(),
             // To catch up takes a while.
             "replica.fetch.max.bytes=1024".to_owned(),
@@ -124,10 +145,14 @@ impl Clock for MachineClock {
     }
 }
 
+/// How long the story has been told.
+pub(crate) fn elapsed() -> Duration {
+    turmoil::sim_elapsed().unwrap_or_default()
+}
+
 /// What a clock says that is right.
 pub(crate) fn true_time() -> Millis {
-    let elapsed = turmoil::sim_elapsed().unwrap_or_default();
-    Millis(BEGINNING + i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
+    Millis(BEGINNING + i64::try_from(elapsed().as_millis()).unwrap_or(i64::MAX))
 }
 
 /// The client's side, for brokers and for the load.

@@ -30,6 +30,8 @@ mod offset_tests;
 #[cfg(test)]
 mod record_tests;
 #[cfg(test)]
+mod size_tests;
+#[cfg(test)]
 mod story_tests;
 #[cfg(test)]
 mod testing;

@@ -19,6 +19,8 @@ const SWITCHED: &str = "MUTATED";
 #[derive(Debug)]
 struct Mutation {
     name: String,
+    /// The group whose members find it, where only they can.
+    group: Option<String>,
     edits: Vec<Edit>,
 }
 
@@ -86,8 +88,10 @@ impl Mutation {
 
     /// The first seed that finds it, and how.
     fn find(&self, simulator: &Path, seeds: u64) -> Result<Option<(String, String)>, String> {
+        let group = self.group.as_deref().map(|group| ["--group", group]);
         let output = Command::new(simulator)
             .args(["--until-bad", "--seeds", &seeds.to_string()])
+            .args(group.into_iter().flatten())
             .env(SWITCH, &self.name)
             .stdin(Stdio::null())
             .output()
@@ -114,7 +118,11 @@ fn parse(text: &str) -> Result<Vec<Mutation>, String> {
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
         if let Some(name) = line.strip_prefix("## ") {
-            mutations.push(Mutation { name: name.to_owned(), edits: Vec::new() });
+            let (name, group) = match name.strip_suffix(')').and_then(|name| name.split_once(" (")) {
+                Some((name, group)) => (name, Some(group.to_owned())),
+                None => (name, None),
+            };
+            mutations.push(Mutation { name: name.to_owned(), group, edits: Vec::new() });
         } else if let Some(file) = line.strip_prefix("```rust in ") {
             let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
             let (before, after) = block
@@ -151,11 +159,12 @@ mod tests {
 
     #[test]
     fn a_block_is_what_stands_there_and_what_takes_its_place() {
-        let page = "# x\n\n## late\n\nWhy.\n\n```rust in a.rs\n  one\n=>\n  two\n  three\n```\n";
+        let page = "# x\n\n## late (share)\n\nWhy.\n\n```rust in a.rs\n  one\n=>\n  two\n  three\n```\n";
         let mutations = parse(page).unwrap();
         let edit = &mutations[0].edits[0];
         assert_eq!((mutations[0].name.as_str(), edit.file.as_str()), ("late", "a.rs"));
         assert_eq!((edit.before.as_str(), edit.after.as_str()), ("  one", "  two\n  three"));
+        assert_eq!(mutations[0].group.as_deref(), Some("share"));
         assert!(parse("## late\n").is_err());
         assert!(parse("## late\n```rust in a.rs\none\n```\n").is_err());
     }

@@ -587,6 +587,15 @@ impl ConsumerGroup {
         format!("{} {epochs:?} {:?} {:?} {:?}", self.id, self.targets, self.members, self.statics)
     }
 
+    /// Whether nothing is known of any member.
+    #[cfg(test)]
+    pub(super) fn keeps_nothing(&self) -> bool {
+        self.members.is_empty()
+            && self.targets.is_empty()
+            && self.owners.is_empty()
+            && self.statics.is_empty()
+    }
+
     #[cfg(test)]
     pub(super) fn has_member(&self, id: &str) -> bool {
         self.members.contains_key(id)
