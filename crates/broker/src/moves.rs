@@ -34,6 +34,8 @@ const READ_MAX: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(crate) struct Moves {
     moving: Mutex<BTreeMap<TopicPartition, Arc<Moving>>>,
+    /// One at a time begins: a log has one copy.
+    beginning: Mutex<()>,
     superseded: Mutex<Vec<(Instant, Superseded)>>,
     begun: Notify,
 }
@@ -101,6 +103,7 @@ impl Moving {
 /// Begins to move a partition to a directory, and ends its move to another one. Blocks.
 pub(crate) fn begin(broker: &Arc<Broker>, partition: &Arc<Partition>, to: usize) -> Result<(), ErrorCode> {
     let moves = &broker.moves;
+    let _alone = moves.beginning.lock();
     if moves.moving.lock().get(&partition.id).is_some_and(|moving| moving.copy.to() == to) {
         return Ok(());
     }
@@ -110,6 +113,10 @@ pub(crate) fn begin(broker: &Arc<Broker>, partition: &Arc<Partition>, to: usize)
     }
     if broker.data_dirs.place_of(&partition.id) == Some(to) {
         return Ok(());
+    }
+    if let Err(error) = broker.descriptors.check(1) {
+        tracing::error!(partition = %partition.id, %error, "a copy in another data directory is not begun");
+        return Err(ErrorCode::KAFKA_STORAGE_ERROR);
     }
     let id = fresh_id(&*broker.environment);
     let copy = match broker.data_dirs.begin_move(&partition.log, to, id, broker.clock.now()) {
@@ -122,10 +129,7 @@ pub(crate) fn begin(broker: &Arc<Broker>, partition: &Arc<Partition>, to: usize)
     };
     let moving = Arc::new(Moving { partition: Arc::clone(partition), copy, progress: Mutex::default() });
     let before = moves.moving.lock().insert(partition.id.clone(), moving);
-    if let Some(before) = before {
-        // Somebody else was as quick.
-        before.end();
-    }
+    assert!(before.is_none(), "a log has one copy");
     moves.begun.notify_one();
     Ok(())
 }

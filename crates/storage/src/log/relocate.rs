@@ -32,6 +32,15 @@ pub(crate) enum Copied {
     All,
 }
 
+/// What the log has at some offset.
+enum Stored {
+    Batches(bytes::Bytes),
+    /// Nothing up to the log's end: compaction has left a hole.
+    Nothing,
+    /// Retention or a cut has taken it while it was looked for.
+    Gone,
+}
+
 impl Log {
     /// A copy of this log begins. It is not compacted until the move ends.
     pub(crate) fn begin_move(&self) {
@@ -66,30 +75,42 @@ impl Log {
     fn start_copy(&self, copy: &Log) -> Result<(), StorageError> {
         let log_start = self.log_start();
         let mut start = log_start;
-        if let Some(batches) = self.stored(log_start, 1)? {
-            // The first batch may begin before the log's start.
-            let header = Header::parse(&batches).ok().map(|header| header.base_offset);
-            start = header.map_or(log_start, |base| base.min(log_start));
+        match self.stored(log_start, 1)? {
+            Stored::Batches(batches) => {
+                // The first batch may begin before the log's start.
+                let header = Header::parse(&batches).ok().map(|header| header.base_offset);
+                start = header.map_or(log_start, |base| base.min(log_start));
+            }
+            Stored::Nothing => {}
+            Stored::Gone => self.lowest_cut.store(BEGUN_ANEW, Ordering::Release),
         }
         copy.truncate_fully_at(start)
     }
 
-    /// The batches at `from`; `None` when there is none up to the log's end.
-    fn stored(&self, from: Offset, bytes_max: usize) -> Result<Option<bytes::Bytes>, StorageError> {
-        let failed = |error| {
-            self.checkpoints().suspect();
-            StorageError::disk(self.path())(error)
-        };
-        let limits = ReadLimits { bytes_max, upper: self.log_end(), minimum_one: true };
-        let slice = match self.read(from, limits) {
+    /// The batches at `from`, which is not past the log's end.
+    fn stored(&self, from: Offset, bytes_max: usize) -> Result<Stored, StorageError> {
+        let upper = self.log_end();
+        let slice = match self.read(from, ReadLimits { bytes_max, upper, minimum_one: true }) {
             Ok(slice) => slice,
-            // Its start has moved on; the caller looks again.
-            Err(ReadError::OutOfRange { .. }) => return Ok(None),
+            Err(ReadError::OutOfRange { .. }) => return Ok(Stored::Gone),
             Err(ReadError::Storage(error)) => return Err(error),
         };
-        match slice.locate(ReadMode::Blocking).map_err(failed)? {
-            Located::Nothing | Located::WouldBlock => Ok(None),
-            Located::Batches(_) => Ok(Some(slice.read().map_err(failed)?).filter(|read| !read.is_empty())),
+        let found = match slice.locate(ReadMode::Blocking) {
+            Ok(Located::Batches(_)) => slice.read().map(Some),
+            Ok(Located::Nothing | Located::WouldBlock) => Ok(None),
+            Err(error) => Err(error),
+        };
+        // Files that retention removes, or that are cut, are not there for good reason.
+        let is_cut = self.lowest_cut.load(Ordering::Acquire) != i64::MAX || self.log_end() < upper;
+        match found {
+            _ if is_cut || from < self.log_start() => Ok(Stored::Gone),
+            Ok(Some(batches)) if batches.is_empty() => Ok(Stored::Gone),
+            Ok(Some(batches)) => Ok(Stored::Batches(batches)),
+            Ok(None) => Ok(Stored::Nothing),
+            Err(error) => {
+                self.checkpoints().suspect();
+                Err(StorageError::disk(self.path())(error))
+            }
         }
     }
 
@@ -103,10 +124,13 @@ impl Log {
         if from >= end {
             return Ok(Copied::All);
         }
-        let Some(records) = self.stored(from, READ_BYTES)? else {
-            // Compaction has left nothing up to the end.
-            copy.skip_to(end, now)?;
-            return Ok(Copied::Bytes(0));
+        let records = match self.stored(from, READ_BYTES)? {
+            Stored::Batches(records) => records,
+            Stored::Nothing => {
+                copy.skip_to(end, now)?;
+                return Ok(Copied::Bytes(0));
+            }
+            Stored::Gone => return Ok(Copied::Bytes(0)),
         };
         let bytes = records.len();
         let config = copy.config();
