@@ -51,13 +51,20 @@ enum Failure {
     /// Another attempt may do.
     #[error("{0}")]
     NotYet(String),
+    /// The records cannot be read, perhaps not for now.
+    #[error("the records cannot be read: {0}")]
+    Unreadable(String),
+    /// These records are not taken; others may be.
     #[error("{0}")]
     Refused(String),
+    /// Nor are these, for what they come to.
+    #[error("{0}")]
+    TooLarge(String),
 }
 
 impl Failure {
     fn may_pass(&self) -> bool {
-        matches!(self, Failure::NotYet(_))
+        matches!(self, Failure::NotYet(_) | Failure::Unreadable(_))
     }
 }
 
@@ -93,24 +100,42 @@ pub(crate) async fn bury(held: Arc<Held>, broker: Arc<Broker>) {
     }
 }
 
-/// Writes dead letters, and again if need be. Says up to which record.
-async fn insist(broker: &Arc<Broker>, held: &Held, letters: DeadLetters) -> (Offset, Result<(), Failure>) {
+/// Writes dead letters, and again if need be. Says up to which record. Of several that are refused the first is tried alone, and
+/// one that is too large, or cannot be read, without its key and value: a record that is to blame takes no other along.
+async fn insist(
+    broker: &Arc<Broker>,
+    held: &Held,
+    mut letters: DeadLetters,
+) -> (Offset, Result<(), Failure>) {
     let mut pause = PAUSE;
-    for attempt in 1.. {
+    let mut attempt = 1;
+    let mut may_copy = true;
+    loop {
         // The settings are looked at each time: whoever mends them need not wait.
-        let settings = broker.share_group_settings(&held.key.group);
+        let mut settings = broker.share_group_settings(&held.key.group);
+        settings.dead_letters_copied &= may_copy;
         let failure = match write(broker, held, &settings, letters).await {
             Ok(last) => return (last, Ok(())),
             Err(failure) => failure,
         };
-        if !failure.may_pass() || attempt == ATTEMPTS_MAX || broker.is_stopping() {
-            return (letters.last, Err(failure));
+        let is_last = attempt == ATTEMPTS_MAX || broker.is_stopping();
+        match failure {
+            Failure::Refused(_) | Failure::TooLarge(_) if letters.first < letters.last => {
+                letters.last = letters.first;
+            }
+            Failure::TooLarge(_) if settings.dead_letters_copied => may_copy = false,
+            Failure::Unreadable(_) if is_last && settings.dead_letters_copied && !broker.is_stopping() => {
+                may_copy = false;
+            }
+            failure if !failure.may_pass() || is_last => return (letters.last, Err(failure)),
+            failure => {
+                tracing::debug!(share_partition = %held.key, %failure, attempt, "dead letters are not written yet");
+                sleep(pause).await;
+                pause *= 2;
+                attempt += 1;
+            }
         }
-        tracing::debug!(share_partition = %held.key, %failure, attempt, "dead letters are not written yet");
-        sleep(pause).await;
-        pause *= 2;
     }
-    unreachable!("the last attempt is answered")
 }
 
 /// Writes as many dead letters as fit into a batch. Says up to which record these are.
@@ -245,7 +270,14 @@ async fn copies(held: &Held, letters: DeadLetters) -> Result<Copies, Failure> {
                     continue;
                 }
                 for record in batch.records(UNPACKED_BYTES_MAX) {
-                    let record = record.map_err(|error| error.to_string())?;
+                    let record = match record {
+                        Ok(record) => record,
+                        Err(error) => {
+                            // What is missed goes without its key and value.
+                            tracing::warn!(%error, last = %from.plus(-1), "a batch cannot be copied to dead letters");
+                            break;
+                        }
+                    };
                     if record.offset >= letters.first && record.offset <= letters.last {
                         records.insert(record.offset, record);
                     }
@@ -258,10 +290,10 @@ async fn copies(held: &Held, letters: DeadLetters) -> Result<Copies, Failure> {
         let last = if records.is_empty() { letters.last } else { letters.last.min(from.plus(-1)) };
         Ok::<_, String>(Copies { records, last })
     });
-    read.await.map_err(|error| Failure::NotYet(format!("the records cannot be read: {error}")))
+    read.await.map_err(Failure::Unreadable)
 }
 
-/// As many dead letters as fit, one at least; and up to which record.
+/// As many dead letters as fit, one at least; and up to which record. One that is too large by itself goes without key and value.
 fn batch(
     broker: &Broker,
     held: &Held,
@@ -275,17 +307,20 @@ fn batch(
     let mut size = BATCH_OVERHEAD;
     while offset <= letters.last.min(copies.last) {
         let copy = copies.records.get(&offset);
-        let key = copy.and_then(|copy| copy.key.as_deref());
-        let value = copy.and_then(|copy| copy.value.as_deref());
+        let mut key = copy.and_then(|copy| copy.key.as_deref());
+        let mut value = copy.and_then(|copy| copy.value.as_deref());
         let headers = headers(held, source, letters, offset);
         let of_headers =
             headers.iter().map(|header| header.key.len() + header.value.as_ref().map_or(0, Bytes::len) + 8);
-        size += RECORD_OVERHEAD
-            + of_headers.sum::<usize>()
-            + key.map_or(0, <[u8]>::len)
-            + value.map_or(0, <[u8]>::len);
-        if size > bytes_max && !batch.is_empty() {
+        size += RECORD_OVERHEAD + of_headers.sum::<usize>();
+        let with_copy = size + key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
+        if with_copy > bytes_max && !batch.is_empty() {
             break;
+        }
+        if with_copy > bytes_max {
+            (key, value) = (None, None);
+        } else {
+            size = with_copy;
         }
         batch.append(broker.clock.now(), key, value, &headers);
         offset = offset.plus(1);
@@ -348,9 +383,8 @@ async fn produce(
     let told = format!("{name}-{index} does not take dead letters: {error:?}");
     match error {
         ErrorCode::NONE => Ok(()),
-        ErrorCode::MESSAGE_TOO_LARGE
-        | ErrorCode::RECORD_LIST_TOO_LARGE
-        | ErrorCode::INVALID_RECORD
+        ErrorCode::MESSAGE_TOO_LARGE | ErrorCode::RECORD_LIST_TOO_LARGE => Err(Failure::TooLarge(told)),
+        ErrorCode::INVALID_RECORD
         | ErrorCode::INVALID_TIMESTAMP
         | ErrorCode::TOPIC_AUTHORIZATION_FAILED => Err(Failure::Refused(told)),
         _ => Err(Failure::NotYet(told)),

@@ -876,6 +876,45 @@ fn a_dead_letter_topic_that_cannot_be_written_does_not_hold_up_the_group() {
 }
 
 #[test]
+fn a_record_that_the_dead_letter_topic_does_not_take_takes_no_other_along() {
+    let (broker, topic) = broker();
+    let mut client = TestClient::connect(&broker);
+    let takes_letters = ("errors.deadletterqueue.group.enable", "true");
+    client.create_topic_with("dlq.small", 1, &[takes_letters, ("max.message.bytes", "2000")]);
+    client.create_topic_with("dlq.keyed", 1, &[takes_letters, ("cleanup.policy", "compact")]);
+    let copied = ("errors.deadletterqueue.copy.record.enable", "true");
+    let large = "x".repeat(5000);
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    let mut give_up = |client: &mut TestClient, first: i64, name, records: [(Option<&str>, &str); 3]| {
+        assert_eq!(
+            configure(client, &[copied, ("errors.deadletterqueue.topic.name", name)]),
+            (ErrorCode::NONE, None)
+        );
+        let mut batch = BatchBuilder::new(BatchOptions::default());
+        for (key, value) in records {
+            batch.append(SystemClock.now(), key.map(str::as_bytes), Some(value.as_bytes()), &[]);
+        }
+        client.append("jobs", 0, batch.build());
+        assert_eq!(one.takes(3), [(first, first + 2, 1)]);
+        assert_eq!(one.says(&[(first, first + 2, &[3])]), ErrorCode::NONE);
+        wait_until(|| summary(client, topic) == (first + 3, 0));
+    };
+    // One that is too large goes without its value.
+    give_up(&mut client, 0, "dlq.small", [(None, "a"), (None, &large), (None, "c")]);
+    let expected = [
+        letter("0", "1", REJECTED, Some("a")),
+        letter("1", "1", REJECTED, None),
+        letter("2", "1", REJECTED, Some("c")),
+    ];
+    assert_eq!(dead_letters(&mut client, "dlq.small"), expected);
+
+    // One without a key has no place in a compacted topic; those around it have.
+    give_up(&mut client, 3, "dlq.keyed", [(Some("k"), "a"), (None, "b"), (Some("l"), "c")]);
+    let expected = [letter("3", "1", REJECTED, Some("a")), letter("5", "1", REJECTED, Some("c"))];
+    assert_eq!(dead_letters(&mut client, "dlq.keyed"), expected);
+}
+
+#[test]
 fn dead_letters_reach_a_topic_that_another_broker_leads() {
     let cluster = TestCluster::start(3, &["share.coordinator.state.topic.num.partitions=1"]);
     let mut client = cluster.client(1);
