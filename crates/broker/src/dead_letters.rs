@@ -71,6 +71,11 @@ impl Failure {
 /// Takes what a share-partition gives up to the group's dead-letter topic, until there is nothing more.
 pub(crate) async fn bury(held: Arc<Held>, broker: Arc<Broker>) {
     while let Some(mut letters) = held.next_dead_letters() {
+        // That they are given up is written first: another leader would deliver them again, and bury them again.
+        if held.written().await.is_err() {
+            held.stop_burying();
+            return;
+        }
         letters.last = letters.last.min(letters.first.plus(RECORDS_MAX - 1));
         let (last, written) = insist(&broker, &held, letters).await;
         if broker.is_stopping() && written.is_err() {

@@ -183,6 +183,11 @@ impl Held {
         next
     }
 
+    /// Nobody takes anything to the dead-letter queue any more.
+    pub(crate) fn stop_burying(&self) {
+        self.inner.lock().is_burying = false;
+    }
+
     /// It is given up: what was not written has not happened.
     fn fail(&self, broker: &Broker, failure: Failure) {
         broker.share_partitions.remove(self);
