@@ -200,9 +200,13 @@ async fn alter_group(
     for ((topic, index), _) in begun.iter().filter(|(_, begun)| begun.is_ok()) {
         done.entry(*topic).or_default().insert(*index);
     }
-    let told =
-        broker.groups.ask(&group, |groups, now| groups.share_initialized(&group, None, &done, &image, now));
-    told.await??;
+    // Where nothing could be begun there need not be a group.
+    if !done.is_empty() {
+        let told = broker
+            .groups
+            .ask(&group, |groups, now| groups.share_initialized(&group, None, &done, &image, now));
+        told.await??;
+    }
     let topics = request.topics.into_iter().map(|topic| {
         let topic_id = image.topic(&topic.topic_name).map_or(Uuid::ZERO, |topic| topic.id);
         let partitions = topic.partitions.iter().map(|asked| {

@@ -398,7 +398,30 @@ fn what_a_member_has_when_it_is_gone_was_not_delivered() {
          save
          leader 1
          fetch-exactly b 1",
-        expect![[r#""#]],
+        expect![[r#"
+            fetch-exactly a 1
+              gets 0-0, delivery 1
+                0..1  0-0 a/1 until 30
+            gone a
+                0..1  0-0 available/0
+            fetch-exactly a 1
+              gets 0-0, delivery 1
+                0..1  0-0 a/1 until 30
+            wait 30
+                0..1  0-0 available/1
+            fetch-exactly b 1
+              gets 0-0, delivery 2
+                0..1  0-0 b/2 until 60
+            gone b
+                0..1  0-0 available/1
+            save
+                0..1  0-0 available/1
+            leader 1
+                0..1  0-0 available/1
+            fetch-exactly b 1
+              gets 0-0, delivery 2
+                0..1  0-0 b/2 until 60
+        "#]],
     );
 }
 
