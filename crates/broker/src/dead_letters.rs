@@ -100,9 +100,7 @@ pub(crate) async fn bury(held: Arc<Held>, broker: Arc<Broker>) {
         }
         held.waiting.wake_fetches();
     }
-    if !broker.share_sessions.has_group(&held.key.group) {
-        held.retire(&broker);
-    }
+    held.retire(&broker);
 }
 
 /// Writes dead letters, and again if need be. Says up to which record. Of several that are refused the first is tried alone, and

@@ -198,10 +198,14 @@ impl Held {
         self.waiting.fail(ErrorCode::NOT_LEADER_OR_FOLLOWER);
     }
 
-    /// It is let go of, unless there is something to write: whoever wants it next loads it.
+    /// It is let go of if its group has no member here, and there is nothing to write, nor with a member: whoever wants it next
+    /// loads it.
     pub(crate) fn retire(&self, broker: &Broker) {
         let mut inner = self.inner.lock();
-        if !inner.is_writing && !inner.is_burying && inner.machine.take().is_some() {
+        let is_idle = inner.machine.as_ref().is_some_and(|machine| machine.acquired() == 0);
+        let is_busy = inner.is_writing || inner.is_burying;
+        if is_idle && !is_busy && !broker.share_sessions.has_group(&self.key.group) {
+            inner.machine = None;
             broker.share_partitions.remove(self);
         }
     }
@@ -241,9 +245,7 @@ async fn write_on(held: Arc<Held>, broker: Arc<Broker>) {
             held.waiting.wake_fetches();
         }
     }
-    if !broker.share_sessions.has_group(&held.key.group) {
-        held.retire(&broker);
-    }
+    held.retire(&broker);
 }
 
 /// Asks the share coordinator again while it is not there.
@@ -436,6 +438,9 @@ async fn load(held: Arc<Held>, broker: Arc<Broker>, settings: ShareGroupSettings
         held.phase.send_replace(Phase::Written(0));
         held.waiting.wake_fetches();
     }
+    drop(inner);
+    // Whoever wanted it may be gone by now.
+    held.retire(&broker);
 }
 
 async fn first_offset(

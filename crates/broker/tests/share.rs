@@ -556,7 +556,15 @@ fn a_group_joins_reads_is_moved_and_deleted() {
     assert_eq!(client.ask(describe()).groups[0].error_code, ErrorCode::GROUP_ID_NOT_FOUND);
     assert_eq!(beat(&mut client, "one", 3, None).error_code, ErrorCode::GROUP_ID_NOT_FOUND);
 
-    // One that is not there comes into being.
+    // One that is not there comes into being, if it is to be anywhere.
+    let mut nowhere = alter(2);
+    nowhere.topics[0].topic_name = "nothing".into();
+    let answer = client.ask(nowhere);
+    assert_eq!(
+        (answer.error_code, answer.responses[0].partitions[0].error_code),
+        (ErrorCode::NONE, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+    );
+    assert_eq!(offsets(&mut client), Err(ErrorCode::GROUP_ID_NOT_FOUND));
     assert_eq!(client.ask(alter(2)).error_code, ErrorCode::NONE);
     assert_eq!(offsets(&mut client).map(|offsets| offsets[0]), Ok((2, 2)));
 }
