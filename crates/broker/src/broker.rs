@@ -89,6 +89,8 @@ pub(crate) struct Broker {
     pub(crate) group_lags: GroupLags,
     /// For what coordinators and partitions' leaders ask each other.
     pub(crate) peers: PeerLinks,
+    /// For dead letters, which wait for followers: the questions of others do not wait behind them.
+    pub(crate) dead_letter_peers: PeerLinks,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) metrics: Metrics,
     /// The epoch that this start of the broker was registered with.

@@ -238,7 +238,7 @@ async fn create(broker: &Arc<Broker>, name: &Str) -> Failure {
         let Some(address) = broker.metadata.quorum().peers().address_of(controller) else {
             return Failure::NotYet("there is no controller".to_owned());
         };
-        match broker.peers.ask(controller, &address, request, ANSWER_MAX).await {
+        match broker.dead_letter_peers.ask(controller, &address, request, ANSWER_MAX).await {
             Ok(answer) => answer.topics.first().map(|topic| topic.error_code).filter(|error| !error.is_ok()),
             Err(error) => return Failure::NotYet(format!("the controller does not answer: {error}")),
         }
@@ -371,7 +371,7 @@ async fn produce(
         let address = broker.metadata.quorum().peers().address_of(leader);
         let address = address.ok_or_else(|| Failure::NotYet(format!("broker {leader} is not known")))?;
         // Its answer, and the way there and back.
-        match broker.peers.ask(leader, &address, request, ANSWER_MAX + PAUSE).await {
+        match broker.dead_letter_peers.ask(leader, &address, request, ANSWER_MAX + PAUSE).await {
             Ok(answer) => {
                 let mut parts = answer.responses.iter().flat_map(|topic| &topic.partition_responses);
                 parts.next().map_or(ErrorCode::UNKNOWN_SERVER_ERROR, |part| part.error_code)

@@ -244,6 +244,7 @@ impl Node {
             share_deletions: ShareDeletions::default(),
             group_lags: GroupLags::default(),
             peers: PeerLinks::new(&reach),
+            dead_letter_peers: PeerLinks::new(&reach),
             producer_ids: ProducerIds::default(),
             metrics,
             epoch: AtomicI64::new(-1),
