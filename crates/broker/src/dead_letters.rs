@@ -25,7 +25,8 @@ use crate::settings::group::ShareGroupSettings;
 use crate::share_partitions::Held;
 use crate::waiting::ParkedProduce;
 
-/// How often a dead letter is tried, as in Kafka.
+/// How often a dead letter is tried, as in Kafka. Where that was in vain the next ones are tried once, until some are written: a
+/// topic that cannot be written slows the share-partition no more than that.
 const ATTEMPTS_MAX: u32 = 5;
 /// Between the first two attempts; twice as long between the next, and so on.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -51,6 +52,8 @@ enum Failure {
     /// Another attempt may do.
     #[error("{0}")]
     NotYet(String),
+    #[error("topic {0} has just been created")]
+    Created(Str),
     /// The records cannot be read, perhaps not for now.
     #[error("the records cannot be read: {0}")]
     Unreadable(String),
@@ -64,7 +67,7 @@ enum Failure {
 
 impl Failure {
     fn may_pass(&self) -> bool {
-        matches!(self, Failure::NotYet(_) | Failure::Unreadable(_))
+        matches!(self, Failure::NotYet(_) | Failure::Created(_) | Failure::Unreadable(_))
     }
 }
 
@@ -77,15 +80,22 @@ pub(crate) async fn bury(held: Arc<Held>, broker: Arc<Broker>) {
             return;
         }
         letters.last = letters.last.min(letters.first.plus(RECORDS_MAX - 1));
-        let (last, written) = insist(&broker, &held, letters).await;
+        let attempts_max = if held.is_burying_in_vain() { 1 } else { ATTEMPTS_MAX };
+        let (last, written) = insist(&broker, &held, letters, attempts_max).await;
         if broker.is_stopping() && written.is_err() {
             // The next leader finds it as it was.
             return;
         }
         let count = u64::try_from(last.since(letters.first) + 1).unwrap_or(0);
         match written {
-            Ok(()) => broker.metrics.buried(count),
+            Ok(()) => {
+                held.set_burying_in_vain(false);
+                broker.metrics.buried(count);
+            }
             Err(failure) => {
+                if failure.may_pass() {
+                    held.set_burying_in_vain(true);
+                }
                 let topic = broker.share_group_settings(&held.key.group).dead_letter_topic;
                 tracing::warn!(
                     share_partition = %held.key, first = %letters.first, %last,
@@ -109,6 +119,7 @@ async fn insist(
     broker: &Arc<Broker>,
     held: &Held,
     mut letters: DeadLetters,
+    mut attempts_max: u32,
 ) -> (Offset, Result<(), Failure>) {
     let mut pause = PAUSE;
     let mut attempt = 1;
@@ -121,7 +132,11 @@ async fn insist(
             Ok(last) => return (last, Ok(())),
             Err(failure) => failure,
         };
-        let is_last = attempt == ATTEMPTS_MAX || broker.is_stopping();
+        if matches!(failure, Failure::Created(_)) {
+            // What was in vain before need not be any more.
+            attempts_max = ATTEMPTS_MAX;
+        }
+        let is_last = attempt == attempts_max || broker.is_stopping();
         match failure {
             Failure::Refused(_) | Failure::TooLarge(_) if letters.first < letters.last => {
                 letters.last = letters.first;
@@ -244,7 +259,7 @@ async fn create(broker: &Arc<Broker>, name: &Str) -> Failure {
         }
     };
     match refused {
-        None => Failure::NotYet(format!("topic {name} has just been created")),
+        None => Failure::Created(name.clone()),
         Some(error) => Failure::NotYet(format!("topic {name} cannot be created: {error:?}")),
     }
 }

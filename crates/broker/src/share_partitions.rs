@@ -67,6 +67,8 @@ struct Inner {
     is_writing: bool,
     /// Whether somebody takes what is given up to the dead-letter queue.
     is_burying: bool,
+    /// Whether all attempts at the last dead letters were in vain.
+    is_burying_in_vain: bool,
 }
 
 impl Held {
@@ -186,6 +188,15 @@ impl Held {
     /// Nobody takes anything to the dead-letter queue any more.
     pub(crate) fn stop_burying(&self) {
         self.inner.lock().is_burying = false;
+    }
+
+    /// Whether dead letters could not be written of late, for all attempts.
+    pub(crate) fn is_burying_in_vain(&self) -> bool {
+        self.inner.lock().is_burying_in_vain
+    }
+
+    pub(crate) fn set_burying_in_vain(&self, is_in_vain: bool) {
+        self.inner.lock().is_burying_in_vain = is_in_vain;
     }
 
     /// It is given up: what was not written has not happened.
@@ -365,6 +376,7 @@ impl Broker {
                             changes: 0,
                             is_writing: false,
                             is_burying: false,
+                            is_burying_in_vain: false,
                         }),
                         phase: watch::Sender::new(Phase::Loading),
                         waiting: Waiting::default(),
