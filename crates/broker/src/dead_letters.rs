@@ -177,11 +177,11 @@ async fn write(
             "topic {name} does not take dead letters: errors.deadletterqueue.group.enable is false"
         )));
     }
+    let bytes_max = topic_settings.message_bytes_max;
     let copied = match settings.dead_letters_copied {
-        true => copies(held, letters).await?,
+        true => copies(held, letters, bytes_max).await?,
         false => Copies { records: BTreeMap::new(), last: letters.last },
     };
-    let bytes_max = topic_settings.message_bytes_max;
     let (records, last) = batch(broker, held, &source, letters, &copied, bytes_max);
     produce(broker, &image, name, held.key.partition, records).await?;
     Ok(last)
@@ -266,23 +266,45 @@ async fn create(broker: &Arc<Broker>, name: &Str) -> Failure {
 
 /// Records of the source, as far as they were read, and up to where that is.
 struct Copies {
-    records: BTreeMap<Offset, Record>,
+    records: BTreeMap<Offset, Copied>,
     last: Offset,
 }
 
-/// The records themselves, as far as they are still there; what is read at a time goes out before more is.
-async fn copies(held: &Held, letters: DeadLetters) -> Result<Copies, Failure> {
+struct Copied {
+    key: Option<Bytes>,
+    value: Option<Bytes>,
+}
+
+impl Copied {
+    /// By itself: the batch that it lay in, unpacked, can go.
+    fn new(record: &Record) -> Self {
+        let own = |bytes: &Option<Bytes>| bytes.as_deref().map(Bytes::copy_from_slice);
+        Copied { key: own(&record.key), value: own(&record.value) }
+    }
+
+    fn len(&self) -> usize {
+        [&self.key, &self.value].into_iter().flatten().map(Bytes::len).sum()
+    }
+}
+
+/// The records themselves, as far as they are still there; what is read at a time goes out before more is. One at least, and no
+/// more than a batch of so many bytes takes.
+async fn copies(held: &Held, letters: DeadLetters, bytes_max: usize) -> Result<Copies, Failure> {
     let partition = Arc::clone(&held.partition);
     let upper = partition.high_watermark();
     let read = blocking::run(move || {
         let mut records = BTreeMap::new();
+        let mut size = 0;
         let mut from = letters.first.max(partition.log.log_start());
-        while records.is_empty() && from <= letters.last && from < upper {
+        'reading: while records.is_empty() && from <= letters.last && from < upper {
             let limits = ReadLimits { bytes_max: READ_BYTES_MAX, upper, minimum_one: true };
             let slice = partition.read(from, limits).map_err(|error| error.to_string())?;
             let bytes = slice.read().map_err(|error| error.to_string())?;
             let before = from;
             for batch in Batches::new(bytes).map_while(Result::ok) {
+                if from > letters.last {
+                    break;
+                }
                 from = batch.header().last_offset().plus(1);
                 if batch.header().attributes().is_control() {
                     continue;
@@ -297,7 +319,13 @@ async fn copies(held: &Held, letters: DeadLetters) -> Result<Copies, Failure> {
                         }
                     };
                     if record.offset >= letters.first && record.offset <= letters.last {
-                        records.insert(record.offset, record);
+                        let copied = Copied::new(&record);
+                        size += copied.len();
+                        if size > bytes_max && !records.is_empty() {
+                            from = record.offset;
+                            break 'reading;
+                        }
+                        records.insert(record.offset, copied);
                     }
                 }
             }
@@ -402,9 +430,9 @@ async fn produce(
     match error {
         ErrorCode::NONE => Ok(()),
         ErrorCode::MESSAGE_TOO_LARGE | ErrorCode::RECORD_LIST_TOO_LARGE => Err(Failure::TooLarge(told)),
-        ErrorCode::INVALID_RECORD
-        | ErrorCode::INVALID_TIMESTAMP
-        | ErrorCode::TOPIC_AUTHORIZATION_FAILED => Err(Failure::Refused(told)),
+        ErrorCode::INVALID_RECORD | ErrorCode::INVALID_TIMESTAMP | ErrorCode::TOPIC_AUTHORIZATION_FAILED => {
+            Err(Failure::Refused(told))
+        }
         _ => Err(Failure::NotYet(told)),
     }
 }

@@ -329,10 +329,8 @@ pub(super) async fn finish_deleting(
 
 async fn deleting(broker: &Broker, group: &Str, topics: &BTreeSet<Uuid>) -> Result<Partitions, ErrorCode> {
     let image = broker.metadata.image();
-    let deleting = broker
-        .groups
-        .ask(group, |groups, _now| (Vec::new(), groups.share_deleting(group, &image)))
-        .await?;
+    let deleting =
+        broker.groups.ask(group, |groups, _now| (Vec::new(), groups.share_deleting(group, &image))).await?;
     Ok(deleting.into_iter().filter(|(topic, _)| topics.contains(topic)).collect())
 }
 
