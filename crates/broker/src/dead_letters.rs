@@ -1,8 +1,9 @@
 //! Dead letters (KIP-1191): what share groups give up goes to a topic, if they name one.
 //!
 //! Invariant: a record is archived when its dead letter is acknowledged by all replicas in sync, or after as many attempts as are
-//! made, each bounded in time: a dead-letter topic that fails does not hold up the share-partition for good. After a crash a
-//! record may have two dead letters; none is forgotten while the topic can be written.
+//! made, each bounded in time: a dead-letter topic that fails does not hold up the share-partition for good. A record that the
+//! topic does not take is given up alone. After a crash a record may have two dead letters; none is forgotten while the topic can
+//! be written.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -82,7 +83,7 @@ pub(crate) async fn bury(held: Arc<Held>, broker: Arc<Broker>) {
         letters.last = letters.last.min(letters.first.plus(RECORDS_MAX - 1));
         let attempts_max = if held.is_burying_in_vain() { 1 } else { ATTEMPTS_MAX };
         let (last, written) = insist(&broker, &held, letters, attempts_max).await;
-        if broker.is_stopping() && written.is_err() {
+        if written.is_err() && (broker.is_stopping() || held.has_failed()) {
             // The next leader finds it as it was.
             return;
         }
@@ -136,13 +137,14 @@ async fn insist(
             // What was in vain before need not be any more.
             attempts_max = ATTEMPTS_MAX;
         }
-        let is_last = attempt == attempts_max || broker.is_stopping();
+        let is_leaving = broker.is_stopping() || held.has_failed();
+        let is_last = attempt == attempts_max || is_leaving;
         match failure {
             Failure::Refused(_) | Failure::TooLarge(_) if letters.first < letters.last => {
                 letters.last = letters.first;
             }
             Failure::TooLarge(_) if settings.dead_letters_copied => may_copy = false,
-            Failure::Unreadable(_) if is_last && settings.dead_letters_copied && !broker.is_stopping() => {
+            Failure::Unreadable(_) if is_last && settings.dead_letters_copied && !is_leaving => {
                 may_copy = false;
             }
             failure if !failure.may_pass() || is_last => return (letters.last, Err(failure)),

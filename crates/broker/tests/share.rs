@@ -610,14 +610,17 @@ fn a_deletion_that_fails_half_way_is_finished_by_whoever_reads_next() {
             "offsets.topic.num.partitions=1",
         ],
     );
-    let topic = CreatableTopic {
-        name: "jobs".into(),
+    let topic = |name: &'static str| CreatableTopic {
+        name: name.into(),
         num_partitions: 12,
         replication_factor: 3,
         ..Default::default()
     };
-    let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
-    assert_eq!(cluster.client(1).ask(request).topics[0].error_code, ErrorCode::NONE);
+    let topics = vec![topic("jobs"), topic("other")];
+    let request = CreateTopicsRequest { topics, timeout_ms: 10_000, ..Default::default() };
+    for created in cluster.client(1).ask(request).topics {
+        assert_eq!(created.error_code, ErrorCode::NONE);
+    }
     let topic = topic_id(&mut cluster.client(1), "jobs");
     let earliest = configure(&mut cluster.client(1), &[("share.auto.offset.reset", "earliest")]);
     assert_eq!(earliest, (ErrorCode::NONE, None));
@@ -677,6 +680,22 @@ fn a_deletion_that_fails_half_way_is_finished_by_whoever_reads_next() {
         forget(&cluster) == ErrorCode::COORDINATOR_NOT_AVAILABLE
             && offsets(&mut coordinator(&cluster)) == Ok(vec![])
     });
+
+    // What is left of one topic does not keep the group from another, as far as that can be had: it is moved there, and reads.
+    let partitions = (0..12)
+        .map(|partition_index| AlterShareGroupOffsetsRequestPartition { partition_index, start_offset: 0 });
+    let moved = coordinator(&cluster).ask(AlterShareGroupOffsetsRequest {
+        group_id: GROUP.into(),
+        topics: vec![AlterShareGroupOffsetsRequestTopic {
+            topic_name: "other".into(),
+            partitions: partitions.collect(),
+        }],
+    });
+    assert_eq!((moved.error_code, moved.error_message), (ErrorCode::NONE, None));
+    let has_moved = moved.responses[0].partitions.iter().filter(|told| told.error_code.is_ok());
+    assert!((1..12).contains(&has_moved.count()));
+    assert_eq!(beat(&mut coordinator(&cluster), "four", 0, Some(&["other"])).error_code, ErrorCode::NONE);
+    assert_eq!(beat(&mut coordinator(&cluster), "four", -1, None).member_epoch, -1);
 
     // The group is not given what is not there, and gets it again when it can be had.
     cluster.open(vec![3]);
@@ -738,6 +757,35 @@ fn a_partition_in_error_does_not_keep_a_fetch_from_waiting_for_the_others() {
     let began = now();
     assert_eq!(two.fetch(1, &[]).error_code, ErrorCode::UNKNOWN_TOPIC_ID);
     assert!(began.elapsed() >= Duration::from_millis(100));
+}
+
+#[test]
+fn what_nobody_reads_is_let_go_of() {
+    let broker =
+        TestBroker::start(&["admin.listener=127.0.0.1:0", "share.coordinator.state.topic.num.partitions=2"]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("jobs", 1);
+    assert_eq!(configure(&mut client, &[("share.auto.offset.reset", "earliest")]), (ErrorCode::NONE, None));
+    let topic = topic_id(&mut client, "jobs");
+    initialize(&mut client, topic, 0, -1);
+    client.append("jobs", 0, batch_of(2));
+    let is_let_go_of = || broker.metrics().contains("ottla_share_partitions 0\n");
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    assert_eq!(one.takes(1), [(0, 0, 1)]);
+    let mut two = Member::new("two", topic, TestClient::connect(&broker));
+    assert_eq!(two.takes(1), [(1, 1, 1)]);
+    drop(one);
+    assert_eq!(two.says(&[(1, 1, &[1])]), ErrorCode::NONE);
+    assert!(!is_let_go_of());
+    drop(two);
+    wait_until(is_let_go_of);
+    // Nor does it stay when whoever asked for it does not wait until it is loaded.
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    assert_eq!(one.ask(1, &[], 0).error_code, ErrorCode::NONE);
+    drop(one);
+    wait_until(is_let_go_of);
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    assert_eq!(one.takes(2), [(0, 0, 1)]);
 }
 
 /// Dead letters in a topic's first partition: of which offset, after how many deliveries, why, and the value.
