@@ -23,6 +23,7 @@ use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
 use crate::group_lag::GroupLags;
 use crate::groups::{GroupCoordinator, OFFSETS_TOPIC};
+use crate::handler::share_group::ShareDeletions;
 use crate::inbound::InboundBudget;
 use crate::isr::InSync;
 use crate::listener::Census;
@@ -84,11 +85,12 @@ pub(crate) struct Broker {
     pub(crate) share_states: Arc<ShareCoordinator>,
     pub(crate) share_partitions: SharePartitions,
     pub(crate) share_sessions: ShareSessions,
-    /// Whoever deletes share state of the groups that this broker coordinates is alone with it; many may begin some at a time.
-    pub(crate) share_deletions: tokio::sync::RwLock<()>,
+    pub(crate) share_deletions: ShareDeletions,
     pub(crate) group_lags: GroupLags,
     /// For what coordinators and partitions' leaders ask each other.
     pub(crate) peers: PeerLinks,
+    /// For dead letters, which wait for followers: the questions of others do not wait behind them.
+    pub(crate) dead_letter_peers: PeerLinks,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) metrics: Metrics,
     /// The epoch that this start of the broker was registered with.

@@ -1,8 +1,9 @@
 //! Dead letters (KIP-1191): what share groups give up goes to a topic, if they name one.
 //!
 //! Invariant: a record is archived when its dead letter is acknowledged by all replicas in sync, or after as many attempts as are
-//! made, each bounded in time: a dead-letter topic that fails does not hold up the share-partition for good. After a crash a
-//! record may have two dead letters; none is forgotten while the topic can be written.
+//! made, each bounded in time: a dead-letter topic that fails does not hold up the share-partition for good. A record that the
+//! topic does not take is given up alone. After a crash a record may have two dead letters; none is forgotten while the topic can
+//! be written.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +26,8 @@ use crate::settings::group::ShareGroupSettings;
 use crate::share_partitions::Held;
 use crate::waiting::ParkedProduce;
 
-/// How often a dead letter is tried, as in Kafka.
+/// How often a dead letter is tried, as in Kafka. Where that was in vain the next ones are tried once, until some are written: a
+/// topic that cannot be written slows the share-partition no more than that.
 const ATTEMPTS_MAX: u32 = 5;
 /// Between the first two attempts; twice as long between the next, and so on.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -51,29 +53,50 @@ enum Failure {
     /// Another attempt may do.
     #[error("{0}")]
     NotYet(String),
+    #[error("topic {0} has just been created")]
+    Created(Str),
+    /// The records cannot be read, perhaps not for now.
+    #[error("the records cannot be read: {0}")]
+    Unreadable(String),
+    /// These records are not taken; others may be.
     #[error("{0}")]
     Refused(String),
+    /// Nor are these, for what they come to.
+    #[error("{0}")]
+    TooLarge(String),
 }
 
 impl Failure {
     fn may_pass(&self) -> bool {
-        matches!(self, Failure::NotYet(_))
+        matches!(self, Failure::NotYet(_) | Failure::Created(_) | Failure::Unreadable(_))
     }
 }
 
 /// Takes what a share-partition gives up to the group's dead-letter topic, until there is nothing more.
 pub(crate) async fn bury(held: Arc<Held>, broker: Arc<Broker>) {
     while let Some(mut letters) = held.next_dead_letters() {
+        // That they are given up is written first: another leader would deliver them again, and bury them again.
+        if held.written().await.is_err() {
+            held.stop_burying();
+            return;
+        }
         letters.last = letters.last.min(letters.first.plus(RECORDS_MAX - 1));
-        let (last, written) = insist(&broker, &held, letters).await;
-        if broker.is_stopping() && written.is_err() {
+        let attempts_max = if held.is_burying_in_vain() { 1 } else { ATTEMPTS_MAX };
+        let (last, written) = insist(&broker, &held, letters, attempts_max).await;
+        if written.is_err() && (broker.is_stopping() || held.has_failed()) {
             // The next leader finds it as it was.
             return;
         }
         let count = u64::try_from(last.since(letters.first) + 1).unwrap_or(0);
         match written {
-            Ok(()) => broker.metrics.buried(count),
+            Ok(()) => {
+                held.set_burying_in_vain(false);
+                broker.metrics.buried(count);
+            }
             Err(failure) => {
+                if failure.may_pass() {
+                    held.set_burying_in_vain(true);
+                }
                 let topic = broker.share_group_settings(&held.key.group).dead_letter_topic;
                 tracing::warn!(
                     share_partition = %held.key, first = %letters.first, %last,
@@ -88,29 +111,51 @@ pub(crate) async fn bury(held: Arc<Held>, broker: Arc<Broker>) {
         }
         held.waiting.wake_fetches();
     }
-    if !broker.share_sessions.has_group(&held.key.group) {
-        held.retire(&broker);
-    }
+    held.retire(&broker);
 }
 
-/// Writes dead letters, and again if need be. Says up to which record.
-async fn insist(broker: &Arc<Broker>, held: &Held, letters: DeadLetters) -> (Offset, Result<(), Failure>) {
+/// Writes dead letters, and again if need be. Says up to which record. Of several that are refused the first is tried alone, and
+/// one that is too large, or cannot be read, without its key and value: a record that is to blame takes no other along.
+async fn insist(
+    broker: &Arc<Broker>,
+    held: &Held,
+    mut letters: DeadLetters,
+    mut attempts_max: u32,
+) -> (Offset, Result<(), Failure>) {
     let mut pause = PAUSE;
-    for attempt in 1.. {
+    let mut attempt = 1;
+    let mut may_copy = true;
+    loop {
         // The settings are looked at each time: whoever mends them need not wait.
-        let settings = broker.share_group_settings(&held.key.group);
+        let mut settings = broker.share_group_settings(&held.key.group);
+        settings.dead_letters_copied &= may_copy;
         let failure = match write(broker, held, &settings, letters).await {
             Ok(last) => return (last, Ok(())),
             Err(failure) => failure,
         };
-        if !failure.may_pass() || attempt == ATTEMPTS_MAX || broker.is_stopping() {
-            return (letters.last, Err(failure));
+        if matches!(failure, Failure::Created(_)) {
+            // What was in vain before need not be any more.
+            attempts_max = ATTEMPTS_MAX;
         }
-        tracing::debug!(share_partition = %held.key, %failure, attempt, "dead letters are not written yet");
-        sleep(pause).await;
-        pause *= 2;
+        let is_leaving = broker.is_stopping() || held.has_failed();
+        let is_last = attempt == attempts_max || is_leaving;
+        match failure {
+            Failure::Refused(_) | Failure::TooLarge(_) if letters.first < letters.last => {
+                letters.last = letters.first;
+            }
+            Failure::TooLarge(_) if settings.dead_letters_copied => may_copy = false,
+            Failure::Unreadable(_) if is_last && settings.dead_letters_copied && !is_leaving => {
+                may_copy = false;
+            }
+            failure if !failure.may_pass() || is_last => return (letters.last, Err(failure)),
+            failure => {
+                tracing::debug!(share_partition = %held.key, %failure, attempt, "dead letters are not written yet");
+                sleep(pause).await;
+                pause *= 2;
+                attempt += 1;
+            }
+        }
     }
-    unreachable!("the last attempt is answered")
 }
 
 /// Writes as many dead letters as fit into a batch. Says up to which record these are.
@@ -134,11 +179,11 @@ async fn write(
             "topic {name} does not take dead letters: errors.deadletterqueue.group.enable is false"
         )));
     }
+    let bytes_max = topic_settings.message_bytes_max;
     let copied = match settings.dead_letters_copied {
-        true => copies(held, letters).await?,
+        true => copies(held, letters, bytes_max).await?,
         false => Copies { records: BTreeMap::new(), last: letters.last },
     };
-    let bytes_max = topic_settings.message_bytes_max;
     let (records, last) = batch(broker, held, &source, letters, &copied, bytes_max);
     produce(broker, &image, name, held.key.partition, records).await?;
     Ok(last)
@@ -210,44 +255,79 @@ async fn create(broker: &Arc<Broker>, name: &Str) -> Failure {
         let Some(address) = broker.metadata.quorum().peers().address_of(controller) else {
             return Failure::NotYet("there is no controller".to_owned());
         };
-        match broker.peers.ask(controller, &address, request, ANSWER_MAX).await {
+        match broker.dead_letter_peers.ask(controller, &address, request, ANSWER_MAX).await {
             Ok(answer) => answer.topics.first().map(|topic| topic.error_code).filter(|error| !error.is_ok()),
             Err(error) => return Failure::NotYet(format!("the controller does not answer: {error}")),
         }
     };
     match refused {
-        None => Failure::NotYet(format!("topic {name} has just been created")),
+        None => Failure::Created(name.clone()),
         Some(error) => Failure::NotYet(format!("topic {name} cannot be created: {error:?}")),
     }
 }
 
 /// Records of the source, as far as they were read, and up to where that is.
 struct Copies {
-    records: BTreeMap<Offset, Record>,
+    records: BTreeMap<Offset, Copied>,
     last: Offset,
 }
 
-/// The records themselves, as far as they are still there; what is read at a time goes out before more is.
-async fn copies(held: &Held, letters: DeadLetters) -> Result<Copies, Failure> {
+struct Copied {
+    key: Option<Bytes>,
+    value: Option<Bytes>,
+}
+
+impl Copied {
+    /// By itself: the batch that it lay in, unpacked, can go.
+    fn new(record: &Record) -> Self {
+        let own = |bytes: &Option<Bytes>| bytes.as_deref().map(Bytes::copy_from_slice);
+        Copied { key: own(&record.key), value: own(&record.value) }
+    }
+
+    fn len(&self) -> usize {
+        [&self.key, &self.value].into_iter().flatten().map(Bytes::len).sum()
+    }
+}
+
+/// The records themselves, as far as they are still there; what is read at a time goes out before more is. One at least, and no
+/// more than a batch of so many bytes takes.
+async fn copies(held: &Held, letters: DeadLetters, bytes_max: usize) -> Result<Copies, Failure> {
     let partition = Arc::clone(&held.partition);
     let upper = partition.high_watermark();
     let read = blocking::run(move || {
         let mut records = BTreeMap::new();
+        let mut size = 0;
         let mut from = letters.first.max(partition.log.log_start());
-        while records.is_empty() && from <= letters.last && from < upper {
+        'reading: while records.is_empty() && from <= letters.last && from < upper {
             let limits = ReadLimits { bytes_max: READ_BYTES_MAX, upper, minimum_one: true };
             let slice = partition.read(from, limits).map_err(|error| error.to_string())?;
             let bytes = slice.read().map_err(|error| error.to_string())?;
             let before = from;
             for batch in Batches::new(bytes).map_while(Result::ok) {
+                if from > letters.last {
+                    break;
+                }
                 from = batch.header().last_offset().plus(1);
                 if batch.header().attributes().is_control() {
                     continue;
                 }
                 for record in batch.records(UNPACKED_BYTES_MAX) {
-                    let record = record.map_err(|error| error.to_string())?;
+                    let record = match record {
+                        Ok(record) => record,
+                        Err(error) => {
+                            // What is missed goes without its key and value.
+                            tracing::warn!(%error, last = %from.plus(-1), "a batch cannot be copied to dead letters");
+                            break;
+                        }
+                    };
                     if record.offset >= letters.first && record.offset <= letters.last {
-                        records.insert(record.offset, record);
+                        let copied = Copied::new(&record);
+                        size += copied.len();
+                        if size > bytes_max && !records.is_empty() {
+                            from = record.offset;
+                            break 'reading;
+                        }
+                        records.insert(record.offset, copied);
                     }
                 }
             }
@@ -258,10 +338,10 @@ async fn copies(held: &Held, letters: DeadLetters) -> Result<Copies, Failure> {
         let last = if records.is_empty() { letters.last } else { letters.last.min(from.plus(-1)) };
         Ok::<_, String>(Copies { records, last })
     });
-    read.await.map_err(|error| Failure::NotYet(format!("the records cannot be read: {error}")))
+    read.await.map_err(Failure::Unreadable)
 }
 
-/// As many dead letters as fit, one at least; and up to which record.
+/// As many dead letters as fit, one at least; and up to which record. One that is too large by itself goes without key and value.
 fn batch(
     broker: &Broker,
     held: &Held,
@@ -275,17 +355,20 @@ fn batch(
     let mut size = BATCH_OVERHEAD;
     while offset <= letters.last.min(copies.last) {
         let copy = copies.records.get(&offset);
-        let key = copy.and_then(|copy| copy.key.as_deref());
-        let value = copy.and_then(|copy| copy.value.as_deref());
+        let mut key = copy.and_then(|copy| copy.key.as_deref());
+        let mut value = copy.and_then(|copy| copy.value.as_deref());
         let headers = headers(held, source, letters, offset);
         let of_headers =
             headers.iter().map(|header| header.key.len() + header.value.as_ref().map_or(0, Bytes::len) + 8);
-        size += RECORD_OVERHEAD
-            + of_headers.sum::<usize>()
-            + key.map_or(0, <[u8]>::len)
-            + value.map_or(0, <[u8]>::len);
-        if size > bytes_max && !batch.is_empty() {
+        size += RECORD_OVERHEAD + of_headers.sum::<usize>();
+        let with_copy = size + key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
+        if with_copy > bytes_max && !batch.is_empty() {
             break;
+        }
+        if with_copy > bytes_max {
+            (key, value) = (None, None);
+        } else {
+            size = with_copy;
         }
         batch.append(broker.clock.now(), key, value, &headers);
         offset = offset.plus(1);
@@ -333,7 +416,7 @@ async fn produce(
         let address = broker.metadata.quorum().peers().address_of(leader);
         let address = address.ok_or_else(|| Failure::NotYet(format!("broker {leader} is not known")))?;
         // Its answer, and the way there and back.
-        match broker.peers.ask(leader, &address, request, ANSWER_MAX + PAUSE).await {
+        match broker.dead_letter_peers.ask(leader, &address, request, ANSWER_MAX + PAUSE).await {
             Ok(answer) => {
                 let mut parts = answer.responses.iter().flat_map(|topic| &topic.partition_responses);
                 parts.next().map_or(ErrorCode::UNKNOWN_SERVER_ERROR, |part| part.error_code)
@@ -348,11 +431,10 @@ async fn produce(
     let told = format!("{name}-{index} does not take dead letters: {error:?}");
     match error {
         ErrorCode::NONE => Ok(()),
-        ErrorCode::MESSAGE_TOO_LARGE
-        | ErrorCode::RECORD_LIST_TOO_LARGE
-        | ErrorCode::INVALID_RECORD
-        | ErrorCode::INVALID_TIMESTAMP
-        | ErrorCode::TOPIC_AUTHORIZATION_FAILED => Err(Failure::Refused(told)),
+        ErrorCode::MESSAGE_TOO_LARGE | ErrorCode::RECORD_LIST_TOO_LARGE => Err(Failure::TooLarge(told)),
+        ErrorCode::INVALID_RECORD | ErrorCode::INVALID_TIMESTAMP | ErrorCode::TOPIC_AUTHORIZATION_FAILED => {
+            Err(Failure::Refused(told))
+        }
         _ => Err(Failure::NotYet(told)),
     }
 }

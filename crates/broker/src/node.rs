@@ -34,6 +34,7 @@ use crate::fetch_session::FetchSessions;
 use crate::flush::Flusher;
 use crate::group_lag::GroupLags;
 use crate::groups::GroupCoordinator;
+use crate::handler::share_group::ShareDeletions;
 use crate::inbound::InboundBudget;
 use crate::inspect::Inspector;
 use crate::isr::{self, InSync};
@@ -240,9 +241,10 @@ impl Node {
             share_states,
             share_partitions: SharePartitions::default(),
             share_sessions: ShareSessions::new(settings.broker().share.sessions_max),
-            share_deletions: tokio::sync::RwLock::default(),
+            share_deletions: ShareDeletions::default(),
             group_lags: GroupLags::default(),
             peers: PeerLinks::new(&reach),
+            dead_letter_peers: PeerLinks::new(&reach),
             producer_ids: ProducerIds::default(),
             metrics,
             epoch: AtomicI64::new(-1),

@@ -67,6 +67,8 @@ struct Inner {
     is_writing: bool,
     /// Whether somebody takes what is given up to the dead-letter queue.
     is_burying: bool,
+    /// Whether all attempts at the last dead letters were in vain.
+    is_burying_in_vain: bool,
 }
 
 impl Held {
@@ -183,6 +185,20 @@ impl Held {
         next
     }
 
+    /// Nobody takes anything to the dead-letter queue any more.
+    pub(crate) fn stop_burying(&self) {
+        self.inner.lock().is_burying = false;
+    }
+
+    /// Whether dead letters could not be written of late, for all attempts.
+    pub(crate) fn is_burying_in_vain(&self) -> bool {
+        self.inner.lock().is_burying_in_vain
+    }
+
+    pub(crate) fn set_burying_in_vain(&self, is_in_vain: bool) {
+        self.inner.lock().is_burying_in_vain = is_in_vain;
+    }
+
     /// It is given up: what was not written has not happened.
     fn fail(&self, broker: &Broker, failure: Failure) {
         broker.share_partitions.remove(self);
@@ -193,10 +209,14 @@ impl Held {
         self.waiting.fail(ErrorCode::NOT_LEADER_OR_FOLLOWER);
     }
 
-    /// It is let go of, unless there is something to write: whoever wants it next loads it.
+    /// It is let go of if its group has no member here, and there is nothing to write, nor with a member: whoever wants it next
+    /// loads it.
     pub(crate) fn retire(&self, broker: &Broker) {
         let mut inner = self.inner.lock();
-        if !inner.is_writing && !inner.is_burying && inner.machine.take().is_some() {
+        let is_idle = inner.machine.as_ref().is_some_and(|machine| machine.acquired() == 0);
+        let is_busy = inner.is_writing || inner.is_burying;
+        if is_idle && !is_busy && !broker.share_sessions.has_group(&self.key.group) {
+            inner.machine = None;
             broker.share_partitions.remove(self);
         }
     }
@@ -236,9 +256,7 @@ async fn write_on(held: Arc<Held>, broker: Arc<Broker>) {
             held.waiting.wake_fetches();
         }
     }
-    if !broker.share_sessions.has_group(&held.key.group) {
-        held.retire(&broker);
-    }
+    held.retire(&broker);
 }
 
 /// Asks the share coordinator again while it is not there.
@@ -358,6 +376,7 @@ impl Broker {
                             changes: 0,
                             is_writing: false,
                             is_burying: false,
+                            is_burying_in_vain: false,
                         }),
                         phase: watch::Sender::new(Phase::Loading),
                         waiting: Waiting::default(),
@@ -431,6 +450,9 @@ async fn load(held: Arc<Held>, broker: Arc<Broker>, settings: ShareGroupSettings
         held.phase.send_replace(Phase::Written(0));
         held.waiting.wake_fetches();
     }
+    drop(inner);
+    // Whoever wanted it may be gone by now.
+    held.retire(&broker);
 }
 
 async fn first_offset(

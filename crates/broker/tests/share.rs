@@ -255,8 +255,8 @@ fn a_fetch_waits_for_records_and_for_those_that_come_back() {
     assert_eq!(given, [(0, 0, 1)]);
     let given = meanwhile(&mut two, || assert_eq!(one.says(&[(0, 0, &[2])]), ErrorCode::NONE));
     assert_eq!(given, [(0, 0, 2)]);
-    // A member that is gone leaves what it has to others.
-    assert_eq!(meanwhile(&mut one, || drop(two)), [(0, 0, 3)]);
+    // A member that is gone leaves what it has to others, as if it had not had it.
+    assert_eq!(meanwhile(&mut one, || drop(two)), [(0, 0, 2)]);
 }
 
 /// What a member gets that waits for a record while something happens.
@@ -556,7 +556,15 @@ fn a_group_joins_reads_is_moved_and_deleted() {
     assert_eq!(client.ask(describe()).groups[0].error_code, ErrorCode::GROUP_ID_NOT_FOUND);
     assert_eq!(beat(&mut client, "one", 3, None).error_code, ErrorCode::GROUP_ID_NOT_FOUND);
 
-    // One that is not there comes into being.
+    // One that is not there comes into being, if it is to be anywhere.
+    let mut nowhere = alter(2);
+    nowhere.topics[0].topic_name = "nothing".into();
+    let answer = client.ask(nowhere);
+    assert_eq!(
+        (answer.error_code, answer.responses[0].partitions[0].error_code),
+        (ErrorCode::NONE, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+    );
+    assert_eq!(offsets(&mut client), Err(ErrorCode::GROUP_ID_NOT_FOUND));
     assert_eq!(client.ask(alter(2)).error_code, ErrorCode::NONE);
     assert_eq!(offsets(&mut client).map(|offsets| offsets[0]), Ok((2, 2)));
 }
@@ -602,14 +610,17 @@ fn a_deletion_that_fails_half_way_is_finished_by_whoever_reads_next() {
             "offsets.topic.num.partitions=1",
         ],
     );
-    let topic = CreatableTopic {
-        name: "jobs".into(),
+    let topic = |name: &'static str| CreatableTopic {
+        name: name.into(),
         num_partitions: 12,
         replication_factor: 3,
         ..Default::default()
     };
-    let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
-    assert_eq!(cluster.client(1).ask(request).topics[0].error_code, ErrorCode::NONE);
+    let topics = vec![topic("jobs"), topic("other")];
+    let request = CreateTopicsRequest { topics, timeout_ms: 10_000, ..Default::default() };
+    for created in cluster.client(1).ask(request).topics {
+        assert_eq!(created.error_code, ErrorCode::NONE);
+    }
     let topic = topic_id(&mut cluster.client(1), "jobs");
     let earliest = configure(&mut cluster.client(1), &[("share.auto.offset.reset", "earliest")]);
     assert_eq!(earliest, (ErrorCode::NONE, None));
@@ -669,6 +680,22 @@ fn a_deletion_that_fails_half_way_is_finished_by_whoever_reads_next() {
         forget(&cluster) == ErrorCode::COORDINATOR_NOT_AVAILABLE
             && offsets(&mut coordinator(&cluster)) == Ok(vec![])
     });
+
+    // What is left of one topic does not keep the group from another, as far as that can be had: it is moved there, and reads.
+    let partitions = (0..12)
+        .map(|partition_index| AlterShareGroupOffsetsRequestPartition { partition_index, start_offset: 0 });
+    let moved = coordinator(&cluster).ask(AlterShareGroupOffsetsRequest {
+        group_id: GROUP.into(),
+        topics: vec![AlterShareGroupOffsetsRequestTopic {
+            topic_name: "other".into(),
+            partitions: partitions.collect(),
+        }],
+    });
+    assert_eq!((moved.error_code, moved.error_message), (ErrorCode::NONE, None));
+    let has_moved = moved.responses[0].partitions.iter().filter(|told| told.error_code.is_ok());
+    assert!((1..12).contains(&has_moved.count()));
+    assert_eq!(beat(&mut coordinator(&cluster), "four", 0, Some(&["other"])).error_code, ErrorCode::NONE);
+    assert_eq!(beat(&mut coordinator(&cluster), "four", -1, None).member_epoch, -1);
 
     // The group is not given what is not there, and gets it again when it can be had.
     cluster.open(vec![3]);
@@ -730,6 +757,35 @@ fn a_partition_in_error_does_not_keep_a_fetch_from_waiting_for_the_others() {
     let began = now();
     assert_eq!(two.fetch(1, &[]).error_code, ErrorCode::UNKNOWN_TOPIC_ID);
     assert!(began.elapsed() >= Duration::from_millis(100));
+}
+
+#[test]
+fn what_nobody_reads_is_let_go_of() {
+    let broker =
+        TestBroker::start(&["admin.listener=127.0.0.1:0", "share.coordinator.state.topic.num.partitions=2"]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("jobs", 1);
+    assert_eq!(configure(&mut client, &[("share.auto.offset.reset", "earliest")]), (ErrorCode::NONE, None));
+    let topic = topic_id(&mut client, "jobs");
+    initialize(&mut client, topic, 0, -1);
+    client.append("jobs", 0, batch_of(2));
+    let is_let_go_of = || broker.metrics().contains("ottla_share_partitions 0\n");
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    assert_eq!(one.takes(1), [(0, 0, 1)]);
+    let mut two = Member::new("two", topic, TestClient::connect(&broker));
+    assert_eq!(two.takes(1), [(1, 1, 1)]);
+    drop(one);
+    assert_eq!(two.says(&[(1, 1, &[1])]), ErrorCode::NONE);
+    assert!(!is_let_go_of());
+    drop(two);
+    wait_until(is_let_go_of);
+    // Nor does it stay when whoever asked for it does not wait until it is loaded.
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    assert_eq!(one.ask(1, &[], 0).error_code, ErrorCode::NONE);
+    drop(one);
+    wait_until(is_let_go_of);
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    assert_eq!(one.takes(2), [(0, 0, 1)]);
 }
 
 /// Dead letters in a topic's first partition: of which offset, after how many deliveries, why, and the value.
@@ -873,6 +929,45 @@ fn a_dead_letter_topic_that_cannot_be_written_does_not_hold_up_the_group() {
     wait_until(|| summary(&mut client, topic) == (5, 0));
     assert_eq!(dead_letters(&mut client, "dlq.new"), [letter("4", "1", REJECTED, None)]);
     assert!(broker.metrics().contains("ottla_share_dead_letters_total 1\n"));
+}
+
+#[test]
+fn a_record_that_the_dead_letter_topic_does_not_take_takes_no_other_along() {
+    let (broker, topic) = broker();
+    let mut client = TestClient::connect(&broker);
+    let takes_letters = ("errors.deadletterqueue.group.enable", "true");
+    client.create_topic_with("dlq.small", 1, &[takes_letters, ("max.message.bytes", "2000")]);
+    client.create_topic_with("dlq.keyed", 1, &[takes_letters, ("cleanup.policy", "compact")]);
+    let copied = ("errors.deadletterqueue.copy.record.enable", "true");
+    let large = "x".repeat(5000);
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    let mut give_up = |client: &mut TestClient, first: i64, name, records: [(Option<&str>, &str); 3]| {
+        assert_eq!(
+            configure(client, &[copied, ("errors.deadletterqueue.topic.name", name)]),
+            (ErrorCode::NONE, None)
+        );
+        let mut batch = BatchBuilder::new(BatchOptions::default());
+        for (key, value) in records {
+            batch.append(SystemClock.now(), key.map(str::as_bytes), Some(value.as_bytes()), &[]);
+        }
+        client.append("jobs", 0, batch.build());
+        assert_eq!(one.takes(3), [(first, first + 2, 1)]);
+        assert_eq!(one.says(&[(first, first + 2, &[3])]), ErrorCode::NONE);
+        wait_until(|| summary(client, topic) == (first + 3, 0));
+    };
+    // One that is too large goes without its value.
+    give_up(&mut client, 0, "dlq.small", [(None, "a"), (None, &large), (None, "c")]);
+    let expected = [
+        letter("0", "1", REJECTED, Some("a")),
+        letter("1", "1", REJECTED, None),
+        letter("2", "1", REJECTED, Some("c")),
+    ];
+    assert_eq!(dead_letters(&mut client, "dlq.small"), expected);
+
+    // One without a key has no place in a compacted topic; those around it have.
+    give_up(&mut client, 3, "dlq.keyed", [(Some("k"), "a"), (None, "b"), (Some("l"), "c")]);
+    let expected = [letter("3", "1", REJECTED, Some("a")), letter("5", "1", REJECTED, Some("c"))];
+    assert_eq!(dead_letters(&mut client, "dlq.keyed"), expected);
 }
 
 #[test]

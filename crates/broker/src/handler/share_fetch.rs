@@ -261,8 +261,6 @@ fn readable(error: ErrorCode) -> ErrorCode {
         | ErrorCode::INCONSISTENT_TOPIC_ID
         | ErrorCode::FENCED_LEADER_EPOCH
         | ErrorCode::KAFKA_STORAGE_ERROR
-        | ErrorCode::CORRUPT_MESSAGE
-        | ErrorCode::INVALID_REQUEST
         | ErrorCode::UNKNOWN_SERVER_ERROR
         | ErrorCode::TOPIC_AUTHORIZATION_FAILED => error,
         _ => ErrorCode::NOT_LEADER_OR_FOLLOWER,

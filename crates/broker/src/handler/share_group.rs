@@ -3,11 +3,14 @@
 //! group is gone, and what is there stays.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use state::group::share::{Partitions, ShareGroupLimits, ShareHeartbeat, ShareHeartbeatAnswer, ShareRefusal};
 use state::share::state::SharePartitionKey;
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use wire::messages::share_group_describe::{
     DescribedGroup, ShareGroupDescribeRequest, ShareGroupDescribeResponse,
@@ -28,8 +31,29 @@ use crate::share_partitions::insist;
 const AT_A_TIME_MAX: usize = 64;
 /// How long a heartbeat waits for share state to be begun.
 const BEGIN_MAX: Duration = Duration::from_secs(3);
+/// Locks that the groups have between them.
+const LOCKS: u64 = 64;
 /// How long a deletion waits for share state that is being begun, or for another deletion.
 const DELETE_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Whoever deletes share state of a group is alone with it; many may begin some at a time. A few groups have a lock together.
+pub(crate) struct ShareDeletions {
+    locks: Vec<Arc<RwLock<()>>>,
+}
+
+impl Default for ShareDeletions {
+    fn default() -> Self {
+        ShareDeletions { locks: (0..LOCKS).map(|_| Arc::default()).collect() }
+    }
+}
+
+impl ShareDeletions {
+    pub(super) fn of(&self, group: &str) -> Arc<RwLock<()>> {
+        let mut hasher = DefaultHasher::new();
+        group.hash(&mut hasher);
+        Arc::clone(&self.locks[(hasher.finish() % LOCKS) as usize])
+    }
+}
 
 /// ShareGroupHeartbeat. A member that brings partitions along whose share state is not there waits until it is, or could not be
 /// begun: it is asked for again with the next heartbeat then. A deletion of share state that was broken off is finished first.
@@ -96,13 +120,19 @@ async fn initialized(
     let mut to_initialize = answer.to_initialize.clone();
     // While somebody else deletes share state, the next heartbeat is soon enough.
     if !answer.to_delete.is_empty() {
-        let Ok(_alone) = broker.share_deletions.try_write() else { return answer };
-        match delete_topics(broker, group, &answer.to_delete).await {
-            Ok(deleted) if deleted.failures.is_empty() => to_initialize = deleted.to_initialize,
-            Ok(_) | Err(_) => return answer,
+        let Ok(alone) = broker.share_deletions.of(group).try_write_owned() else { return answer };
+        let (broker, group, to_delete) = (Arc::clone(broker), group.clone(), answer.to_delete.clone());
+        let deleted = to_the_end(async move {
+            let _alone = alone;
+            delete_topics(&broker, &group, &to_delete).await
+        });
+        match deleted.await {
+            // A topic whose state cannot be deleted yet keeps nobody from the others.
+            Ok(deleted) => to_initialize = deleted.to_initialize,
+            Err(_) => return answer,
         }
     }
-    let Ok(_shared) = broker.share_deletions.try_read() else { return answer };
+    let Ok(_shared) = broker.share_deletions.of(group).try_read_owned() else { return answer };
     let begun = for_each(broker, group, &to_initialize, |broker, key| async move {
         // The first state of a share-partition: it has epoch 0, so that asking twice begins it once.
         let begin = || broker.initialize_share_state(&key, 0, None);
@@ -159,15 +189,24 @@ where
         let tasks: Vec<_> =
             some.iter().map(|key| tokio::spawn(todo(Arc::clone(broker), key.clone()))).collect();
         for task in tasks {
-            match task.await {
-                Ok(of_one) => done.push(of_one),
-                // The runtime is going down, and whoever waits here with it.
-                Err(error) if error.is_cancelled() => std::future::pending().await,
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
-            }
+            done.push(finished(task).await);
         }
     }
     done
+}
+
+/// Does something whole, whether or not the client waits for the answer.
+pub(super) async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    finished(tokio::spawn(work)).await
+}
+
+async fn finished<T>(task: JoinHandle<T>) -> T {
+    match task.await {
+        Ok(done) => done,
+        // The runtime is going down, and whoever waits here with it.
+        Err(error) if error.is_cancelled() => std::future::pending().await,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }
 
 /// ShareGroupDescribe.
@@ -204,10 +243,19 @@ pub(super) async fn delete(broker: &Arc<Broker>, group: &Str) -> Option<ErrorCod
         // The group's own kind says what an error means.
         Ok(false) | Err(_) => return None,
     }
-    let _alone = match alone(broker).await {
+    let alone = match alone(broker, group).await {
         Ok(alone) => alone,
         Err(failure) => return Some(failure.error),
     };
+    let (broker, group) = (Arc::clone(broker), group.clone());
+    to_the_end(async move {
+        let _alone = alone;
+        delete_alone(&broker, &group).await
+    })
+    .await
+}
+
+async fn delete_alone(broker: &Arc<Broker>, group: &Str) -> Option<ErrorCode> {
     let image = broker.metadata.image();
     let asked = broker.groups.ask(group, |groups, _now| match groups.share_to_delete(group, &image) {
         None => (Vec::new(), None),
@@ -261,24 +309,34 @@ async fn delete_state(broker: &Arc<Broker>, group: &Str, partitions: &Partitions
     failed.filter_map(|(topic, deleted)| deleted.err().map(|failure| (topic, failure))).collect()
 }
 
-/// Has a deletion that was broken off finished, and waits for one that is under way.
-pub(super) async fn finish_deleting(broker: &Arc<Broker>, group: &Str) -> Result<(), Failure> {
-    if deleting(broker, group).await?.is_empty() {
+/// Has a deletion of these topics' state that was broken off finished, and waits for one that is under way.
+pub(super) async fn finish_deleting(
+    broker: &Arc<Broker>,
+    group: &Str,
+    topics: BTreeSet<Uuid>,
+) -> Result<(), Failure> {
+    if deleting(broker, group, &topics).await?.is_empty() {
         return Ok(());
     }
-    let _alone = alone(broker).await?;
-    let deleted = delete_topics(broker, group, &deleting(broker, group).await?).await?;
-    deleted.failures.into_values().next().map_or(Ok(()), Err)
+    let alone = alone(broker, group).await?;
+    let (broker, group) = (Arc::clone(broker), group.clone());
+    let deleted = to_the_end(async move {
+        let _alone = alone;
+        delete_topics(&broker, &group, &deleting(&broker, &group, &topics).await?).await
+    });
+    deleted.await?.failures.into_values().next().map_or(Ok(()), Err)
 }
 
-async fn deleting(broker: &Broker, group: &Str) -> Result<Partitions, ErrorCode> {
+async fn deleting(broker: &Broker, group: &Str, topics: &BTreeSet<Uuid>) -> Result<Partitions, ErrorCode> {
     let image = broker.metadata.image();
-    broker.groups.ask(group, |groups, _now| (Vec::new(), groups.share_deleting(group, &image))).await
+    let deleting =
+        broker.groups.ask(group, |groups, _now| (Vec::new(), groups.share_deleting(group, &image))).await?;
+    Ok(deleting.into_iter().filter(|(topic, _)| topics.contains(topic)).collect())
 }
 
-/// Nobody begins or deletes share state meanwhile.
-pub(super) async fn alone(broker: &Broker) -> Result<tokio::sync::RwLockWriteGuard<'_, ()>, Failure> {
-    let alone = timeout(DELETE_WAIT_MAX, broker.share_deletions.write()).await;
+/// Nobody begins or deletes share state of the group meanwhile.
+pub(super) async fn alone(broker: &Broker, group: &Str) -> Result<OwnedRwLockWriteGuard<()>, Failure> {
+    let alone = timeout(DELETE_WAIT_MAX, broker.share_deletions.of(group).write_owned()).await;
     alone.map_err(|_| ErrorCode::COORDINATOR_NOT_AVAILABLE.into())
 }
 

@@ -22,7 +22,7 @@ use wire::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, Lis
 use wire::{ErrorCode, LeaderEpoch, Offset, PartitionId, Str, Uuid};
 
 use crate::broker::Broker;
-use crate::handler::share_group::{alone, delete_topics, finish_deleting, for_each};
+use crate::handler::share_group::{alone, delete_topics, finish_deleting, for_each, to_the_end};
 use crate::share_coordinator::Failure;
 
 /// "Nobody has settled it", and "not known".
@@ -172,8 +172,10 @@ async fn alter_group(
     request: AlterShareGroupOffsetsRequest,
 ) -> Result<Vec<AlterShareGroupOffsetsResponseTopic>, Failure> {
     let group = Str::copy_from(&request.group_id);
-    finish_deleting(broker, &group).await?;
-    let _shared = broker.share_deletions.read().await;
+    let image = broker.metadata.image();
+    let named = request.topics.iter().filter_map(|topic| image.topic(&topic.topic_name));
+    finish_deleting(broker, &group, named.map(|topic| topic.id).collect()).await?;
+    let _shared = broker.share_deletions.of(&group).read_owned().await;
     let image = broker.metadata.image();
     let mut wanted: BTreeMap<(Uuid, i32), Offset> = BTreeMap::new();
     let mut partitions = Partitions::new();
@@ -200,9 +202,13 @@ async fn alter_group(
     for ((topic, index), _) in begun.iter().filter(|(_, begun)| begun.is_ok()) {
         done.entry(*topic).or_default().insert(*index);
     }
-    let told =
-        broker.groups.ask(&group, |groups, now| groups.share_initialized(&group, None, &done, &image, now));
-    told.await??;
+    // Where nothing could be begun there need not be a group.
+    if !done.is_empty() {
+        let told = broker
+            .groups
+            .ask(&group, |groups, now| groups.share_initialized(&group, None, &done, &image, now));
+        told.await??;
+    }
     let topics = request.topics.into_iter().map(|topic| {
         let topic_id = image.topic(&topic.topic_name).map_or(Uuid::ZERO, |topic| topic.id);
         let partitions = topic.partitions.iter().map(|asked| {
@@ -254,11 +260,16 @@ async fn delete_offsets(
     });
     let topics: Vec<(Str, Option<Uuid>)> = topics.collect();
     let ids: BTreeSet<Uuid> = topics.iter().filter_map(|(_, id)| *id).collect();
-    let _alone = alone(broker).await?;
-    let asked =
-        broker.groups.ask(&group, |groups, _now| groups.share_offsets_to_delete(&group, &ids, &image));
-    let partitions = asked.await??;
-    let failures = delete_topics(broker, &group, &partitions).await?.failures;
+    let alone = alone(broker, &group).await?;
+    let broker = Arc::clone(broker);
+    let deleted = to_the_end(async move {
+        let _alone = alone;
+        let asked =
+            broker.groups.ask(&group, |groups, _now| groups.share_offsets_to_delete(&group, &ids, &image));
+        let partitions = asked.await??;
+        delete_topics(&broker, &group, &partitions).await
+    });
+    let failures = deleted.await?.failures;
     let responses = topics.into_iter().map(|(topic_name, id)| {
         let failure = match id {
             None => Some(Failure::from(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)),

@@ -481,9 +481,13 @@ impl SharePartition {
         self.advance();
     }
 
-    /// A member is gone: what it has is for others. Says whether it had anything.
+    /// A member is gone: what it has is for others, as if it had not been delivered, as in Kafka: perhaps nobody has seen it. Says
+    /// whether the member had anything.
     pub fn release(&mut self, member: &str) -> bool {
-        self.release_where(|_, holder| **holder == *member)
+        self.release_where(
+            |_, holder| **holder == *member,
+            |_, count| Known::Available { count: count.saturating_sub(1) },
+        )
     }
 
     /// Nothing ends before, in ticks.
@@ -496,7 +500,7 @@ impl SharePartition {
         if self.deadline.is_none_or(|deadline| deadline > now) {
             return false;
         }
-        let has_ended = self.release_where(|until, _| until <= now);
+        let has_ended = self.release_where(|until, _| until <= now, Self::released);
         let locks = self.known.iter().filter_map(|run| match run.value {
             Known::Acquired { until, .. } => Some(*until),
             _ => None,
@@ -505,7 +509,11 @@ impl SharePartition {
         has_ended
     }
 
-    fn release_where(&mut self, ends: impl Fn(Millis, &Str) -> bool) -> bool {
+    fn release_where(
+        &mut self,
+        ends: impl Fn(Millis, &Str) -> bool,
+        becomes: impl Fn(&Self, i16) -> Known,
+    ) -> bool {
         let ended: Vec<_> = self
             .known
             .iter()
@@ -517,7 +525,7 @@ impl SharePartition {
             })
             .collect();
         for (first, last, count) in &ended {
-            self.learn(*first, *last, self.released(*count));
+            self.learn(*first, *last, becomes(self, *count));
             self.unsaved.set(*first, *last, ());
         }
         self.advance();

@@ -262,13 +262,13 @@ impl World {
             }
             Step::Release { member } => {
                 self.partition.release(MEMBERS[member]);
-                self.end_locks(|holder, _| holder == member);
+                self.end_locks(|holder, _| holder == member, |count| Model::Available(count - 1));
             }
             Step::Wait(ms) => {
                 self.now += ms;
                 self.partition.tick(Millis(self.now));
                 let now = self.now;
-                self.end_locks(|_, until| until <= now);
+                self.end_locks(|_, until| until <= now, World::released);
             }
             Step::LogStart(to) => {
                 self.partition.log_start_moved(Offset(to));
@@ -322,12 +322,12 @@ impl World {
         self.check();
     }
 
-    fn end_locks(&mut self, ends: impl Fn(usize, i64) -> bool) {
+    fn end_locks(&mut self, ends: impl Fn(usize, i64) -> bool, becomes: impl Fn(i16) -> Model) {
         for model in self.model.values_mut() {
             if let Model::With(count, holder, until) = *model
                 && ends(holder, until)
             {
-                *model = World::released(count);
+                *model = becomes(count);
             }
         }
         self.advance();

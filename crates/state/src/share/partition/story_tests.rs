@@ -306,7 +306,7 @@ fn a_member_that_leaves_gives_back_and_a_log_that_is_cut_takes_away() {
               gets 3-5, delivery 1
                 0..6  0-2 a/1 until 30  3-5 b/1 until 30
             gone a
-                0..6  0-2 available/1  3-5 b/1 until 30
+                0..6  0-2 available/0  3-5 b/1 until 30
             log-start 4
                 4..6  4-5 b/1 until 30
             says b 3-5:1
@@ -387,6 +387,45 @@ fn one_slow_record_holds_up_the_others_when_as_many_lie_behind_it_as_may_be_in_f
 }
 
 #[test]
+fn what_a_member_has_when_it_is_gone_was_not_delivered() {
+    check(
+        "fetch-exactly a 1
+         gone a
+         fetch-exactly a 1
+         wait 30
+         fetch-exactly b 1
+         gone b
+         save
+         leader 1
+         fetch-exactly b 1",
+        expect![[r#"
+            fetch-exactly a 1
+              gets 0-0, delivery 1
+                0..1  0-0 a/1 until 30
+            gone a
+                0..1  0-0 available/0
+            fetch-exactly a 1
+              gets 0-0, delivery 1
+                0..1  0-0 a/1 until 30
+            wait 30
+                0..1  0-0 available/1
+            fetch-exactly b 1
+              gets 0-0, delivery 2
+                0..1  0-0 b/2 until 60
+            gone b
+                0..1  0-0 available/1
+            save
+                0..1  0-0 available/1
+            leader 1
+                0..1  0-0 available/1
+            fetch-exactly b 1
+              gets 0-0, delivery 2
+                0..1  0-0 b/2 until 60
+        "#]],
+    );
+}
+
+#[test]
 fn what_is_given_up_is_not_done_with_before_it_is_in_the_dead_letter_queue() {
     check(
         "dead-letters
@@ -398,7 +437,7 @@ fn what_is_given_up_is_not_done_with_before_it_is_in_the_dead_letter_queue() {
          leader 1
          wait 30
          fetch a 1
-         gone a
+         wait 30
          save
          leader 1
          buried
@@ -431,7 +470,7 @@ fn what_is_given_up_is_not_done_with_before_it_is_in_the_dead_letter_queue() {
               gets 1-1, delivery 2
               gets 4-4, delivery 2
                 0..5  0-0 archiving/1 Rejected  1-1 a/2 until 60  2-2 acknowledged  3-3 archived  4-4 a/2 until 60
-            gone a
+            wait 30
                 0..5  0-0 archiving/1 Rejected  1-1 archiving/2 DeliveryLimit  2-2 acknowledged  3-3 archived  4-4 archiving/2 DeliveryLimit
             save
                 0..5  0-0 archiving/1 Rejected  1-1 archiving/2 DeliveryLimit  2-2 acknowledged  3-3 archived  4-4 archiving/2 DeliveryLimit
