@@ -45,7 +45,7 @@ struct Unopened {
     partition: TopicPartition,
     /// Whether what was flushed is not what it was.
     is_damaged: bool,
-    /// Whether it may lie in a data directory that cannot be read: it is not tried again before the next start.
+    /// Whether it may lie in a data directory that cannot be read, or lies in two: it is not tried again before the next start.
     is_out_of_reach: bool,
 }
 
@@ -291,7 +291,10 @@ async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uu
                 }
                 Err((error, cause)) => {
                     let is_damaged = matches!(cause, Some(StorageError::Damaged { .. }));
-                    let is_out_of_reach = matches!(cause, Some(StorageError::DirOffline { .. }));
+                    let is_out_of_reach = matches!(
+                        cause,
+                        Some(StorageError::DirOffline { .. } | StorageError::Undecided { .. })
+                    );
                     tracing::error!(
                         %partition, %error,
                         "the partition is not served here: restore its directory from a copy, or move its replica away"
