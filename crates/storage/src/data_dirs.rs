@@ -328,18 +328,16 @@ impl DataDirs {
     }
 
     /// Those of them that were in a directory which is not new, and whose topic is known, without those of which nobody knows
-    /// whether their records are the newest.
-    pub fn held(&self) -> impl Iterator<Item = &FoundLog> {
-        let is_new = |at: usize| self.places[at].dir.as_ref().is_none_or(|dir| dir.is_new());
+    /// whether their records are the newest. Each with its directory's id.
+    pub fn held(&self) -> impl Iterator<Item = (Uuid, &FoundLog)> {
         let is_undecided = |log: &FoundLog| {
             !self.undecided.is_empty()
                 && self.undecided.contains_key(&(log.topic_partition.clone(), log.topic_id))
         };
-        let held = self
-            .found
-            .iter()
-            .filter(move |(at, log)| !is_new(*at) && !log.topic_id.is_zero() && !is_undecided(log));
-        held.map(|(_, log)| log)
+        self.found.iter().filter_map(move |(at, log)| {
+            let dir = self.places[*at].dir.as_ref().filter(|dir| !dir.is_new())?;
+            (!log.topic_id.is_zero() && !is_undecided(log)).then(|| (dir.directory_id(), log))
+        })
     }
 
     /// Whether there are directories that could not be read at the start.

@@ -348,7 +348,7 @@ fn a_directory_that_dies_takes_only_its_partitions_along() {
     let dirs = open(&disk, &["/a", "/b", "/c"]);
     assert_eq!((dirs.offline_count(), open_log(&dirs, 4).log_end()), (0, Offset(5)));
     assert!(refusal(&dirs, 1).contains("neither directory says"));
-    assert!(dirs.held().all(|log| log.topic_partition != partition(1)), "nobody vouches for it");
+    assert!(dirs.held().all(|(_, log)| log.topic_partition != partition(1)), "nobody vouches for it");
     assert_eq!(holders(&disk, &["/a", "/b", "/c"], "orders-1").len(), 2);
 }
 
