@@ -134,7 +134,7 @@ pub(crate) async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
 
 /// Sets aside what is on disk and in no topic. The image must be as new as the cluster's: a topic that an old one does not
 /// know may well be there. Blocks.
-pub(crate) fn set_aside_strays(broker: &Broker) -> Result<(), StorageError> {
+pub(crate) fn set_aside_strays(broker: &Broker) {
     let image = broker.metadata.image();
     for (at, log) in broker.data_dirs.found() {
         let partition = &log.topic_partition;
@@ -147,10 +147,12 @@ pub(crate) fn set_aside_strays(broker: &Broker) -> Result<(), StorageError> {
             });
         if !is_known {
             tracing::warn!(%partition, "a log of no topic is set aside");
-            broker.data_dirs.set_aside_stray(partition, Some(*at))?;
+            if let Err(error) = broker.data_dirs.set_aside_stray(partition, Some(*at)) {
+                // It is not served, and the next start tries again.
+                tracing::error!(%partition, %error, "a log of no topic could not be set aside");
+            }
         }
     }
-    Ok(())
 }
 
 /// Carries out what has changed since the last time.

@@ -232,7 +232,8 @@ impl DataDir {
     /// Takes a partition out of service that the metadata does not know, and keeps its files under a name
     /// that ends in `-stray`.
     pub fn set_aside_stray(&self, partition: &TopicPartition) -> Result<(), StorageError> {
-        self.move_aside(partition, layout::stray_dir).map(|_| ())
+        let aside = self.move_aside(partition, layout::stray_dir);
+        aside.inspect_err(|_| self.checkpoints.suspect()).map(|_| ())
     }
 
     fn move_aside(
