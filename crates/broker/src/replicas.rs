@@ -293,10 +293,15 @@ async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uu
                 }
                 Err((error, cause)) => {
                     let is_damaged = matches!(cause, Some(StorageError::Damaged { .. }));
-                    let is_out_of_reach = matches!(
-                        cause,
-                        Some(StorageError::DirOffline { .. } | StorageError::Undecided { .. })
-                    );
+                    // Whatever kept it from being looked for: a later try would make it anew.
+                    let may_be_unread = arrival == Arrival::AtStart
+                        && opener.data_dirs.has_unread()
+                        && opener.data_dirs.place_of(partition).is_none();
+                    let is_out_of_reach = may_be_unread
+                        || matches!(
+                            cause,
+                            Some(StorageError::DirOffline { .. } | StorageError::Undecided { .. })
+                        );
                     tracing::error!(
                         %partition, %error,
                         "the partition is not served here: restore its directory from a copy, or move its replica away"
