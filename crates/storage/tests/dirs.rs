@@ -516,3 +516,25 @@ fn a_directory_whose_marks_cannot_be_read_is_offline_alone() {
         assert!(matches!(error, Err(StorageError::DirOffline { .. })), "{error:?}");
     }
 }
+
+#[test]
+fn what_a_failed_move_has_left_does_not_block_the_next_one() {
+    let disk = FaultDisk::new();
+    let dirs = open(&disk, &["/a", "/b"]);
+    let log = open_log(&dirs, 0);
+    fill(&log, 10);
+    for (to, dir) in [(1, "/b"), (0, "/a"), (1, "/b")] {
+        let left = Path::new(dir).join("orders-0");
+        disk.create_dir(&left).unwrap();
+        storage::replace_file(&disk, &left.join("something"), b"x").unwrap();
+        let moving = begin(&dirs, &log, to);
+        assert!(finish(&dirs, &moving));
+        assert_eq!(log.path(), left);
+    }
+    let strays = |dir| names(&disk, dir).iter().filter(|name| name.ends_with("-stray")).count();
+    assert_eq!((strays("/a"), strays("/b")), (1, 2), "each is kept");
+    drop((log, dirs));
+    disk.crash(&mut |_: u64| 0);
+    let dirs = open(&disk, &["/a", "/b"]);
+    assert_eq!((open_log(&dirs, 0).log_end(), dirs.found().len()), (Offset(10), 1));
+}
