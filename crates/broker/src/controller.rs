@@ -283,6 +283,13 @@ fn command(request: &RegisterBrokerRequest, id: BrokerId) -> RegisterBroker {
         min: feature.min_supported_version,
         max: feature.max_supported_version,
     });
+    let mut held = BTreeMap::new();
+    for dir in &request.held {
+        for topic in &dir.topics {
+            let keys = topic.partitions.iter().map(|index| (topic.topic_id, PartitionId(*index)));
+            held.extend(keys.map(|key| (key, dir.directory_id)));
+        }
+    }
     RegisterBroker {
         id,
         incarnation_id: request.incarnation_id,
@@ -291,11 +298,7 @@ fn command(request: &RegisterBrokerRequest, id: BrokerId) -> RegisterBroker {
         rack: request.rack.as_deref().map(Str::copy_from),
         log_dirs: request.log_dirs.clone(),
         has_offline_dirs: request.has_offline_dirs,
-        held: request
-            .held
-            .iter()
-            .flat_map(|topic| topic.partitions.iter().map(move |index| (topic.topic_id, PartitionId(*index))))
-            .collect(),
+        held,
         fenced: true,
         previous_epoch: request.previous_broker_epoch,
     }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use wire::messages::add_raft_voter::AddRaftVoterRequest;
 use wire::messages::broker_heartbeat::{BrokerHeartbeatRequest, OutOfService, PartitionOutOfService};
 use wire::messages::register_broker::{
-    HeldTopic, Listener as RegisteredListener, RegisterBrokerRequest, RegisterBrokerResponse,
+    HeldDirectory, HeldTopic, Listener as RegisteredListener, RegisterBrokerRequest, RegisterBrokerResponse,
 };
 use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Str, Uuid};
 
@@ -70,13 +70,19 @@ impl Registration {
     }
 }
 
-/// The partitions that were found when the broker started, by topic.
-fn held(broker: &Broker) -> Vec<HeldTopic> {
-    let mut topics: BTreeMap<Uuid, Vec<i32>> = BTreeMap::new();
-    for log in broker.data_dirs.held() {
+/// The partitions that were found when the broker started, by directory and topic.
+fn held(broker: &Broker) -> Vec<HeldDirectory> {
+    let mut dirs: BTreeMap<Uuid, BTreeMap<Uuid, Vec<i32>>> = BTreeMap::new();
+    for (dir, log) in broker.data_dirs.held() {
+        let topics = dirs.entry(dir).or_default();
         topics.entry(log.topic_id).or_default().push(log.topic_partition.partition.0);
     }
-    topics.into_iter().map(|(topic_id, partitions)| HeldTopic { topic_id, partitions }).collect()
+    let of_topic = |(topic_id, partitions)| HeldTopic { topic_id, partitions };
+    let of_dir = |(directory_id, topics): (_, BTreeMap<_, _>)| HeldDirectory {
+        directory_id,
+        topics: topics.into_iter().map(of_topic).collect(),
+    };
+    dirs.into_iter().map(of_dir).collect()
 }
 
 /// Registers, and waits until the metadata has come as far as the registration. Says whether the node may ask for a vote that it

@@ -408,7 +408,7 @@ async fn join(broker: &Arc<Broker>, registration: &Registration) -> Result<bool,
     let may_have_vote_back = lifecycle::join(broker, registration).await?;
     broker.apply_dynamic_settings();
     let cleaner = Arc::clone(broker);
-    blocking::run(move || replicas::set_aside_strays(&cleaner)).await?;
+    blocking::run(move || replicas::set_aside_strays(&cleaner)).await;
     replicas::reconcile(broker).await;
     let mover = Arc::clone(broker);
     blocking::run(move || moves::resume(&mover)).await;

@@ -45,7 +45,7 @@ struct Unopened {
     partition: TopicPartition,
     /// Whether what was flushed is not what it was.
     is_damaged: bool,
-    /// Whether it may lie in a data directory that cannot be read: it is not tried again before the next start.
+    /// Whether it may lie in a data directory that cannot be read, or lies in two: it is not tried again before the next start.
     is_out_of_reach: bool,
 }
 
@@ -134,7 +134,7 @@ pub(crate) async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
 
 /// Sets aside what is on disk and in no topic. The image must be as new as the cluster's: a topic that an old one does not
 /// know may well be there. Blocks.
-pub(crate) fn set_aside_strays(broker: &Broker) -> Result<(), StorageError> {
+pub(crate) fn set_aside_strays(broker: &Broker) {
     let image = broker.metadata.image();
     for (at, log) in broker.data_dirs.found() {
         let partition = &log.topic_partition;
@@ -147,10 +147,12 @@ pub(crate) fn set_aside_strays(broker: &Broker) -> Result<(), StorageError> {
             });
         if !is_known {
             tracing::warn!(%partition, "a log of no topic is set aside");
-            broker.data_dirs.set_aside_stray(partition, Some(*at))?;
+            if let Err(error) = broker.data_dirs.set_aside_stray(partition, Some(*at)) {
+                // It is not served, and the next start tries again.
+                tracing::error!(%partition, %error, "a log of no topic could not be set aside");
+            }
         }
     }
-    Ok(())
 }
 
 /// Carries out what has changed since the last time.
@@ -291,7 +293,15 @@ async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uu
                 }
                 Err((error, cause)) => {
                     let is_damaged = matches!(cause, Some(StorageError::Damaged { .. }));
-                    let is_out_of_reach = matches!(cause, Some(StorageError::DirOffline { .. }));
+                    // Whatever kept it from being looked for: a later try would make it anew.
+                    let may_be_unread = arrival == Arrival::AtStart
+                        && opener.data_dirs.has_unread()
+                        && opener.data_dirs.place_of(partition).is_none();
+                    let is_out_of_reach = may_be_unread
+                        || matches!(
+                            cause,
+                            Some(StorageError::DirOffline { .. } | StorageError::Undecided { .. })
+                        );
                     tracing::error!(
                         %partition, %error,
                         "the partition is not served here: restore its directory from a copy, or move its replica away"

@@ -24,6 +24,8 @@ use crate::{
     log::{self, Log, LogCheckpoint, Opening},
 };
 
+/// Directories of one partition that are set aside at a time.
+const STRAYS_MAX: usize = 10;
 const META_BYTES_MAX: u64 = 64 * 1024;
 /// Threads that checkpoint and close logs. They wait for fsync, and ext4 commits for all who wait at once
 /// (docs/decisions/003-flush-each-segment.md): the more wait, the fewer commits, each of which takes what the disk takes.
@@ -230,7 +232,8 @@ impl DataDir {
     /// Takes a partition out of service that the metadata does not know, and keeps its files under a name
     /// that ends in `-stray`.
     pub fn set_aside_stray(&self, partition: &TopicPartition) -> Result<(), StorageError> {
-        self.move_aside(partition, layout::stray_dir).map(|_| ())
+        let aside = self.move_aside(partition, layout::stray_dir);
+        aside.inspect_err(|_| self.checkpoints.suspect()).map(|_| ())
     }
 
     fn move_aside(
@@ -258,8 +261,8 @@ impl DataDir {
             Some(topic_id) => topic_id,
             None => log::read_topic_id(&*self.disk, &dir).map_err(StorageError::disk(&dir))?,
         };
-        let aside = name(&self.path, partition, topic_id);
-        remove_if_exists(&*self.disk, &aside).map_err(StorageError::disk(&aside))?;
+        let aside =
+            self.free_aside(name(&self.path, partition, topic_id)).map_err(StorageError::disk(&dir))?;
         match self.disk.rename(&dir, &aside) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -267,6 +270,24 @@ impl DataDir {
         }
         self.disk.sync_dir(&self.path).map_err(StorageError::disk(&self.path))?;
         Ok(Some(aside))
+    }
+
+    /// A name that is free: what was to be removed under it is, what is kept under it stays.
+    fn free_aside(&self, aside: PathBuf) -> io::Result<PathBuf> {
+        let name = aside.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some(kept) = name.strip_suffix(layout::STRAY_DIR_SUFFIX) else {
+            return remove_if_exists(&*self.disk, &aside).map(|()| aside);
+        };
+        let numbered = |at| aside.with_file_name(format!("{kept}.{at}{}", layout::STRAY_DIR_SUFFIX));
+        let others = (1..STRAYS_MAX).map(numbered);
+        for path in std::iter::once(aside.clone()).chain(others) {
+            match self.disk.list(&path) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::AlreadyExists, "too many directories are set aside, remove some"))
     }
 
     /// Flushes every log that changed and notes where each restart may begin. A log that is offline keeps
@@ -371,6 +392,58 @@ impl DataDir {
     }
 }
 
+/// What a partition's directory says of moves.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct MovesOf {
+    /// Which copy it is, where a move has made it.
+    pub(crate) copy_id: Option<Uuid>,
+    /// The last move from there to another data directory that came to its end.
+    pub(crate) moved: Option<Moved>,
+}
+
+/// How a move came to its end, as the directory says that the partition was to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moved {
+    /// Where the copy went.
+    pub(crate) directory: Uuid,
+    /// Which it is.
+    pub(crate) copy: Uuid,
+    /// Whether the move failed: the copy is wrong, if there is one. Otherwise it is right, if there is one.
+    pub(crate) stays: bool,
+}
+
+impl Moved {
+    /// A mark that cannot be read.
+    const UNKNOWN: Moved = Moved { directory: Uuid::ZERO, copy: Uuid::ZERO, stays: false };
+
+    fn parse(text: &str) -> Option<Moved> {
+        let mut words = text.split_whitespace();
+        let stays = match words.next()? {
+            "moved" => false,
+            "stays" => true,
+            _ => return None,
+        };
+        Some(Moved { stays, directory: words.next()?.parse().ok()?, copy: words.next()?.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Moved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = if self.stays { "stays" } else { "moved" };
+        write!(f, "{word} {} {}", self.directory, self.copy)
+    }
+}
+
+impl MovesOf {
+    /// Whether a directory is known to be right where another one holds the partition too.
+    pub(crate) fn beats(&self, other: &MovesOf) -> bool {
+        let says = |this: &MovesOf, that: &MovesOf, stays: bool| {
+            this.moved.is_some_and(|moved| moved.stays == stays && Some(moved.copy) == that.copy_id)
+        };
+        says(other, self, false) || says(self, other, true)
+    }
+}
+
 /// What a set of directories does with each of them (see `data_dirs.rs`).
 impl DataDir {
     /// The cluster that a directory belongs to, if it says so. Nothing is locked or changed.
@@ -411,17 +484,25 @@ impl DataDir {
         self.refused.lock().remove(partition);
     }
 
-    /// Since when the directory holds a partition rightly, in an order that all directories of a broker share.
-    pub(crate) fn current_since(&self, partition: &TopicPartition) -> io::Result<u64> {
-        let path = layout::partition_dir(&self.path, partition).join(layout::CURRENT_SINCE);
-        let content = read_small_if_exists(&*self.disk, &path, META_BYTES_MAX)?;
-        let text = content.as_deref().map(String::from_utf8_lossy);
-        Ok(text.and_then(|text| text.trim().parse().ok()).unwrap_or(0))
+    /// What a partition's directory says of moves.
+    pub(crate) fn moves_of(&self, partition: &TopicPartition) -> io::Result<MovesOf> {
+        let dir = layout::partition_dir(&self.path, partition);
+        let read = |name: &str| {
+            let content = read_small_if_exists(&*self.disk, &dir.join(name), META_BYTES_MAX)?;
+            Ok::<_, io::Error>(content.map(|content| String::from_utf8_lossy(&content).into_owned()))
+        };
+        let copy_id = read(layout::COPY_ID)?.and_then(|text| text.trim().parse().ok());
+        let moved = read(layout::MOVED)?.map(|text| Moved::parse(&text).unwrap_or(Moved::UNKNOWN));
+        Ok(MovesOf { copy_id: copy_id.filter(|id: &Uuid| !id.is_zero()), moved })
     }
 
-    /// Says so in a partition's directory, durably.
-    pub(crate) fn mark_current(&self, dir: &Path, since: u64) -> Result<(), StorageError> {
-        replace_file(&*self.disk, &dir.join(layout::CURRENT_SINCE), format!("{since}\n").as_bytes())
+    /// Says in a partition's directory what becomes of it, durably.
+    pub(crate) fn mark_moved(&self, partition: &TopicPartition, moved: Moved) -> Result<(), StorageError> {
+        self.write_mark(&layout::partition_dir(&self.path, partition), layout::MOVED, &moved.to_string())
+    }
+
+    fn write_mark(&self, dir: &Path, name: &str, text: &str) -> Result<(), StorageError> {
+        replace_file(&*self.disk, &dir.join(name), format!("{text}\n").as_bytes())
             .and_then(|()| self.disk.sync_dir(dir))
             .inspect_err(|_| self.checkpoints.suspect())
             .map_err(StorageError::disk(dir))
@@ -444,7 +525,7 @@ impl DataDir {
         Ok(found)
     }
 
-    /// Begins a copy of a partition that is in another directory.
+    /// Begins a copy of a partition that is in another directory. `id` is only this copy's.
     pub(crate) fn open_future(
         &self,
         log: &Log,
@@ -464,6 +545,7 @@ impl DataDir {
             now,
         };
         let copy = Log::open_at(opening, path.clone()).inspect_err(|_| self.checkpoints.suspect())?;
+        self.write_mark(&path, layout::COPY_ID, &id.to_string())?;
         Ok(Some((path, copy)))
     }
 
@@ -473,41 +555,32 @@ impl DataDir {
         remove_if_exists(&*self.disk, path)
     }
 
-    /// Says in a copy's directory that it is newer than what `from` has. Until it has the partition's name nobody looks there.
-    pub(crate) fn mark_future(
-        &self,
-        future: &Path,
-        partition: &TopicPartition,
-        from: &DataDir,
-    ) -> Result<u64, StorageError> {
-        let old = layout::partition_dir(&from.path, partition);
-        let since = from.current_since(partition).map_err(StorageError::disk(&old))? + 1;
-        self.mark_current(future, since)?;
-        Ok(since)
-    }
-
-    /// Gives a copy that is whole, durable and marked the partition's own name, and has it take the place of the log in `from`.
+    /// Gives a copy that is whole and durable the partition's own name, and has it take the place of the log in `from`.
     /// When this fails, `from` has the right one as before. Says where the copy is now, and the files of before.
     pub(crate) fn install_future(
         &self,
-        (future, since): (&Path, u64),
+        (future, copy): (&Path, Uuid),
         log: &Arc<Log>,
         from: &DataDir,
         (log_end, log_start): (Offset, Offset),
     ) -> Result<(PathBuf, Option<PathBuf>), StorageError> {
         let partition = log.topic_partition();
+        // What a move has left here that failed. Nobody uses it: the partition is in `from`.
+        self.rename_aside(partition, None, layout::stray_dir).inspect_err(|_| self.checkpoints.suspect())?;
         // From here on nobody takes the lines of its checkpoints for a partition's that is no more.
         self.logs.lock().insert(partition.clone(), log.clone());
         let path = layout::partition_dir(&self.path, partition);
+        let moved = Moved { directory: self.meta.directory_id, copy, stays: false };
         let installed = self.checkpoints.adopt(partition, log_end, log_start).and_then(|()| {
-            let renamed = self.disk.rename(future, &path).and_then(|()| self.disk.sync_dir(&self.path));
-            renamed.inspect_err(|_| self.checkpoints.suspect()).map_err(|error| {
-                // It may have the name all the same: the log that goes on has to be known as the newer one.
-                let old = layout::partition_dir(&from.path, partition);
-                if from.mark_current(&old, since + 1).is_err() {
+            // The old one says which copy is right before there is that copy, and takes it back before it goes on.
+            let renamed = from.mark_moved(partition, moved).and_then(|()| {
+                let renamed = self.disk.rename(future, &path).and_then(|()| self.disk.sync_dir(&self.path));
+                renamed.inspect_err(|_| self.checkpoints.suspect()).map_err(StorageError::disk(future))
+            });
+            renamed.inspect_err(|_| {
+                if from.mark_moved(partition, Moved { stays: true, ..moved }).is_err() {
                     log.fail_over();
                 }
-                StorageError::disk(future)(error)
             })
         });
         if let Err(error) = installed {
@@ -515,7 +588,7 @@ impl DataDir {
             return Err(error);
         }
         from.logs.lock().remove(partition);
-        // Where this fails the mark tells which of the two is right.
+        // Where this fails its mark tells which of the two is right.
         let aside = from.rename_aside(partition, Some(log.topic_id()), layout::deleted_dir);
         let aside = aside.inspect_err(|_| from.checkpoints.suspect()).ok().flatten();
         log.renamed_aside(aside.as_deref());

@@ -2,8 +2,9 @@
 //! have failed, and moves between them (KIP-112, KIP-113).
 //!
 //! Invariant: a partition is in one directory, and stays there until a copy in another one is its equal. Where a crash leaves
-//! it in two, a mark in the partition's directory says which is right; without it the broker does not start. A partition
-//! that may be in a directory which cannot be read is not made anew in another one.
+//! it in two, the one that was to move names the copy which takes its place, or that which did not; without such a mark
+//! neither is served. Nothing is removed that is not known to be the older one, and that is set aside. A partition that may be
+//! in a directory which cannot be read is not made anew in another one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +20,7 @@ use wire::{BrokerId, Millis, Offset, Str, TopicPartition, Uuid};
 
 use crate::{
     config::LogConfig,
-    data_dir::{DataDir, DataDirOptions, FoundLog},
+    data_dir::{DataDir, DataDirOptions, FoundLog, Moved, MovesOf},
     disk::Disk,
     error::{AppendError, DataDirError, StorageError},
     log::{Copied, Log},
@@ -58,6 +59,16 @@ pub struct DirState {
     pub is_offline: bool,
 }
 
+/// Where a partition was found.
+enum Decided {
+    /// In no directory that can be read.
+    Nowhere,
+    /// In this one.
+    Right(usize),
+    /// There, but perhaps newer somewhere else, for this reason.
+    Not(PathBuf, String),
+}
+
 struct Place {
     path: PathBuf,
     /// Nothing where it could not be opened.
@@ -88,6 +99,8 @@ pub struct DataDirs {
     preferred: Mutex<BTreeMap<TopicPartition, usize>>,
     /// What was found at the start.
     found: Vec<(usize, FoundLog)>,
+    /// Those of them of which nobody knows where the newest records are, each with a directory that has it and the reason.
+    undecided: BTreeMap<(TopicPartition, Uuid), (PathBuf, String)>,
     /// Moves that the last process did not finish.
     unfinished: Mutex<Vec<(TopicPartition, PathBuf)>>,
 }
@@ -148,6 +161,7 @@ impl DataDirs {
             placed: Mutex::default(),
             preferred: Mutex::default(),
             found: Vec::new(),
+            undecided: BTreeMap::new(),
             unfinished: Mutex::default(),
         };
         this.find(&mut last_error)?;
@@ -159,71 +173,124 @@ impl DataDirs {
 
     /// Finds what is where. A directory that cannot be read is offline.
     fn find(&mut self, last_error: &mut Option<DataDirError>) -> Result<(), DataDirError> {
-        let mut found: BTreeMap<(TopicPartition, Uuid), usize> = BTreeMap::new();
+        let mut found: BTreeMap<(TopicPartition, Uuid), Vec<usize>> = BTreeMap::new();
         for at in 0..self.places.len() {
-            let place = &mut self.places[at];
-            let Some(dir) = &place.dir else { continue };
-            let read = dir.remove_futures().map_err(DataDirError::disk(&place.path));
+            let Place { dir: Some(dir), path, .. } = &self.places[at] else { continue };
+            let read = dir.remove_futures().map_err(DataDirError::disk(path));
             let (futures, partitions) = match read.and_then(|futures| Ok((futures, dir.partitions()?))) {
                 Ok(read) => read,
-                Err(error @ DataDirError::Disk { .. }) if at != self.metadata_at => {
-                    tell_offline(&place.path, &error.to_string());
-                    place.dir = None;
-                    place.is_offline.store(true, Ordering::Release);
-                    *last_error = Some(error);
+                Err(error) => {
+                    self.give_up(at, error, last_error)?;
                     continue;
                 }
-                Err(error) => return Err(error),
             };
-            let path = place.path.clone();
+            let path = path.clone();
             self.unfinished.get_mut().extend(futures.into_iter().map(|partition| (partition, path.clone())));
             for FoundLog { topic_partition, topic_id } in partitions {
-                let key = (topic_partition, topic_id);
-                let right = match found.get(&key) {
-                    Some(before) => self.right_one(&key.0, [*before, at])?,
-                    None => at,
-                };
-                found.insert(key, right);
+                found.entry((topic_partition, topic_id)).or_default().push(at);
             }
         }
-        for ((topic_partition, topic_id), at) in found {
-            // Of two topics of one name the one goes that the metadata does not know.
-            self.placed.get_mut().entry(topic_partition.clone()).or_insert(at);
-            self.found.push((at, FoundLog { topic_partition, topic_id }));
+        for (key, mut all) in found {
+            let decided = loop {
+                all.retain(|at| self.places[*at].dir.is_some());
+                match self.right_one(&key.0, &all) {
+                    Ok(decided) => break decided,
+                    Err((at, error)) => {
+                        self.give_up(at, DataDirError::disk(&self.places[at].path)(error), last_error)?
+                    }
+                }
+            };
+            let (topic_partition, topic_id) = key.clone();
+            match decided {
+                Decided::Nowhere => continue,
+                Decided::Right(at) => {
+                    // Of two topics of one name the one goes that the metadata does not know.
+                    self.placed.get_mut().entry(topic_partition.clone()).or_insert(at);
+                    all = vec![at];
+                }
+                Decided::Not(path, reason) => {
+                    tracing::error!(partition = %key.0, path = %path.display(), %reason, "the partition is not served here");
+                    self.undecided.insert(key, (path, reason));
+                }
+            }
+            let log = FoundLog { topic_partition, topic_id };
+            self.found.extend(all.into_iter().map(|at| (at, log.clone())));
         }
+        // What a directory has that failed after it was looked into cannot be reached.
+        let places = &self.places;
+        self.found.retain(|(at, _)| places[*at].dir.is_some());
+        self.placed.get_mut().retain(|_, at| places[*at].dir.is_some());
         Ok(())
     }
 
-    /// Which of two directories holds a partition rightly. What the other one has is removed.
-    fn right_one(&self, partition: &TopicPartition, at: [usize; 2]) -> Result<usize, DataDirError> {
-        let place = |at: usize| &self.places[at];
-        let since = |at: usize| match &place(at).dir {
-            Some(dir) => dir.current_since(partition).map_err(DataDirError::disk(&place(at).path)),
-            None => Ok(0),
-        };
-        let (first, second) = (since(at[0])?, since(at[1])?);
-        let (right, stale) = match first.cmp(&second) {
-            std::cmp::Ordering::Greater => (at[0], at[1]),
-            std::cmp::Ordering::Less => (at[1], at[0]),
-            std::cmp::Ordering::Equal => {
-                return Err(DataDirError::Twice {
-                    partition: partition.clone(),
-                    path: place(at[0]).path.clone(),
-                    other: place(at[1]).path.clone(),
-                });
-            }
-        };
-        tracing::warn!(
-            %partition, right = %place(right).path.display(), stale = %place(stale).path.display(),
-            "a partition is in two data directories after a move: the stale one is removed"
-        );
-        if let Some(dir) = &place(stale).dir {
-            dir.delete_log(partition).map_err(|error| DataDirError::Malformed {
-                path: place(stale).path.clone(),
-                reason: format!("the stale {partition} cannot be removed: {error}"),
-            })?;
+    /// Starts without a directory that cannot be read, if that is possible.
+    fn give_up(
+        &mut self,
+        at: usize,
+        error: DataDirError,
+        last_error: &mut Option<DataDirError>,
+    ) -> Result<(), DataDirError> {
+        if at == self.metadata_at || !matches!(error, DataDirError::Disk { .. }) {
+            return Err(error);
         }
-        Ok(right)
+        let place = &mut self.places[at];
+        tell_offline(&place.path, &error.to_string());
+        place.dir = None;
+        place.is_offline.store(true, Ordering::Release);
+        *last_error = Some(error);
+        Ok(())
+    }
+
+    /// Which of the directories that hold a partition is the right one. What the others have is set aside. An error is
+    /// that of the directory which is named with it.
+    fn right_one(
+        &self,
+        partition: &TopicPartition,
+        all: &[usize],
+    ) -> Result<Decided, (usize, std::io::Error)> {
+        let path_in = |at: usize| crate::layout::partition_dir(&self.places[at].path, partition);
+        let mut known: Vec<(usize, &Arc<DataDir>, MovesOf)> = Vec::with_capacity(all.len());
+        for at in all {
+            let Some(dir) = &self.places[*at].dir else { continue };
+            known.push((*at, dir, dir.moves_of(partition).map_err(|error| (*at, error))?));
+        }
+        let is_right = |(at, _, moves): &&(usize, &Arc<DataDir>, MovesOf)| {
+            known.iter().all(|(other, _, others)| other == at || moves.beats(others))
+        };
+        let Some((right, dir, moves)) = known.iter().find(is_right) else {
+            let [(first, ..), (second, ..), ..] = known.as_slice() else { return Ok(Decided::Nowhere) };
+            let reason = format!(
+                "{partition} is in {} as well, and neither directory says which one has the newest records: set the stale one \
+                 aside, such as that in a directory which was away for a while, and start the broker again",
+                path_in(*second).display()
+            );
+            return Ok(Decided::Not(path_in(*first), reason));
+        };
+        for (stale, dir, _) in known.iter().filter(|(at, ..)| at != right) {
+            tracing::warn!(
+                %partition, right = %path_in(*right).display(), stale = %path_in(*stale).display(),
+                "a partition is in two data directories after a move: the stale one is set aside"
+            );
+            dir.set_aside_stray(partition).map_err(|error| (*stale, std::io::Error::other(error)))?;
+        }
+        // A move that was about to end: the copy may be in a directory that is not here, and may have gone on since.
+        let Some(moved) = moves.moved.filter(|moved| !moved.stays) else { return Ok(Decided::Right(*right)) };
+        let is_read = |place: &Place| {
+            place.dir.as_ref().is_some_and(|dir| dir.directory_id() == moved.directory)
+                && !moved.directory.is_zero()
+        };
+        if !self.places.iter().any(is_read) {
+            let reason = format!(
+                "{partition} has moved to the data directory with the id {}, which cannot be read: bring that one back, or, if it \
+                 is gone for good, remove the file {} here, and start the broker again",
+                moved.directory,
+                crate::layout::MOVED
+            );
+            return Ok(Decided::Not(path_in(*right), reason));
+        }
+        let stays = dir.mark_moved(partition, Moved { stays: true, ..moved });
+        stays.map_err(|error| (*right, std::io::Error::other(error)))?;
+        Ok(Decided::Right(*right))
     }
 
     /// The cluster that the directories belong to.
@@ -260,11 +327,17 @@ impl DataDirs {
         &self.found
     }
 
-    /// Those of them that were in a directory which is not new, and whose topic is known.
-    pub fn held(&self) -> impl Iterator<Item = &FoundLog> {
-        let is_new = |at: usize| self.places[at].dir.as_ref().is_none_or(|dir| dir.is_new());
-        let held = self.found.iter().filter(move |(at, log)| !is_new(*at) && !log.topic_id.is_zero());
-        held.map(|(_, log)| log)
+    /// Those of them that were in a directory which is not new, and whose topic is known, without those of which nobody knows
+    /// whether their records are the newest. Each with its directory's id.
+    pub fn held(&self) -> impl Iterator<Item = (Uuid, &FoundLog)> {
+        let is_undecided = |log: &FoundLog| {
+            !self.undecided.is_empty()
+                && self.undecided.contains_key(&(log.topic_partition.clone(), log.topic_id))
+        };
+        self.found.iter().filter_map(move |(at, log)| {
+            let dir = self.places[*at].dir.as_ref().filter(|dir| !dir.is_new())?;
+            (!log.topic_id.is_zero() && !is_undecided(log)).then(|| (dir.directory_id(), log))
+        })
     }
 
     /// Whether there are directories that could not be read at the start.
@@ -318,25 +391,31 @@ impl DataDirs {
         now: Millis,
         arrival: Arrival,
     ) -> Result<Arc<Log>, StorageError> {
-        let (at, is_new) = self.place(partition, arrival)?;
-        let place = &self.places[at];
+        self.check_decided(partition, topic_id)?;
+        let place = &self.places[self.place(partition, arrival)?];
         let Some(dir) = place.online() else {
             return Err(StorageError::DirOffline { path: place.path.clone() });
         };
-        let log = dir.open_log(partition, topic_id, config, now)?;
-        if is_new && self.offline_count() > 0 {
-            // A directory that comes back may hold it too.
-            let since = u64::try_from(now.0).unwrap_or(0);
-            dir.mark_current(&log.path(), since)?;
-        }
-        Ok(log)
+        dir.open_log(partition, topic_id, config, now)
     }
 
-    /// Where a partition is or goes, and whether that is decided now.
-    fn place(&self, partition: &TopicPartition, arrival: Arrival) -> Result<(usize, bool), StorageError> {
+    fn check_decided(&self, partition: &TopicPartition, topic_id: Uuid) -> Result<(), StorageError> {
+        let is_it = |(known, id): &(TopicPartition, Uuid)| {
+            known == partition && (topic_id.is_zero() || *id == topic_id)
+        };
+        match self.undecided.iter().find(|(key, _)| is_it(key)) {
+            Some((_, (path, reason))) => {
+                Err(StorageError::Undecided { path: path.clone(), reason: reason.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Where a partition is or goes.
+    fn place(&self, partition: &TopicPartition, arrival: Arrival) -> Result<usize, StorageError> {
         let mut placed = self.placed.lock();
         if let Some(at) = placed.get(partition) {
-            return Ok((*at, false));
+            return Ok(*at);
         }
         let unread = self.places.iter().find(|place| place.takes_partitions && place.dir.is_none());
         if let (Arrival::AtStart, Some(unread)) = (arrival, unread) {
@@ -353,7 +432,7 @@ impl DataDirs {
             return Err(StorageError::DirOffline { path: self.places[self.metadata_at].path.clone() });
         };
         placed.insert(partition.clone(), at);
-        Ok((at, true))
+        Ok(at)
     }
 
     /// Opens the metadata's log, in the directory that is its own.
@@ -364,6 +443,7 @@ impl DataDirs {
         config: LogConfig,
         now: Millis,
     ) -> Result<Arc<Log>, StorageError> {
+        self.check_decided(partition, topic_id)?;
         // Not counted among the partitions that the directory has.
         self.placed.lock().remove(partition);
         self.metadata_dir().open_log(partition, topic_id, config, now)
@@ -510,7 +590,7 @@ impl DataDirs {
         };
         let Some((path, copy)) = dir.open_future(log, id, now)? else { return Ok(None) };
         log.begin_move();
-        Ok(Some(Move { log: log.clone(), copy: Arc::new(copy), to, dir: dir.clone(), path }))
+        Ok(Some(Move { log: log.clone(), copy: Arc::new(copy), id, to, dir: dir.clone(), path }))
     }
 
     /// Has the copy take the log's place, if it has nearly caught up. `None` when it has not. Blocks, and so do appends to this
@@ -522,10 +602,9 @@ impl DataDirs {
         let Some(from) = from.filter(|_| !self.is_offline(moving.to)).cloned() else {
             return Err(StorageError::Offline.into());
         };
-        let since = moving.dir.mark_future(&moving.path, partition, &from)?;
         let mut superseded = None;
         let is_done = moving.log.replace_with(&moving.copy, now, |log_end, log_start| {
-            let copy = (moving.path.as_path(), since);
+            let copy = (moving.path.as_path(), moving.id);
             let (path, aside) = moving.dir.install_future(copy, &moving.log, &from, (log_end, log_start))?;
             superseded = aside;
             Ok(path)
@@ -561,6 +640,7 @@ fn tell_offline(path: &Path, error: &str) {
 pub struct Move {
     log: Arc<Log>,
     copy: Arc<Log>,
+    id: Uuid,
     to: usize,
     dir: Arc<DataDir>,
     path: PathBuf,

@@ -48,6 +48,14 @@ pub enum StorageError {
         /// The data directory.
         path: PathBuf,
     },
+    /// Nobody can tell whether the partition's records here are the newest: it is not served.
+    #[error("{path}: {reason}")]
+    Undecided {
+        /// The partition's directory, or one of them.
+        path: PathBuf,
+        /// What is unclear, and what to do.
+        reason: String,
+    },
     /// The partition's directory belongs to another topic of the same name.
     #[error("{path} belongs to topic id {found}, not {expected}")]
     ForeignTopic {
@@ -192,19 +200,6 @@ pub enum DataDirError {
         other: PathBuf,
         /// What both `meta.properties` say.
         id: wire::Uuid,
-    },
-    /// Two directories hold the same partition, and neither says that it is the newer one.
-    #[error(
-        "{partition} is in {path} and in {other}, and neither directory says which one is right: remove the one that is \
-         stale, such as that in a directory which was restored from a copy"
-    )]
-    Twice {
-        /// The partition.
-        partition: wire::TopicPartition,
-        /// A directory that has it.
-        path: PathBuf,
-        /// The other one.
-        other: PathBuf,
     },
     /// Every directory is out of order.
     #[error("no data directory can be used; the last one said: {0}")]

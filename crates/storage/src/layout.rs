@@ -20,10 +20,12 @@ pub(crate) const SWAP_SUFFIX: &str = ".swap";
 pub(crate) const DELETED_SUFFIX: &str = ".deleted";
 pub(crate) const TMP_SUFFIX: &str = ".tmp";
 pub(crate) const DELETE_DIR_SUFFIX: &str = "-delete";
-const STRAY_DIR_SUFFIX: &str = "-stray";
+pub(crate) const STRAY_DIR_SUFFIX: &str = "-stray";
 pub(crate) const FUTURE_DIR_SUFFIX: &str = "-future";
-/// In a partition's directory: since when it is the right one, where another data directory holds the partition too.
-pub(crate) const CURRENT_SINCE: &str = "current-since";
+/// In a partition's directory that a move has made: the copy's id.
+pub(crate) const COPY_ID: &str = "copy-id";
+/// In a partition's directory that was to move: which copy takes its place, or did not.
+pub(crate) const MOVED: &str = "moved-to";
 /// Written and removed to see whether a directory can be written to.
 pub(crate) const PROBE: &str = ".probe";
 
@@ -117,7 +119,9 @@ pub(crate) fn parse_future_dir(name: &str) -> Option<TopicPartition> {
 fn marked_dir(root: &Path, partition: &TopicPartition, id: Uuid, mark: &str) -> PathBuf {
     let hex: String = id.0.iter().map(|byte| format!("{byte:02x}")).collect();
     let tail = format!("-{}.{hex}{mark}", partition.partition.0);
-    let topic_bytes = partition.topic.len().min(NAME_BYTES_MAX - tail.len());
+    // What is kept may get a number, where the name is taken.
+    let bytes_max = NAME_BYTES_MAX - if mark == STRAY_DIR_SUFFIX { 2 } else { 0 };
+    let topic_bytes = partition.topic.len().min(bytes_max - tail.len());
     // Topic names are ASCII; a foreign one is cut at the character before.
     let topic = partition.topic.get(..topic_bytes).unwrap_or("");
     root.join(format!("{topic}{tail}"))

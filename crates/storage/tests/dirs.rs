@@ -94,6 +94,18 @@ fn names(disk: &FaultDisk, dir: &str) -> Vec<String> {
     entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect()
 }
 
+fn holders<'a>(disk: &FaultDisk, dirs: &[&'a str], name: &str) -> Vec<&'a str> {
+    dirs.iter().copied().filter(|dir| names(disk, dir).iter().any(|other| other == name)).collect()
+}
+
+/// Why nobody can tell whether a partition's records are the newest.
+fn refusal(dirs: &DataDirs, index: i32) -> String {
+    match dirs.open_log(&partition(index), topic_id(), config(), NOW, Arrival::Later) {
+        Err(error @ StorageError::Undecided { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_new_partition_goes_where_the_fewest_are_and_stays_there() {
     let disk = FaultDisk::new();
@@ -330,14 +342,14 @@ fn a_directory_that_dies_takes_only_its_partitions_along() {
     fill(&elsewhere, 7);
     drop((elsewhere, dirs));
 
-    // Repaired: the newer one of the two counts.
+    // Repaired: nobody knows which of the two is newer, and both are kept. The others are served.
     disk.kill();
     disk.revive_dir(Path::new("/b"));
     let dirs = open(&disk, &["/a", "/b", "/c"]);
-    assert_eq!(
-        (dirs.offline_count(), open_log(&dirs, 1).log_end(), open_log(&dirs, 4).log_end()),
-        (0, Offset(7), Offset(5))
-    );
+    assert_eq!((dirs.offline_count(), open_log(&dirs, 4).log_end()), (0, Offset(5)));
+    assert!(refusal(&dirs, 1).contains("neither directory says"));
+    assert!(dirs.held().all(|(_, log)| log.topic_partition != partition(1)), "nobody vouches for it");
+    assert_eq!(holders(&disk, &["/a", "/b", "/c"], "orders-1").len(), 2);
 }
 
 #[test]
@@ -363,15 +375,166 @@ fn without_the_metadatas_directory_or_with_none_a_broker_is_of_no_use() {
 }
 
 #[test]
-fn the_same_partition_twice_without_a_mark_is_refused() {
+fn the_same_partition_twice_without_a_mark_is_refused_and_no_other_one() {
     let disk = FaultDisk::new();
     let dirs = open(&disk, &["/a"]);
     open_log(&dirs, 0);
+    fill(&open_log(&dirs, 1), 3);
     dirs.close(NOW, -1).unwrap();
     drop(dirs);
     let dirs = open(&disk, &["/b"]);
     open_log(&dirs, 0);
     drop(dirs);
-    let error = try_open(&disk, &["/a", "/b"]).expect_err("nobody knows which one is right").to_string();
-    assert!(error.starts_with("orders-0 is in /a and in /b"), "{error}");
+    let dirs = open(&disk, &["/a", "/b"]);
+    let error = refusal(&dirs, 0);
+    assert!(error.contains("/a/orders-0: orders-0 is in /b/orders-0 as well"), "{error}");
+    assert_eq!(open_log(&dirs, 1).log_end(), Offset(3));
+    // As the message says.
+    drop(dirs);
+    disk.rename(Path::new("/b/orders-0"), Path::new("/b/orders-0-stray")).expect("it is renamed");
+    let dirs = open(&disk, &["/a", "/b"]);
+    assert_eq!(open_log(&dirs, 0).path(), Path::new("/a/orders-0"));
+}
+
+/// A directory to which the partition has moved dies, goes, and comes back after the partition was made anew.
+#[test]
+fn a_directory_that_was_away_beats_nothing() {
+    let disk = FaultDisk::new();
+    let dirs = open(&disk, &["/a", "/b"]);
+    let log = open_log(&dirs, 0);
+    fill(&log, 10);
+    let moving = begin(&dirs, &log, 1);
+    assert!(finish(&dirs, &moving));
+    dirs.close(NOW, -1).unwrap();
+    drop((moving, log, dirs));
+    let dirs = open(&disk, &["/a"]);
+    let log = open_log(&dirs, 0);
+    assert_eq!(log.log_end(), Offset(0));
+    fill(&log, 30);
+    drop((log, dirs));
+    for order in [["/a", "/b"], ["/b", "/a"]] {
+        let dirs = open(&disk, &order);
+        assert!(refusal(&dirs, 0).contains("neither directory says"), "the copy's id is no claim");
+        drop(dirs);
+        for (dir, end) in [("/a", 30), ("/b", 10)] {
+            let alone = open(&disk, &[dir]);
+            assert_eq!(open_log(&alone, 0).log_end(), Offset(end), "nothing of {dir} is lost");
+        }
+    }
+}
+
+/// Power goes after each operation of a move, and the directory that it went to is away for a while.
+#[test]
+fn a_move_that_may_have_ended_is_not_undone_while_its_copy_is_away() {
+    let (mut refused, mut went_on) = (0, 0);
+    for steps in 0.. {
+        let disk = FaultDisk::new();
+        let dirs = open(&disk, &["/a", "/b"]);
+        let log = open_log(&dirs, 0);
+        fill(&log, 30);
+        disk.stop_after(disk.operations() + steps);
+        let moving = dirs.begin_move(&log, 1, Uuid::from_u128(5), NOW);
+        let is_done = matches!(&moving, Ok(Some(moving)) if finish(&dirs, moving));
+        drop((moving, log, dirs));
+        disk.kill();
+        let dirs = open(&disk, &["/a"]);
+        match dirs.open_log(&partition(0), topic_id(), config(), NOW, Arrival::Later) {
+            Ok(log) if log.log_end() > Offset(0) => {
+                went_on += 1;
+                fill(&log, 3);
+                drop((log, dirs));
+                let dirs = open(&disk, &["/a", "/b"]);
+                assert_eq!(open_log(&dirs, 0).log_end(), Offset(33), "after {steps} operations");
+            }
+            Ok(log) => {
+                fill(&log, 3);
+                drop((log, dirs));
+                let dirs = open(&disk, &["/a", "/b"]);
+                assert!(refusal(&dirs, 0).contains("neither directory says"), "after {steps} operations");
+            }
+            Err(error) => {
+                refused += 1;
+                let error = error.to_string();
+                assert!(error.contains("which cannot be read: bring that one back"), "{error}");
+                assert_eq!(dirs.held().count(), 0, "nobody vouches for it");
+                drop(dirs);
+                let dirs = open(&disk, &["/a", "/b"]);
+                assert_eq!(open_log(&dirs, 0).log_end(), Offset(30), "after {steps} operations");
+                assert_eq!(holders(&disk, &["/a", "/b"], "orders-0").len(), 1);
+            }
+        }
+        if is_done {
+            break;
+        }
+    }
+    assert!(refused > 0 && went_on > 0, "{refused} refused, {went_on} went on");
+}
+
+#[test]
+fn what_is_stale_after_a_move_is_set_aside_and_kept() {
+    // The old directory dies when the copy has its name.
+    let mut kept = 0;
+    for steps in 0..60 {
+        let disk = FaultDisk::new();
+        let dirs = open(&disk, &["/a", "/b"]);
+        let log = open_log(&dirs, 0);
+        fill(&log, 30);
+        let moving = begin(&dirs, &log, 1);
+        while moving.copy_on(NOW).expect("it is copied").is_some() {}
+        disk.kill_dir_after(Path::new("/a"), disk.operations() + steps);
+        finish(&dirs, &moving);
+        let is_moved = dirs.place_of(&partition(0)) == Some(1);
+        if is_moved {
+            fill(&log, 5);
+        }
+        drop((moving, log, dirs));
+        disk.kill();
+        disk.revive_dir(Path::new("/a"));
+        let dirs = open(&disk, &["/a", "/b"]);
+        let end = open_log(&dirs, 0).log_end();
+        assert_eq!(end, Offset(if is_moved { 35 } else { 30 }), "after {steps} operations");
+        kept += names(&disk, "/a").iter().filter(|name| name.ends_with("-stray")).count();
+    }
+    assert!(kept > 0, "no step leaves it in both");
+}
+
+#[test]
+fn a_directory_whose_marks_cannot_be_read_is_offline_alone() {
+    let disk = FaultDisk::new();
+    let dirs = open(&disk, &["/a", "/b"]);
+    for index in 0..4 {
+        fill(&open_log(&dirs, index), 2);
+    }
+    dirs.close(NOW, -1).unwrap();
+    drop(dirs);
+    // Longer than any mark.
+    storage::replace_file(&disk, Path::new("/b/orders-1/moved-to"), &[b'x'; 100_000]).unwrap();
+    let dirs = open(&disk, &["/a", "/b"]);
+    assert_eq!((dirs.offline_count(), open_log(&dirs, 0).log_end()), (1, Offset(2)));
+    for index in [1, 3] {
+        let error = dirs.open_log(&partition(index), topic_id(), config(), NOW, Arrival::AtStart);
+        assert!(matches!(error, Err(StorageError::DirOffline { .. })), "{error:?}");
+    }
+}
+
+#[test]
+fn what_a_failed_move_has_left_does_not_block_the_next_one() {
+    let disk = FaultDisk::new();
+    let dirs = open(&disk, &["/a", "/b"]);
+    let log = open_log(&dirs, 0);
+    fill(&log, 10);
+    for (to, dir) in [(1, "/b"), (0, "/a"), (1, "/b")] {
+        let left = Path::new(dir).join("orders-0");
+        disk.create_dir(&left).unwrap();
+        storage::replace_file(&disk, &left.join("something"), b"x").unwrap();
+        let moving = begin(&dirs, &log, to);
+        assert!(finish(&dirs, &moving));
+        assert_eq!(log.path(), left);
+    }
+    let strays = |dir| names(&disk, dir).iter().filter(|name| name.ends_with("-stray")).count();
+    assert_eq!((strays("/a"), strays("/b")), (1, 2), "each is kept");
+    drop((log, dirs));
+    disk.crash(&mut |_: u64| 0);
+    let dirs = open(&disk, &["/a", "/b"]);
+    assert_eq!((open_log(&dirs, 0).log_end(), dirs.found().len()), (Offset(10), 1));
 }

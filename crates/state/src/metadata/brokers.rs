@@ -3,7 +3,7 @@
 //! A broker that starts anew gets a new epoch; whoever speaks with an older one is a former incarnation and is refused
 //! (KIP-903). A producer id is given out once, also when the broker that got its block dies with most of it unused.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use wire::messages::feature_level_record::FeatureLevelRecord;
 use wire::messages::producer_ids_record::ProducerIdsRecord;
@@ -145,8 +145,8 @@ pub struct RegisterBroker {
     pub log_dirs: Vec<Uuid>,
     /// Whether there are others that cannot be read just now: what was in them is not lost.
     pub has_offline_dirs: bool,
-    /// Partitions that it found in directories which it had before.
-    pub held: BTreeSet<(Uuid, PartitionId)>,
+    /// Partitions that it found in directories which are not new, each with the directory's id.
+    pub held: BTreeMap<(Uuid, PartitionId), Uuid>,
     /// Whether it has to prove itself before it may lead; a cluster of one has nobody to prove it to.
     pub fenced: bool,
     /// The epoch that it had when it last stopped in order; -1 after a crash (KIP-966).
@@ -199,7 +199,7 @@ impl Image {
     /// repeated request the same as before. `is_alive` says whether the incarnation that is registered was heard of lately.
     ///
     /// What its disks no longer hold it is not eligible for: when one of them is missing, everything that was not found on
-    /// the others, and after an unclean stop whatever was acknowledged before it was flushed. Where it was the
+    /// the others, whatever is only on one that was away the last time, and after an unclean stop whatever was acknowledged before it was flushed. Where it was the
     /// last to hold that, it stays: there is no better copy. Flushed topics lose nothing by a crash, as replicas vote with
     /// what they have flushed.
     pub fn register_broker(
@@ -238,7 +238,11 @@ impl Image {
             |partition| partition.replicas.contains(&id),
             |key, partition, rule| {
                 let wanted = Wanted::unchanged(partition);
-                let is_lost = other_disk && !command.held.contains(&key);
+                let is_lost = match command.held.get(&key) {
+                    // The replica went on without a directory that was not there the last time.
+                    Some(dir) => before.is_some_and(|before| !before.log_dirs.contains(dir)),
+                    None => other_disk,
+                };
                 let held_by_others = partition.isr.iter().chain(&*partition.elr).any(|other| *other != id);
                 if is_lost || (unclean && !rule.flush_before_ack && held_by_others) {
                     return Some(wanted.losing(id));

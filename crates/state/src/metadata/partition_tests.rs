@@ -223,34 +223,65 @@ fn who_was_eligible_while_nobody_was_in_sync_stays_so_whatever_is_enough() {
     assert_eq!(tell(&image), "2@4 isr=2 elr=");
 }
 
+/// Broker 3 starts with these directories and the partition in one of them, or in none.
+fn start_with(image: &mut Image, log_dirs: &[u128], held_in: Option<u128>, has_offline_dirs: bool) {
+    let key = (image.topics().next().unwrap().id, PartitionId(0));
+    let epoch = image.broker(BrokerId(3)).unwrap().epoch;
+    let command = RegisterBroker {
+        incarnation_id: Uuid::from_u128(10_000 + epoch as u128),
+        has_offline_dirs,
+        held: held_in.map(|dir| (key, Uuid::from_u128(dir))).into_iter().collect(),
+        log_dirs: log_dirs.iter().copied().map(Uuid::from_u128).collect(),
+        fenced: true,
+        previous_epoch: epoch,
+        ..broker(3)
+    };
+    register(image, &command);
+}
+
 #[test]
 fn a_broker_without_one_of_its_disks_is_not_eligible_for_what_was_on_it() {
     let mut image = replicated(3);
-    let key = (image.topics().next().unwrap().id, PartitionId(0));
-    let start = |image: &mut Image, incarnation: u128, log_dirs: &[u128], what: &str| {
-        let command = RegisterBroker {
-            incarnation_id: Uuid::from_u128(incarnation),
-            has_offline_dirs: what == "one is offline",
-            held: (what == "held").then_some(key).into_iter().collect(),
-            log_dirs: log_dirs.iter().copied().map(Uuid::from_u128).collect(),
-            fenced: true,
-            previous_epoch: image.broker(BrokerId(3)).unwrap().epoch,
-            ..broker(3)
-        };
-        register(image, &command);
-    };
     fence(&mut image, 2);
     fence(&mut image, 3);
     assert_eq!(tell(&image), "1@0 isr=1 elr=3");
-    start(&mut image, 100, &[1_003, 2_003, 3_003], "");
+    start_with(&mut image, &[1_003, 2_003, 3_003], None, false);
     assert_eq!(tell(&image), "1@0 isr=1 elr=3", "one more disk takes nothing away");
-    start(&mut image, 101, &[2_003], "one is offline");
+    start_with(&mut image, &[2_003], None, true);
     assert_eq!(tell(&image), "1@0 isr=1 elr=3", "nor does one that cannot be read just now");
     assert_eq!(image.broker(BrokerId(3)).unwrap().log_dirs.len(), 3, "and it is remembered");
-    start(&mut image, 102, &[2_003, 3_003], "held");
+    start_with(&mut image, &[2_003, 3_003], Some(3_003), false);
     assert_eq!(tell(&image), "1@0 isr=1 elr=3", "the partition was not on the one that is missing");
-    start(&mut image, 103, &[2_003], "");
+    start_with(&mut image, &[2_003], None, false);
     assert_eq!(tell(&image), "1@0 isr=1 elr=", "but on this one");
+}
+
+#[test]
+fn a_disk_that_was_away_holds_nothing_that_counts() {
+    // Another one was made at its mount point, and the replica is filled there.
+    let filled_elsewhere = |log_dirs: &[u128]| {
+        let mut image = replicated(3);
+        start_with(&mut image, &[1_003, 2_003], None, false);
+        start_with(&mut image, log_dirs, None, false);
+        assert_eq!(tell(&image), "1@0 isr=1,2 elr=", "what was on the missing one is lost");
+        fence(&mut image, 2);
+        unfence(&mut image, 3);
+        alter(&mut image, &[1, 3], |_| {}).unwrap();
+        fence(&mut image, 3);
+        assert_eq!(tell(&image), "1@0 isr=1 elr=3");
+        image
+    };
+    let elsewhere = filled_elsewhere(&[1_003, 4_003]);
+    let back = |log_dirs: &[u128], held_in: u128, has_offline_dirs: bool| {
+        let mut image = elsewhere.clone();
+        start_with(&mut image, log_dirs, Some(held_in), has_offline_dirs);
+        tell(&image)
+    };
+    assert_eq!(back(&[1_003, 4_003], 4_003, false), "1@0 isr=1 elr=3", "it is still there");
+    assert_eq!(back(&[1_003, 2_003, 4_003], 4_003, false), "1@0 isr=1 elr=3", "in the one that is known");
+    assert_eq!(back(&[1_003, 2_003], 2_003, false), "1@0 isr=1 elr=", "the one of before is mounted again");
+    assert_eq!(back(&[1_003, 2_003, 4_003], 2_003, false), "1@0 isr=1 elr=");
+    assert_eq!(back(&[1_003, 2_003], 2_003, true), "1@0 isr=1 elr=", "whatever cannot be read");
 }
 
 #[test]
