@@ -312,23 +312,32 @@ fn log_dirs(run: &Run<'_>, log: &Path) -> StepOutcome {
     OK
 }
 
-/// Moves a partition to another data directory and back, where the broker has several.
+/// Moves a partition to another data directory of broker 1 and back, where that has several.
 fn move_log_dir(run: &Run<'_>, log: &Path) -> StepOutcome {
     const REASSIGN: &str = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand";
-    let topic = topic(run);
+    let topic = format!("{}-moved", topic(run));
     let name = format!("\"{topic}-0\"");
+    tool(run, log, TOPICS, &["--create", "--topic", &topic, "--replica-assignment", "1"], "")?;
+    let producer = "org.apache.kafka.tools.ConsoleProducer";
+    tool(run, log, producer, &["--topic", &topic], &(lines().join("\n") + "\n"))?;
     let describe = || {
-        tool(run, log, "org.apache.kafka.tools.LogDirsCommand", &["--describe", "--topic-list", &topic], "")
+        let args = ["--describe", "--broker-list", "1", "--topic-list", &topic];
+        tool(run, log, "org.apache.kafka.tools.LogDirsCommand", &args, "")
     };
-    // Each directory with whether the partition is in it.
+    // Each directory with whether the partition is in it. The tool's JSON has its fields in any order.
     let homes = |text: &str| -> Vec<(String, bool)> {
-        let dirs = text.split("\"logDir\":\"").skip(1);
-        let dirs = dirs.filter_map(|dir| Some((dir.split('"').next()?.to_owned(), dir.contains(&name))));
+        let dirs = objects(text, 3).into_iter();
+        let dirs = dirs.filter_map(|dir| {
+            let path = dir.split_once("\"logDir\":\"")?.1.split('"').next()?;
+            Some((path.to_owned(), dir.contains(&name)))
+        });
         dirs.collect()
     };
     for _ in 0..2 {
         let before = homes(&describe()?);
-        let Some((to, _)) = before.iter().find(|(_, is_here)| !is_here) else { return OK };
+        let Some((to, _)) = before.iter().find(|(_, is_here)| !is_here) else {
+            return Ok((0, 0, "it has one directory".to_owned()));
+        };
         let file = log.with_file_name("move-log-dir.json");
         let json = format!(
             r#"{{"version":1,"partitions":[{{"topic":"{topic}","partition":0,"replicas":[1],"log_dirs":["{to}"]}}]}}"#
@@ -346,7 +355,32 @@ fn move_log_dir(run: &Run<'_>, log: &Path) -> StepOutcome {
         let after = homes(&describe()?);
         require(after.contains(&(to.clone(), true)), || format!("{name} is not in {to}: {after:?}"))?;
     }
-    OK
+    let end = tool(run, log, OFFSETS, &["--topic", &topic, "--time", "-1"], "")?;
+    require(end.trim().ends_with(&format!(":{LINES}")), || format!("its end is {end}"))?;
+    Ok((LINES as u64, 0, String::new()))
+}
+
+/// The objects in a JSON text that are so deep in others, the outermost being 1. No text in it has braces.
+fn objects(json: &str, depth: usize) -> Vec<&str> {
+    let (mut now, mut begin, mut found) = (0, 0, Vec::new());
+    for (at, byte) in json.bytes().enumerate() {
+        match byte {
+            b'{' => {
+                now += 1;
+                if now == depth {
+                    begin = at;
+                }
+            }
+            b'}' => {
+                if now == depth {
+                    found.push(&json[begin..=at]);
+                }
+                now -= 1;
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 fn delete_records(run: &Run<'_>, log: &Path) -> StepOutcome {
