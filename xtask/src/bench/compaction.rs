@@ -71,7 +71,7 @@ fn clean(workshop: &Workshop, site: &Site<'_>, broker: &Broker) -> Result<Cleane
     let dirty = log_bytes(&site.partition_dir(TOPIC))?;
     let weight = Resident::of(broker.pid())?.anon_mib;
     let watch = MemoryWatch::begin(broker.pid());
-    workshop.configure("topics", TOPIC, &service, LET_GO)?;
+    workshop.configure(&service, ("topics", TOPIC), ("--add-config", LET_GO))?;
     let before = service.cpu_seconds()?;
     wait_until_clean(site)?;
     let cpu_seconds = service.cpu_seconds()? - before;
@@ -89,7 +89,7 @@ fn p99_while_cleaning(
     let service = broker.service();
     let target = service.target(TOPIC, 1);
     fill(workshop, target)?;
-    workshop.configure("topics", TOPIC, &service, LET_GO)?;
+    workshop.configure(&service, ("topics", TOPIC), ("--add-config", LET_GO))?;
     let full = log_bytes(&site.partition_dir(TOPIC))?;
     // The first segments that are written anew are there beside the old ones.
     wait_until(site, |bytes| bytes != full)?;

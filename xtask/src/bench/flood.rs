@@ -8,7 +8,7 @@ use super::figure::{Figure, Findings, Goal, Kind};
 use super::options::{Durability, Options};
 use super::process;
 use super::service::Service;
-use super::tools::{Workshop, figure, figures, output};
+use super::tools::{Workshop, figure, figures};
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -102,26 +102,15 @@ impl Drop for Flood {
 }
 
 fn quota(workshop: &Workshop, service: &Service, is_set: bool) -> Result<(), String> {
-    let mut configs = workshop.kafka("kafka.admin.ConfigCommand", &[]);
-    configs.args([
-        "--bootstrap-server",
-        &service.bootstrap,
-        "--entity-type",
-        "clients",
-        "--entity-name",
-        FLOOD,
-    ]);
-    let quota = format!("producer_byte_rate={QUOTA_BYTES_PER_S}");
+    const KEY: &str = "producer_byte_rate";
+    let client = ("clients", FLOOD);
     if is_set {
-        configs.args(["--alter", "--add-config", &quota]);
-    } else {
-        configs.args(["--alter", "--delete-config", "producer_byte_rate"]);
+        let quota = format!("{KEY}={QUOTA_BYTES_PER_S}");
+        return workshop.configure(service, client, ("--add-config", &quota));
     }
-    match output(&mut configs) {
-        // Kafka's tool refuses to delete what is not there.
-        Err(_) if !is_set => Ok(()),
-        outcome => outcome.map(drop),
-    }
+    // Kafka's tool refuses to delete what is not there.
+    let _ = workshop.configure(service, client, ("--delete-config", KEY));
+    Ok(())
 }
 
 fn run(workshop: &Workshop, service: &Service, seconds: u64) -> Result<f64, String> {

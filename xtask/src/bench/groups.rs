@@ -116,7 +116,7 @@ fn share(workshop: &Workshop, service: &Service, records: u64) -> Result<(f64, f
     let mut produce = workshop.on("produce", target);
     figures(produce.args(["--size", SHARED_RECORD_BYTES, "--records", &records.to_string()]))?;
     let group = format!("shared-{:x}", shell::unix_ms());
-    workshop.configure("groups", &group, service, "share.auto.offset.reset=earliest")?;
+    workshop.configure(service, ("groups", &group), ("--add-config", "share.auto.offset.reset=earliest"))?;
     process::sync()?;
     let before = service.cpu_seconds()?;
     let mut tool = workshop.kafka(SHARE_TOOL, &["-Xmx512M"]);

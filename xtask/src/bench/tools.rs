@@ -143,16 +143,15 @@ impl Workshop {
         create
     }
 
-    /// Sets one configuration by Kafka's own tool, of a topic or a group.
+    /// Changes the configuration of a topic, a group or a client with Kafka's own tool.
     pub(crate) fn configure(
         &self,
-        entities: &str,
-        name: &str,
         service: &Service,
-        setting: &str,
+        (entities, name): (&str, &str),
+        (change, setting): (&str, &str),
     ) -> Result<(), String> {
         let mut configs = self.kafka("kafka.admin.ConfigCommand", &[]);
-        configs.args(["--bootstrap-server", &service.bootstrap, "--alter", "--add-config", setting]);
+        configs.args(["--bootstrap-server", &service.bootstrap, "--alter", change, setting]);
         output(configs.args(["--entity-type", entities, "--entity-name", name])).map(drop)
     }
 

@@ -375,7 +375,7 @@ fn objects(json: &str, depth: usize) -> Vec<&str> {
                 if now == depth {
                     found.push(&json[begin..=at]);
                 }
-                now -= 1;
+                now = usize::saturating_sub(now, 1);
             }
             _ => {}
         }
