@@ -4,7 +4,7 @@
 //! are no transactions: the same producer, idempotent.
 
 use crate::arguments::Arguments;
-use crate::produce::{Failures, failed, learn, payload, send};
+use crate::produce::{Failures, failed, learn, pause, payload, send};
 use hdrhistogram::Histogram;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer};
@@ -100,7 +100,7 @@ impl Load<'_> {
             if begin.elapsed() > END_WAIT_MAX {
                 return Err("records are not acknowledged".to_owned());
             }
-            self.producer.poll(LOOK_AGAIN_AFTER);
+            pause(&self.producer, LOOK_AGAIN_AFTER);
         }
     }
 

@@ -10,12 +10,15 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const METADATA_WAIT_MAX: Duration = Duration::from_secs(30);
 const DELIVERY_WAIT_MAX: Duration = Duration::from_secs(300);
 /// How many records are handed over between two looks at the delivery reports.
 const RECORDS_BETWEEN_POLLS: u64 = 1_000;
+/// Wait before the next try at a full queue, which is far from empty by then.
+const QUEUE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Counts what did not arrive; librdkafka is told to report nothing else.
 #[derive(Default)]
@@ -113,11 +116,17 @@ fn send_with(
             Ok(()) => return Ok(()),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), refused)) => {
                 record = refused;
-                producer.poll(Duration::from_millis(1));
+                pause(producer, QUEUE_PAUSE);
             }
             Err((error, _)) => return Err(error.to_string()),
         }
     }
+}
+
+/// Leaves the processor to others for so long. rdkafka's own `poll` spins through the last millisecond of its timeout.
+pub fn pause(producer: &BaseProducer<Failures>, lasts: Duration) {
+    sleep(lasts);
+    producer.poll(Duration::ZERO);
 }
 
 fn finish(producer: &BaseProducer<Failures>) -> Result<(), String> {
