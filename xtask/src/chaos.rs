@@ -205,7 +205,8 @@ impl Run<'_> {
         println!(
             "{round} rounds, {acknowledged} acknowledged before the last ended, nothing acknowledged is lost, nothing \
              is there twice, the group has read everything in order, no transaction is torn; {batches} batches are the \
-             same on {BROKERS} brokers"
+             same on {BROKERS} brokers; {} replicas have moved to another directory",
+            self.cluster.moved()?
         );
         Ok(())
     }
@@ -271,7 +272,7 @@ impl Run<'_> {
     /// Compares what is there with what clients were told, and what is there with itself; the number of batches.
     fn judge(&self, mut told: Told, transacted: &Transacted) -> Result<usize, String> {
         let compare =
-            |topic| replicas::compare(&self.cluster.data(), topic, PARTITIONS, self.options.patience);
+            |topic| replicas::compare(&self.cluster.dirs(), topic, PARTITIONS, self.options.patience);
         let mut batches = 0;
         let mut verdicts = Vec::new();
         for topic in [TOPIC, TRANSACTIONS, COPIED] {

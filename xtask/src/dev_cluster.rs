@@ -61,8 +61,9 @@ impl<'a> DevCluster<'a> {
         self.home.join("brokers.log")
     }
 
-    pub(crate) fn data(&self) -> Vec<PathBuf> {
-        (1..=self.brokers).map(|id| self.home.join("data").join(format!("broker-{id}"))).collect()
+    /// The data directories of each broker.
+    pub(crate) fn dirs(&self) -> Vec<Vec<PathBuf>> {
+        (1..=self.brokers).map(|id| vec![self.home.join("data").join(format!("broker-{id}"))]).collect()
     }
 
     /// A broker that came back leads nothing until the cluster balances its leaders, which takes minutes.

@@ -5,6 +5,7 @@
 
 use crate::shell;
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufReader, ErrorKind, Read};
@@ -28,9 +29,9 @@ pub(crate) struct Agreed {
     pub(crate) epochs: String,
 }
 
-/// Compares all partitions of a topic on these data directories; followers have `patience` to fetch what is left.
+/// Compares all partitions of a topic on brokers with these data directories; followers have `patience` to fetch what is left.
 pub(crate) fn compare(
-    data: &[PathBuf],
+    brokers: &[Vec<PathBuf>],
     topic: &str,
     partitions: usize,
     patience: Duration,
@@ -39,9 +40,12 @@ pub(crate) fn compare(
     let mut agreed = Agreed::default();
     for partition in 0..partitions {
         let partition = format!("{topic}-{partition}");
-        let folders: Vec<PathBuf> = data.iter().map(|data| data.join(&partition)).collect();
+        let compared = || {
+            let folders = brokers.iter().map(|dirs| folder(dirs, partition.as_ref()));
+            compare_logs(&folders.collect::<Result<Vec<_>, _>>()?)
+        };
         let producers = loop {
-            match compare_logs(&folders) {
+            match compared() {
                 Ok(producers) => break producers,
                 // A follower has a part of a batch, or none of it yet.
                 Err(_) if shell::now() < deadline => std::thread::sleep(Duration::from_millis(200)),
@@ -52,6 +56,18 @@ pub(crate) fn compare(
         follow(&partition, &producers, &mut agreed.epochs)?;
     }
     Ok(agreed)
+}
+
+/// Where a broker with these data directories has its replica of a partition. It has one.
+pub(crate) fn folder(dirs: &[PathBuf], partition: &OsStr) -> Result<PathBuf, String> {
+    let mut found = dirs.iter().map(|dir| dir.join(partition)).filter(|folder| folder.is_dir());
+    match (found.next(), found.next()) {
+        (Some(only), None) => Ok(only),
+        (Some(one), Some(other)) => {
+            Err(format!("one partition is in {} and in {}", one.display(), other.display()))
+        }
+        (None, _) => Err(format!("{} is in none of {dirs:?}", partition.display())),
+    }
 }
 
 /// Who wrote a batch, and as what.
@@ -197,9 +213,15 @@ fn read_batch(file: &mut impl Read) -> Result<Option<Vec<u8>>, String> {
 }
 
 /// A segment that is written to no more, of whichever partition has one.
-pub(crate) fn closed_segment(data: &Path, topic: &str, partitions: usize) -> Result<Option<PathBuf>, String> {
+pub(crate) fn closed_segment(
+    dirs: &[PathBuf],
+    topic: &str,
+    partitions: usize,
+) -> Result<Option<PathBuf>, String> {
     for partition in 0..partitions {
-        let segments = segments(&data.join(format!("{topic}-{partition}")))?;
+        // One that was just moving is put right by the next start.
+        let Ok(folder) = folder(dirs, format!("{topic}-{partition}").as_ref()) else { continue };
+        let segments = segments(&folder)?;
         if segments.len() > 1 {
             return Ok(segments.into_iter().next());
         }

@@ -4,6 +4,7 @@ use super::disk::Disk;
 use super::{BROKERS, PARTITIONS, TOPIC, network};
 use crate::replicas;
 use crate::shell;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,6 +15,8 @@ use std::time::Duration;
 const PORT: u16 = 9092;
 const ADMIN_PORT: u16 = 9644;
 const ANSWER_SECONDS_MAX: u64 = 1;
+/// So slow that a move between directories outlasts the beginning of the faults beside it.
+const MOVE_BYTES_PER_S: u64 = 200_000;
 /// For a broker that is asked to stop.
 const STOP_SECONDS_MAX: u64 = 30;
 
@@ -36,7 +39,9 @@ pub(super) struct Broker {
 /// A byte that was flipped.
 #[derive(Debug)]
 struct Rot {
-    segment: PathBuf,
+    /// The folder's name, in whichever data directory.
+    partition: OsString,
+    segment: OsString,
     position: u64,
     right: u8,
 }
@@ -55,8 +60,15 @@ impl Broker {
         address(self.id)
     }
 
-    pub(super) fn data(&self) -> PathBuf {
-        self.disk.root().join("data")
+    /// Where it keeps partitions; what is not of one is in the first.
+    pub(super) fn dirs(&self) -> Vec<PathBuf> {
+        ["data", "data-2"].map(|name| self.disk.root().join(name)).to_vec()
+    }
+
+    /// The data directory that does not have this partition, if one has it.
+    pub(super) fn other_dir(&self, partition: &str) -> Option<PathBuf> {
+        let folder = replicas::folder(&self.dirs(), partition.as_ref()).ok()?;
+        self.dirs().into_iter().find(|dir| !folder.starts_with(dir))
     }
 
     pub(super) fn log(&self) -> PathBuf {
@@ -80,14 +92,16 @@ impl Broker {
             "log.flush.offset.checkpoint.interval.ms=2000".to_owned(),
             // Shorter than some faults, so that in-sync sets shrink and grow.
             "replica.lag.time.max.ms=10000".to_owned(),
+            format!("replica.alter.log.dirs.io.max.bytes.per.second={MOVE_BYTES_PER_S}"),
         ];
+        let dirs: Vec<String> = self.dirs().iter().map(|dir| dir.display().to_string()).collect();
         let mut command = network::inside(self.id);
         command
             .arg(&self.binary)
             .args(["dev", "--listen", &self.address()])
             .args(["--admin", &format!("{}:{ADMIN_PORT}", network::address(self.id))])
             .arg("--data-dir")
-            .arg(self.data())
+            .arg(dirs.join(","))
             .args(settings.iter().flat_map(|setting| ["--set", setting]));
         if std::env::var_os("OTTLA_LOG").is_none() {
             command.env("OTTLA_LOG", "info");
@@ -168,7 +182,7 @@ impl Broker {
     /// kill -9, and one byte in the middle of its oldest closed segment is another one.
     pub(super) fn kill_and_flip(&mut self) -> Result<(), String> {
         self.kill()?;
-        let Some(segment) = replicas::closed_segment(&self.data(), TOPIC, PARTITIONS)? else {
+        let Some(segment) = replicas::closed_segment(&self.dirs(), TOPIC, PARTITIONS)? else {
             println!("    broker {} has no closed segment yet: it was killed, and nothing flipped", self.id);
             return Ok(());
         };
@@ -185,7 +199,9 @@ impl Broker {
         };
         let (position, right) = flip().map_err(|error| format!("{}: {error}", segment.display()))?;
         shell::note(&self.log(), &format!("--- flipped a byte in {}\n", segment.display()))?;
-        self.rot = Some(Rot { segment, position, right });
+        let partition = segment.parent().and_then(Path::file_name).expect("a segment is in a folder");
+        let name = segment.file_name().expect("a segment has a name");
+        self.rot = Some(Rot { partition: partition.into(), segment: name.into(), position, right });
         Ok(())
     }
 
@@ -193,7 +209,8 @@ impl Broker {
     pub(super) fn is_rotten(&self) -> bool {
         let is_right = |rot: &Rot| {
             let mut byte = [0];
-            let read = File::open(&rot.segment).and_then(|mut file| {
+            let Ok(folder) = replicas::folder(&self.dirs(), &rot.partition) else { return false };
+            let read = File::open(folder.join(&rot.segment)).and_then(|mut file| {
                 file.seek(SeekFrom::Start(rot.position))?;
                 file.read_exact(&mut byte)
             });
@@ -248,11 +265,21 @@ impl Broker {
         Ok(answer)
     }
 
+    /// How many of its replicas have moved to another directory.
+    pub(super) fn moved(&self) -> Result<usize, String> {
+        Ok(self.said()?.matches("has moved to another data directory").count())
+    }
+
+    fn said(&self) -> Result<String, String> {
+        let path = self.log();
+        let text = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
     /// An error if it has said what no broker should.
     pub(super) fn check_log(&self) -> Result<(), String> {
         let path = self.log();
-        let text = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let text = String::from_utf8_lossy(&text);
+        let text = self.said()?;
         match text.lines().find(|line| COMPLAINTS.iter().any(|complaint| line.contains(complaint))) {
             None => Ok(()),
             Some(line) => Err(format!("the broker {} said: {line}; see {}", self.id, path.display())),

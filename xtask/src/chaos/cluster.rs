@@ -53,9 +53,9 @@ impl<'a> Cluster<'a> {
         addresses.join(",")
     }
 
-    /// Every broker's data directory.
-    pub(super) fn data(&self) -> Vec<PathBuf> {
-        self.brokers.iter().map(Broker::data).collect()
+    /// The data directories of each broker.
+    pub(super) fn dirs(&self) -> Vec<Vec<PathBuf>> {
+        self.brokers.iter().map(Broker::dirs).collect()
     }
 
     /// The brokers' logs, for a message.
@@ -90,6 +90,20 @@ impl<'a> Cluster<'a> {
     pub(super) fn disks_off(&self, ids: &[usize]) -> Result<(), String> {
         let disks: Vec<&Disk> = ids.iter().map(|id| &self.brokers[id - 1].disk).collect();
         disk::power_off(self.toolbox, &disks)
+    }
+
+    /// Asks a broker to move a partition to its other directory, and waits for no answer: there may be none.
+    pub(super) fn begin_move(&self, id: usize, topic: &str, partition: usize) {
+        let Some(dir) = self.brokers[id - 1].other_dir(&format!("{topic}-{partition}")) else { return };
+        let mut program = self.toolbox.go_program("move");
+        program.args(["-bootstrap", &self.bootstrap(), "-broker", &id.to_string(), "-topic", topic]);
+        program.args(["-partition", &partition.to_string(), "-dir"]).arg(dir);
+        std::thread::spawn(move || program.output());
+    }
+
+    /// How many replicas have come to another directory, as the brokers say.
+    pub(super) fn moved(&self) -> Result<usize, String> {
+        self.brokers.iter().map(Broker::moved).sum()
     }
 
     /// An error if a broker has ended that nobody has killed.

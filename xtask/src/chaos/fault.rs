@@ -2,7 +2,7 @@
 //! fault of a round is about processes and disks, where two would only hide each other; faults of the network join it freely.
 
 use super::cluster::Cluster;
-use super::{BROKERS, network};
+use super::{BROKERS, COPIED, PARTITIONS, TOPIC, TRANSACTIONS, network};
 use crate::dice::Dice;
 use crate::shell;
 use std::fmt;
@@ -24,10 +24,11 @@ pub(super) enum Fault {
     Isolate,
     OneWay,
     Slow,
+    Move,
 }
 
 /// In the order of `--help`.
-pub(super) const ALL: [Fault; 13] = [
+pub(super) const ALL: [Fault; 14] = [
     Fault::Kill,
     Fault::KillTwo,
     Fault::KillAll,
@@ -41,6 +42,7 @@ pub(super) const ALL: [Fault; 13] = [
     Fault::Isolate,
     Fault::OneWay,
     Fault::Slow,
+    Fault::Move,
 ];
 
 impl Fault {
@@ -76,12 +78,18 @@ impl Fault {
             Fault::Slow => {
                 ("slow", "one broker is behind a narrow pipe that is late and loses packets", (1000, 10_000))
             }
+            Fault::Move => ("move", "one broker moves a replica to its other data directory", (0, 1)),
         }
     }
 
     pub(super) fn named(name: &str) -> Result<Self, String> {
         let found = ALL.into_iter().find(|fault| fault.row().0 == name);
         found.ok_or_else(|| format!("there is no fault {name}; see --help"))
+    }
+
+    /// Of which a round has at most one.
+    fn is_of_machine(self) -> bool {
+        !self.is_of_network() && self != Fault::Move
     }
 
     fn is_of_network(self) -> bool {
@@ -106,6 +114,8 @@ struct Step {
     victims: Vec<usize>,
     /// Directions that a fault of the network breaks, as (from, to).
     directions: Vec<(usize, usize)>,
+    /// Topic and number of the partition that moves.
+    partition: (&'static str, usize),
     /// A rate in kilobits per second, for what is slow.
     kilobits: u64,
     begin: Duration,
@@ -125,7 +135,7 @@ impl Plan {
             let fault = dice.pick(faults);
             let taken = steps
                 .iter()
-                .any(|step| step.fault == fault || !(step.fault.is_of_network() || fault.is_of_network()));
+                .any(|step| step.fault == fault || step.fault.is_of_machine() && fault.is_of_machine());
             // Two on one interface or direction would heal each other.
             let crowded = fault.is_of_network() && steps.iter().any(|step| step.fault.is_of_network());
             if !taken && !crowded {
@@ -163,6 +173,9 @@ impl fmt::Display for Plan {
                 step.directions.iter().try_for_each(|(from, to)| write!(f, " {from}>{to}"))?;
                 write!(f, ")")?;
             }
+            if step.fault == Fault::Move {
+                write!(f, " ({}-{})", step.partition.0, step.partition.1)?;
+            }
             write!(f, " from {:.1} s for {:.1} s", step.begin.as_secs_f64(), step.lasts.as_secs_f64())?;
         }
         Ok(())
@@ -190,11 +203,13 @@ impl Step {
             },
             _ => Vec::new(),
         };
+        let all_partitions: Vec<usize> = (0..PARTITIONS).collect();
         let (_, _, (ms_min, ms_bound)) = fault.row();
         Self {
             fault,
             victims,
             directions,
+            partition: (dice.pick(&[TOPIC, TRANSACTIONS, COPIED]), dice.pick(&all_partitions)),
             kilobits: 500 << dice.below(5),
             begin: dice.millis(0, 3000),
             lasts: dice.millis(ms_min, ms_bound),
@@ -216,6 +231,11 @@ impl Step {
             }
             Fault::Isolate => self.victims.iter().try_for_each(|&id| network::unplug(id)),
             Fault::Slow => self.victims.iter().try_for_each(|&id| network::slow_down(id, self.kilobits)),
+            Fault::Move => {
+                let (topic, partition) = self.partition;
+                self.victims.iter().for_each(|&id| cluster.begin_move(id, topic, partition));
+                Ok(())
+            }
         }
     }
 
@@ -237,6 +257,8 @@ impl Step {
             }
             Fault::Isolate => self.victims.iter().try_for_each(|&id| network::plug(id)),
             Fault::Slow => self.victims.iter().try_for_each(|&id| network::speed_up(id)),
+            // It ends by itself.
+            Fault::Move => Ok(()),
         }
     }
 }

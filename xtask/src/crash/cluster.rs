@@ -79,7 +79,7 @@ pub(super) fn run(plan: &Plan, toolbox: &Toolbox, binary: &Path) -> Result<(), S
 
     let mut told = Told { producers: producers.stop()?, ..Told::default() };
     cluster.check()?;
-    let agreed = replicas::compare(&cluster.data(), TOPIC, PARTITIONS, PATIENCE)?;
+    let agreed = replicas::compare(&cluster.dirs(), TOPIC, PARTITIONS, PATIENCE)?;
     told.epochs = agreed.epochs;
     verdict::verify(toolbox, &cluster.bootstrap(), TOPIC, &told, &home)?;
     println!(
