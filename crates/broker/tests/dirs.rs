@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use storage::Disk;
 use storage::fault::FaultDisk;
@@ -261,4 +262,27 @@ fn the_metadata_may_have_a_directory_of_its_own() {
     assert!(!names("/a").contains(&"__cluster_metadata-0".to_owned()));
     broker.restart();
     assert_eq!(placement(&mut TestClient::connect(&broker)).values().map(Vec::len).sum::<usize>(), 2);
+}
+
+#[test]
+fn a_metadata_log_that_a_checkpoint_took_offline_ends_the_broker_before_it_is_written_to() {
+    let disk = FaultDisk::new();
+    let dir = Path::new("/a/__cluster_metadata-0");
+    let checkpoints = "log.flush.offset.checkpoint.interval.ms=500";
+    let mut broker = TestBroker::start_on(Arc::new(disk.clone()), &["log.dirs=/a", checkpoints]);
+    let mut client = TestClient::connect(&broker);
+    // A checkpoint that comes just before the disk dies leaves nothing to write to the next one.
+    let why = ["t", "u", "v", "w", "x"].into_iter().find_map(|topic| {
+        disk.revive_dir(dir);
+        client.create_topic(topic, 1);
+        disk.kill_dir(dir);
+        broker.failed(Duration::from_secs(3))
+    });
+    assert!(why.is_some_and(|why| why.contains("the metadata log is offline")), "{why:?}");
+    broker.kill(|| {
+        disk.kill();
+        disk.revive_dir(dir);
+    });
+    client = TestClient::connect(&broker);
+    client.produce_and_read_back("t");
 }
