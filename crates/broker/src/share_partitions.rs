@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use state::metadata::{ConfigResource, ResourceKind};
 use state::share::partition::{AcknowledgedBatch, DeadLetters, ShareConfig, SharePartition};
-use state::share::state::SharePartitionKey;
+use state::share::state::{SharePartitionKey, ShareState};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use wire::{ErrorCode, LeaderEpoch, Millis, Offset, Str};
@@ -20,6 +20,7 @@ use wire::{ErrorCode, LeaderEpoch, Millis, Offset, Str};
 use crate::blocking;
 use crate::broker::{Broker, stopped};
 use crate::dead_letters;
+use crate::handler::share_group_offsets;
 use crate::partition::Partition;
 use crate::settings::group::{OffsetReset, ShareGroupSettings};
 use crate::share_coordinator::Failure;
@@ -422,7 +423,7 @@ fn config(settings: &ShareGroupSettings) -> ShareConfig {
 /// Begins with what the share coordinator knows. Where nobody has settled where to begin, it is settled here and written at
 /// once: what is produced from now on is not missed.
 async fn load(held: Arc<Held>, broker: Arc<Broker>, settings: ShareGroupSettings) {
-    let read = insist(&broker, PERSIST_MAX, || broker.read_share_state(&held.key, held.leader_epoch)).await;
+    let read = insist(&broker, PERSIST_MAX, || stored(&broker, &held)).await;
     let loaded = match read {
         Ok(state) if state.start.is_some() => Ok((state, Offset::ZERO)),
         Ok(state) => match first_offset(&broker, &held.partition, &settings).await {
@@ -453,6 +454,22 @@ async fn load(held: Arc<Held>, broker: Arc<Broker>, settings: ShareGroupSettings
     drop(inner);
     // Whoever wanted it may be gone by now.
     held.retire(&broker);
+}
+
+/// What the share coordinator knows. Where that is nothing it is asked again when the group's coordinator has had a look: what the
+/// group should have begins again then.
+async fn stored(broker: &Arc<Broker>, held: &Held) -> Result<ShareState, Failure> {
+    match broker.read_share_state(&held.key, held.leader_epoch).await {
+        Err(failure) if failure.error == ErrorCode::INVALID_REQUEST => {
+            match share_group_offsets::look_for_state(broker, &held.key).await {
+                // Nobody keeps a group of that name: the refusal is the news.
+                Err(no_group) if no_group.error == ErrorCode::GROUP_ID_NOT_FOUND => Err(failure),
+                Err(failure) => Err(failure),
+                Ok(()) => broker.read_share_state(&held.key, held.leader_epoch).await,
+            }
+        }
+        read => read,
+    }
 }
 
 async fn first_offset(

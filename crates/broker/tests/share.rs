@@ -18,6 +18,7 @@ use wire::messages::delete_groups::DeleteGroupsRequest;
 use wire::messages::delete_share_group_offsets::{
     DeleteShareGroupOffsetsRequest, DeleteShareGroupOffsetsRequestTopic,
 };
+use wire::messages::delete_share_group_state as delete_state;
 use wire::messages::describe_share_group_offsets::{
     DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsRequestGroup,
 };
@@ -29,6 +30,7 @@ use wire::messages::initialize_share_group_state as initialize;
 use wire::messages::join_group::{JoinGroupRequest, JoinGroupRequestProtocol};
 use wire::messages::list_groups::ListGroupsRequest;
 use wire::messages::metadata::{MetadataRequest, MetadataRequestTopic};
+use wire::messages::read_share_group_state as read_state;
 use wire::messages::read_share_group_state_summary as summary;
 use wire::messages::share_acknowledge::{
     AcknowledgePartition, AcknowledgeTopic, AcknowledgementBatch as SaidBatch, ShareAcknowledgeRequest,
@@ -107,6 +109,21 @@ fn summary(client: &mut TestClient, topic: Uuid) -> (i64, i32) {
     let answer = client.ask(request).results.remove(0).partitions.remove(0);
     assert_eq!(answer.error_code, ErrorCode::NONE);
     (answer.start_offset, answer.delivery_complete_count)
+}
+
+fn try_read(client: &mut TestClient, topic: Uuid) -> ErrorCode {
+    let partition = read_state::PartitionData { partition: 0, leader_epoch: -1 };
+    let topic = read_state::ReadStateData { topic_id: topic, partitions: vec![partition] };
+    let request = read_state::ReadShareGroupStateRequest { group_id: GROUP.into(), topics: vec![topic] };
+    client.ask(request).results[0].partitions[0].error_code
+}
+
+/// Has the share state of a partition go, as a deletion does that comes late: the group knows nothing of it.
+fn lose(client: &mut TestClient, topic: Uuid, partition: i32) -> ErrorCode {
+    let partition = delete_state::PartitionData { partition };
+    let topic = delete_state::DeleteStateData { topic_id: topic, partitions: vec![partition] };
+    let request = delete_state::DeleteShareGroupStateRequest { group_id: GROUP.into(), topics: vec![topic] };
+    client.ask(request).results[0].partitions[0].error_code
 }
 
 /// A member of the group, as a client keeps it.
@@ -402,6 +419,76 @@ fn a_state_that_begins_anew_fences_who_works_on_the_old_one() {
 }
 
 #[test]
+fn share_state_that_is_lost_begins_again() {
+    let broker = TestBroker::start(&["share.coordinator.state.topic.num.partitions=2"]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("jobs", 1);
+    assert_eq!(configure(&mut client, &[("share.auto.offset.reset", "earliest")]), (ErrorCode::NONE, None));
+    client.append("jobs", 0, batch_of(3));
+    let topic = topic_id(&mut client, "jobs");
+    let find = || FindCoordinatorRequest { coordinator_keys: vec![GROUP.into()], ..Default::default() };
+    wait_until(|| client.ask(find()).coordinators[0].error_code.is_ok());
+    wait_until(|| {
+        let joined = beat(&mut client, "one", 0, Some(&["jobs"]));
+        joined.assignment.is_some_and(|given| !given.topic_partitions.is_empty())
+    });
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    assert_eq!(one.takes(2), [(0, 1, 1)]);
+    assert_eq!(one.says(&[(0, 0, &[1])]), ErrorCode::NONE);
+
+    // Who has loaded it hears of it when something is to be written.
+    assert_eq!(lose(&mut client, topic, 0), ErrorCode::NONE);
+    assert_eq!(one.says(&[(1, 1, &[1])]), ErrorCode::UNKNOWN_SERVER_ERROR);
+    assert_eq!(one.takes(3), [(0, 2, 1)]);
+    assert_eq!(one.says(&[(0, 1, &[1])]), ErrorCode::NONE);
+    assert_eq!(offsets(&mut client), Ok(vec![(2, 1)]));
+
+    // Whoever looks at the group finds it missing as well.
+    assert_eq!(lose(&mut client, topic, 0), ErrorCode::NONE);
+    assert_eq!(offsets(&mut client), Ok(vec![(-1, -1)]));
+    assert_eq!(try_read(&mut client, topic), ErrorCode::NONE);
+
+    // What the group gives up does not come back.
+    assert_eq!(beat(&mut client, "one", -1, None).member_epoch, -1);
+    drop(one);
+    let jobs = DeleteShareGroupOffsetsRequestTopic { topic_name: "jobs".into() };
+    let forget = DeleteShareGroupOffsetsRequest { group_id: GROUP.into(), topics: vec![jobs] };
+    assert_eq!(client.ask(forget).responses[0].error_code, ErrorCode::NONE);
+    assert_eq!(offsets(&mut client), Ok(vec![]));
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    assert_eq!(one.fetch(1, &[]).error_code, ErrorCode::UNKNOWN_SERVER_ERROR);
+    assert_eq!(try_read(&mut client, topic), ErrorCode::INVALID_REQUEST);
+}
+
+#[test]
+fn share_state_that_is_lost_begins_again_wherever_the_group_is_coordinated() {
+    let configs = ["share.coordinator.state.topic.num.partitions=3", "offsets.topic.num.partitions=1"];
+    let cluster = TestCluster::start(3, &configs);
+    let topic = CreatableTopic {
+        name: "jobs".into(),
+        num_partitions: 12,
+        replication_factor: 3,
+        ..Default::default()
+    };
+    let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    let mut client = cluster.client(1);
+    assert_eq!(client.ask(request).topics[0].error_code, ErrorCode::NONE);
+    assert_eq!(configure(&mut client, &[("share.auto.offset.reset", "earliest")]), (ErrorCode::NONE, None));
+    let topic = topic_id(&mut client, "jobs");
+    wait_until(|| leaders(&cluster, 1).iter().all(|(_, leader)| *leader > 0));
+    for (index, leader) in leaders(&cluster, 1) {
+        cluster.client(leader).append("jobs", index, batch_of(1));
+    }
+    join(&cluster, "one");
+    for index in 0..12 {
+        let key = Str::from(format!("{GROUP}:{topic}:{index}"));
+        let at = coordinator(&mut client, &key).expect("share state has begun");
+        assert_eq!(lose(&mut cluster.client(at), topic, index), ErrorCode::NONE);
+    }
+    assert_eq!(told_of(&cluster, 1, topic, "one"), [ErrorCode::NONE; 12]);
+}
+
+#[test]
 fn another_broker_goes_on_where_the_last_one_stopped() {
     let mut cluster = TestCluster::start(3, &["share.coordinator.state.topic.num.partitions=3"]);
     let mut client = cluster.client(1);
@@ -569,14 +656,40 @@ fn a_group_joins_reads_is_moved_and_deleted() {
     assert_eq!(offsets(&mut client).map(|offsets| offsets[0]), Ok((2, 2)));
 }
 
-/// What a member that has not read before is told of each partition, by the partition's leader.
-fn told_of(cluster: &TestCluster, id: i32, topic: Uuid, member: &'static str) -> Vec<ErrorCode> {
+/// The partitions of the topic, and who leads them.
+fn leaders(cluster: &TestCluster, id: i32) -> Vec<(i32, i32)> {
     let name = MetadataRequestTopic { name: Some("jobs".into()), ..Default::default() };
     let request = MetadataRequest { topics: Some(vec![name]), ..Default::default() };
     let partitions = cluster.client(id).ask(request).topics.remove(0).partitions;
-    let told = partitions.iter().map(|partition| {
-        let mut client = cluster.client(partition.leader_id);
-        let answer = client.ask(first_fetch(topic, member, &[partition.partition_index], 10_000));
+    partitions.iter().map(|partition| (partition.partition_index, partition.leader_id)).collect()
+}
+
+/// A connection to the group's coordinator.
+fn group_coordinator(cluster: &TestCluster) -> TestClient {
+    let mut found = -1;
+    wait_until(|| {
+        let find = FindCoordinatorRequest { coordinator_keys: vec![GROUP.into()], ..Default::default() };
+        let mut client = cluster.client(cluster.running()[0]);
+        found = client.ask(find).coordinators[0].node_id;
+        cluster.running().contains(&found)
+    });
+    cluster.client(found)
+}
+
+/// A member that is there until it has all twelve partitions.
+fn join(cluster: &TestCluster, member: &'static str) {
+    wait_until(|| {
+        let joined = beat(&mut group_coordinator(cluster), member, 0, Some(&["jobs"]));
+        let given = joined.assignment.map(|given| given.topic_partitions).unwrap_or_default();
+        given.first().is_some_and(|given| given.partitions.len() == 12)
+    });
+}
+
+/// What a member that has not read before is told of each partition, by the partition's leader.
+fn told_of(cluster: &TestCluster, id: i32, topic: Uuid, member: &'static str) -> Vec<ErrorCode> {
+    let told = leaders(cluster, id).into_iter().map(|(index, leader)| {
+        let mut client = cluster.client(leader);
+        let answer = client.ask(first_fetch(topic, member, &[index], 10_000));
         assert_eq!(answer.error_code, ErrorCode::NONE);
         let data = &answer.responses[0].partitions[0];
         assert_eq!(data.error_code.is_ok(), !data.acquired_records.is_empty(), "nobody else reads");
@@ -624,39 +737,13 @@ fn a_deletion_that_fails_half_way_is_finished_by_whoever_reads_next() {
     let topic = topic_id(&mut cluster.client(1), "jobs");
     let earliest = configure(&mut cluster.client(1), &[("share.auto.offset.reset", "earliest")]);
     assert_eq!(earliest, (ErrorCode::NONE, None));
-    let leaders = |cluster: &TestCluster, id: i32| {
-        let name = MetadataRequestTopic { name: Some("jobs".into()), ..Default::default() };
-        let request = MetadataRequest { topics: Some(vec![name]), ..Default::default() };
-        let partitions = cluster.client(id).ask(request).topics.remove(0).partitions;
-        partitions
-            .iter()
-            .map(|partition| (partition.partition_index, partition.leader_id))
-            .collect::<Vec<_>>()
-    };
     wait_until(|| leaders(&cluster, 1).iter().all(|(_, leader)| *leader > 0));
     for (index, leader) in leaders(&cluster, 1) {
         cluster.client(leader).append("jobs", index, batch_of(1));
     }
-    let coordinator = |cluster: &TestCluster| {
-        let mut found = -1;
-        wait_until(|| {
-            let find = FindCoordinatorRequest { coordinator_keys: vec![GROUP.into()], ..Default::default() };
-            let mut client = cluster.client(cluster.running()[0]);
-            found = client.ask(find).coordinators[0].node_id;
-            cluster.running().contains(&found)
-        });
-        cluster.client(found)
-    };
-    let join = |cluster: &TestCluster, member| {
-        wait_until(|| {
-            let joined = beat(&mut coordinator(cluster), member, 0, Some(&["jobs"]));
-            let given = joined.assignment.map(|given| given.topic_partitions).unwrap_or_default();
-            given.first().is_some_and(|given| given.partitions.len() == 12)
-        });
-    };
     join(&cluster, "one");
     assert_eq!(told_of(&cluster, 1, topic, "one"), [ErrorCode::NONE; 12]);
-    assert_eq!(beat(&mut coordinator(&cluster), "one", -1, None).member_epoch, -1);
+    assert_eq!(beat(&mut group_coordinator(&cluster), "one", -1, None).member_epoch, -1);
 
     cluster.kill(3);
     // Partitions whose state can be had are not kept waiting by those whose cannot.
@@ -673,18 +760,18 @@ fn a_deletion_that_fails_half_way_is_finished_by_whoever_reads_next() {
     let forget = |cluster: &TestCluster| {
         let topic = DeleteShareGroupOffsetsRequestTopic { topic_name: "jobs".into() };
         let request = DeleteShareGroupOffsetsRequest { group_id: GROUP.into(), topics: vec![topic] };
-        let answer = coordinator(cluster).ask(request);
+        let answer = group_coordinator(cluster).ask(request);
         answer.responses.first().map_or(answer.error_code, |topic| topic.error_code)
     };
     wait_until(|| {
         forget(&cluster) == ErrorCode::COORDINATOR_NOT_AVAILABLE
-            && offsets(&mut coordinator(&cluster)) == Ok(vec![])
+            && offsets(&mut group_coordinator(&cluster)) == Ok(vec![])
     });
 
     // What is left of one topic does not keep the group from another, as far as that can be had: it is moved there, and reads.
     let partitions = (0..12)
         .map(|partition_index| AlterShareGroupOffsetsRequestPartition { partition_index, start_offset: 0 });
-    let moved = coordinator(&cluster).ask(AlterShareGroupOffsetsRequest {
+    let moved = group_coordinator(&cluster).ask(AlterShareGroupOffsetsRequest {
         group_id: GROUP.into(),
         topics: vec![AlterShareGroupOffsetsRequestTopic {
             topic_name: "other".into(),
@@ -694,16 +781,19 @@ fn a_deletion_that_fails_half_way_is_finished_by_whoever_reads_next() {
     assert_eq!((moved.error_code, moved.error_message), (ErrorCode::NONE, None));
     let has_moved = moved.responses[0].partitions.iter().filter(|told| told.error_code.is_ok());
     assert!((1..12).contains(&has_moved.count()));
-    assert_eq!(beat(&mut coordinator(&cluster), "four", 0, Some(&["other"])).error_code, ErrorCode::NONE);
-    assert_eq!(beat(&mut coordinator(&cluster), "four", -1, None).member_epoch, -1);
+    assert_eq!(
+        beat(&mut group_coordinator(&cluster), "four", 0, Some(&["other"])).error_code,
+        ErrorCode::NONE
+    );
+    assert_eq!(beat(&mut group_coordinator(&cluster), "four", -1, None).member_epoch, -1);
 
     // The group is not given what is not there, and gets it again when it can be had.
     cluster.open(vec![3]);
     join(&cluster, "two");
     wait_until(|| told_of(&cluster, 1, topic, "two") == [ErrorCode::NONE; 12]);
-    assert_eq!(beat(&mut coordinator(&cluster), "two", -1, None).member_epoch, -1);
+    assert_eq!(beat(&mut group_coordinator(&cluster), "two", -1, None).member_epoch, -1);
     let delete = DeleteGroupsRequest { groups_names: vec![GROUP.into()] };
-    assert_eq!(coordinator(&cluster).ask(delete).results[0].error_code, ErrorCode::NONE);
+    assert_eq!(group_coordinator(&cluster).ask(delete).results[0].error_code, ErrorCode::NONE);
 }
 
 #[test]
