@@ -286,6 +286,47 @@ fn meanwhile(member: &mut Member, happens: impl FnOnce()) -> Vec<(i64, i64, i16)
 }
 
 #[test]
+fn a_fetch_that_acknowledges_waits_as_any_other() {
+    let (broker, topic) = broker();
+    let mut client = TestClient::connect(&broker);
+    client.append("jobs", 0, batch_of(3));
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    assert_eq!(one.takes(3), [(0, 2, 1)]);
+    let began = now();
+    let mut answer = one.ask(3, &[(0, 0, &[1])], 500);
+    assert!(began.elapsed() >= Duration::from_millis(500));
+    let data = answer.responses.remove(0).partitions.remove(0);
+    assert_eq!((data.acknowledge_error_code, acquired(&data)), (ErrorCode::NONE, vec![]));
+
+    // What was said counts meanwhile, and is told with what comes.
+    let began = now();
+    let data = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| one.fetch(3, &[(1, 1, &[1])]));
+        wait_until(|| summary(&mut client, topic) == (2, 0));
+        client.append("jobs", 0, batch_of(1));
+        waiting.join().unwrap()
+    });
+    assert_eq!((data.acknowledge_error_code, acquired(&data)), (ErrorCode::NONE, vec![(3, 3, 1)]));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+
+    // So is a refusal.
+    let began = now();
+    let mut answer = one.ask(3, &[(4, 4, &[1])], 500);
+    assert!(began.elapsed() >= Duration::from_millis(500));
+    let data = answer.responses.remove(0).partitions.remove(0);
+    assert_eq!(data.acknowledge_error_code, ErrorCode::INVALID_RECORD_STATE);
+
+    // A session that ends waits for nothing.
+    one.epoch = -1;
+    let began = now();
+    let mut answer = one.ask(0, &[(2, 3, &[1])], 60_000);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let data = answer.responses.remove(0).partitions.remove(0);
+    assert_eq!(data.acknowledge_error_code, ErrorCode::NONE);
+    assert_eq!(summary(&mut client, topic), (4, 0));
+}
+
+#[test]
 fn a_lock_ends_and_the_delivery_limit_gives_a_record_up() {
     let (broker, topic) = broker();
     let mut client = TestClient::connect(&broker);
