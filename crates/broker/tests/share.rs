@@ -459,8 +459,8 @@ fn a_state_that_begins_anew_fences_who_works_on_the_old_one() {
     assert_eq!(one.says(&[(3, 3, &[1])]), ErrorCode::NOT_LEADER_OR_FOLLOWER);
 }
 
-#[test]
-fn share_state_that_is_lost_begins_again() {
+/// A broker with a topic of one partition and three records, and a group whose only member has it.
+fn group() -> (TestBroker, TestClient, Member) {
     let broker = TestBroker::start(&["share.coordinator.state.topic.num.partitions=2"]);
     let mut client = TestClient::connect(&broker);
     client.create_topic("jobs", 1);
@@ -473,7 +473,31 @@ fn share_state_that_is_lost_begins_again() {
         let joined = beat(&mut client, "one", 0, Some(&["jobs"]));
         joined.assignment.is_some_and(|given| !given.topic_partitions.is_empty())
     });
-    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    let one = Member::new("one", topic, TestClient::connect(&broker));
+    (broker, client, one)
+}
+
+#[test]
+fn the_lag_of_a_group_is_what_is_not_done_with() {
+    let (_broker, mut client, mut one) = group();
+    assert_eq!(offsets(&mut client), Ok(vec![(-1, -1)]));
+    assert_eq!(one.takes(3), [(0, 2, 1)]);
+    assert_eq!(offsets(&mut client), Ok(vec![(0, 3)]));
+    // Wherever it lies; what is given up is done with, and what is released is not.
+    assert_eq!(one.says(&[(1, 1, &[1])]), ErrorCode::NONE);
+    assert_eq!(offsets(&mut client), Ok(vec![(0, 2)]));
+    client.append("jobs", 0, batch_of(3));
+    assert_eq!(one.takes(3), [(3, 5, 1)]);
+    assert_eq!(one.says(&[(0, 0, &[1]), (3, 5, &[1, 3, 2])]), ErrorCode::NONE);
+    assert_eq!(offsets(&mut client), Ok(vec![(2, 2)]));
+    client.append("jobs", 0, batch_of(1));
+    assert_eq!(offsets(&mut client), Ok(vec![(2, 3)]));
+}
+
+#[test]
+fn share_state_that_is_lost_begins_again() {
+    let (broker, mut client, mut one) = group();
+    let topic = one.topic;
     assert_eq!(one.takes(2), [(0, 1, 1)]);
     assert_eq!(one.says(&[(0, 0, &[1])]), ErrorCode::NONE);
 
