@@ -68,8 +68,8 @@ struct Inner {
     is_writing: bool,
     /// Whether somebody takes what is given up to the dead-letter queue.
     is_burying: bool,
-    /// Whether all attempts at the last dead letters were in vain.
-    is_burying_in_vain: bool,
+    /// How many records were given up without a dead letter when all attempts were in vain of late.
+    buried_in_vain: i64,
 }
 
 impl Held {
@@ -191,13 +191,13 @@ impl Held {
         self.inner.lock().is_burying = false;
     }
 
-    /// Whether dead letters could not be written of late, for all attempts.
-    pub(crate) fn is_burying_in_vain(&self) -> bool {
-        self.inner.lock().is_burying_in_vain
+    /// How many records were given up last because dead letters could not be written, for all attempts; zero where they can.
+    pub(crate) fn buried_in_vain(&self) -> i64 {
+        self.inner.lock().buried_in_vain
     }
 
-    pub(crate) fn set_burying_in_vain(&self, is_in_vain: bool) {
-        self.inner.lock().is_burying_in_vain = is_in_vain;
+    pub(crate) fn set_buried_in_vain(&self, records: i64) {
+        self.inner.lock().buried_in_vain = records;
     }
 
     /// It is given up: what was not written has not happened.
@@ -377,7 +377,7 @@ impl Broker {
                             changes: 0,
                             is_writing: false,
                             is_burying: false,
-                            is_burying_in_vain: false,
+                            buried_in_vain: 0,
                         }),
                         phase: watch::Sender::new(Phase::Loading),
                         waiting: Waiting::default(),

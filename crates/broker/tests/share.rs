@@ -1041,16 +1041,19 @@ fn a_dead_letter_topic_that_cannot_be_written_does_not_hold_up_the_group() {
     client.create_topic("jobs", 1);
     // It exists, and does not take dead letters.
     client.create_topic("dlq.closed", 1);
+    // It does, and none fits.
+    let tiny = [("errors.deadletterqueue.group.enable", "true"), ("max.message.bytes", "100")];
+    client.create_topic_with("dlq.tiny", 1, &tiny);
     let configs =
         [("share.auto.offset.reset", "earliest"), ("errors.deadletterqueue.topic.name", "dlq.closed")];
     assert_eq!(configure(&mut client, &configs), (ErrorCode::NONE, None));
     let topic = topic_id(&mut client, "jobs");
     initialize(&mut client, topic, 0, -1);
-    client.append("jobs", 0, batch_of(5));
+    client.append("jobs", 0, batch_of(8));
     let mut one = Member::new("one", topic, TestClient::connect(&broker));
     let mut failed = 0;
     let mut next = 0;
-    for name in ["dlq.closed", "dlq.missing", "jobs", "elsewhere"] {
+    for name in ["dlq.closed", "dlq.tiny", "dlq.missing", "jobs", "__dlq", "elsewhere"] {
         assert_eq!(
             configure(&mut client, &[("errors.deadletterqueue.topic.name", name)]),
             (ErrorCode::NONE, None)
@@ -1075,15 +1078,68 @@ fn a_dead_letter_topic_that_cannot_be_written_does_not_hold_up_the_group() {
     };
     let request = IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false };
     assert_eq!(client.ask(request).responses[0].error_code, ErrorCode::NONE);
-    assert_eq!(
-        configure(&mut client, &[("errors.deadletterqueue.topic.name", "dlq.new")]),
-        (ErrorCode::NONE, None)
-    );
-    assert_eq!(one.takes(1), [(4, 4, 1)]);
-    assert_eq!(one.says(&[(4, 4, &[3])]), ErrorCode::NONE);
-    wait_until(|| summary(&mut client, topic) == (5, 0));
-    assert_eq!(dead_letters(&mut client, "dlq.new"), [letter("4", "1", REJECTED, None)]);
+    // Unless there can be none of that name.
+    for (name, offset) in [("dlq.no/topic", 6), ("dlq.new", 7)] {
+        assert_eq!(
+            configure(&mut client, &[("errors.deadletterqueue.topic.name", name)]),
+            (ErrorCode::NONE, None)
+        );
+        assert_eq!(one.takes(1), [(offset, offset, 1)]);
+        assert_eq!(one.says(&[(offset, offset, &[3])]), ErrorCode::NONE);
+        wait_until(|| summary(&mut client, topic) == (offset + 1, 0));
+    }
+    assert!(broker.metrics().contains("ottla_share_dead_letters_failed_total 7\n"));
+    assert_eq!(dead_letters(&mut client, "dlq.new"), [letter("7", "1", REJECTED, None)]);
     assert!(broker.metrics().contains("ottla_share_dead_letters_total 1\n"));
+}
+
+#[test]
+fn what_cannot_be_written_to_a_dead_letter_topic_yet_is_kept_but_for_a_few() {
+    const RECORDS: i64 = 500;
+    let broker = TestBroker::start(&[
+        "admin.listener=127.0.0.1:0",
+        "share.coordinator.state.topic.num.partitions=2",
+        "errors.deadletterqueue.auto.create.topics.enable=true",
+        "num.partitions=1",
+        // More than there are brokers: dead-letter topics cannot be created yet.
+        "default.replication.factor=2",
+    ]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("jobs", 1);
+    let configs =
+        [("share.auto.offset.reset", "earliest"), ("errors.deadletterqueue.topic.name", "dlq.jobs")];
+    assert_eq!(configure(&mut client, &configs), (ErrorCode::NONE, None));
+    let topic = topic_id(&mut client, "jobs");
+    initialize(&mut client, topic, 0, -1);
+    client.append("jobs", 0, batch_of(RECORDS as usize));
+    let mut one = Member::new("one", topic, TestClient::connect(&broker));
+    assert_eq!(one.takes(RECORDS as i32), [(0, RECORDS - 1, 1)]);
+    assert_eq!(one.says(&[(0, RECORDS - 1, &[3])]), ErrorCode::NONE);
+    let failed = || {
+        let metrics = broker.metrics();
+        let count =
+            metrics.lines().find_map(|line| line.strip_prefix("ottla_share_dead_letters_failed_total "));
+        count.unwrap().parse::<i64>().unwrap()
+    };
+    // After all attempts that are made of a dead letter, one of them is given up, and the others are not.
+    wait_until(|| failed() > 0);
+    let takes_letters = [("errors.deadletterqueue.group.enable", "true")];
+    client.create_topic_with("dlq.jobs", 1, &takes_letters);
+    wait_until(|| summary(&mut client, topic) == (RECORDS, 0));
+    let failed = failed();
+    assert!(failed < RECORDS, "{failed}");
+    let written: Vec<_> = dead_letters(&mut client, "dlq.jobs").into_iter().map(|letter| letter.0).collect();
+    assert_eq!(written, (failed..RECORDS).map(|offset| offset.to_string()).collect::<Vec<_>>());
+
+    // What comes then is tried as often as the first.
+    let name = [("errors.deadletterqueue.topic.name", "dlq.late")];
+    assert_eq!(configure(&mut client, &name), (ErrorCode::NONE, None));
+    client.append("jobs", 0, batch_of(1));
+    assert_eq!(one.takes(1), [(RECORDS, RECORDS, 1)]);
+    assert_eq!(one.says(&[(RECORDS, RECORDS, &[3])]), ErrorCode::NONE);
+    client.create_topic_with("dlq.late", 1, &takes_letters);
+    wait_until(|| summary(&mut client, topic) == (RECORDS + 1, 0));
+    assert_eq!(dead_letters(&mut client, "dlq.late"), [letter("500", "1", REJECTED, None)]);
 }
 
 #[test]
