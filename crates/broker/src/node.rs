@@ -214,9 +214,9 @@ impl Node {
                 environment.random(),
             ),
             clock,
+            moves: Moves::new(opened.data_dirs.count()),
             data_dirs: opened.data_dirs,
             has_no_disk: watch::Sender::new(false),
-            moves: Moves::default(),
             environment,
             metadata: Metadata::new(quorum),
             controller: Controller::default(),
@@ -280,8 +280,10 @@ impl Node {
             () = broker.metadata.quorum().failed() => return Err(StartError::Offline),
         };
         tasks.spawn(replicas::run(Arc::clone(&broker), stopping.clone()));
-        tasks.spawn(disks::run(Arc::clone(&broker), stopping.clone()));
-        tasks.spawn(moves::run(Arc::clone(&broker), stopping.clone()));
+        for at in 0..broker.data_dirs.count() {
+            tasks.spawn(disks::run(Arc::clone(&broker), at, stopping.clone()));
+            tasks.spawn(moves::run(Arc::clone(&broker), at, stopping.clone()));
+        }
         tasks.spawn(isr::run(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(lifecycle::beat(Arc::clone(&broker), registration, stopping.clone()));
         tasks.spawn(lifecycle::regain_vote(Arc::clone(&broker), may_have_vote_back, stopping.clone()));
