@@ -92,13 +92,14 @@ pub enum StartError {
     },
     /// The data directory holds partitions, and no metadata that says whose they are.
     #[error(
-        "data directory {path} holds {partitions} partitions and no __cluster_metadata-0: restore that directory from a \
-         copy, or move the partitions away to begin anew"
+        "data directory {path} holds no __cluster_metadata-0, and the data directories hold {partitions} partitions: restore that \
+         directory from a copy; or, where other brokers have the cluster's metadata, move the directories of the partitions away, and \
+         they are copied from the others"
     )]
     NoMetadata {
-        /// The data directory.
+        /// The data directory of the metadata.
         path: PathBuf,
-        /// Partitions in it.
+        /// Partitions in all data directories.
         partitions: usize,
     },
     /// The metadata lies in another directory than the settings say.

@@ -325,3 +325,27 @@ fn a_disk_that_does_not_answer_hides_no_other_one_that_dies() {
     wait_until(|| describe(&mut client)[1].error_code == ErrorCode::KAFKA_STORAGE_ERROR);
     assert_eq!(describe(&mut client)[0].error_code, ErrorCode::NONE);
 }
+
+#[test]
+fn a_broker_whose_metadata_disk_was_replaced_says_what_to_do_and_touches_nothing() {
+    let disk = FaultDisk::new();
+    let apart = [TWO, "metadata.log.dir=/meta"];
+    let mut cluster = TestCluster::start_on(vec![Arc::new(disk.clone())], &apart);
+    cluster.client(1).create_topic("t", 2);
+    assert_eq!(cluster.client(1).append("t", 0, record("kept")), 0);
+    cluster.stop(1);
+    disk.rename(Path::new("/meta"), Path::new("/lost")).expect("it is taken away");
+    for _ in 0..2 {
+        let error =
+            cluster.try_open(1, &apart).expect_err("nobody knows what the partitions are").to_string();
+        let expected = "data directory /meta holds no __cluster_metadata-0, and the data directories hold 2 partitions: restore \
+                        that directory from a copy";
+        assert!(error.starts_with(expected), "{error}");
+    }
+    // As the message says.
+    disk.remove(Path::new("/meta")).expect("what the broker has made there goes");
+    disk.rename(Path::new("/lost"), Path::new("/meta")).expect("the copy is put there");
+    cluster.open(vec![1]);
+    cluster.wait_for_partition(1, "t", |partition| partition.leader_id == 1);
+    assert_eq!(values(&mut cluster.client(1), 0), [(0, "kept".to_owned())]);
+}
