@@ -142,7 +142,9 @@ pub(crate) fn begin(broker: &Arc<Broker>, partition: &Arc<Partition>, to: usize)
 
 fn begin_alone(broker: &Arc<Broker>, partition: &Arc<Partition>, to: usize) -> Result<(), ErrorCode> {
     let moves = &broker.moves;
-    if moves.moving.lock().get(&partition.id).is_some_and(|moving| moving.copy.to() == to) {
+    // Not one that is given up, such as that of an earlier partition of this name.
+    let is_it = |moving: &Arc<Moving>| moving.copy.to() == to && !moving.is_given_up.load(Ordering::Acquire);
+    if moves.moving.lock().get(&partition.id).is_some_and(is_it) {
         return Ok(());
     }
     if !moves.cancel(&partition.id) {
