@@ -251,9 +251,14 @@ impl Broker {
 
     /// Notes what readers may see: where a follower that starts again may go on from, and what Kafka's tools read.
     pub(crate) fn checkpoint_high_watermarks(&self) {
+        (0..self.data_dirs.count()).for_each(|at| self.checkpoint_high_watermarks_of(at));
+    }
+
+    /// The same for a data directory.
+    pub(crate) fn checkpoint_high_watermarks_of(&self, at: usize) {
         let hosted = self.partitions.load_full();
         let marks = hosted.partitions().map(|partition| (partition.id.clone(), partition.high_watermark()));
-        for error in self.data_dirs.checkpoint_high_watermarks(marks.collect()) {
+        if let Err(error) = self.data_dirs.checkpoint_high_watermarks(at, marks.collect()) {
             tracing::error!(%error, "high watermarks could not be written");
         }
     }
@@ -276,6 +281,7 @@ impl Broker {
             metadata_applied: self.metadata.quorum().applied(),
             clock_ahead_ms: self.clock_skew.ahead_ms(),
             log_dirs_offline: self.data_dirs.offline_count(),
+            log_dirs_silent: self.data_dirs.silent_count(),
             partitions_offline: self.replicas.unopened().len(),
             ..BrokerState::default()
         };

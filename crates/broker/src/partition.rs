@@ -285,7 +285,7 @@ impl Partition {
 
     /// This replica's vote for the high watermark.
     pub(crate) fn durable_end(&self) -> Offset {
-        if self.log.config().flush_before_ack { self.log.flushed_end() } else { self.log.log_end() }
+        if self.log.config().flush_before_ack { self.log.flushed_end() } else { self.log.written_end() }
     }
 
     /// Whether enough replicas are in sync for `acks=all`.
