@@ -25,6 +25,7 @@ use wire::messages::metadata::{MetadataRequest, MetadataRequestTopic, MetadataRe
 use wire::messages::offset_for_leader_epoch::{
     OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
+use wire::messages::update_features::{FeatureUpdateKey, UpdateFeaturesRequest};
 use wire::records::{BatchBuilder, BatchOptions};
 use wire::{ApiKey, ErrorCode, Millis, ProducerEpoch, ProducerId, Str, Uuid};
 
@@ -615,6 +616,38 @@ fn versions_are_told_to_software_with_a_proper_name() {
     let unnamed = client.ask(wire::messages::api_versions::ApiVersionsRequest::default());
     assert_eq!(unnamed.error_code, ErrorCode::INVALID_REQUEST);
     assert_eq!(client.api_versions().error_code, ErrorCode::NONE, "the connection goes on");
+}
+
+#[test]
+fn features_stay_at_their_level_and_a_refusal_is_for_all() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    let mut update = |version, updates: &[(&'static str, i16)]| {
+        let updates = updates.iter().map(|(feature, level)| FeatureUpdateKey {
+            feature: Str::from(*feature),
+            max_version_level: *level,
+            ..Default::default()
+        });
+        let request = UpdateFeaturesRequest { feature_updates: updates.collect(), ..Default::default() };
+        let answer = client.ask_in(version, request);
+        let results = answer.results.iter().map(|one| (one.feature.to_string(), one.error_code));
+        (answer.error_code, answer.error_message.unwrap_or_default().to_string(), results.collect::<Vec<_>>())
+    };
+    let granted = ("group.version".to_string(), ErrorCode::NONE);
+    for (version, results) in [(0, vec![granted.clone()]), (1, vec![granted]), (2, vec![])] {
+        assert_eq!(update(version, &[("group.version", 1)]), (ErrorCode::NONE, String::new(), results));
+        for (updates, reason) in [
+            (
+                vec![("group.version", 1), ("no.such", 1)],
+                "the brokers of this cluster have no feature no.such",
+            ),
+            (vec![("share.version", 2)], "feature share.version has level 1 in this version, never 2"),
+            (vec![("share.version", 0)], "feature share.version has level 1 in this version, never 0"),
+        ] {
+            let why = format!("no feature is updated: {reason}");
+            assert_eq!(update(version, &updates), (ErrorCode::INVALID_UPDATE_VERSION, why, vec![]));
+        }
+    }
 }
 
 #[test]
