@@ -585,6 +585,10 @@ fn the_brokers_own_topic_is_made_on_demand_and_kept() {
     let request = FindCoordinatorRequest { coordinator_keys: vec!["g".into()], ..Default::default() };
     let found = client.ask(request).coordinators.remove(0);
     assert_eq!((found.error_code, found.node_id), (ErrorCode::NONE, 1));
+    for version in 1..=3 {
+        let found = client.ask_in(version, FindCoordinatorRequest { key: "g".into(), ..Default::default() });
+        assert_eq!((found.node_id, found.error_message.as_deref()), (1, Some("NONE")), "Kafka says so");
+    }
     let offsets = metadata_of(&mut client, "__consumer_offsets", false).topics.remove(0);
     assert_eq!((offsets.is_internal, offsets.partitions.len()), (true, 4));
     assert_eq!(
