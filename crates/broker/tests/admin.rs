@@ -497,6 +497,24 @@ fn deleted_records_are_gone_for_readers() {
 }
 
 #[test]
+fn what_one_replica_has_taken_is_seen_by_whoever_asks_next() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    for taken in 1..=50 {
+        let produce =
+            wire::messages::produce::ProduceRequest { acks: 1, ..produce_of(batch_of(&[(taken, b"x")])) };
+        let answer = client.ask_in(12, produce).responses.remove(0).partition_responses.remove(0);
+        assert_eq!((answer.error_code, answer.base_offset), (ErrorCode::NONE, taken - 1));
+        match taken % 3 {
+            0 => assert_eq!(list_offset(&mut client, "t", -1), (ErrorCode::NONE, taken, -1)),
+            1 => assert_eq!(list_offset(&mut client, "t", taken).1, taken - 1, "found by its time"),
+            _ => assert_eq!(delete_records(&mut client, "t", taken), (ErrorCode::NONE, taken)),
+        }
+    }
+}
+
+#[test]
 fn the_data_directory_is_described_with_its_sizes() {
     let broker = TestBroker::start(&[]);
     let mut client = TestClient::connect(&broker);
