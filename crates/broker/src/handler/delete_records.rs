@@ -8,8 +8,9 @@ use storage::ReadError;
 use wire::messages::delete_records::{
     DeleteRecordsPartitionResult, DeleteRecordsRequest, DeleteRecordsResponse, DeleteRecordsTopicResult,
 };
-use wire::{ErrorCode, LeaderEpoch, Offset, PartitionId};
+use wire::{ErrorCode, LeaderEpoch, Offset, PartitionId, Str};
 
+use super::list_offsets::{seen, unseen};
 use crate::blocking;
 use crate::broker::Broker;
 use crate::context::RequestContext;
@@ -24,9 +25,15 @@ pub(crate) async fn handle(
     _context: RequestContext,
     request: DeleteRecordsRequest,
 ) -> DeleteRecordsResponse {
+    seen(unseen(&broker, asked(&request))).await;
     // Removes files, so it must not keep the connections waiting.
     let deleted = blocking::run(move || delete(&broker, request));
     deleted.await
+}
+
+fn asked(request: &DeleteRecordsRequest) -> impl Iterator<Item = (&Str, i32)> {
+    let topics = request.topics.iter();
+    topics.flat_map(|topic| topic.partitions.iter().map(|partition| (&topic.name, partition.partition_index)))
 }
 
 fn delete(broker: &Broker, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
