@@ -114,6 +114,13 @@ pub(crate) struct Broker {
 /// A lease that does not run out: a broker that is alone has nobody who could replace it.
 const FOREVER: i64 = i64::MAX;
 
+/// How a request names a topic.
+#[derive(Clone, Copy)]
+pub(crate) enum Named<'a> {
+    Name(&'a Str),
+    Id(Uuid),
+}
+
 impl Broker {
     /// The settings as of now; dynamic ones change.
     pub(crate) fn settings(&self) -> arc_swap::Guard<Arc<Settings>> {
@@ -149,23 +156,19 @@ impl Broker {
         topic == OFFSETS_TOPIC || topic == TRANSACTIONS_TOPIC || topic == SHARE_STATE_TOPIC
     }
 
-    /// What is said of a partition that is not in service here: `unknown`, unless its disk has failed. A topic without an id
-    /// is looked for by its name.
-    pub(crate) fn missing(
-        &self,
-        topic: (&Str, Uuid),
-        partition: PartitionId,
-        unknown: ErrorCode,
-    ) -> ErrorCode {
-        if !self.replicas.has_unopened() {
-            return unknown;
-        }
-        let (name, id) = topic;
+    /// What is said of a partition that is not in service here.
+    pub(crate) fn missing(&self, topic: Named<'_>, partition: PartitionId) -> ErrorCode {
         let image = self.metadata.image();
-        let id = if id.is_zero() { image.topic(name).map(|topic| topic.id) } else { Some(id) };
-        match id.is_some_and(|id| self.replicas.is_unopened(id, partition)) {
-            true => ErrorCode::KAFKA_STORAGE_ERROR,
-            false => unknown,
+        let found = match topic {
+            Named::Name(name) => image.topic(name).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+            Named::Id(id) => image.topic_by_id(id).ok_or(ErrorCode::UNKNOWN_TOPIC_ID),
+        };
+        match found {
+            Err(unknown) => unknown,
+            Ok(topic) if self.replicas.is_unopened(topic.id, partition) => ErrorCode::KAFKA_STORAGE_ERROR,
+            // Others have it, or it is about to be opened here.
+            Ok(topic) if topic.partition(partition).is_some() => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+            Ok(_) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
         }
     }
 

@@ -79,11 +79,6 @@ impl Replicas {
         self.unopened.lock().iter().map(|(key, unopened)| (*key, unopened.is_damaged)).collect()
     }
 
-    /// Whether there is any.
-    pub(crate) fn has_unopened(&self) -> bool {
-        !self.unopened.lock().is_empty()
-    }
-
     /// Whether a replica of this broker could not be opened.
     pub(crate) fn is_unopened(&self, topic: Uuid, partition: PartitionId) -> bool {
         self.unopened.lock().contains_key(&(topic, partition))

@@ -12,7 +12,7 @@ use wire::{ErrorCode, LeaderEpoch, Offset, PartitionId, Str};
 
 use super::list_offsets::{seen, unseen};
 use crate::blocking;
-use crate::broker::Broker;
+use crate::broker::{Broker, Named};
 use crate::context::RequestContext;
 use crate::partition::Partition;
 
@@ -44,7 +44,7 @@ fn delete(broker: &Broker, request: DeleteRecordsRequest) -> DeleteRecordsRespon
         let partitions = topic.partitions.into_iter().map(|asked| {
             let partition_index = asked.partition_index;
             let low_watermark = match here.and_then(|topic| topic.partition(PartitionId(partition_index))) {
-                None => Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+                None => Err(broker.missing(Named::Name(&topic.name), PartitionId(partition_index))),
                 Some(_) if is_internal => Err(ErrorCode::INVALID_TOPIC_EXCEPTION),
                 Some(partition) => delete_in(partition, asked.offset),
             };
@@ -59,7 +59,8 @@ fn delete(broker: &Broker, request: DeleteRecordsRequest) -> DeleteRecordsRespon
                 }
             }
         });
-        DeleteRecordsTopicResult { name: topic.name, partitions: partitions.collect() }
+        let partitions = partitions.collect();
+        DeleteRecordsTopicResult { name: topic.name, partitions }
     });
     DeleteRecordsResponse { topics: topics.collect(), ..Default::default() }
 }

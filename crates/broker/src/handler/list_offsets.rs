@@ -14,10 +14,10 @@ use wire::messages::list_offsets::{
     ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse,
     ListOffsetsTopicResponse, UnreadRecord,
 };
-use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str, Uuid};
+use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str};
 
 use crate::blocking;
-use crate::broker::Broker;
+use crate::broker::{Broker, Named};
 use crate::context::RequestContext;
 use crate::partition::Partition;
 use crate::waiting::ParkedProduce;
@@ -174,10 +174,7 @@ fn list(broker: &Broker, request: ListOffsetsRequest, version: i16) -> ListOffse
                 Err(ErrorCode::INVALID_REQUEST)
             } else {
                 here.and_then(|topic| topic.partition(PartitionId(index)))
-                    .ok_or_else(|| {
-                        let unknown = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
-                        broker.missing((&topic.name, Uuid::ZERO), PartitionId(index), unknown)
-                    })
+                    .ok_or_else(|| broker.missing(Named::Name(&topic.name), PartitionId(index)))
                     .and_then(|partition| find(partition, view, &asked))
             };
             Some(respond(index, found))
