@@ -7,7 +7,8 @@ use wire::ApiRequest;
 use wire::messages::{
     add_raft_voter::AddRaftVoterRequest, alter_client_quotas::AlterClientQuotasRequest,
     alter_partition_reassignments::AlterPartitionReassignmentsRequest, api_versions::ApiVersionsRequest,
-    consumer_group_describe::ConsumerGroupDescribeRequest, create_partitions::CreatePartitionsRequest,
+    consumer_group_describe::ConsumerGroupDescribeRequest,
+    consumer_group_heartbeat::ConsumerGroupHeartbeatRequest, create_partitions::CreatePartitionsRequest,
     create_topics::CreateTopicsRequest, delete_groups::DeleteGroupsRequest,
     delete_records::DeleteRecordsRequest, delete_topics::DeleteTopicsRequest,
     describe_client_quotas::DescribeClientQuotasRequest, describe_cluster::DescribeClusterRequest,
@@ -21,9 +22,10 @@ use wire::messages::{
     list_offsets::ListOffsetsRequest, list_partition_reassignments::ListPartitionReassignmentsRequest,
     list_transactions::ListTransactionsRequest, metadata::MetadataRequest,
     offset_commit::OffsetCommitRequest, offset_delete::OffsetDeleteRequest, offset_fetch::OffsetFetchRequest,
-    produce::ProduceRequest, remove_raft_voter::RemoveRaftVoterRequest,
-    share_group_describe::ShareGroupDescribeRequest, sync_group::SyncGroupRequest,
-    unregister_broker::UnregisterBrokerRequest, write_txn_markers::WriteTxnMarkersRequest,
+    offset_for_leader_epoch::OffsetForLeaderEpochRequest, produce::ProduceRequest,
+    remove_raft_voter::RemoveRaftVoterRequest, share_group_describe::ShareGroupDescribeRequest,
+    sync_group::SyncGroupRequest, unregister_broker::UnregisterBrokerRequest,
+    write_txn_markers::WriteTxnMarkersRequest,
 };
 
 /// A request that this client sends.
@@ -40,8 +42,8 @@ macro_rules! calls {
     };
 }
 
-// Produce 13, Fetch 13, OffsetCommit 10 and OffsetFetch 10 name topics by id alone; this client names them by
-// name. OffsetFetch from 8 on asks for several groups at once; OffsetFetch 7 is whole and simpler.
+// Produce 13, OffsetCommit 10 and OffsetFetch 10 name topics by id alone; this client names them by name, but for
+// Fetch, where an older version is used while an id is not known. OffsetFetch from 8 on asks for several groups at once; OffsetFetch 7 is whole and simpler.
 calls! {
     AddRaftVoterRequest: up to 1;
     AlterClientQuotasRequest: up to 1;
@@ -56,13 +58,14 @@ calls! {
     DescribeClusterRequest: up to 2;
     DescribeConfigsRequest: up to 4;
     ConsumerGroupDescribeRequest: up to 1;
+    ConsumerGroupHeartbeatRequest: up to 1;
     DescribeGroupsRequest: up to 6;
     DescribeProducersRequest: up to 0;
     DescribeQuorumRequest: up to 2;
     DescribeShareGroupOffsetsRequest: up to 1;
     DescribeTransactionsRequest: up to 0;
     ElectLeadersRequest: up to 2;
-    FetchRequest: up to 12;
+    FetchRequest: up to 16;
     FindCoordinatorRequest: up to 4;
     HeartbeatRequest: up to 4;
     IncrementalAlterConfigsRequest: up to 1;
@@ -77,6 +80,7 @@ calls! {
     OffsetCommitRequest: up to 9;
     OffsetDeleteRequest: up to 0;
     OffsetFetchRequest: up to 7;
+    OffsetForLeaderEpochRequest: up to 4;
     ProduceRequest: up to 12;
     RemoveRaftVoterRequest: up to 0;
     ShareGroupDescribeRequest: up to 1;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use wire::messages::find_coordinator::FindCoordinatorRequest;
 use wire::messages::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
-use wire::{BrokerId, ErrorCode, Str, TopicPartition};
+use wire::{BrokerId, ErrorCode, Str, TopicPartition, Uuid};
 
 use crate::api::Call;
 use crate::backoff::Retry;
@@ -68,6 +68,8 @@ pub(crate) enum Topics<'a> {
     All,
     None,
     Named(&'a [Str]),
+    /// By their ids, to learn their names; asking so never creates one.
+    Ids(&'a [Uuid]),
 }
 
 impl Cluster {
@@ -160,6 +162,10 @@ impl Cluster {
                     |name: &Str| MetadataRequestTopic { name: Some(name.clone()), ..Default::default() };
                 Some(names.iter().map(topic).collect())
             }
+            Topics::Ids(ids) => {
+                let topic = |&topic_id: &Uuid| MetadataRequestTopic { topic_id, name: None };
+                Some(ids.iter().map(topic).collect())
+            }
         };
         let request = MetadataRequest { topics, allow_auto_topic_creation, ..Default::default() };
         let response = self.call_any(request).await?;
@@ -215,6 +221,21 @@ impl Cluster {
     /// The leader from memory.
     pub(crate) fn leader(&self, partition: &TopicPartition) -> Option<Leader> {
         self.lock_metadata().leader(partition)
+    }
+
+    /// The topic's id and the partition's leader from memory.
+    pub(crate) fn place(&self, partition: &TopicPartition) -> Option<(Uuid, Leader)> {
+        self.lock_metadata().place(partition)
+    }
+
+    /// The name of the topic of this id, from memory.
+    pub(crate) fn topic_name(&self, id: Uuid) -> Option<Str> {
+        self.lock_metadata().topic_name(id)
+    }
+
+    /// Whether the map has this broker.
+    pub(crate) fn has_broker(&self, broker: BrokerId) -> bool {
+        self.lock_metadata().brokers.contains_key(&broker)
     }
 
     /// What is known of the topic turned out to be wrong: the next who asks hears it from a broker.

@@ -123,6 +123,38 @@ pub enum Error {
         /// The partition.
         partition: TopicPartition,
     },
+    /// The partition is not read on until the application seeks in it; the others go on.
+    #[error("{partition} is not read on: {reason}")]
+    Stopped {
+        /// The partition.
+        partition: TopicPartition,
+        /// What is in the way.
+        reason: Box<Error>,
+    },
+    /// Records waited for the application, or were in its hands, for longer than its group allows.
+    #[error(
+        "left the group: nothing was asked for or acknowledged for {} ms, more than max.poll.interval.ms={}",
+        .idle.as_millis(),
+        .interval.as_millis()
+    )]
+    PollInterval {
+        /// How long.
+        idle: Duration,
+        /// How long is allowed.
+        interval: Duration,
+    },
+    /// The partition is not among those that are read.
+    #[error("{partition} is not assigned to this consumer")]
+    NotAssigned {
+        /// The partition.
+        partition: TopicPartition,
+    },
+    /// A store of offsets failed, in words of its own.
+    #[error("{0}")]
+    Store(Arc<dyn std::error::Error + Send + Sync>),
+    /// What was called does not fit what was called before.
+    #[error("{0}")]
+    Usage(String),
     /// The client was closed.
     #[error("the client is closed")]
     Closed,
@@ -156,6 +188,7 @@ impl Error {
             Self::Kafka { code, .. } => match *code {
                 ErrorCode::PRODUCER_FENCED
                 | ErrorCode::FENCED_INSTANCE_ID
+                | ErrorCode::UNRELEASED_INSTANCE_ID
                 | ErrorCode::INVALID_PRODUCER_EPOCH => ErrorKind::Fenced,
                 code if code.is_retriable() => ErrorKind::Retriable,
                 _ => ErrorKind::Fatal,
@@ -172,6 +205,7 @@ impl Error {
                 Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
             }
             Self::Timeout { last, .. } => last.as_ref().and_then(|last| last.code()),
+            Self::Stopped { reason, .. } => reason.code(),
             _ => None,
         }
     }
@@ -181,6 +215,9 @@ impl Error {
         match self {
             Self::Connect { .. } => Some("is a broker running there? `ottla dev` starts one"),
             Self::Timeout { last: Some(last), .. } => last.advice(),
+            Self::PollInterval { .. } => Some(
+                "acknowledge records sooner, ask for fewer with max.poll.records, or raise max.poll.interval.ms",
+            ),
             Self::Unsupported { .. } => Some("the broker is older than Kafka 2.1 or does not serve this"),
             _ => match self.code()? {
                 ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => {

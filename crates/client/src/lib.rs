@@ -28,10 +28,15 @@ pub use admin::{
 };
 pub use cluster::Cluster;
 pub use connection::{Connection, SOFTWARE_NAME};
-pub use consumer::{Consumer, Start, Watermarks};
+pub use consumer::{
+    Assigned, Begin, Committed, CommittedOffsets, Consumer, Offsets, Record, Records, SingleStream, Singles,
+    Start, Watermarks,
+};
 pub use environment::{Address, BoxFuture, Environment, Socket, TokioEnvironment};
 pub use error::{Error, ErrorKind};
-pub use options::{Acks, Isolation, OffsetReset, Options, SETTINGS, Setting};
+pub use options::{
+    Acks, AssignmentStrategy, GroupProtocol, Isolation, OffsetReset, Options, SETTINGS, Setting,
+};
 pub use partitioner::{murmur2, partition_for_key};
 pub use producer::{Delivery, DeliveryHandle, Producer};
 pub use record::{ConsumedRecord, Header, ProducerRecord, TimestampType};

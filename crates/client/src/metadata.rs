@@ -44,7 +44,7 @@ pub(crate) struct Partition {
 }
 
 /// Who leads a partition, and since which election.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Leader {
     pub(crate) broker: BrokerId,
     pub(crate) epoch: LeaderEpoch,
@@ -107,6 +107,17 @@ impl Metadata {
     /// The leader, however old the news.
     pub(crate) fn leader(&self, partition: &TopicPartition) -> Option<Leader> {
         self.topics.get(&partition.topic)?.topic.partition(partition.partition)?.leader
+    }
+
+    /// The topic's id and the partition's leader, however old the news.
+    pub(crate) fn place(&self, partition: &TopicPartition) -> Option<(Uuid, Leader)> {
+        let topic = &self.topics.get(&partition.topic)?.topic;
+        Some((topic.id, topic.partition(partition.partition)?.leader?))
+    }
+
+    /// The topic of this id.
+    pub(crate) fn topic_name(&self, id: Uuid) -> Option<Str> {
+        self.topics.iter().find(|(_, known)| known.topic.id == id).map(|(name, _)| name.clone())
     }
 
     /// What is known of the topic turned out to be wrong.

@@ -36,6 +36,11 @@ pub struct Options {
     pub delivery_timeout: Duration,
     pub group_id: Option<String>,
     pub group_instance_id: Option<String>,
+    pub group_protocol: GroupProtocol,
+    pub group_remote_assignor: Option<String>,
+    pub assignment_strategies: Vec<AssignmentStrategy>,
+    pub client_rack: Option<String>,
+    pub poll_records_max: usize,
     pub session_timeout: Duration,
     pub heartbeat_interval: Duration,
     pub poll_interval_max: Duration,
@@ -67,8 +72,51 @@ pub enum OffsetReset {
     Earliest,
     /// At the end.
     Latest,
+    /// At the first record that is no older than this (KIP-1106).
+    ByDuration(Duration),
     /// Nowhere: it is an error.
     None,
+}
+
+/// How members of a group share its partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// The members themselves assign them.
+    Classic,
+    /// The coordinator does (KIP-848).
+    Consumer,
+}
+
+/// An assignor of Kafka's, for groups of the classic protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AssignmentStrategy {
+    /// Each topic's partitions in ranges.
+    Range,
+    /// All partitions in turn.
+    RoundRobin,
+    /// Evenly, leaving partitions where they are; only what moves is given up in between.
+    CooperativeSticky,
+}
+
+impl AssignmentStrategy {
+    /// Under which name groups agree on it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Range => "range",
+            Self::RoundRobin => "roundrobin",
+            Self::CooperativeSticky => "cooperative-sticky",
+        }
+    }
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::Range, Self::RoundRobin, Self::CooperativeSticky]
+            .into_iter()
+            .find(|strategy| strategy.name() == name)
+    }
+
+    pub(crate) fn is_cooperative(self) -> bool {
+        self == Self::CooperativeSticky
+    }
 }
 
 /// Which records of transactions are seen.
@@ -131,6 +179,13 @@ impl Options {
                 "less than session.timeout.ms, best a third of it",
             );
         }
+        if let (GroupProtocol::Classic, Some(assignor)) = (self.group_protocol, &self.group_remote_assignor) {
+            return refuse(
+                "group.remote.assignor",
+                assignor.clone(),
+                "nothing, unless group.protocol is consumer",
+            );
+        }
         if self.request_bytes_max > self.buffer_memory {
             let value = self.request_bytes_max.to_string();
             return refuse("max.request.size", value, "at most buffer.memory");
@@ -168,6 +223,11 @@ impl Default for Options {
             delivery_timeout: Duration::ZERO,
             group_id: None,
             group_instance_id: None,
+            group_protocol: GroupProtocol::Classic,
+            group_remote_assignor: None,
+            assignment_strategies: Vec::new(),
+            client_rack: None,
+            poll_records_max: 0,
             session_timeout: Duration::ZERO,
             heartbeat_interval: Duration::ZERO,
             poll_interval_max: Duration::ZERO,
@@ -240,15 +300,25 @@ settings! {
         delivery_timeout: millis;
     "group.id" = "", "consumer group to join", group_id: optional;
     "group.instance.id" = "", "name that makes a group member static", group_instance_id: optional;
+    "group.protocol" = "classic", "who shares a group's partitions out: classic, its members; consumer, the broker",
+        group_protocol: group_protocol;
+    "group.remote.assignor" = "", "the broker's assignor to use with group.protocol=consumer",
+        group_remote_assignor: optional;
+    "partition.assignment.strategy" = "range,cooperative-sticky",
+        "assignors to agree on with group.protocol=classic: range, roundrobin, cooperative-sticky, or their classes",
+        assignment_strategies: strategies;
+    "client.rack" = "", "where this client is, to read from a replica that is there, too", client_rack: optional;
+    "max.poll.records" = "500", "records handed out at once at most",
+        poll_records_max: |value| count(value, 1, i32::MAX as usize);
     "session.timeout.ms" = "45000", "silence after which the group gives a member up",
         session_timeout: millis;
     "heartbeat.interval.ms" = "3000", "pause between heartbeats to the group", heartbeat_interval: millis;
-    "max.poll.interval.ms" = "300000", "longest time between polls before the member leaves its group",
+    "max.poll.interval.ms" = "300000", "how long records may wait for the application, or be in its hands, before it leaves its group",
         poll_interval_max: millis;
     "enable.auto.commit" = "true", "commit positions in the background and on closing",
         enable_auto_commit: boolean;
     "auto.commit.interval.ms" = "5000", "pause between such commits", auto_commit_interval: millis;
-    "auto.offset.reset" = "latest", "where to start without a position: earliest, latest or none",
+    "auto.offset.reset" = "latest", "where to start without a position: earliest, latest, by_duration:PT1H or none",
         auto_offset_reset: reset;
     "isolation.level" = "read_uncommitted", "read_uncommitted, or read_committed to skip aborted transactions",
         isolation_level: isolation;
@@ -307,8 +377,55 @@ fn reset(value: &str) -> Result<OffsetReset, String> {
         "earliest" => Ok(OffsetReset::Earliest),
         "latest" => Ok(OffsetReset::Latest),
         "none" => Ok(OffsetReset::None),
-        _ => Err("earliest, latest or none".to_owned()),
+        _ => {
+            value.strip_prefix("by_duration:").and_then(iso_duration).map(OffsetReset::ByDuration).ok_or_else(
+                || "earliest, latest, none, or by_duration: and an ISO 8601 duration as PT1H30M".to_owned(),
+            )
+        }
     }
+}
+
+/// A duration as `P1DT2H3M4.5S`; months and years have no fixed length and are refused.
+fn iso_duration(value: &str) -> Option<Duration> {
+    const DAY: f64 = 86_400.0;
+    let (days, time) = value.strip_prefix('P')?.split_once('T').unwrap_or((value.strip_prefix('P')?, ""));
+    let mut seconds = 0.0;
+    let mut parts = 0;
+    for (text, units) in [(days, &[('D', DAY)][..]), (time, &[('H', 3600.0), ('M', 60.0), ('S', 1.0)])] {
+        let (mut rest, mut units) = (text, units.iter());
+        while !rest.is_empty() {
+            let end = rest.find(|letter: char| letter.is_ascii_alphabetic())?;
+            let letter = rest[end..].chars().next()?;
+            let (_, length) = units.find(|(unit, _)| *unit == letter)?;
+            let number: f64 = rest[..end].parse().ok().filter(|number: &f64| *number >= 0.0)?;
+            seconds += number * length;
+            parts += 1;
+            rest = &rest[end + 1..];
+        }
+    }
+    if parts == 0 { None } else { Duration::try_from_secs_f64(seconds).ok() }
+}
+
+fn group_protocol(value: &str) -> Result<GroupProtocol, String> {
+    match value.to_lowercase().as_str() {
+        "classic" => Ok(GroupProtocol::Classic),
+        "consumer" => Ok(GroupProtocol::Consumer),
+        _ => Err("classic or consumer".to_owned()),
+    }
+}
+
+fn strategies(value: &str) -> Result<Vec<AssignmentStrategy>, String> {
+    let one = |name: &str| match name.strip_prefix("org.apache.kafka.clients.consumer.").unwrap_or(name) {
+        "RangeAssignor" => Some(AssignmentStrategy::Range),
+        "RoundRobinAssignor" => Some(AssignmentStrategy::RoundRobin),
+        "CooperativeStickyAssignor" => Some(AssignmentStrategy::CooperativeSticky),
+        name => AssignmentStrategy::named(name),
+    };
+    let names = value.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let named: Option<Vec<_>> = names.map(one).collect();
+    named
+        .filter(|named| !named.is_empty())
+        .ok_or_else(|| "a list of range, roundrobin and cooperative-sticky".to_owned())
 }
 
 fn isolation(value: &str) -> Result<Isolation, String> {
@@ -392,5 +509,39 @@ mod tests {
             &[("bootstrap.servers", ",")],
             expect!["bootstrap.servers= cannot be used: at least one HOST:PORT"],
         );
+        check(
+            &[("group.remote.assignor", "uniform")],
+            expect![
+                "group.remote.assignor=uniform cannot be used: nothing, unless group.protocol is consumer"
+            ],
+        );
+        check(&[("group.remote.assignor", "uniform"), ("group.protocol", "consumer")], expect!["fine"]);
+    }
+
+    #[test]
+    fn kafkas_names_of_assignors_and_resets_are_understood() {
+        use std::time::Duration;
+
+        use super::{AssignmentStrategy, OffsetReset};
+
+        let mut options = Options::default();
+        let class = "org.apache.kafka.clients.consumer.CooperativeStickyAssignor, range";
+        options.set("partition.assignment.strategy", class).unwrap();
+        let expected = [AssignmentStrategy::CooperativeSticky, AssignmentStrategy::Range];
+        assert_eq!(options.assignment_strategies, expected);
+        let mut reset = |value: &str| {
+            options.set("auto.offset.reset", value).ok()?;
+            match options.auto_offset_reset {
+                OffsetReset::ByDuration(age) => Some(age),
+                _ => None,
+            }
+        };
+        assert_eq!(reset("by_duration:PT1H30M"), Some(Duration::from_secs(5400)));
+        assert_eq!(reset("by_duration:P2DT0.5S"), Some(Duration::from_millis(172_800_500)));
+        for wrong in
+            ["by_duration:", "by_duration:P", "by_duration:PT", "by_duration:P1M", "by_duration:PT1M1H"]
+        {
+            assert_eq!(reset(wrong), None, "{wrong}");
+        }
     }
 }
