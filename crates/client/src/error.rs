@@ -176,6 +176,11 @@ pub enum ErrorKind {
 }
 
 impl Error {
+    /// What a store of offsets came up against, in its own words. Never tried again.
+    pub fn store(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Store(error.into().into())
+    }
+
     pub(crate) fn kafka(code: ErrorCode, doing: impl Into<String>, message: Option<&str>) -> Self {
         let message = message.filter(|message| !message.is_empty()).map(str::to_owned);
         Self::Kafka { code, doing: doing.into(), message }

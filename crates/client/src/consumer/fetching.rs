@@ -282,7 +282,10 @@ impl Driver {
                 unknown.insert(partition.topic.clone());
                 continue;
             };
-            if topic_id != slot.topic_id && !topic_id.is_zero() && !slot.topic_id.is_zero() {
+            if slot.topic_id.is_zero() {
+                slot.topic_id = topic_id;
+            }
+            if topic_id != slot.topic_id && !topic_id.is_zero() {
                 recreated.push((partition.clone(), topic_id));
                 continue;
             }
