@@ -14,11 +14,12 @@ use client::{
     Address, Assigned, Begin, BoxFuture, Cluster, Committed, Consumer, Environment, Error, Offsets, Options,
     Record, Records, Socket, Start, TokioEnvironment,
 };
-use support::{TestBroker, TestClient, batch_of};
+use support::{TestBroker, TestClient, TestCluster, batch_of, wait_until};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use wire::messages::consumer_group_heartbeat::ConsumerGroupHeartbeatRequest;
 use wire::messages::create_partitions::{CreatePartitionsRequest, CreatePartitionsTopic};
+use wire::messages::create_topics::{CreatableReplicaAssignment, CreatableTopic, CreateTopicsRequest};
 use wire::messages::delete_records::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
 use wire::messages::describe_groups::DescribeGroupsRequest;
 use wire::messages::leave_group::{LeaveGroupRequest, MemberIdentity};
@@ -425,6 +426,8 @@ fn single_records_are_acknowledged_by_themselves() {
 #[derive(Default)]
 struct Cutting {
     open: Mutex<Vec<std::net::TcpStream>>,
+    /// Ports that were dialled.
+    dialled: Mutex<BTreeMap<u16, usize>>,
 }
 
 impl Cutting {
@@ -440,6 +443,7 @@ impl Environment for Cutting {
             let socket =
                 tokio::net::TcpStream::connect((address.host.as_str(), address.port)).await?.into_std()?;
             self.open.lock().unwrap().push(socket.try_clone()?);
+            *self.dialled.lock().unwrap().entry(address.port).or_default() += 1;
             Ok(Box::new(tokio::net::TcpStream::from_std(socket)?) as Box<dyn Socket>)
         })
     }
@@ -492,6 +496,70 @@ fn client_end(client: &mut TestClient) -> i64 {
         end += 3;
     }
     end
+}
+
+/// Appends to whoever leads, as a producer does: again while another is about to.
+fn append_to_leader(cluster: &TestCluster, first: i64) {
+    wait_until(|| {
+        let any = cluster.running()[0];
+        let leader = cluster.wait_for_partition(any, "t", |partition| partition.leader_id >= 0).leader_id;
+        if !cluster.running().contains(&leader) {
+            return false;
+        }
+        let values: Vec<_> = (first..first + 3).map(|offset| offset.to_string()).collect();
+        let records: Vec<_> = values.iter().map(|value| (1_700_000_000_000, value.as_bytes())).collect();
+        let (error, base) = cluster.client(leader).try_append("t", 0, batch_of(&records));
+        assert!(!error.is_ok() || base == first, "{base} instead of {first}");
+        error.is_ok()
+    });
+}
+
+#[test]
+fn reading_follows_the_nearest_replica_and_then_the_leader_through_their_deaths() {
+    let mut cluster = TestCluster::start_in_racks(
+        &["a", "b", "c", "a", "b"],
+        &["replica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector"],
+    );
+    let assignment = CreatableReplicaAssignment { partition_index: 0, broker_ids: vec![1, 2, 3] };
+    let topic = CreatableTopic {
+        name: "t".into(),
+        num_partitions: -1,
+        replication_factor: -1,
+        assignments: vec![assignment],
+        ..Default::default()
+    };
+    let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    assert_eq!(cluster.client(1).ask(request).topics[0].error_code, ErrorCode::NONE);
+    append_to_leader(&cluster, 0);
+
+    let network = Arc::new(Cutting::default());
+    let mut options = Options::default();
+    let brokers: Vec<_> = (1..=5).map(|id| cluster.addr(id).to_string()).collect();
+    options.set("bootstrap.servers", &brokers[3..].join(",")).unwrap();
+    options.set("client.rack", "c").unwrap();
+    options.set("fetch.max.wait.ms", "100").unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let consumer = runtime.block_on(async {
+        let consumer = Consumer::new(Cluster::new(options, Arc::clone(&network) as _).unwrap());
+        consumer.assign([(t(0), Some(Start::Earliest))]).unwrap();
+        consumer
+    });
+    let mut consumer = consumer;
+    let mut read = |expected: i64| {
+        let records = runtime.block_on(next(&mut consumer));
+        assert_eq!(records.position(), Offset(expected));
+        records.done();
+    };
+    read(0);
+    assert!(network.dialled.lock().unwrap().contains_key(&cluster.addr(3).port()), "it is in the same rack");
+    cluster.kill(3);
+    append_to_leader(&cluster, 3);
+    read(3);
+    // The next leader is asked whether its log has what was read, before it is read on.
+    cluster.kill(1);
+    append_to_leader(&cluster, 6);
+    read(6);
+    assert_eq!(consumer.resets(), 0);
 }
 
 #[test]

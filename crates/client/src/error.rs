@@ -158,6 +158,30 @@ pub enum Error {
     /// The client was closed.
     #[error("the client is closed")]
     Closed,
+    /// None of the addresses that were tried answers.
+    #[error("no broker can be reached: {}", listed(.tried))]
+    Unreachable {
+        /// Each address and why it failed.
+        tried: Vec<Error>,
+    },
+    /// The record or its transaction did not come about, because the transaction was aborted.
+    #[error("the transaction was aborted{}", because(.cause))]
+    Aborted {
+        /// What made it impossible, unless its owner wanted it aborted.
+        cause: Option<Box<Error>>,
+    },
+    /// The client is not in a state for what was asked of it.
+    #[error("{doing}: {problem}")]
+    State {
+        /// What was asked.
+        doing: &'static str,
+        /// Why that cannot be.
+        problem: &'static str,
+    },
+}
+
+fn listed(tried: &[Error]) -> String {
+    tried.iter().map(Error::to_string).collect::<Vec<_>>().join("; ")
 }
 
 fn because(last: &Option<Box<Error>>) -> String {
@@ -169,6 +193,8 @@ fn because(last: &Option<Box<Error>>) -> String {
 pub enum ErrorKind {
     /// Trying again can help.
     Retriable,
+    /// The transaction failed: after it is aborted the work may be tried again.
+    Abortable,
     /// Another instance took this one's place: stop.
     Fenced,
     /// Trying the same again cannot help.
@@ -189,12 +215,17 @@ impl Error {
     /// What the caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Connect { .. } | Self::Disconnected { .. } | Self::Timeout { .. } => ErrorKind::Retriable,
+            Self::Connect { .. }
+            | Self::Disconnected { .. }
+            | Self::Timeout { .. }
+            | Self::Unreachable { .. } => ErrorKind::Retriable,
+            Self::Aborted { .. } => ErrorKind::Abortable,
             Self::Kafka { code, .. } => match *code {
                 ErrorCode::PRODUCER_FENCED
                 | ErrorCode::FENCED_INSTANCE_ID
                 | ErrorCode::UNRELEASED_INSTANCE_ID
                 | ErrorCode::INVALID_PRODUCER_EPOCH => ErrorKind::Fenced,
+                ErrorCode::TRANSACTION_ABORTABLE => ErrorKind::Abortable,
                 code if code.is_retriable() => ErrorKind::Retriable,
                 _ => ErrorKind::Fatal,
             },
@@ -218,7 +249,9 @@ impl Error {
     /// The next step that helps, when there is one to name.
     pub fn advice(&self) -> Option<&'static str> {
         match self {
-            Self::Connect { .. } => Some("is a broker running there? `ottla dev` starts one"),
+            Self::Connect { .. } | Self::Unreachable { .. } => {
+                Some("is a broker running there? `ottla dev` starts one")
+            }
             Self::Timeout { last: Some(last), .. } => last.advice(),
             Self::PollInterval { .. } => Some(
                 "acknowledge records sooner, ask for fewer with max.poll.records, or raise max.poll.interval.ms",

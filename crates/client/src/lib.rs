@@ -11,6 +11,7 @@ mod options;
 mod backoff;
 mod api;
 mod connection;
+mod dial;
 mod metadata;
 mod cluster;
 mod record;
@@ -35,8 +36,9 @@ pub use consumer::{
 pub use environment::{Address, BoxFuture, Environment, Socket, TokioEnvironment};
 pub use error::{Error, ErrorKind};
 pub use options::{
-    Acks, AssignmentStrategy, GroupProtocol, Isolation, OffsetReset, Options, SETTINGS, Setting,
+    Acks, AssignmentStrategy, GroupProtocol, Isolation, MetadataRecovery, OffsetReset, Options, Partitioner,
+    SETTINGS, Setting,
 };
 pub use partitioner::{murmur2, partition_for_key};
-pub use producer::{Delivery, DeliveryHandle, Producer};
+pub use producer::{ConsumerGroupMetadata, Delivery, DeliveryHandle, Producer, Transaction};
 pub use record::{ConsumedRecord, Header, ProducerRecord, TimestampType};

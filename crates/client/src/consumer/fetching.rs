@@ -442,6 +442,7 @@ impl Driver {
             asked.iter().map(|(partition, asked)| (asked.topic_id, &partition.topic)).collect();
         // From here on something may wait for the application; what did before goes on waiting.
         state.idle();
+        let endpoints = response.node_endpoints;
         for topic in response.responses {
             let name = match topic.topic.is_empty() {
                 true => names.get(&topic.topic_id).map(|name| (*name).clone()),
@@ -451,7 +452,17 @@ impl Driver {
             for data in topic.partitions {
                 let partition = TopicPartition::new(name.clone(), PartitionId(data.partition_index));
                 if let Some(asked) = asked.get(&partition) {
+                    let leader = Leader {
+                        broker: BrokerId(data.current_leader.leader_id),
+                        epoch: LeaderEpoch(data.current_leader.leader_epoch),
+                    };
+                    let hosts = endpoints.iter().map(|node| (BrokerId(node.node_id), &*node.host, node.port));
+                    let is_news = self.cluster.learn_leader(&partition, leader, hosts);
                     self.take_partition(&mut state, broker, &partition, *asked, data);
+                    // Whoever refused named the leader: it is asked at once.
+                    if let Some(slot) = state.slots.get_mut(&partition).filter(|_| is_news) {
+                        slot.not_before = None;
+                    }
                 }
             }
         }
@@ -549,7 +560,10 @@ impl Driver {
             } else {
                 tracing::debug!(%partition, %error, "fetching again");
             }
-            self.cluster.forget(&partition.topic);
+            // A leader that was named by who is none any more is known, see `take_fetched`.
+            if data.current_leader.leader_id < 0 {
+                self.cluster.forget(&partition.topic);
+            }
             return;
         }
         state.stop(partition, error);

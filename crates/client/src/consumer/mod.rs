@@ -34,6 +34,7 @@ use wire::{Offset, Str, TopicPartition, Uuid};
 
 use crate::cluster::Cluster;
 use crate::error::Error;
+use crate::producer::ConsumerGroupMetadata;
 use commit::{Committer, Within};
 use driver::{Command, Driver, End};
 use shared::{Shared, Taken, Wish};
@@ -271,6 +272,20 @@ impl Consumer {
             committed.insert(partition, offset);
         }
         Ok(committed)
+    }
+
+    /// Who this consumer is in its group, for a transaction that commits its offsets ([`Transaction`](crate::Transaction)).
+    /// Nobody while it reads as no member of a group. Taken when the offsets are sent: a rebalance makes it another.
+    pub fn group_metadata(&self) -> Option<ConsumerGroupMetadata> {
+        let options = self.cluster.options();
+        let group_id = options.group_id.as_deref().map(Str::copy_from)?;
+        let identity = self.shared.lock().identity.clone()?;
+        Some(ConsumerGroupMetadata {
+            group_id,
+            generation_id: identity.epoch,
+            member_id: identity.member_id,
+            group_instance_id: options.group_instance_id.as_deref().map(Str::copy_from),
+        })
     }
 
     // Records.
