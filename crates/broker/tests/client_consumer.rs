@@ -518,7 +518,10 @@ fn append_to_leader(cluster: &TestCluster, first: i64) {
 fn reading_follows_the_nearest_replica_and_then_the_leader_through_their_deaths() {
     let mut cluster = TestCluster::start_in_racks(
         &["a", "b", "c", "a", "b"],
-        &["replica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector"],
+        &[
+            "min.insync.replicas=1",
+            "replica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector",
+        ],
     );
     let assignment = CreatableReplicaAssignment { partition_index: 0, broker_ids: vec![1, 2, 3] };
     let topic = CreatableTopic {
