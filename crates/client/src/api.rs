@@ -45,7 +45,8 @@ macro_rules! calls {
 }
 
 // Produce 13, OffsetCommit 10 and OffsetFetch 10 name topics by id alone; this client names them by name, but for
-// Fetch, where an older version is used while an id is not known. AddPartitionsToTxn from 4 on is spoken among brokers. OffsetFetch from 8 on asks for several groups at once; OffsetFetch 7 is whole and simpler.
+// Fetch, where an older version is used while an id is not known. AddPartitionsToTxn from 4 on is spoken among brokers.
+// OffsetFetch from 8 on asks for several groups at once; OffsetFetch 7 is whole and simpler.
 calls! {
     AddOffsetsToTxnRequest: up to 4;
     AddPartitionsToTxnRequest: up to 3;

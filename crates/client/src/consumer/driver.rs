@@ -99,7 +99,7 @@ pub(super) enum Done {
         found: Vec<Found<(LeaderEpoch, Offset)>>,
     },
     Told(Reply),
-    Watched(Result<Seen, Error>),
+    Watched(Result<(u64, Seen), Error>),
     Committed(Result<Committed, Error>),
     Released {
         id: u64,
@@ -220,13 +220,14 @@ impl Driver {
         let mut sooner = |at: Option<Instant>| wake = at.map_or(wake, |at| at.min(wake));
         if self.ending.is_none() {
             sooner(self.group.as_ref().and_then(Group::due));
-        }
-        if options.enable_auto_commit && !self.is_committing {
-            sooner(Some(self.next_commit));
+            let commits = options.enable_auto_commit && options.group_id.is_some() && !self.is_committing;
+            sooner(commits.then_some(self.next_commit));
         }
         let mut state = self.shared.lock();
-        sooner(state.slots.values().filter_map(|slot| slot.not_before).min());
-        if self.group.is_some() {
+        // Those that are over were looked at.
+        let pauses = state.slots.values().filter_map(|slot| slot.not_before);
+        sooner(pauses.filter(|not_before| *not_before > now).min());
+        if self.group.is_some() && !self.is_out {
             let idle = state.idle();
             sooner((idle > Duration::ZERO).then(|| now + options.poll_interval_max.saturating_sub(idle)));
         }
@@ -337,7 +338,8 @@ impl Driver {
             let actions = group.change(wish, &owned);
             self.perform(actions);
         } else if let Some(group_id) = self.cluster.options().group_id.as_deref() {
-            self.group = Some(Group::new(self.cluster.clone(), Str::copy_from(group_id), wish));
+            let (id, group_id) = (self.shared.lock().id(), Str::copy_from(group_id));
+            self.group = Some(Group::new(id, self.cluster.clone(), group_id, wish));
         }
     }
 

@@ -154,6 +154,7 @@ impl Driver {
         let now = Instant::now();
         let mut seeking: HashMap<Option<BrokerId>, Vec<(TopicPartition, u64, Start)>> = HashMap::new();
         let mut validating: HashMap<Leader, Vec<(TopicPartition, u64, LeaderEpoch)>> = HashMap::new();
+        let mut unknown = BTreeSet::new();
         let mut state = self.shared.lock();
         for (partition, slot) in state.slots.iter_mut() {
             if slot.is_leaving || !slot.may_ask(now) {
@@ -169,11 +170,18 @@ impl Driver {
                     let asked = (partition.clone(), slot.life, slot.leader_epoch);
                     validating.entry(leader).or_default().push(asked);
                 }
+                (Standing::Validating, None) => {
+                    unknown.insert(partition.topic.clone());
+                    continue;
+                }
                 _ => continue,
             }
             slot.is_asked = true;
         }
         drop(state);
+        for topic in unknown {
+            self.look_up_topic(topic);
+        }
         for asked in seeking.into_values() {
             let cluster = self.cluster.clone();
             self.work.spawn(async move { Done::Listed(list(&cluster, asked).await) });
@@ -332,34 +340,30 @@ impl Driver {
     pub(super) fn take_looked(&mut self, topic: &Str, outcome: Result<(), Error>) {
         self.looking.remove(topic);
         let mut state = self.shared.lock();
-        let of_topic = state.slots.iter().filter(|(partition, _)| partition.topic == *topic);
-        let partitions: Vec<_> = of_topic.map(|(partition, _)| partition.clone()).collect();
-        let mut error = match outcome {
-            Ok(()) => {
-                // The topic is known; a partition without a leader gets one in a moment.
-                for partition in partitions.iter().filter(|name| self.cluster.place(name).is_none()) {
-                    if let Some(slot) = state.slots.get_mut(partition) {
-                        slot.not_before = Some(Instant::now() + self.cluster.options().retry_backoff);
+        let of_topic = state.slots.keys().filter(|partition| partition.topic == *topic);
+        let without: Vec<_> =
+            of_topic.filter(|partition| self.cluster.place(partition).is_none()).cloned().collect();
+        if outcome.is_ok() && !without.is_empty() {
+            // The topic is known; a partition without a leader gets one in a moment.
+            self.cluster.forget(topic);
+        }
+        let options = self.cluster.options();
+        let mut is_told = false;
+        for partition in without {
+            match &outcome {
+                Ok(()) => {
+                    if let Some(slot) = state.slots.get_mut(&partition) {
+                        slot.not_before = Some(Instant::now() + options.retry_backoff);
                     }
                 }
-                if partitions.iter().any(|name| self.cluster.place(name).is_none()) {
-                    self.cluster.forget(topic);
+                Err(error) => {
+                    // A topic that is not there is told of once, not for each of its partitions.
+                    if let Some(slot) = state.slots.get_mut(&partition) {
+                        slot.is_told_missing |= is_told;
+                        is_told |= error.code() == Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+                    }
+                    self.put_off(&mut state, &partition, error.clone());
                 }
-                return;
-            }
-            Err(error) => Some(error),
-        };
-        for partition in partitions {
-            let Some(again) = error.clone() else { return };
-            let is_missing = again.code() == Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
-            self.put_off(&mut state, &partition, again);
-            if is_missing {
-                // One word for the topic is enough.
-                state.slots.iter_mut().filter(|(name, _)| name.topic == *topic).for_each(|(_, slot)| {
-                    slot.is_told_missing = true;
-                    slot.not_before = Some(Instant::now() + self.cluster.options().retry_backoff_max);
-                });
-                error = None;
             }
         }
     }

@@ -33,6 +33,8 @@ const LEAVE_FOR_A_WHILE_EPOCH: i32 = -2;
 
 /// This consumer's place in its group.
 pub(super) struct Group {
+    /// Tells it from a group that was joined before.
+    id: u64,
     cluster: Cluster,
     voice: Voice,
     membership: Membership,
@@ -83,6 +85,9 @@ pub(super) struct Seen {
 
 /// What came of a question to the coordinator.
 pub(super) struct Reply {
+    /// Who asked, see [`Group::id`], and in which stint of its membership.
+    group: u64,
+    stint: u64,
     asked: Ask,
     told: Option<Told>,
     outcome: Result<Said, Error>,
@@ -104,7 +109,7 @@ impl From<Heard> for Said {
 }
 
 impl Group {
-    pub(super) fn new(cluster: Cluster, group_id: Str, wish: Wish) -> Self {
+    pub(super) fn new(id: u64, cluster: Cluster, group_id: Str, wish: Wish) -> Self {
         let options = cluster.options();
         let strategies = &options.assignment_strategies;
         let is_cooperative = strategies.iter().all(|strategy| strategy.is_cooperative());
@@ -125,6 +130,7 @@ impl Group {
             wish,
         };
         Self {
+            id,
             voice,
             membership: Membership::new(protocol, member_id),
             ids: BTreeMap::new(),
@@ -170,6 +176,7 @@ impl Group {
         self.is_asking = true;
         self.membership.sent();
         let (voice, identity) = (self.voice.clone(), self.identity());
+        let (group, stint) = (self.id, self.membership.stint());
         let protocol = self.membership.protocol();
         if protocol == Protocol::Consumer {
             let told = Told { wish: voice.wish.clone(), owned: owned.clone() };
@@ -177,7 +184,7 @@ impl Group {
             let unnamed = self.unnamed.clone();
             return Some(Box::pin(async move {
                 let outcome = voice.beat(request, unnamed).await;
-                Reply { asked, told: Some(told), outcome }
+                Reply { group, stint, asked, told: Some(told), outcome }
             }));
         }
         let owned: Vec<_> = owned.iter().cloned().collect();
@@ -186,7 +193,7 @@ impl Group {
                 Ask::Join => voice.join(identity, owned).await,
                 Ask::Heartbeat => voice.beat_classic(identity).await,
             };
-            Reply { asked, told: None, outcome }
+            Reply { group, stint, asked, told: None, outcome }
         }))
     }
 
@@ -234,7 +241,13 @@ impl Group {
         reply: Reply,
         owned: &BTreeSet<TopicPartition>,
     ) -> Result<Vec<Action>, Error> {
+        if reply.group != self.id {
+            return Ok(Vec::new());
+        }
         self.is_asking = false;
+        if reply.stint != self.membership.stint() {
+            return Ok(Vec::new());
+        }
         let now = Instant::now();
         let options = self.cluster.options();
         let said = match reply.outcome {
@@ -310,8 +323,12 @@ impl Group {
     }
 
     /// The topics are not what they were when it joined.
-    pub(super) fn take_seen(&mut self, seen: Seen, owned: &BTreeSet<TopicPartition>) -> Vec<Action> {
-        if self.seen.as_ref().is_none_or(|before| *before == seen) {
+    pub(super) fn take_seen(
+        &mut self,
+        (group, seen): (u64, Seen),
+        owned: &BTreeSet<TopicPartition>,
+    ) -> Vec<Action> {
+        if group != self.id || self.seen.as_ref().is_none_or(|before| *before == seen) {
             return Vec::new();
         }
         tracing::info!(group = %self.voice.group_id, "the topics changed, joining again");
@@ -319,13 +336,13 @@ impl Group {
     }
 
     /// Looks at the topics that this member has to look after, if any.
-    pub(super) fn watch(&self) -> Option<BoxFuture<'static, Result<Seen, Error>>> {
+    pub(super) fn watch(&self) -> Option<BoxFuture<'static, Result<(u64, Seen), Error>>> {
         let seen = self.seen.clone()?;
         let is_pattern = matches!(self.voice.wish, Wish::Pattern(_));
         if (seen.partitions.is_none() && !is_pattern) || !self.membership.is_settled() {
             return None;
         }
-        let voice = self.voice.clone();
+        let (id, voice) = (self.id, self.voice.clone());
         Some(Box::pin(async move {
             let topics = voice.topics().await?;
             let partitions = match seen.partitions {
@@ -335,7 +352,7 @@ impl Group {
                 }
                 None => None,
             };
-            Ok(Seen { topics, partitions })
+            Ok((id, Seen { topics, partitions }))
         }))
     }
 

@@ -23,6 +23,8 @@ pub(super) struct Membership {
     is_changed: bool,
     /// The coordinator is to hear from it now, not after an interval.
     is_urgent: bool,
+    /// Counts its losses and leaves: an answer to a question of before is about somebody else.
+    stint: u64,
 }
 
 /// How partitions change hands.
@@ -96,7 +98,12 @@ impl Membership {
             target: BTreeSet::new(),
             is_changed: false,
             is_urgent: true,
+            stint: 0,
         }
+    }
+
+    pub(super) fn stint(&self) -> u64 {
+        self.stint
     }
 
     pub(super) fn protocol(&self) -> Protocol {
@@ -276,6 +283,7 @@ impl Membership {
     }
 
     fn lose(&mut self) -> Vec<Action> {
+        self.stint += 1;
         self.phase = Phase::Joining;
         self.epoch = no_epoch(self.protocol);
         self.target.clear();
@@ -285,6 +293,7 @@ impl Membership {
 
     /// It is no member any more.
     pub(super) fn leave(&mut self) {
+        self.stint += 1;
         self.phase = Phase::Outside;
         self.epoch = no_epoch(self.protocol);
         self.target.clear();

@@ -110,7 +110,7 @@ impl CommittedOffsets {
                         let id = PartitionId(answer.partition_index);
                         let partition = TopicPartition::new(topic.name.clone(), id);
                         let begin = match answer.error_code {
-                            ErrorCode::NONE => Ok((answer.committed_offset >= 0).then(|| Begin {
+                            ErrorCode::NONE => Ok((answer.committed_offset >= 0).then_some(Begin {
                                 start: Start::Offset(Offset(answer.committed_offset)),
                                 leader_epoch: LeaderEpoch(answer.committed_leader_epoch),
                             })),
