@@ -3,6 +3,14 @@
 
 mod support;
 
+// The client's examples, as their documents show them.
+#[path = "../../client/examples/producer.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod producer_example;
+#[path = "../../client/examples/transactions.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod transactions_example;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
@@ -490,4 +498,20 @@ fn a_record_that_the_broker_refuses_can_be_left_out_of_the_next_try() {
         });
         wait_for(&mut TestClient::connect(&broker), 0, &["small again"]);
     }
+}
+
+#[test]
+fn the_examples_do_what_they_say() {
+    let broker = TestBroker::start(&[]);
+    TestClient::connect(&broker).create_topic("t", 1);
+    let address = broker.addr().to_string();
+    story(async {
+        producer_example::run(&address, "t", &b"one\ntwo\nthree\n"[..])
+            .await
+            .expect("the lines are delivered");
+        transactions_example::run(&address, "t").await.expect("the amounts are moved");
+    });
+    let moves = (1..=10).flat_map(|amount| [format!("-{amount}"), amount.to_string()]);
+    let expected: Vec<_> = ["one", "two", "three"].map(str::to_owned).into_iter().chain(moves).collect();
+    wait_for(&mut TestClient::connect(&broker), 0, &expected.iter().map(String::as_str).collect::<Vec<_>>());
 }

@@ -16,20 +16,23 @@ const UNDER_WAY_MAX: usize = 10_000;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let (Some(brokers), Some(topic)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: producer HOST:PORT TOPIC".into());
-    };
+    match (arguments.next(), arguments.next()) {
+        (Some(brokers), Some(topic)) => run(&brokers, &topic, std::io::stdin().lock()).await,
+        _ => Err("usage: producer HOST:PORT TOPIC".into()),
+    }
+}
 
+pub async fn run(brokers: &str, topic: &str, input: impl BufRead) -> Result<(), Box<dyn Error>> {
     let mut options = Options::default();
-    options.set("bootstrap.servers", &brokers)?;
+    options.set("bootstrap.servers", brokers)?;
     options.set("compression.type", "zstd")?;
     options.set("linger.ms", "20")?;
     let producer = Producer::new(Cluster::new(options, Arc::new(TokioEnvironment))?)?;
 
     let mut under_way = VecDeque::new();
-    for line in std::io::stdin().lock().lines() {
+    for line in input.lines() {
         // Waits while the producer's buffer is full; the handle resolves when the replicas have the record.
-        under_way.push_back(producer.enqueue(ProducerRecord::new(topic.clone(), line?)).await?);
+        under_way.push_back(producer.enqueue(ProducerRecord::new(topic.to_owned(), line?)).await?);
         if under_way.len() > UNDER_WAY_MAX {
             delivered(under_way.pop_front()).await?;
         }

@@ -16,12 +16,15 @@ const TRIES_MAX: usize = 5;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let (Some(brokers), Some(topic)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: transactions HOST:PORT TOPIC".into());
-    };
+    match (arguments.next(), arguments.next()) {
+        (Some(brokers), Some(topic)) => run(&brokers, &topic).await,
+        _ => Err("usage: transactions HOST:PORT TOPIC".into()),
+    }
+}
 
+pub async fn run(brokers: &str, topic: &str) -> Result<(), Box<dyn Error>> {
     let mut options = Options::default();
-    options.set("bootstrap.servers", &brokers)?;
+    options.set("bootstrap.servers", brokers)?;
     // Whoever starts with this id next fences this process and aborts what it left open.
     options.set("transactional.id", "mover")?;
     let producer = Producer::new(Cluster::new(options, Arc::new(TokioEnvironment))?)?;
@@ -29,7 +32,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     for amount in 1..=10 {
         let mut tries = 0;
-        while let Err(error) = transfer(&producer, &topic, amount).await {
+        while let Err(error) = transfer(&producer, topic, amount).await {
             tries += 1;
             // The transaction was aborted: nothing of it is seen, and it may be done again.
             if error.kind() != ErrorKind::Abortable || tries == TRIES_MAX {
