@@ -279,6 +279,11 @@ impl EmbeddedBroker {
         self.network.hold();
     }
 
+    /// On how many connections an answer is held back: what it answers has been carried out.
+    pub fn connections_held(&self) -> usize {
+        self.network.waiting()
+    }
+
     /// What was held back is sent, on the connections that are still there.
     pub fn release_answers(&self) {
         self.network.release();

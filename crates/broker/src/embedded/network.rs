@@ -28,6 +28,8 @@ struct Shared {
 #[derive(Default)]
 struct Connection {
     is_cut: AtomicBool,
+    /// Something is to be written, and held back.
+    is_waiting: AtomicBool,
     reader: Mutex<Option<Waker>>,
     writer: Mutex<Option<Waker>>,
 }
@@ -40,6 +42,13 @@ impl HeldNetwork {
     pub(super) fn release(&self) {
         self.0.is_held.store(false, Ordering::SeqCst);
         self.0.each(|connection| wake(&connection.writer));
+    }
+
+    /// Connections on which something is held back.
+    pub(super) fn waiting(&self) -> usize {
+        let connections = self.0.connections.lock();
+        let connections = connections.iter().filter_map(Weak::upgrade);
+        connections.filter(|connection| connection.is_waiting.load(Ordering::SeqCst)).count()
     }
 
     pub(super) fn cut(&self) {
@@ -110,7 +119,9 @@ impl HeldSocket {
         if self.connection.is_cut.load(Ordering::SeqCst) {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        if self.shared.is_held.load(Ordering::SeqCst) { Poll::Pending } else { Poll::Ready(Ok(())) }
+        let is_held = self.shared.is_held.load(Ordering::SeqCst);
+        self.connection.is_waiting.store(is_held, Ordering::SeqCst);
+        if is_held { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 }
 

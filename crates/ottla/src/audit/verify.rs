@@ -53,7 +53,7 @@ pub(crate) struct VerifyArgs {
     /// End after this long
     #[arg(long = "for", value_name = "DURATION", requires = "live", value_parser = super::duration)]
     duration: Option<Duration>,
-    /// How many numbers were given out, of all keys together; once all have come, reading ends
+    /// How many numbers were given out, of all keys together; with --live, reading ends when all have come
     #[arg(long, value_name = "NUMBER")]
     expect: Option<u64>,
     /// Follow the stamps of this run alone
