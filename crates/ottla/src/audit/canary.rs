@@ -176,7 +176,9 @@ async fn partitions(admin: &Admin, topic: &Str) -> Result<Vec<PartitionId>, Fail
         match created {
             // Another canary was faster.
             Err(error) if error.code() == Some(ErrorCode::TOPIC_ALREADY_EXISTS) => {}
-            created => drop(created?),
+            created => {
+                created?;
+            }
         }
     }
     let is_led = |partition: &client::PartitionInfo| partition.leader.is_some();
