@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use wire::{ErrorCode, LeaderEpoch, Millis, Offset, Str};
 
 use crate::blocking;
-use crate::broker::{Broker, stopped};
+use crate::broker::{Broker, Named, stopped};
 use crate::dead_letters;
 use crate::handler::share_group_offsets;
 use crate::partition::Partition;
@@ -358,7 +358,7 @@ impl Broker {
             let here = topic.partition(key.partition).cloned();
             match here {
                 Some(partition) => partition,
-                None => return Err(self.share_partition_elsewhere(key).into()),
+                None => return Err(self.missing(Named::Id(key.topic), key.partition).into()),
             }
         };
         partition.check_leader(LeaderEpoch::NONE)?;
@@ -398,16 +398,6 @@ impl Broker {
             machine.set_config(config(settings));
         }
         Ok(held)
-    }
-
-    fn share_partition_elsewhere(&self, key: &SharePartitionKey) -> ErrorCode {
-        let image = self.metadata.image();
-        let known = image.topic_by_id(key.topic).and_then(|topic| topic.partition(key.partition));
-        if known.is_some() {
-            ErrorCode::NOT_LEADER_OR_FOLLOWER
-        } else {
-            ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
-        }
     }
 }
 
