@@ -302,7 +302,8 @@ impl Broker {
         let state = ask.await??;
         Ok(state.map_or_else(ShareSummary::default, |state| ShareSummary {
             state_epoch: state.state_epoch,
-            leader_epoch: state.leader_epoch,
+            // Zero before there is one, as in Kafka.
+            leader_epoch: state.leader_epoch.max(LeaderEpoch(0)),
             start: state.start,
             delivery_complete_count: state.delivery_complete_count,
         }))

@@ -1,9 +1,10 @@
 //! The share state of one partition ("shard") of `__share_group_state`: of each share-partition, where it begins and which of
 //! its records from there on were delivered, are done with, or were given up.
 //!
-//! Invariants: of two leaders of a partition only the one of the newer epoch can write; what was written for a state that has
-//! begun anew since (its state epoch is older) changes nothing; within a state epoch nothing goes back, so that a write that comes
-//! late, behind newer ones of the same leader, undoes nothing; what a snapshot and the updates after it say is the state.
+//! Invariants: of two leaders of a partition only the one of the newer epoch can write, and only if it has read the state: what it
+//! writes is what has changed since; what was written for another state than this, which has begun anew since, changes nothing;
+//! within a state epoch nothing goes back, so that a write that comes late, behind newer ones of the same leader, undoes nothing;
+//! what a snapshot and the updates after it say is the state.
 //!
 //! A snapshot is written with every so many updates. [`ShareStates::snapshot_all`] gives the shell what it takes to let go of all
 //! records before: see there.
@@ -108,7 +109,7 @@ pub struct ShareState {
     snapshot_epoch: i32,
     /// Goes up when the state begins anew.
     pub state_epoch: i32,
-    /// The newest leader of the partition that has asked for it.
+    /// The newest leader of the partition that has read it; none, while nobody has.
     pub leader_epoch: LeaderEpoch,
     /// All before is done with; `None` while nobody has settled where to begin.
     pub start: Option<Offset>,
@@ -216,7 +217,7 @@ impl ShareStates {
         let state = ShareState {
             snapshot_epoch: before.map_or(0, |before| before.snapshot_epoch.saturating_add(1)),
             state_epoch,
-            leader_epoch: before.map_or(LeaderEpoch(0), |before| before.leader_epoch),
+            leader_epoch: before.map_or(LeaderEpoch::NONE, |before| before.leader_epoch),
             start,
             delivery_complete_count: if start.is_some() { 0 } else { -1 },
             created_at: now,
@@ -251,14 +252,18 @@ impl ShareStates {
         (vec![record], Ok(self.states[key].clone()))
     }
 
-    /// A leader of the partition tells what has changed.
+    /// A leader of the partition tells what has changed since it has read the state.
     pub fn write(&mut self, key: &SharePartitionKey, write: &Write, now: Millis) -> Decided<()> {
         let state = match self.known(key, write.leader_epoch) {
             Ok(state) => state,
             Err(refusal) => return (Vec::new(), Err(refusal)),
         };
-        if write.state_epoch != -1 && write.state_epoch < state.state_epoch {
+        if write.state_epoch != -1 && write.state_epoch != state.state_epoch {
             return (Vec::new(), Err(Refusal::FencedStateEpoch { known: state.state_epoch }));
+        }
+        // What it has read was lost since: most of it would be missing.
+        if write.leader_epoch > state.leader_epoch {
+            return (Vec::new(), Err(Refusal::NotRead { leader: write.leader_epoch }));
         }
         (vec![self.store(key, write, now)], Ok(()))
     }
@@ -327,17 +332,10 @@ impl ShareStates {
             delivery_complete_count: write.delivery_complete_count,
             deliveries: write.deliveries.clone(),
         };
-        let is_snapshot_due =
-            state.updates >= self.config.updates_per_snapshot || write.state_epoch > state.state_epoch;
-        if is_snapshot_due {
+        if state.updates >= self.config.updates_per_snapshot {
             let mut state = state.clone();
-            if write.state_epoch > state.state_epoch {
-                // Another state has begun, and this has not been heard of here.
-                (state.start, state.deliveries) = (None, Runs::default());
-            }
             state.take(&update);
             state.snapshot_epoch = state.snapshot_epoch.saturating_add(1);
-            state.state_epoch = state.state_epoch.max(write.state_epoch);
             state.updates = 0;
             return self.snapshot(key, state, now);
         }

@@ -23,10 +23,18 @@ pub enum Refusal {
         /// Its epoch.
         known: LeaderEpoch,
     },
+    /// The state is not the one that this leader has read.
+    #[error(
+        "no leader of the partition in epoch {leader} has read the state: ReadShareGroupState comes first"
+    )]
+    NotRead {
+        /// Whoever writes.
+        leader: LeaderEpoch,
+    },
     /// The state has begun anew.
     #[error("the state has begun anew in epoch {known}")]
     FencedStateEpoch {
-        /// The newer epoch.
+        /// The epoch that it is in.
         known: i32,
     },
 }
@@ -38,6 +46,7 @@ impl From<Refusal> for ErrorCode {
                 ErrorCode::INVALID_REQUEST
             }
             Refusal::FencedLeaderEpoch { .. } => ErrorCode::FENCED_LEADER_EPOCH,
+            Refusal::NotRead { .. } => ErrorCode::UNKNOWN_LEADER_EPOCH,
             Refusal::FencedStateEpoch { .. } => ErrorCode::FENCED_STATE_EPOCH,
         }
     }

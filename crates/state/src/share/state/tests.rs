@@ -167,7 +167,7 @@ fn updates_add_to_a_snapshot_until_the_next() {
               INVALID_REQUEST(42): the share-partition has no state: InitializeShareGroupState begins it
             init g 0 none
               ok
-                snapshot 0 of g: state 0 leader 0 from nowhere
+                snapshot 0 of g: state 0 leader -1 from nowhere
             read g 1
               state 0 leader 1 from nowhere
                 update of g to snapshot 0
@@ -192,9 +192,12 @@ fn updates_add_to_a_snapshot_until_the_next() {
 fn of_two_leaders_the_newer_one_writes() {
     check(
         "init g 0 5
+         write g 0 0 6
          read g 3
          read g 2
          write g 0 2 6
+         write g 0 4 6
+         read g 4
          write g 0 4 6
          write g 0 3 7
          summary g 3
@@ -202,7 +205,9 @@ fn of_two_leaders_the_newer_one_writes() {
         expect![[r#"
             init g 0 5
               ok
-                snapshot 0 of g: state 0 leader 0 from 5
+                snapshot 0 of g: state 0 leader -1 from 5
+            write g 0 0 6
+              UNKNOWN_LEADER_EPOCH(75): no leader of the partition in epoch 0 has read the state: ReadShareGroupState comes first
             read g 3
               state 0 leader 3 from 5
                 update of g to snapshot 0
@@ -211,8 +216,13 @@ fn of_two_leaders_the_newer_one_writes() {
             write g 0 2 6
               FENCED_LEADER_EPOCH(74): a leader of the partition in epoch 3 has been here
             write g 0 4 6
-              ok
+              UNKNOWN_LEADER_EPOCH(75): no leader of the partition in epoch 4 has read the state: ReadShareGroupState comes first
+            read g 4
+              state 0 leader 4 from 5
                 update of g to snapshot 0
+            write g 0 4 6
+              ok
+                snapshot 1 of g: state 0 leader 4 from 6
             write g 0 3 7
               FENCED_LEADER_EPOCH(74): a leader of the partition in epoch 4 has been here
             summary g 3
@@ -227,17 +237,22 @@ fn of_two_leaders_the_newer_one_writes() {
 fn a_state_that_begins_anew_knows_nothing_of_before() {
     check(
         "init g 0 5
+         read g 1
          write g 0 1 5 5-6:acknowledged/1
          init g 0 none
          init g 2 9
          write g 1 1 6
+         write g 3 1 6
          write g 2 1 10
          init g 1 0
          read g 1",
         expect![[r#"
             init g 0 5
               ok
-                snapshot 0 of g: state 0 leader 0 from 5
+                snapshot 0 of g: state 0 leader -1 from 5
+            read g 1
+              state 0 leader 1 from 5
+                update of g to snapshot 0
             write g 0 1 5 5-6:acknowledged/1
               ok
                 update of g to snapshot 0
@@ -247,6 +262,8 @@ fn a_state_that_begins_anew_knows_nothing_of_before() {
               ok
                 snapshot 1 of g: state 2 leader 1 from 9
             write g 1 1 6
+              FENCED_STATE_EPOCH(124): the state has begun anew in epoch 2
+            write g 3 1 6
               FENCED_STATE_EPOCH(124): the state has begun anew in epoch 2
             write g 2 1 10
               ok
@@ -273,10 +290,10 @@ fn what_is_deleted_is_unknown() {
         expect![[r#"
             init g 0 5
               ok
-                snapshot 0 of g: state 0 leader 0 from 5
+                snapshot 0 of g: state 0 leader -1 from 5
             init h 0 6
               ok
-                snapshot 0 of h: state 0 leader 0 from 6
+                snapshot 0 of h: state 0 leader -1 from 6
             delete g
               ok
                 tombstone of g
@@ -301,6 +318,7 @@ fn the_log_before_new_snapshots_of_all_is_worth_nothing() {
         "init g 0 5
          init h 0 6
          snapshot-all
+         read g 1
          write g 0 1 6
          write g 0 1 7
          snapshot-all
@@ -312,25 +330,28 @@ fn the_log_before_new_snapshots_of_all_is_worth_nothing() {
         expect![[r#"
             init g 0 5
               ok
-                snapshot 0 of g: state 0 leader 0 from 5
+                snapshot 0 of g: state 0 leader -1 from 5
             init h 0 6
               ok
-                snapshot 0 of h: state 0 leader 0 from 6
+                snapshot 0 of h: state 0 leader -1 from 6
             snapshot-all
               not yet
+            read g 1
+              state 0 leader 1 from 5
+                update of g to snapshot 0
             write g 0 1 6
               ok
                 update of g to snapshot 0
             write g 0 1 7
               ok
-                update of g to snapshot 0
+                snapshot 1 of g: state 0 leader 1 from 7
             snapshot-all
               ok
-                snapshot 1 of g: state 0 leader 1 from 7
-                snapshot 1 of h: state 0 leader 0 from 6
+                snapshot 2 of g: state 0 leader 1 from 7
+                snapshot 1 of h: state 0 leader -1 from 6
             write g 0 1 8
               ok
-                update of g to snapshot 1
+                update of g to snapshot 2
             snapshot-all
               not yet
             delete g
@@ -356,9 +377,53 @@ fn a_share_partition_has_a_name() {
 }
 
 #[test]
+fn what_was_lost_under_a_leader_is_not_written_to_before_it_is_read_again() {
+    check(
+        "init g 0 none
+         read g 0
+         write g 0 0 100 101-109:acknowledged/0
+         delete g
+         init g 0 none
+         write g 0 0 100 100-100:available/1
+         read g 0
+         write g 0 0 7
+         read g 1",
+        expect![[r#"
+            init g 0 none
+              ok
+                snapshot 0 of g: state 0 leader -1 from nowhere
+            read g 0
+              state 0 leader 0 from nowhere
+                update of g to snapshot 0
+            write g 0 0 100 101-109:acknowledged/0
+              ok
+                update of g to snapshot 0
+            delete g
+              ok
+                tombstone of g
+            init g 0 none
+              ok
+                snapshot 0 of g: state 0 leader -1 from nowhere
+            write g 0 0 100 100-100:available/1
+              UNKNOWN_LEADER_EPOCH(75): no leader of the partition in epoch 0 has read the state: ReadShareGroupState comes first
+            read g 0
+              state 0 leader 0 from nowhere
+                update of g to snapshot 0
+            write g 0 0 7
+              ok
+                update of g to snapshot 0
+            read g 1
+              state 0 leader 1 from 7
+                snapshot 1 of g: state 0 leader 1 from 7
+        "#]],
+    );
+}
+
+#[test]
 fn a_write_that_comes_late_undoes_nothing() {
     check(
         "init g 0 5
+         read g 1
          write g 0 1 5 5-9:available/1
          write g 0 1 5 6-8:acknowledged/0
          write g 0 1 5 9-9:available/2
@@ -376,16 +441,19 @@ fn a_write_that_comes_late_undoes_nothing() {
         expect![[r#"
             init g 0 5
               ok
-                snapshot 0 of g: state 0 leader 0 from 5
+                snapshot 0 of g: state 0 leader -1 from 5
+            read g 1
+              state 0 leader 1 from 5
+                update of g to snapshot 0
             write g 0 1 5 5-9:available/1
               ok
                 update of g to snapshot 0
             write g 0 1 5 6-8:acknowledged/0
               ok
-                update of g to snapshot 0
+                snapshot 1 of g: state 0 leader 1 from 5 5-5:Available/1 6-8:Acknowledged/0 9-9:Available/1
             write g 0 1 5 9-9:available/2
               ok
-                snapshot 1 of g: state 0 leader 1 from 5 5-5:Available/1 6-8:Acknowledged/0 9-9:Available/2
+                update of g to snapshot 1
             write g 0 1 5 5-9:available/1
               ok
                 update of g to snapshot 1
@@ -393,10 +461,10 @@ fn a_write_that_comes_late_undoes_nothing() {
               state 0 leader 1 from 5 5-5:Available/1 6-8:Acknowledged/0 9-9:Available/2
             write g 0 1 9
               ok
-                update of g to snapshot 1
+                snapshot 2 of g: state 0 leader 1 from 9 9-9:Available/2
             write g 0 1 5 5-5:available/1 6-8:acknowledged/0
               ok
-                snapshot 2 of g: state 0 leader 1 from 9 9-9:Available/2
+                update of g to snapshot 2
             read g 1
               state 0 leader 1 from 9 9-9:Available/2
             write g 0 1 9 9-9:archiving/2
@@ -404,12 +472,12 @@ fn a_write_that_comes_late_undoes_nothing() {
                 update of g to snapshot 2
             write g 0 1 9 9-9:available/3
               ok
-                update of g to snapshot 2
+                snapshot 3 of g: state 0 leader 1 from 9 9-9:Archiving/2
             read g 1
               state 0 leader 1 from 9 9-9:Archiving/2
             init g 3 2
               ok
-                snapshot 3 of g: state 3 leader 1 from 2
+                snapshot 4 of g: state 3 leader 1 from 2
             write g 0 1 9
               FENCED_STATE_EPOCH(124): the state has begun anew in epoch 3
             read g 1
