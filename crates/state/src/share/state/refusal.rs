@@ -17,6 +17,9 @@ pub enum Refusal {
     /// The group coordinator has not begun the state yet, or has deleted it.
     #[error("the share-partition has no state: InitializeShareGroupState begins it")]
     Uninitialized,
+    /// Perhaps another release can read it, or an operator has it begin elsewhere.
+    #[error("records of the share-partition's state cannot be read: AlterShareGroupOffsets begins another")]
+    Unreadable,
     /// A newer leader of the partition has been here.
     #[error("a leader of the partition in epoch {known} has been here")]
     FencedLeaderEpoch {
@@ -45,6 +48,7 @@ impl From<Refusal> for ErrorCode {
             Refusal::NoGroup | Refusal::NoTopicId | Refusal::NegativePartition | Refusal::Uninitialized => {
                 ErrorCode::INVALID_REQUEST
             }
+            Refusal::Unreadable => ErrorCode::UNKNOWN_SERVER_ERROR,
             Refusal::FencedLeaderEpoch { .. } => ErrorCode::FENCED_LEADER_EPOCH,
             Refusal::NotRead { .. } => ErrorCode::UNKNOWN_LEADER_EPOCH,
             Refusal::FencedStateEpoch { .. } => ErrorCode::FENCED_STATE_EPOCH,

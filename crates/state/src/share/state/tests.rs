@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use bytes::Bytes;
 use expect_test::{Expect, expect};
 use wire::{LeaderEpoch, Millis, Offset, PartitionId, Str, Uuid};
 
@@ -89,6 +90,16 @@ impl Teller {
                 let decided = self.states.delete(&key);
                 self.decided(decided, |()| "ok".to_owned());
             }
+            // group: its last snapshot is in a version that nobody knows, and all is loaded again.
+            "garble" => {
+                let snapshot = |record: &&mut CoordinatorRecord| {
+                    let change = record::decode(&record.key, record.value.as_deref());
+                    matches!(change, Ok(record::Change::Snapshot(of, _)) if of == key)
+                };
+                let record = self.log.iter_mut().rev().find(snapshot).unwrap();
+                record.value = Some(Bytes::from_static(&[0, 99]));
+                self.states = replay(&self.log);
+            }
             "topic-gone" => {
                 let records = self.states.forget_topics(|topic| topic != key.topic);
                 self.decided((records, Ok(())), |()| "ok".to_owned());
@@ -129,13 +140,21 @@ impl Teller {
 
     /// What the records say is what is known.
     fn check_replay(&self) {
-        let mut replayed = ShareStates::new(CONFIG);
-        for record in &self.log {
-            let record = Replayed::Record { key: &record.key, value: record.value.as_deref() };
-            replayed.load(record).unwrap();
-        }
+        let replayed = replay(&self.log);
         assert_eq!(replayed.states, self.states.states);
+        let unreadable = |states: &ShareStates, key: &SharePartitionKey| states.is_unreadable(key);
+        let all = replayed.unreadable.union(&self.states.unreadable);
+        assert!(all.into_iter().all(|key| unreadable(&replayed, key) == unreadable(&self.states, key)));
     }
+}
+
+fn replay(log: &[CoordinatorRecord]) -> ShareStates {
+    let mut replayed = ShareStates::new(CONFIG);
+    for record in log {
+        // The shell goes on without what cannot be read.
+        let _ = replayed.load(Replayed::Record { key: &record.key, value: record.value.as_deref() });
+    }
+    replayed
 }
 
 fn tell(state: &ShareState) -> String {
@@ -415,6 +434,109 @@ fn what_was_lost_under_a_leader_is_not_written_to_before_it_is_read_again() {
             read g 1
               state 0 leader 1 from 7
                 snapshot 1 of g: state 0 leader 1 from 7
+        "#]],
+    );
+}
+
+#[test]
+fn what_was_lost_begins_again_and_what_is_there_stays() {
+    check(
+        "init g -1 0
+         init g -1 0
+         read g 1
+         init h 0 none
+         init h -1 0
+         summary h -1",
+        expect![[r#"
+            init g -1 0
+              ok
+                snapshot 0 of g: state 0 leader -1 from 0
+            init g -1 0
+              FENCED_STATE_EPOCH(124): the state has begun anew in epoch 0
+            read g 1
+              state 0 leader 1 from 0
+                update of g to snapshot 0
+            init h 0 none
+              ok
+                snapshot 0 of h: state 0 leader -1 from nowhere
+            init h -1 0
+              FENCED_STATE_EPOCH(124): the state has begun anew in epoch 0
+            summary h -1
+              state 0 leader -1 from nowhere
+        "#]],
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_not_taken_for_lost() {
+    check(
+        "init g 0 5
+         init h 0 6
+         garble g
+         read g 1
+         summary g -1
+         init g -1 0
+         init g 0 none
+         write g 0 1 6
+         read h 1
+         write h 0 1 7
+         snapshot-all
+         init g 3 9
+         snapshot-all
+         garble g
+         garble h
+         delete g
+         init g 0 none
+         topic-gone
+         init h 0 none",
+        expect![[r#"
+            init g 0 5
+              ok
+                snapshot 0 of g: state 0 leader -1 from 5
+            init h 0 6
+              ok
+                snapshot 0 of h: state 0 leader -1 from 6
+            garble g
+            read g 1
+              UNKNOWN_SERVER_ERROR(-1): records of the share-partition's state cannot be read: AlterShareGroupOffsets begins another
+            summary g -1
+              UNKNOWN_SERVER_ERROR(-1): records of the share-partition's state cannot be read: AlterShareGroupOffsets begins another
+            init g -1 0
+              UNKNOWN_SERVER_ERROR(-1): records of the share-partition's state cannot be read: AlterShareGroupOffsets begins another
+            init g 0 none
+              UNKNOWN_SERVER_ERROR(-1): records of the share-partition's state cannot be read: AlterShareGroupOffsets begins another
+            write g 0 1 6
+              UNKNOWN_SERVER_ERROR(-1): records of the share-partition's state cannot be read: AlterShareGroupOffsets begins another
+            read h 1
+              state 0 leader 1 from 6
+                update of h to snapshot 0
+            write h 0 1 7
+              ok
+                update of h to snapshot 0
+            snapshot-all
+              not yet
+            init g 3 9
+              ok
+                snapshot 0 of g: state 3 leader -1 from 9
+            snapshot-all
+              ok
+                snapshot 1 of g: state 3 leader -1 from 9
+                snapshot 1 of h: state 0 leader 1 from 7
+            garble g
+            garble h
+            delete g
+              ok
+                tombstone of g
+            init g 0 none
+              ok
+                snapshot 0 of g: state 0 leader -1 from nowhere
+            topic-gone
+              ok
+                tombstone of g
+                tombstone of h
+            init h 0 none
+              ok
+                snapshot 0 of h: state 0 leader -1 from nowhere
         "#]],
     );
 }
