@@ -91,6 +91,8 @@ pub(crate) struct Broker {
     pub(crate) peers: PeerLinks,
     /// For dead letters, which wait for followers: the questions of others do not wait behind them.
     pub(crate) dead_letter_peers: PeerLinks,
+    /// For what a group's coordinator is asked and answers when it has asked others: they would wait for each other.
+    pub(crate) share_group_peers: PeerLinks,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) metrics: Metrics,
     /// The epoch that this start of the broker was registered with.

@@ -275,12 +275,17 @@ async fn create(broker: &Arc<Broker>, name: &Str) -> Failure {
         Some(error) => {
             let told = format!("topic {name} cannot be created: {error:?}");
             // Brokers that the topic needs may come back.
-            match error.is_retriable() || error == ErrorCode::INVALID_REPLICATION_FACTOR {
+            match may_pass(error) || error == ErrorCode::INVALID_REPLICATION_FACTOR {
                 true => Failure::NotYet(told),
                 false => Failure::Misconfigured(told),
             }
         }
     }
+}
+
+/// Whether another attempt may do. What a broker has no room for, or did not expect, is not the record's fault.
+fn may_pass(error: ErrorCode) -> bool {
+    error.is_retriable() || matches!(error, ErrorCode::POLICY_VIOLATION | ErrorCode::UNKNOWN_SERVER_ERROR)
 }
 
 /// Records of the source, as far as they were read, and up to where that is.
@@ -449,7 +454,7 @@ async fn produce(
     match error {
         ErrorCode::NONE => Ok(()),
         ErrorCode::MESSAGE_TOO_LARGE | ErrorCode::RECORD_LIST_TOO_LARGE => Err(Failure::TooLarge(told)),
-        error if error.is_retriable() => Err(Failure::NotYet(told)),
+        error if may_pass(error) => Err(Failure::NotYet(told)),
         _ => Err(Failure::Refused(told)),
     }
 }
@@ -475,4 +480,28 @@ async fn append(broker: &Arc<Broker>, name: &Str, index: PartitionId, records: B
     partition.park_produce(led.appended.last_offset.plus(1), led.leader_epoch, &parked, 0);
     let _ = timeout(ANSWER_MAX, parked.finished()).await;
     parked.outcome(0).unwrap_or(ErrorCode::REQUEST_TIMED_OUT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_in_distress_is_asked_again_and_a_refusal_stands() {
+        for passes in [
+            ErrorCode::POLICY_VIOLATION,
+            ErrorCode::UNKNOWN_SERVER_ERROR,
+            ErrorCode::NOT_ENOUGH_REPLICAS,
+            ErrorCode::KAFKA_STORAGE_ERROR,
+        ] {
+            assert!(may_pass(passes), "{passes}");
+        }
+        for stands in [
+            ErrorCode::INVALID_RECORD,
+            ErrorCode::INVALID_TOPIC_EXCEPTION,
+            ErrorCode::TOPIC_AUTHORIZATION_FAILED,
+        ] {
+            assert!(!may_pass(stands), "{stands}");
+        }
+    }
 }

@@ -49,6 +49,7 @@ struct Shared {
     unclean_elections: Counter,
     dead_letters: Counter,
     dead_letters_failed: Counter,
+    share_states_lost: Counter,
     topics: Mutex<BTreeMap<Str, Weak<TopicMetrics>>>,
     other_topics: Arc<TopicMetrics>,
     look_up: OnceLock<LookUp>,
@@ -259,6 +260,11 @@ impl Metrics {
         self.shared.dead_letters_failed.add(records);
     }
 
+    /// Share state of this broker was lost, and has begun again.
+    pub fn share_state_lost(&self) {
+        self.shared.share_states_lost.add(1);
+    }
+
     /// The counters of a topic, to be kept by each of its partitions.
     #[must_use]
     pub fn topic(&self, name: &Str) -> Arc<TopicMetrics> {
@@ -378,6 +384,11 @@ impl Metrics {
             "Records that share groups gave up and that could not be written to their dead-letter topics.",
         )
         .value(&[], shared.dead_letters_failed.get());
+        page.counter(
+            "ottla_share_states_lost_total",
+            "Share-partitions of this broker, as the share coordinator, whose state was missing and began again at the log's start.",
+        )
+        .value(&[], shared.share_states_lost.get());
 
         let topics = self.topics();
         let mut by_topic = |name, help, counted: fn(&TopicMetrics) -> &Counter| {
@@ -561,6 +572,7 @@ mod tests {
                 ottla_unclean_elections_total 0
                 ottla_share_dead_letters_total 0
                 ottla_share_dead_letters_failed_total 0
+                ottla_share_states_lost_total 0
                 ottla_topic_records_in_total{topic="orders"} 3
                 ottla_topic_bytes_in_total{topic="orders"} 100
                 ottla_topic_bytes_out_total{topic="orders"} 50

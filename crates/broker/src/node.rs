@@ -246,6 +246,7 @@ impl Node {
             group_lags: GroupLags::default(),
             peers: PeerLinks::new(&reach),
             dead_letter_peers: PeerLinks::new(&reach),
+            share_group_peers: PeerLinks::new(&reach),
             producer_ids: ProducerIds::default(),
             metrics,
             epoch: AtomicI64::new(-1),

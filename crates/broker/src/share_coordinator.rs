@@ -26,6 +26,8 @@ pub(crate) type ShareCoordinator = Coordinator<ShareStates>;
 
 /// How long another broker may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// The epoch of share state that was lost: what is there is newer, and stays.
+pub(crate) const LOST_EPOCH: i32 = -1;
 /// "Not settled", and "as before".
 const NO_OFFSET: i64 = -1;
 
@@ -263,9 +265,16 @@ impl Broker {
     ) -> Result<(), Failure> {
         self.check_share_topic(key)?;
         let name = key.to_string();
-        let ask =
-            self.share_states.ask(&name, |states, now| states.initialize(key, state_epoch, start, now.wall));
-        Ok(ask.await??)
+        let ask = self.share_states.ask(&name, |states, now| {
+            let (records, begun) = states.initialize(key, state_epoch, start, now.wall);
+            let is_new = !records.is_empty();
+            (records, begun.map(|()| is_new))
+        });
+        if ask.await?? && state_epoch == LOST_EPOCH {
+            self.metrics.share_state_lost();
+            tracing::warn!(share_partition = %key, "share state was lost: all records are delivered again");
+        }
+        Ok(())
     }
 
     pub(crate) async fn read_share_state_here(
@@ -302,7 +311,8 @@ impl Broker {
         let state = ask.await??;
         Ok(state.map_or_else(ShareSummary::default, |state| ShareSummary {
             state_epoch: state.state_epoch,
-            leader_epoch: state.leader_epoch,
+            // Zero before there is one, as in Kafka.
+            leader_epoch: state.leader_epoch.max(LeaderEpoch(0)),
             start: state.start,
             delivery_complete_count: state.delivery_complete_count,
         }))

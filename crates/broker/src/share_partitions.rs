@@ -294,7 +294,7 @@ fn told(failure: Failure) -> Failure {
         ErrorCode::NOT_COORDINATOR | ErrorCode::COORDINATOR_LOAD_IN_PROGRESS => {
             ErrorCode::COORDINATOR_NOT_AVAILABLE
         }
-        ErrorCode::FENCED_LEADER_EPOCH => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+        ErrorCode::FENCED_LEADER_EPOCH | ErrorCode::UNKNOWN_LEADER_EPOCH => ErrorCode::NOT_LEADER_OR_FOLLOWER,
         // The request was this broker's, not the member's, which would take it for its own fault and end.
         ErrorCode::INVALID_REQUEST => ErrorCode::UNKNOWN_SERVER_ERROR,
         error => error,

@@ -18,13 +18,13 @@ use wire::messages::share_group_describe::{
 use wire::messages::share_group_heartbeat::{
     Assignment, ShareGroupHeartbeatRequest, ShareGroupHeartbeatResponse, TopicPartitions,
 };
-use wire::{ErrorCode, PartitionId, Str, Uuid};
+use wire::{ErrorCode, Offset, PartitionId, Str, Uuid};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::handler::group::{GROUP_OPERATIONS, client_info};
 use crate::handler::metadata::operations;
-use crate::share_coordinator::Failure;
+use crate::share_coordinator::{Failure, LOST_EPOCH};
 use crate::share_partitions::insist;
 
 /// Share-partitions that one request has begun, or deleted, at a time.
@@ -170,7 +170,8 @@ async fn begin(broker: &Arc<Broker>, group: &Str, partitions: &Partitions) -> Pa
 }
 
 /// Has share state begin again that the group takes for there and that seems to be missing: it was lost, or a deletion that an
-/// earlier coordinator of the group had asked for came late. What is there after all stays as it is.
+/// earlier coordinator of the group had asked for came late. The group is not new there: it begins at the log's start, so that
+/// nothing is skipped that nobody has read. What is there after all stays as it is.
 pub(super) async fn begin_again(
     broker: &Arc<Broker>,
     group: &Str,
@@ -183,7 +184,16 @@ pub(super) async fn begin_again(
     for (topic, indexes) in &mut missing {
         indexes.retain(|index| has.get(topic).is_some_and(|has| has.contains(index)));
     }
-    begin(broker, group, &missing).await;
+    let begun = for_each(broker, group, &missing, |broker, key| async move {
+        // The log's start, wherever that is by now: the partition's leader takes nothing before it for there.
+        let begin = || broker.initialize_share_state(&key, LOST_EPOCH, Some(Offset::ZERO));
+        insist(&broker, BEGIN_MAX, begin).await
+    });
+    for failure in begun.await.into_iter().filter_map(Result::err) {
+        if failure.error != ErrorCode::FENCED_STATE_EPOCH {
+            tracing::debug!(%group, error = ?failure.error, "share state cannot be begun again yet");
+        }
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use state::group::share::Partitions;
 use state::share::state::SharePartitionKey;
@@ -33,7 +34,9 @@ const NO_OFFSET: i64 = -1;
 /// Asks for a partition's end.
 const LATEST: i64 = -1;
 /// How long a partition's leader may take to answer.
-const ANSWER_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How long a group's coordinator may take to look for share state, and to have it begun: it asks the share coordinator, and insists.
+const LOOK_MAX: Duration = Duration::from_secs(15);
 
 /// DescribeShareGroupOffsets. Share state that the group should have and that is missing begins again with it.
 pub(crate) async fn describe(
@@ -130,7 +133,7 @@ pub(crate) async fn look_for_state(broker: &Arc<Broker>, key: &SharePartitionKey
     let address = address.ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)?;
     let group = DescribeShareGroupOffsetsRequestGroup { group_id: key.group.clone(), topics: Some(topics) };
     let request = DescribeShareGroupOffsetsRequest { groups: vec![group] };
-    let answer = broker.peers.ask(coordinator, &address, request, ANSWER_MAX).await;
+    let answer = broker.share_group_peers.ask(coordinator, &address, request, LOOK_MAX).await;
     let answer = answer.map_err(|error| {
         tracing::debug!(%error, node = %coordinator, "the group coordinator does not answer");
         ErrorCode::COORDINATOR_NOT_AVAILABLE

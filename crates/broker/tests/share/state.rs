@@ -32,10 +32,23 @@ use crate::member::{
 };
 use crate::support::{TestBroker, TestClient, TestCluster, wait_until};
 
-fn try_read(client: &mut TestClient, topic: Uuid) -> ErrorCode {
-    let partition = read_state::PartitionData { partition: 0, leader_epoch: -1 };
+fn try_read(client: &mut TestClient, topic: Uuid, leader_epoch: i32) -> ErrorCode {
+    let partition = read_state::PartitionData { partition: 0, leader_epoch };
     let topic = read_state::ReadStateData { topic_id: topic, partitions: vec![partition] };
     let request = read_state::ReadShareGroupStateRequest { group_id: GROUP.into(), topics: vec![topic] };
+    client.ask(request).results[0].partitions[0].error_code
+}
+
+fn try_write(client: &mut TestClient, topic: Uuid, leader_epoch: i32) -> ErrorCode {
+    let partition = write::PartitionData {
+        partition: 0,
+        state_epoch: 1,
+        leader_epoch,
+        start_offset: 4,
+        ..Default::default()
+    };
+    let data = write::WriteStateData { topic_id: topic, partitions: vec![partition] };
+    let request = write::WriteShareGroupStateRequest { group_id: GROUP.into(), topics: vec![data] };
     client.ask(request).results[0].partitions[0].error_code
 }
 
@@ -58,23 +71,17 @@ fn a_state_that_begins_anew_fences_who_works_on_the_old_one() {
     assert_eq!(try_initialize(&mut client, topic, 0, 0), ErrorCode::FENCED_STATE_EPOCH);
     assert_eq!(one.says(&[(0, 0, &[1])]), ErrorCode::FENCED_STATE_EPOCH);
     assert_eq!(one.takes(1), [(3, 3, 1)]);
-    // And so is another leader, by its epoch.
-    let partition = write::PartitionData {
-        partition: 0,
-        state_epoch: 1,
-        leader_epoch: 9,
-        start_offset: 4,
-        ..Default::default()
-    };
-    let data = write::WriteStateData { topic_id: topic, partitions: vec![partition] };
-    let request = write::WriteShareGroupStateRequest { group_id: GROUP.into(), topics: vec![data] };
-    assert_eq!(client.ask(request).results[0].partitions[0].error_code, ErrorCode::NONE);
+    // And so is another leader, by its epoch; it reads before it writes.
+    assert_eq!(try_write(&mut client, topic, 9), ErrorCode::UNKNOWN_LEADER_EPOCH);
+    assert_eq!(try_read(&mut client, topic, 9), ErrorCode::NONE);
+    assert_eq!(try_write(&mut client, topic, 9), ErrorCode::NONE);
     assert_eq!(one.says(&[(3, 3, &[1])]), ErrorCode::NOT_LEADER_OR_FOLLOWER);
 }
 
 /// A broker with a topic of one partition and three records, and a group whose only member has it.
 fn group() -> (TestBroker, TestClient, Member) {
-    let broker = TestBroker::start(&["share.coordinator.state.topic.num.partitions=2"]);
+    let broker =
+        TestBroker::start(&["share.coordinator.state.topic.num.partitions=2", "admin.listener=127.0.0.1:0"]);
     let mut client = TestClient::connect(&broker);
     client.create_topic("jobs", 1);
     assert_eq!(configure(&mut client, &[("share.auto.offset.reset", "earliest")]), (ErrorCode::NONE, None));
@@ -113,6 +120,8 @@ fn share_state_that_is_lost_begins_again() {
     let topic = one.topic;
     assert_eq!(one.takes(2), [(0, 1, 1)]);
     assert_eq!(one.says(&[(0, 0, &[1])]), ErrorCode::NONE);
+    // Where a new group begins does not matter any more: what nobody has read would be skipped.
+    assert_eq!(configure(&mut client, &[("share.auto.offset.reset", "latest")]), (ErrorCode::NONE, None));
 
     // Who has loaded it hears of it when something is to be written.
     assert_eq!(lose(&mut client, topic, 0), ErrorCode::NONE);
@@ -121,10 +130,15 @@ fn share_state_that_is_lost_begins_again() {
     assert_eq!(one.says(&[(0, 1, &[1])]), ErrorCode::NONE);
     assert_eq!(offsets(&mut client), Ok(vec![(2, 1)]));
 
-    // Whoever looks at the group finds it missing as well.
+    // Whoever looks at the group finds it missing as well. Who has loaded it before reads it again, and then writes.
     assert_eq!(lose(&mut client, topic, 0), ErrorCode::NONE);
     assert_eq!(offsets(&mut client), Ok(vec![(-1, -1)]));
-    assert_eq!(try_read(&mut client, topic), ErrorCode::NONE);
+    assert_eq!(try_read(&mut client, topic, -1), ErrorCode::NONE);
+    assert_eq!(one.says(&[(2, 2, &[2])]), ErrorCode::NOT_LEADER_OR_FOLLOWER);
+    assert_eq!(one.takes(3), [(0, 2, 1)]);
+    assert_eq!(one.says(&[(0, 2, &[2])]), ErrorCode::NONE);
+    assert_eq!(offsets(&mut client), Ok(vec![(0, 3)]));
+    assert!(broker.metrics().contains("ottla_share_states_lost_total 2\n"));
 
     // What the group gives up does not come back.
     assert_eq!(beat(&mut client, "one", -1, None).member_epoch, -1);
@@ -135,7 +149,7 @@ fn share_state_that_is_lost_begins_again() {
     assert_eq!(offsets(&mut client), Ok(vec![]));
     let mut one = Member::new("one", topic, TestClient::connect(&broker));
     assert_eq!(one.fetch(1, &[]).error_code, ErrorCode::UNKNOWN_SERVER_ERROR);
-    assert_eq!(try_read(&mut client, topic), ErrorCode::INVALID_REQUEST);
+    assert_eq!(try_read(&mut client, topic, -1), ErrorCode::INVALID_REQUEST);
 }
 
 #[test]
@@ -155,7 +169,8 @@ fn share_state_that_is_lost_begins_again_wherever_the_group_is_coordinated() {
     let topic = topic_id(&mut client, "jobs");
     wait_until(|| leaders(&cluster, 1).iter().all(|(_, leader)| *leader > 0));
     for (index, leader) in leaders(&cluster, 1) {
-        cluster.client(leader).append("jobs", index, batch_of(1));
+        // Its leader may hear of it later than others.
+        wait_until(|| cluster.client(leader).try_append("jobs", index, batch_of(1)).0.is_ok());
     }
     join(&cluster, "one");
     for index in 0..12 {
@@ -410,7 +425,8 @@ fn a_deletion_that_fails_half_way_is_finished_by_whoever_reads_next() {
     assert_eq!(earliest, (ErrorCode::NONE, None));
     wait_until(|| leaders(&cluster, 1).iter().all(|(_, leader)| *leader > 0));
     for (index, leader) in leaders(&cluster, 1) {
-        cluster.client(leader).append("jobs", index, batch_of(1));
+        // Its leader may hear of it later than others.
+        wait_until(|| cluster.client(leader).try_append("jobs", index, batch_of(1)).0.is_ok());
     }
     join(&cluster, "one");
     assert_eq!(told_of(&cluster, 1, topic, "one"), [ErrorCode::NONE; 12]);

@@ -1,9 +1,13 @@
 //! The share state of one partition ("shard") of `__share_group_state`: of each share-partition, where it begins and which of
 //! its records from there on were delivered, are done with, or were given up.
 //!
-//! Invariants: of two leaders of a partition only the one of the newer epoch can write; what was written for a state that has
-//! begun anew since (its state epoch is older) changes nothing; within a state epoch nothing goes back, so that a write that comes
-//! late, behind newer ones of the same leader, undoes nothing; what a snapshot and the updates after it say is the state.
+//! Invariants: of two leaders of a partition only the one of the newer epoch can write, and only if it has read the state: what it
+//! writes is what has changed since; what was written for another state than this, which has begun anew since, changes nothing;
+//! within a state epoch nothing goes back, so that a write that comes late, behind newer ones of the same leader, undoes nothing;
+//! what a snapshot and the updates after it say is the state.
+//!
+//! Of a share-partition with records that could not be read nothing is said, and nothing is let go of, before somebody has it begin
+//! somewhere, or deletes it: whoever reads them later finds them.
 //!
 //! A snapshot is written with every so many updates. [`ShareStates::snapshot_all`] gives the shell what it takes to let go of all
 //! records before: see there.
@@ -15,7 +19,7 @@ mod refusal;
 mod tests;
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use wire::{LeaderEpoch, Millis, Offset, PartitionId, Str, Uuid};
@@ -108,7 +112,7 @@ pub struct ShareState {
     snapshot_epoch: i32,
     /// Goes up when the state begins anew.
     pub state_epoch: i32,
-    /// The newest leader of the partition that has asked for it.
+    /// The newest leader of the partition that has read it; none, while nobody has.
     pub leader_epoch: LeaderEpoch,
     /// All before is done with; `None` while nobody has settled where to begin.
     pub start: Option<Offset>,
@@ -144,6 +148,8 @@ pub type Decided<Answer> = (Vec<CoordinatorRecord>, Result<Answer, Refusal>);
 pub struct ShareStates {
     config: ShareStateConfig,
     states: BTreeMap<SharePartitionKey, ShareState>,
+    /// Those of which a record could not be read, until a snapshot or a tombstone comes after it.
+    unreadable: BTreeSet<SharePartitionKey>,
     /// Records since the last time that all states were written anew.
     written: usize,
 }
@@ -151,7 +157,7 @@ pub struct ShareStates {
 impl ShareStates {
     /// A shard that knows no share-partition.
     pub fn new(config: ShareStateConfig) -> Self {
-        ShareStates { config, states: BTreeMap::new(), written: 0 }
+        ShareStates { config, states: BTreeMap::new(), unreadable: BTreeSet::new(), written: 0 }
     }
 
     /// Number of share-partitions.
@@ -168,13 +174,20 @@ impl ShareStates {
     pub fn load(&mut self, replayed: Replayed<'_>) -> Result<(), RecordError> {
         let Replayed::Record { key, value } = replayed else { return Err(RecordError::NotInTransaction) };
         self.written += 1;
-        self.apply(record::decode(key, value)?);
+        match record::decode(key, value) {
+            Ok(change) => self.apply(change),
+            Err(error) => {
+                self.unreadable.extend(record::key_of(key).map(|(_, key)| key));
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
     fn apply(&mut self, change: record::Change) {
         match change {
             record::Change::Snapshot(key, state) => {
+                self.unreadable.remove(&key);
                 self.states.insert(key, state);
             }
             record::Change::Update(key, update) => {
@@ -185,13 +198,15 @@ impl ShareStates {
                 }
             }
             record::Change::Deleted(key) => {
+                self.unreadable.remove(&key);
                 self.states.remove(&key);
             }
             record::Change::Nothing => {}
         }
     }
 
-    /// A state begins, or begins anew in a higher epoch: at `start`, or where the partition's leader settles.
+    /// A state begins, or begins anew in a higher epoch: at `start`, or where the partition's leader settles. That of epoch -1 is
+    /// one that was lost: what is there stays, and is newer.
     pub fn initialize(
         &mut self,
         key: &SharePartitionKey,
@@ -201,6 +216,9 @@ impl ShareStates {
     ) -> Decided<()> {
         if let Err(refusal) = check(key) {
             return (Vec::new(), Err(refusal));
+        }
+        if (state_epoch < 0 || start.is_none()) && self.is_unreadable(key) {
+            return (Vec::new(), Err(Refusal::Unreadable));
         }
         let before = self.states.get(key);
         match before {
@@ -215,8 +233,8 @@ impl ShareStates {
         }
         let state = ShareState {
             snapshot_epoch: before.map_or(0, |before| before.snapshot_epoch.saturating_add(1)),
-            state_epoch,
-            leader_epoch: before.map_or(LeaderEpoch(0), |before| before.leader_epoch),
+            state_epoch: state_epoch.max(0),
+            leader_epoch: before.map_or(LeaderEpoch::NONE, |before| before.leader_epoch),
             start,
             delivery_complete_count: if start.is_some() { 0 } else { -1 },
             created_at: now,
@@ -251,14 +269,18 @@ impl ShareStates {
         (vec![record], Ok(self.states[key].clone()))
     }
 
-    /// A leader of the partition tells what has changed.
+    /// A leader of the partition tells what has changed since it has read the state.
     pub fn write(&mut self, key: &SharePartitionKey, write: &Write, now: Millis) -> Decided<()> {
         let state = match self.known(key, write.leader_epoch) {
             Ok(state) => state,
             Err(refusal) => return (Vec::new(), Err(refusal)),
         };
-        if write.state_epoch != -1 && write.state_epoch < state.state_epoch {
+        if write.state_epoch != -1 && write.state_epoch != state.state_epoch {
             return (Vec::new(), Err(Refusal::FencedStateEpoch { known: state.state_epoch }));
+        }
+        // What it has read was lost since: most of it would be missing.
+        if write.leader_epoch > state.leader_epoch {
+            return (Vec::new(), Err(Refusal::NotRead { leader: write.leader_epoch }));
         }
         (vec![self.store(key, write, now)], Ok(()))
     }
@@ -281,21 +303,25 @@ impl ShareStates {
         if let Err(refusal) = check(key) {
             return (Vec::new(), Err(refusal));
         }
-        let records = self.states.remove(key).map(|_| record::tombstone(key));
-        self.written += records.iter().count();
-        (records.into_iter().collect(), Ok(()))
+        let was_unreadable = self.unreadable.remove(key);
+        let was_there = self.states.remove(key).is_some() || was_unreadable;
+        let records: Vec<_> = was_there.then(|| record::tombstone(key)).into_iter().collect();
+        self.written += records.len();
+        (records, Ok(()))
     }
 
     /// Forgets the share-partitions of topics that are not there any more.
     pub fn forget_topics(&mut self, is_there: impl Fn(Uuid) -> bool) -> Vec<CoordinatorRecord> {
-        let gone: Vec<_> = self.states.keys().filter(|key| !is_there(key.topic)).cloned().collect();
+        let keys = self.states.keys().chain(&self.unreadable);
+        let gone: Vec<_> = keys.filter(|key| !is_there(key.topic)).cloned().collect();
         gone.iter().flat_map(|key| self.delete(key).0).collect()
     }
 
     /// Writes every state anew, where that lets go of more than it writes: all records before these are worth nothing once these
     /// are durable. `None` says that it is not worth it yet.
     pub fn snapshot_all(&mut self, now: Millis) -> Option<Vec<CoordinatorRecord>> {
-        if self.written < 2 * self.states.len().max(1) {
+        let has_unreadable = self.unreadable.iter().any(|key| self.is_unreadable(key));
+        if has_unreadable || self.written < 2 * self.states.len().max(1) {
             return None;
         }
         let states: Vec<_> = self.states.iter().map(|(key, state)| (key.clone(), state.clone())).collect();
@@ -308,8 +334,16 @@ impl ShareStates {
         Some(records)
     }
 
+    /// Whether there may be a state that could not be read.
+    fn is_unreadable(&self, key: &SharePartitionKey) -> bool {
+        self.unreadable.contains(key) && !self.states.contains_key(key)
+    }
+
     fn known(&self, key: &SharePartitionKey, leader_epoch: LeaderEpoch) -> Result<&ShareState, Refusal> {
         check(key)?;
+        if self.is_unreadable(key) {
+            return Err(Refusal::Unreadable);
+        }
         let state = self.states.get(key).ok_or(Refusal::Uninitialized)?;
         if leader_epoch != LeaderEpoch::NONE && leader_epoch < state.leader_epoch {
             return Err(Refusal::FencedLeaderEpoch { known: state.leader_epoch });
@@ -327,17 +361,10 @@ impl ShareStates {
             delivery_complete_count: write.delivery_complete_count,
             deliveries: write.deliveries.clone(),
         };
-        let is_snapshot_due =
-            state.updates >= self.config.updates_per_snapshot || write.state_epoch > state.state_epoch;
-        if is_snapshot_due {
+        if state.updates >= self.config.updates_per_snapshot {
             let mut state = state.clone();
-            if write.state_epoch > state.state_epoch {
-                // Another state has begun, and this has not been heard of here.
-                (state.start, state.deliveries) = (None, Runs::default());
-            }
             state.take(&update);
             state.snapshot_epoch = state.snapshot_epoch.saturating_add(1);
-            state.state_epoch = state.state_epoch.max(write.state_epoch);
             state.updates = 0;
             return self.snapshot(key, state, now);
         }
@@ -349,6 +376,7 @@ impl ShareStates {
     fn snapshot(&mut self, key: &SharePartitionKey, state: ShareState, now: Millis) -> CoordinatorRecord {
         let record = record::snapshot(key, &state, now);
         self.states.insert(owned(key), state);
+        self.unreadable.remove(key);
         self.written += 1;
         record
     }

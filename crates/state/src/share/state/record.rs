@@ -118,37 +118,33 @@ pub(super) fn tombstone(key: &SharePartitionKey) -> CoordinatorRecord {
     CoordinatorRecord { key: snapshot_key(key), value: None }
 }
 
-pub(super) fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Change, RecordError> {
+/// Of which type a record is, and of which share-partition.
+pub(super) fn key_of(key: &[u8]) -> Result<(i16, SharePartitionKey), RecordError> {
     let mut decoder = Decoder::new(Bytes::copy_from_slice(key));
-    match decoder.int16()? {
+    let record_type = decoder.int16()?;
+    let (group, topic, partition) = match record_type {
         SNAPSHOT => {
-            let ShareSnapshotKey { group_id, topic_id, partition } =
-                ShareSnapshotKey::decode(&mut decoder, KEY_VERSION)?;
-            let key = SharePartitionKey {
-                group: Str::copy_from(&group_id),
-                topic: topic_id,
-                partition: PartitionId(partition),
-            };
-            match value {
-                Some(value) => Ok(Change::Snapshot(key, snapshot_of(versioned(value)?)?)),
-                None => Ok(Change::Deleted(key)),
-            }
+            let key = ShareSnapshotKey::decode(&mut decoder, KEY_VERSION)?;
+            (key.group_id, key.topic_id, key.partition)
         }
         UPDATE => {
-            let ShareUpdateKey { group_id, topic_id, partition } =
-                ShareUpdateKey::decode(&mut decoder, KEY_VERSION)?;
-            let key = SharePartitionKey {
-                group: Str::copy_from(&group_id),
-                topic: topic_id,
-                partition: PartitionId(partition),
-            };
-            match value {
-                Some(value) => Ok(Change::Update(key, update_of(versioned(value)?)?)),
-                None => Ok(Change::Nothing),
-            }
+            let key = ShareUpdateKey::decode(&mut decoder, KEY_VERSION)?;
+            (key.group_id, key.topic_id, key.partition)
         }
-        unknown => Err(RecordError::UnknownType(unknown)),
-    }
+        unknown => return Err(RecordError::UnknownType(unknown)),
+    };
+    let (group, partition) = (Str::copy_from(&group), PartitionId(partition));
+    Ok((record_type, SharePartitionKey { group, topic, partition }))
+}
+
+pub(super) fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Change, RecordError> {
+    let (record_type, key) = key_of(key)?;
+    Ok(match (record_type, value) {
+        (SNAPSHOT, Some(value)) => Change::Snapshot(key, snapshot_of(versioned(value)?)?),
+        (SNAPSHOT, None) => Change::Deleted(key),
+        (_, Some(value)) => Change::Update(key, update_of(versioned(value)?)?),
+        (_, None) => Change::Nothing,
+    })
 }
 
 fn snapshot_of(value: ShareSnapshotValue) -> Result<ShareState, RecordError> {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use bytes::Bytes;
 use expect_test::{Expect, expect};
 use wire::{LeaderEpoch, Millis, Offset, PartitionId, Str, Uuid};
 
@@ -89,6 +90,16 @@ impl Teller {
                 let decided = self.states.delete(&key);
                 self.decided(decided, |()| "ok".to_owned());
             }
+            // group: its last snapshot is in a version that nobody knows, and all is loaded again.
+            "garble" => {
+                let snapshot = |record: &&mut CoordinatorRecord| {
+                    let change = record::decode(&record.key, record.value.as_deref());
+                    matches!(change, Ok(record::Change::Snapshot(of, _)) if of == key)
+                };
+                let record = self.log.iter_mut().rev().find(snapshot).unwrap();
+                record.value = Some(Bytes::from_static(&[0, 99]));
+                self.states = replay(&self.log);
+            }
             "topic-gone" => {
                 let records = self.states.forget_topics(|topic| topic != key.topic);
                 self.decided((records, Ok(())), |()| "ok".to_owned());
@@ -129,13 +140,21 @@ impl Teller {
 
     /// What the records say is what is known.
     fn check_replay(&self) {
-        let mut replayed = ShareStates::new(CONFIG);
-        for record in &self.log {
-            let record = Replayed::Record { key: &record.key, value: record.value.as_deref() };
-            replayed.load(record).unwrap();
-        }
+        let replayed = replay(&self.log);
         assert_eq!(replayed.states, self.states.states);
+        let unreadable = |states: &ShareStates, key: &SharePartitionKey| states.is_unreadable(key);
+        let all = replayed.unreadable.union(&self.states.unreadable);
+        assert!(all.into_iter().all(|key| unreadable(&replayed, key) == unreadable(&self.states, key)));
     }
+}
+
+fn replay(log: &[CoordinatorRecord]) -> ShareStates {
+    let mut replayed = ShareStates::new(CONFIG);
+    for record in log {
+        // The shell goes on without what cannot be read.
+        let _ = replayed.load(Replayed::Record { key: &record.key, value: record.value.as_deref() });
+    }
+    replayed
 }
 
 fn tell(state: &ShareState) -> String {
@@ -167,7 +186,7 @@ fn updates_add_to_a_snapshot_until_the_next() {
               INVALID_REQUEST(42): the share-partition has no state: InitializeShareGroupState begins it
             init g 0 none
               ok
-                snapshot 0 of g: state 0 leader 0 from nowhere
+                snapshot 0 of g: state 0 leader -1 from nowhere
             read g 1
               state 0 leader 1 from nowhere
                 update of g to snapshot 0
@@ -192,9 +211,12 @@ fn updates_add_to_a_snapshot_until_the_next() {
 fn of_two_leaders_the_newer_one_writes() {
     check(
         "init g 0 5
+         write g 0 0 6
          read g 3
          read g 2
          write g 0 2 6
+         write g 0 4 6
+         read g 4
          write g 0 4 6
          write g 0 3 7
          summary g 3
@@ -202,7 +224,9 @@ fn of_two_leaders_the_newer_one_writes() {
         expect![[r#"
             init g 0 5
               ok
-                snapshot 0 of g: state 0 leader 0 from 5
+                snapshot 0 of g: state 0 leader -1 from 5
+            write g 0 0 6
+              UNKNOWN_LEADER_EPOCH(75): no leader of the partition in epoch 0 has read the state: ReadShareGroupState comes first
             read g 3
               state 0 leader 3 from 5
                 update of g to snapshot 0
@@ -211,8 +235,13 @@ fn of_two_leaders_the_newer_one_writes() {
             write g 0 2 6
               FENCED_LEADER_EPOCH(74): a leader of the partition in epoch 3 has been here
             write g 0 4 6
-              ok
+              UNKNOWN_LEADER_EPOCH(75): no leader of the partition in epoch 4 has read the state: ReadShareGroupState comes first
+            read g 4
+              state 0 leader 4 from 5
                 update of g to snapshot 0
+            write g 0 4 6
+              ok
+                snapshot 1 of g: state 0 leader 4 from 6
             write g 0 3 7
               FENCED_LEADER_EPOCH(74): a leader of the partition in epoch 4 has been here
             summary g 3
@@ -227,17 +256,22 @@ fn of_two_leaders_the_newer_one_writes() {
 fn a_state_that_begins_anew_knows_nothing_of_before() {
     check(
         "init g 0 5
+         read g 1
          write g 0 1 5 5-6:acknowledged/1
          init g 0 none
          init g 2 9
          write g 1 1 6
+         write g 3 1 6
          write g 2 1 10
          init g 1 0
          read g 1",
         expect![[r#"
             init g 0 5
               ok
-                snapshot 0 of g: state 0 leader 0 from 5
+                snapshot 0 of g: state 0 leader -1 from 5
+            read g 1
+              state 0 leader 1 from 5
+                update of g to snapshot 0
             write g 0 1 5 5-6:acknowledged/1
               ok
                 update of g to snapshot 0
@@ -247,6 +281,8 @@ fn a_state_that_begins_anew_knows_nothing_of_before() {
               ok
                 snapshot 1 of g: state 2 leader 1 from 9
             write g 1 1 6
+              FENCED_STATE_EPOCH(124): the state has begun anew in epoch 2
+            write g 3 1 6
               FENCED_STATE_EPOCH(124): the state has begun anew in epoch 2
             write g 2 1 10
               ok
@@ -273,10 +309,10 @@ fn what_is_deleted_is_unknown() {
         expect![[r#"
             init g 0 5
               ok
-                snapshot 0 of g: state 0 leader 0 from 5
+                snapshot 0 of g: state 0 leader -1 from 5
             init h 0 6
               ok
-                snapshot 0 of h: state 0 leader 0 from 6
+                snapshot 0 of h: state 0 leader -1 from 6
             delete g
               ok
                 tombstone of g
@@ -301,6 +337,7 @@ fn the_log_before_new_snapshots_of_all_is_worth_nothing() {
         "init g 0 5
          init h 0 6
          snapshot-all
+         read g 1
          write g 0 1 6
          write g 0 1 7
          snapshot-all
@@ -312,25 +349,28 @@ fn the_log_before_new_snapshots_of_all_is_worth_nothing() {
         expect![[r#"
             init g 0 5
               ok
-                snapshot 0 of g: state 0 leader 0 from 5
+                snapshot 0 of g: state 0 leader -1 from 5
             init h 0 6
               ok
-                snapshot 0 of h: state 0 leader 0 from 6
+                snapshot 0 of h: state 0 leader -1 from 6
             snapshot-all
               not yet
+            read g 1
+              state 0 leader 1 from 5
+                update of g to snapshot 0
             write g 0 1 6
               ok
                 update of g to snapshot 0
             write g 0 1 7
               ok
-                update of g to snapshot 0
+                snapshot 1 of g: state 0 leader 1 from 7
             snapshot-all
               ok
-                snapshot 1 of g: state 0 leader 1 from 7
-                snapshot 1 of h: state 0 leader 0 from 6
+                snapshot 2 of g: state 0 leader 1 from 7
+                snapshot 1 of h: state 0 leader -1 from 6
             write g 0 1 8
               ok
-                update of g to snapshot 1
+                update of g to snapshot 2
             snapshot-all
               not yet
             delete g
@@ -356,9 +396,156 @@ fn a_share_partition_has_a_name() {
 }
 
 #[test]
+fn what_was_lost_under_a_leader_is_not_written_to_before_it_is_read_again() {
+    check(
+        "init g 0 none
+         read g 0
+         write g 0 0 100 101-109:acknowledged/0
+         delete g
+         init g 0 none
+         write g 0 0 100 100-100:available/1
+         read g 0
+         write g 0 0 7
+         read g 1",
+        expect![[r#"
+            init g 0 none
+              ok
+                snapshot 0 of g: state 0 leader -1 from nowhere
+            read g 0
+              state 0 leader 0 from nowhere
+                update of g to snapshot 0
+            write g 0 0 100 101-109:acknowledged/0
+              ok
+                update of g to snapshot 0
+            delete g
+              ok
+                tombstone of g
+            init g 0 none
+              ok
+                snapshot 0 of g: state 0 leader -1 from nowhere
+            write g 0 0 100 100-100:available/1
+              UNKNOWN_LEADER_EPOCH(75): no leader of the partition in epoch 0 has read the state: ReadShareGroupState comes first
+            read g 0
+              state 0 leader 0 from nowhere
+                update of g to snapshot 0
+            write g 0 0 7
+              ok
+                update of g to snapshot 0
+            read g 1
+              state 0 leader 1 from 7
+                snapshot 1 of g: state 0 leader 1 from 7
+        "#]],
+    );
+}
+
+#[test]
+fn what_was_lost_begins_again_and_what_is_there_stays() {
+    check(
+        "init g -1 0
+         init g -1 0
+         read g 1
+         init h 0 none
+         init h -1 0
+         summary h -1",
+        expect![[r#"
+            init g -1 0
+              ok
+                snapshot 0 of g: state 0 leader -1 from 0
+            init g -1 0
+              FENCED_STATE_EPOCH(124): the state has begun anew in epoch 0
+            read g 1
+              state 0 leader 1 from 0
+                update of g to snapshot 0
+            init h 0 none
+              ok
+                snapshot 0 of h: state 0 leader -1 from nowhere
+            init h -1 0
+              FENCED_STATE_EPOCH(124): the state has begun anew in epoch 0
+            summary h -1
+              state 0 leader -1 from nowhere
+        "#]],
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_not_taken_for_lost() {
+    check(
+        "init g 0 5
+         init h 0 6
+         garble g
+         read g 1
+         summary g -1
+         init g -1 0
+         init g 0 none
+         write g 0 1 6
+         read h 1
+         write h 0 1 7
+         snapshot-all
+         init g 3 9
+         snapshot-all
+         garble g
+         garble h
+         delete g
+         init g 0 none
+         topic-gone
+         init h 0 none",
+        expect![[r#"
+            init g 0 5
+              ok
+                snapshot 0 of g: state 0 leader -1 from 5
+            init h 0 6
+              ok
+                snapshot 0 of h: state 0 leader -1 from 6
+            garble g
+            read g 1
+              UNKNOWN_SERVER_ERROR(-1): records of the share-partition's state cannot be read: AlterShareGroupOffsets begins another
+            summary g -1
+              UNKNOWN_SERVER_ERROR(-1): records of the share-partition's state cannot be read: AlterShareGroupOffsets begins another
+            init g -1 0
+              UNKNOWN_SERVER_ERROR(-1): records of the share-partition's state cannot be read: AlterShareGroupOffsets begins another
+            init g 0 none
+              UNKNOWN_SERVER_ERROR(-1): records of the share-partition's state cannot be read: AlterShareGroupOffsets begins another
+            write g 0 1 6
+              UNKNOWN_SERVER_ERROR(-1): records of the share-partition's state cannot be read: AlterShareGroupOffsets begins another
+            read h 1
+              state 0 leader 1 from 6
+                update of h to snapshot 0
+            write h 0 1 7
+              ok
+                update of h to snapshot 0
+            snapshot-all
+              not yet
+            init g 3 9
+              ok
+                snapshot 0 of g: state 3 leader -1 from 9
+            snapshot-all
+              ok
+                snapshot 1 of g: state 3 leader -1 from 9
+                snapshot 1 of h: state 0 leader 1 from 7
+            garble g
+            garble h
+            delete g
+              ok
+                tombstone of g
+            init g 0 none
+              ok
+                snapshot 0 of g: state 0 leader -1 from nowhere
+            topic-gone
+              ok
+                tombstone of g
+                tombstone of h
+            init h 0 none
+              ok
+                snapshot 0 of h: state 0 leader -1 from nowhere
+        "#]],
+    );
+}
+
+#[test]
 fn a_write_that_comes_late_undoes_nothing() {
     check(
         "init g 0 5
+         read g 1
          write g 0 1 5 5-9:available/1
          write g 0 1 5 6-8:acknowledged/0
          write g 0 1 5 9-9:available/2
@@ -376,16 +563,19 @@ fn a_write_that_comes_late_undoes_nothing() {
         expect![[r#"
             init g 0 5
               ok
-                snapshot 0 of g: state 0 leader 0 from 5
+                snapshot 0 of g: state 0 leader -1 from 5
+            read g 1
+              state 0 leader 1 from 5
+                update of g to snapshot 0
             write g 0 1 5 5-9:available/1
               ok
                 update of g to snapshot 0
             write g 0 1 5 6-8:acknowledged/0
               ok
-                update of g to snapshot 0
+                snapshot 1 of g: state 0 leader 1 from 5 5-5:Available/1 6-8:Acknowledged/0 9-9:Available/1
             write g 0 1 5 9-9:available/2
               ok
-                snapshot 1 of g: state 0 leader 1 from 5 5-5:Available/1 6-8:Acknowledged/0 9-9:Available/2
+                update of g to snapshot 1
             write g 0 1 5 5-9:available/1
               ok
                 update of g to snapshot 1
@@ -393,10 +583,10 @@ fn a_write_that_comes_late_undoes_nothing() {
               state 0 leader 1 from 5 5-5:Available/1 6-8:Acknowledged/0 9-9:Available/2
             write g 0 1 9
               ok
-                update of g to snapshot 1
+                snapshot 2 of g: state 0 leader 1 from 9 9-9:Available/2
             write g 0 1 5 5-5:available/1 6-8:acknowledged/0
               ok
-                snapshot 2 of g: state 0 leader 1 from 9 9-9:Available/2
+                update of g to snapshot 2
             read g 1
               state 0 leader 1 from 9 9-9:Available/2
             write g 0 1 9 9-9:archiving/2
@@ -404,12 +594,12 @@ fn a_write_that_comes_late_undoes_nothing() {
                 update of g to snapshot 2
             write g 0 1 9 9-9:available/3
               ok
-                update of g to snapshot 2
+                snapshot 3 of g: state 0 leader 1 from 9 9-9:Archiving/2
             read g 1
               state 0 leader 1 from 9 9-9:Archiving/2
             init g 3 2
               ok
-                snapshot 3 of g: state 3 leader 1 from 2
+                snapshot 4 of g: state 3 leader 1 from 2
             write g 0 1 9
               FENCED_STATE_EPOCH(124): the state has begun anew in epoch 3
             read g 1
