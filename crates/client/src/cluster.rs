@@ -238,6 +238,7 @@ impl Cluster {
         }
         match answer {
             Ok(response) if !response.error_code.is_ok() => {
+                self.missed();
                 Err(Error::kafka(response.error_code, "asking for the cluster's map", None))
             }
             Ok(response) => {
@@ -600,7 +601,10 @@ impl Cluster {
     fn targets(&self) -> Vec<Target> {
         let mut targets: Vec<Target> = {
             let metadata = self.lock_metadata();
-            metadata.brokers.iter().map(|(&id, address)| Target::Broker(id, address.clone())).collect()
+            let mut brokers: Vec<_> = metadata.brokers.iter().collect();
+            // The dice decide, not the order in which a map keeps them.
+            brokers.sort_unstable_by_key(|(id, _)| **id);
+            brokers.into_iter().map(|(&id, address)| Target::Broker(id, address.clone())).collect()
         };
         let random = self.environment().random() as usize;
         if !targets.is_empty() {

@@ -138,7 +138,10 @@ impl Metadata {
     /// The topics in use whose news is this old.
     pub(crate) fn aged(&self, now: Instant, age: Duration) -> Vec<Str> {
         let is_due = |known: &Known| known.is_used.get() && known.learnt + age <= now;
-        self.topics.iter().filter(|(_, known)| is_due(known)).map(|(name, _)| name.clone()).collect()
+        let due = self.topics.iter().filter(|(_, known)| is_due(known));
+        let mut names: Vec<_> = due.map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        names
     }
 
     /// No broker gave the map; since when that is so.

@@ -417,7 +417,8 @@ settings! {
         connection_idle_max: millis;
     "retry.backoff.ms" = "100", "first pause before trying again; doubled after each failure",
         retry_backoff: millis;
-    "retry.backoff.max.ms" = "1000", "longest pause before trying again", retry_backoff_max: millis;
+    "retry.backoff.max.ms" = "1000",
+        "longest pause before trying again; every pause, if retry.backoff.ms is longer", retry_backoff_max: millis;
     "metadata.max.age.ms" = "300000",
         "how long the cluster's map is believed; what is in use is asked for anew before", metadata_max_age: millis;
     "metadata.recovery.strategy" = "rebootstrap",

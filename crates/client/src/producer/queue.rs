@@ -166,14 +166,8 @@ struct Sent {
     number: Option<Number>,
     begun: Instant,
     outcome: Arc<Outcome>,
-    place: Place,
-}
-
-enum Place {
-    /// On its way; the batch itself is with its request.
-    InFlight,
-    /// Waiting to be sent again.
-    Waiting(Batch),
+    /// Waiting to be sent again; absent while it is with its request.
+    batch: Option<Batch>,
 }
 
 /// The queue of one partition.
@@ -285,7 +279,7 @@ impl Queue {
 
     /// Whether a batch is on its way.
     pub(super) fn is_in_flight(&self) -> bool {
-        self.sent.iter().any(|sent| matches!(sent.place, Place::InFlight))
+        self.sent.iter().any(|sent| sent.batch.is_none())
     }
 
     /// What to do with this queue now.
@@ -293,12 +287,12 @@ impl Queue {
         if self.is_out_of_step && self.is_in_flight() {
             return Wish::Nothing;
         }
-        let ready = if self.sent.iter().any(|sent| matches!(sent.place, Place::Waiting(_))) {
-            match self.sent.front().map(|first| &first.place) {
-                Some(Place::Waiting(_)) => now,
-                // What is ahead of it decides what becomes of it.
-                _ => return Wish::Nothing,
+        let ready = if self.sent.iter().any(|sent| sent.batch.is_some()) {
+            // What is ahead of it decides what becomes of it.
+            if self.sent.front().is_some_and(|first| first.batch.is_none()) {
+                return Wish::Nothing;
             }
+            now
         } else {
             let in_flight_max = if self.is_known { rules.in_flight_max } else { 1 };
             let Some(first) = self.fresh.front() else { return Wish::Nothing };
@@ -340,10 +334,10 @@ impl Queue {
             if !is_late(sent.begun) || sent.is_settled() {
                 return true;
             }
-            let (last, stays) = match &sent.place {
-                Place::Waiting(batch) => (batch.trouble.as_ref().or(trouble.as_ref()), false),
+            let (last, stays) = match &sent.batch {
+                Some(batch) => (batch.trouble.as_ref().or(trouble.as_ref()), false),
                 // It keeps its place until it lands, but nobody waits for it any more.
-                Place::InFlight => (trouble.as_ref(), true),
+                None => (trouble.as_ref(), true),
             };
             let error = late(last);
             sent.outcome.settle(Err(error.clone()));
@@ -362,11 +356,9 @@ impl Queue {
     /// Takes the batch to be sent. `identity` numbers it, unless the partition still has an older one in use.
     pub(super) fn take(&mut self, identity: Option<Identity>) -> Taken {
         self.not_before = None;
-        let first = self.sent.front_mut();
-        if let Some(sent) = first.filter(|sent| matches!(sent.place, Place::Waiting(_))) {
-            let Place::Waiting(mut batch) = std::mem::replace(&mut sent.place, Place::InFlight) else {
-                unreachable!("it was looked at")
-            };
+        if let Some(sent) = self.sent.front_mut()
+            && let Some(mut batch) = sent.batch.take()
+        {
             batch.tries += 1;
             return Taken { ticket: sent.ticket, batch, number: sent.number, is_fresh: false };
         }
@@ -389,7 +381,7 @@ impl Queue {
             number,
             begun: batch.begun,
             outcome: batch.promise.outcome(),
-            place: Place::InFlight,
+            batch: None,
         });
         Taken { ticket, batch, number, is_fresh: true }
     }
@@ -416,7 +408,7 @@ impl Queue {
     /// The batch is sent again in its turn, not before then.
     pub(super) fn retry(&mut self, ticket: u64, batch: Batch, not_before: Option<Instant>) {
         self.not_before = self.not_before.max(not_before);
-        self.sent_mut(ticket).place = Place::Waiting(batch);
+        self.sent_mut(ticket).batch = Some(batch);
         self.renumber_when_landed();
     }
 
@@ -435,7 +427,7 @@ impl Queue {
                     number,
                     begun: half.begun,
                     outcome: half.promise.outcome(),
-                    place: Place::Waiting(half),
+                    batch: Some(half),
                 },
             );
             number = next;
@@ -456,8 +448,7 @@ impl Queue {
             return;
         }
         while let Some(sent) = self.sent.pop_back() {
-            let Place::Waiting(batch) = sent.place else { unreachable!("nothing is in flight") };
-            self.fresh.push_front(batch);
+            self.fresh.push_front(sent.batch.expect("nothing is in flight"));
         }
         self.identity = None;
     }
@@ -465,9 +456,9 @@ impl Queue {
     /// Gives up all that is not on its way; tells whether any of it had a number.
     pub(super) fn drop_unsent(&mut self, error: &Error) -> bool {
         let before = self.sent.len();
-        self.sent.retain(|sent| match &sent.place {
-            Place::InFlight => true,
-            Place::Waiting(batch) => {
+        self.sent.retain(|sent| match &sent.batch {
+            None => true,
+            Some(batch) => {
                 batch.promise.settle(Err(error.clone()));
                 false
             }

@@ -4,7 +4,7 @@
 //! `select`. Requests to different brokers run side by side, up to `max.in.flight.requests.per.connection` to each.
 //! Every record is settled exactly once: with its offset, or with the error that ended its last try.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -431,7 +431,7 @@ impl Sender {
                 }
             }
         }
-        let mut refresh = HashSet::new();
+        let mut refresh = BTreeSet::new();
         for part in parts {
             let partition = &part.partition;
             let outcome = match &landing {

@@ -374,6 +374,42 @@ async fn a_broker_may_ask_to_bootstrap_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn brokers_that_give_no_map_for_long_are_forgotten() {
+    let stage = Stage::new(2, 1);
+    let settings = [
+        ("bootstrap.servers", "broker:9002"),
+        ("metadata.recovery.rebootstrap.trigger.ms", "5000"),
+        ("default.api.timeout.ms", "20000"),
+    ];
+    let cluster = stage.cluster(&settings);
+    cluster.reach().await.unwrap();
+    stage.world().metadata_error = ErrorCode::COORDINATOR_NOT_AVAILABLE;
+    let dialled = stage.world().dialled.len();
+    let begun = Instant::now();
+    let ask = || cluster.look_at(crate::cluster::Topics::None);
+    cluster.retrying("asking", ask).await.map(drop).unwrap_err();
+    let anew = stage.world().dialled[dialled..].to_vec();
+    let first = anew.iter().find(|(when, _)| *when > begun).expect("it bootstrapped again");
+    let after = (first.0 - begun).as_secs();
+    assert!(first.1 == 2 && (5..=7).contains(&after), "{anew:?} after {after} s");
+}
+
+#[test]
+fn what_callers_wait_for_can_be_waited_for_on_any_thread() {
+    fn check<T: Send>(_: impl FnOnce(Producer) -> T) {}
+    check(|producer| async move {
+        producer.init_transactions().await?;
+        let txn = producer.begin().await?;
+        txn.send(record(0, "a")).await?;
+        txn.send_offsets([], &super::ConsumerGroupMetadata::of_group("g")).await?;
+        txn.commit().await?;
+        producer.begin().await?.abort().await?;
+        producer.flush().await;
+        producer.close(Duration::ZERO).await
+    });
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_in_use_is_refreshed_in_the_background() {
     let stage = Stage::new(1, 1);
     let producer = stage.producer(&[("metadata.max.age.ms", "10000"), ("linger.ms", "0")]);
