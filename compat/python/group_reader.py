@@ -74,7 +74,8 @@ def main():
 
         consumer.subscribe([args.topic], on_assign=assigned, on_revoke=revoked, on_lost=lost)
         last_commit = last_record = time.monotonic()
-        while not (ended.is_set() and time.monotonic() > last_record + QUIET_SECONDS):
+        is_ending = False
+        while not (is_ending and time.monotonic() > last_record + QUIET_SECONDS):
             for message in consumer.consume(500, timeout=0.1):
                 if message.error():
                     print(time.time(), message.error(), file=sys.stderr)
@@ -82,11 +83,13 @@ def main():
                 note("record", message.partition(), message.offset(), message.value().decode().rstrip("."))
                 positions[message.partition()] = message.offset() + 1
                 last_record = time.monotonic()
-            if not ended.is_set():
-                last_record = time.monotonic()
             if time.monotonic() > last_commit + COMMIT_SECONDS:
                 commit()
                 last_commit = time.monotonic()
+            if not is_ending:
+                # A commit may have waited for a cluster that was down: what came meanwhile is still to be read.
+                is_ending = ended.is_set()
+                last_record = time.monotonic()
         consumer.close()
 
 

@@ -114,6 +114,13 @@ pub(crate) struct Broker {
 /// A lease that does not run out: a broker that is alone has nobody who could replace it.
 const FOREVER: i64 = i64::MAX;
 
+/// How a request names a topic.
+#[derive(Clone, Copy)]
+pub(crate) enum Named<'a> {
+    Name(&'a Str),
+    Id(Uuid),
+}
+
 impl Broker {
     /// The settings as of now; dynamic ones change.
     pub(crate) fn settings(&self) -> arc_swap::Guard<Arc<Settings>> {
@@ -149,23 +156,19 @@ impl Broker {
         topic == OFFSETS_TOPIC || topic == TRANSACTIONS_TOPIC || topic == SHARE_STATE_TOPIC
     }
 
-    /// What is said of a partition that is not in service here: `unknown`, unless its disk has failed. A topic without an id
-    /// is looked for by its name.
-    pub(crate) fn missing(
-        &self,
-        topic: (&Str, Uuid),
-        partition: PartitionId,
-        unknown: ErrorCode,
-    ) -> ErrorCode {
-        if !self.replicas.has_unopened() {
-            return unknown;
-        }
-        let (name, id) = topic;
+    /// What is said of a partition that is not in service here.
+    pub(crate) fn missing(&self, topic: Named<'_>, partition: PartitionId) -> ErrorCode {
         let image = self.metadata.image();
-        let id = if id.is_zero() { image.topic(name).map(|topic| topic.id) } else { Some(id) };
-        match id.is_some_and(|id| self.replicas.is_unopened(id, partition)) {
-            true => ErrorCode::KAFKA_STORAGE_ERROR,
-            false => unknown,
+        let found = match topic {
+            Named::Name(name) => image.topic(name).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+            Named::Id(id) => image.topic_by_id(id).ok_or(ErrorCode::UNKNOWN_TOPIC_ID),
+        };
+        match found {
+            Err(unknown) => unknown,
+            Ok(topic) if self.replicas.is_unopened(topic.id, partition) => ErrorCode::KAFKA_STORAGE_ERROR,
+            // Others have it, or it is about to be opened here.
+            Ok(topic) if topic.partition(partition).is_some() => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+            Ok(_) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
         }
     }
 
@@ -251,9 +254,14 @@ impl Broker {
 
     /// Notes what readers may see: where a follower that starts again may go on from, and what Kafka's tools read.
     pub(crate) fn checkpoint_high_watermarks(&self) {
+        (0..self.data_dirs.count()).for_each(|at| self.checkpoint_high_watermarks_of(at));
+    }
+
+    /// The same for a data directory.
+    pub(crate) fn checkpoint_high_watermarks_of(&self, at: usize) {
         let hosted = self.partitions.load_full();
         let marks = hosted.partitions().map(|partition| (partition.id.clone(), partition.high_watermark()));
-        for error in self.data_dirs.checkpoint_high_watermarks(marks.collect()) {
+        if let Err(error) = self.data_dirs.checkpoint_high_watermarks(at, marks.collect()) {
             tracing::error!(%error, "high watermarks could not be written");
         }
     }
@@ -276,6 +284,7 @@ impl Broker {
             metadata_applied: self.metadata.quorum().applied(),
             clock_ahead_ms: self.clock_skew.ahead_ms(),
             log_dirs_offline: self.data_dirs.offline_count(),
+            log_dirs_silent: self.data_dirs.silent_count(),
             partitions_offline: self.replicas.unopened().len(),
             ..BrokerState::default()
         };

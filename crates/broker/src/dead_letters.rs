@@ -2,8 +2,9 @@
 //!
 //! Invariant: a record is archived when its dead letter is acknowledged by all replicas in sync, or after as many attempts as are
 //! made, each bounded in time: a dead-letter topic that fails does not hold up the share-partition for good. A record that the
-//! topic does not take is given up alone. After a crash a record may have two dead letters; none is forgotten while the topic can
-//! be written.
+//! topic does not take is given up alone; where the topic cannot be written one record is, and twice as many with each further
+//! attempt in vain: what is kept meanwhile may do. After a crash a record may have two dead letters; none is forgotten while the
+//! topic can be written.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,8 +27,8 @@ use crate::settings::group::ShareGroupSettings;
 use crate::share_partitions::Held;
 use crate::waiting::ParkedProduce;
 
-/// How often a dead letter is tried, as in Kafka. Where that was in vain the next ones are tried once, until some are written: a
-/// topic that cannot be written slows the share-partition no more than that.
+/// How often a dead letter is tried, as in Kafka. Where that was in vain the next ones are tried once each time, until some are
+/// written: a topic that cannot be written slows the share-partition no more than that.
 const ATTEMPTS_MAX: u32 = 5;
 /// Between the first two attempts; twice as long between the next, and so on.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -81,22 +82,30 @@ pub(crate) async fn bury(held: Arc<Held>, broker: Arc<Broker>) {
             return;
         }
         letters.last = letters.last.min(letters.first.plus(RECORDS_MAX - 1));
-        let attempts_max = if held.is_burying_in_vain() { 1 } else { ATTEMPTS_MAX };
-        let (last, written) = insist(&broker, &held, letters, attempts_max).await;
+        let in_vain = held.buried_in_vain();
+        let attempts_max = if in_vain > 0 { 1 } else { ATTEMPTS_MAX };
+        if in_vain > 0 {
+            sleep(PAUSE).await;
+        }
+        let (mut last, written) = insist(&broker, &held, letters, attempts_max).await;
         if written.is_err() && (broker.is_stopping() || held.has_failed()) {
             // The next leader finds it as it was.
             return;
         }
+        match &written {
+            Ok(()) => held.set_buried_in_vain(0),
+            // The others are kept for another attempt, and the longer it is in vain the fewer.
+            Err(failure) if failure.may_pass() => {
+                let given_up = (2 * in_vain).clamp(1, RECORDS_MAX);
+                last = last.min(letters.first.plus(given_up - 1));
+                held.set_buried_in_vain(given_up);
+            }
+            Err(_) => {}
+        }
         let count = u64::try_from(last.since(letters.first) + 1).unwrap_or(0);
         match written {
-            Ok(()) => {
-                held.set_burying_in_vain(false);
-                broker.metrics.buried(count);
-            }
+            Ok(()) => broker.metrics.buried(count),
             Err(failure) => {
-                if failure.may_pass() {
-                    held.set_burying_in_vain(true);
-                }
                 let topic = broker.share_group_settings(&held.key.group).dead_letter_topic;
                 tracing::warn!(
                     share_partition = %held.key, first = %letters.first, %last,
@@ -129,8 +138,8 @@ async fn insist(
         // The settings are looked at each time: whoever mends them need not wait.
         let mut settings = broker.share_group_settings(&held.key.group);
         settings.dead_letters_copied &= may_copy;
-        let failure = match write(broker, held, &settings, letters).await {
-            Ok(last) => return (last, Ok(())),
+        let failure = match write(broker, held, &settings, &mut letters).await {
+            Ok(()) => return (letters.last, Ok(())),
             Err(failure) => failure,
         };
         if matches!(failure, Failure::Created(_)) {
@@ -158,13 +167,13 @@ async fn insist(
     }
 }
 
-/// Writes as many dead letters as fit into a batch. Says up to which record these are.
+/// Writes as many dead letters as fit into a batch. What does not is taken out of `letters`: a failure is about the others.
 async fn write(
     broker: &Arc<Broker>,
     held: &Held,
     settings: &ShareGroupSettings,
-    letters: DeadLetters,
-) -> Result<Offset, Failure> {
+    letters: &mut DeadLetters,
+) -> Result<(), Failure> {
     let name = settings.dead_letter_topic.as_ref().ok_or(Failure::NoTopic)?;
     let image = broker.metadata.image();
     let source = image.topic_by_id(held.key.topic).map(|topic| topic.name.clone());
@@ -181,12 +190,12 @@ async fn write(
     }
     let bytes_max = topic_settings.message_bytes_max;
     let copied = match settings.dead_letters_copied {
-        true => copies(held, letters, bytes_max).await?,
+        true => copies(held, *letters, bytes_max).await?,
         false => Copies { records: BTreeMap::new(), last: letters.last },
     };
-    let (records, last) = batch(broker, held, &source, letters, &copied, bytes_max);
-    produce(broker, &image, name, held.key.partition, records).await?;
-    Ok(last)
+    let (records, last) = batch(broker, held, &source, *letters, &copied, bytes_max);
+    letters.last = last;
+    produce(broker, &image, name, held.key.partition, records).await
 }
 
 fn check_name(broker: &Broker, name: &Str, source: &Str) -> Result<(), Failure> {
@@ -261,8 +270,16 @@ async fn create(broker: &Arc<Broker>, name: &Str) -> Failure {
         }
     };
     match refused {
-        None => Failure::Created(name.clone()),
-        Some(error) => Failure::NotYet(format!("topic {name} cannot be created: {error:?}")),
+        // Another broker may have been faster.
+        None | Some(ErrorCode::TOPIC_ALREADY_EXISTS) => Failure::Created(name.clone()),
+        Some(error) => {
+            let told = format!("topic {name} cannot be created: {error:?}");
+            // Brokers that the topic needs may come back.
+            match error.is_retriable() || error == ErrorCode::INVALID_REPLICATION_FACTOR {
+                true => Failure::NotYet(told),
+                false => Failure::Misconfigured(told),
+            }
+        }
     }
 }
 
@@ -432,10 +449,8 @@ async fn produce(
     match error {
         ErrorCode::NONE => Ok(()),
         ErrorCode::MESSAGE_TOO_LARGE | ErrorCode::RECORD_LIST_TOO_LARGE => Err(Failure::TooLarge(told)),
-        ErrorCode::INVALID_RECORD | ErrorCode::INVALID_TIMESTAMP | ErrorCode::TOPIC_AUTHORIZATION_FAILED => {
-            Err(Failure::Refused(told))
-        }
-        _ => Err(Failure::NotYet(told)),
+        error if error.is_retriable() => Err(Failure::NotYet(told)),
+        _ => Err(Failure::Refused(told)),
     }
 }
 

@@ -38,6 +38,8 @@ pub(crate) struct Flusher {
 }
 
 struct Shared {
+    /// Which data directory's it is.
+    at: usize,
     queue: Mutex<Queue>,
     work: Condvar,
     metrics: Metrics,
@@ -58,8 +60,9 @@ impl Flusher {
         environment: &Arc<dyn Environment>,
         dirs: usize,
     ) -> std::io::Result<Arc<Self>> {
-        let lane = |_| {
+        let lane = |at| {
             Arc::new(Shared {
+                at,
                 queue: Mutex::default(),
                 work: Condvar::new(),
                 metrics: metrics.clone(),
@@ -69,7 +72,7 @@ impl Flusher {
         let lanes: Arc<[Arc<Shared>]> = (0..dirs.max(1)).map(lane).collect();
         if blocking::is_in_place() {
             for lane in lanes.iter() {
-                tokio::spawn(Arc::clone(lane).run_in_place(Arc::clone(environment)));
+                tokio::spawn(Arc::clone(lane).run_in_place(Arc::clone(&lanes), Arc::clone(environment)));
             }
             return Ok(Arc::new(Flusher { lanes, threads: Mutex::default() }));
         }
@@ -78,7 +81,8 @@ impl Flusher {
             for index in 0..THREADS {
                 let lane = Arc::clone(lane);
                 let thread = std::thread::Builder::new().name(format!("flush-{at}-{index}"));
-                handles.push(thread.spawn(move || lane.run())?);
+                let lanes = Arc::clone(&lanes);
+                handles.push(thread.spawn(move || lane.run(&lanes))?);
             }
         }
         Ok(Arc::new(Flusher { lanes, threads: Mutex::new(handles) }))
@@ -104,7 +108,7 @@ impl Flusher {
         }
         // Nobody else is left to flush where there are no threads.
         if self.threads.lock().is_empty() {
-            self.lanes.iter().for_each(|lane| lane.run());
+            self.lanes.iter().for_each(|lane| lane.run(&self.lanes));
         }
         for thread in self.threads.lock().drain(..) {
             if thread.join().is_err() {
@@ -115,24 +119,30 @@ impl Flusher {
 }
 
 impl Shared {
-    fn run(&self) {
+    fn run(&self, lanes: &[Arc<Shared>]) {
         while let Some(partition) = self.next() {
-            self.flush(partition);
+            self.flush(partition, lanes);
         }
     }
 
-    async fn run_in_place(self: Arc<Self>, environment: Arc<dyn Environment>) {
+    async fn run_in_place(self: Arc<Self>, lanes: Arc<[Arc<Shared>]>, environment: Arc<dyn Environment>) {
         loop {
             self.written.notified().await;
             loop {
                 sleep(Duration::from_millis(environment.random() % IN_PLACE_MILLIS_MAX)).await;
                 let Some(partition) = self.queue.lock().dirty.pop_front() else { break };
-                self.flush(partition);
+                self.flush(partition, &lanes);
             }
         }
     }
 
-    fn flush(&self, partition: Arc<Partition>) {
+    fn flush(&self, partition: Arc<Partition>, lanes: &[Arc<Shared>]) {
+        // It may have moved since it was queued, to a disk for which nobody else here is to wait.
+        let lane = &lanes[partition.lane() % lanes.len()];
+        if lane.at != self.at && !lane.queue.lock().stopping {
+            lane.push(partition);
+            return;
+        }
         partition.flush_state.begin();
         let began = Instant::now();
         match partition.flush() {
@@ -140,7 +150,7 @@ impl Shared {
             Err(_reported) => self.metrics.flush_failed(),
         }
         if partition.flush_state.end() {
-            self.push(partition);
+            lanes[partition.lane() % lanes.len()].push(partition);
         }
     }
 

@@ -18,10 +18,16 @@ use crate::settings::BrokerSettings;
 /// Runs the jobs until `stop` turns true.
 pub(crate) async fn run(broker: Arc<Broker>, stop: watch::Receiver<bool>) {
     let mut jobs = JoinSet::new();
+    // For each data directory by itself: a disk that hangs delays no other.
+    for at in 0..broker.data_dirs.count() {
+        let mut start = |interval: Interval, job: fn(&Arc<Broker>, usize)| {
+            jobs.spawn(every(interval, stop.clone(), Arc::clone(&broker), move |broker| job(broker, at)))
+        };
+        start(|settings| settings.log.recovery_checkpoint_interval, checkpoint);
+        start(|settings| settings.log.retention_check_interval, retain);
+    }
     let mut start =
         |interval: Interval, job: Job| jobs.spawn(every(interval, stop.clone(), Arc::clone(&broker), job));
-    start(|settings| settings.log.recovery_checkpoint_interval, checkpoint);
-    start(|settings| settings.log.retention_check_interval, retain);
     start(|settings| settings.groups.offsets_retention_check_interval, expire_offsets);
     start(|_| EXPIRE_IDS_EVERY, expire_transactional_ids);
     start(|settings| settings.share.prune_interval, prune_share_states);
@@ -41,7 +47,12 @@ type Interval = fn(&BrokerSettings) -> Duration;
 /// Shorter than this no job is repeated, whatever the settings say.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
-async fn every(interval: Interval, mut stop: watch::Receiver<bool>, broker: Arc<Broker>, job: Job) {
+async fn every(
+    interval: Interval,
+    mut stop: watch::Receiver<bool>,
+    broker: Arc<Broker>,
+    job: impl Fn(&Arc<Broker>) + Copy + Send + 'static,
+) {
     loop {
         let wait = interval(broker.settings().broker()).max(INTERVAL_MIN);
         tokio::select! {
@@ -56,17 +67,18 @@ async fn every(interval: Interval, mut stop: watch::Receiver<bool>, broker: Arc<
     }
 }
 
-fn checkpoint(broker: &Arc<Broker>) {
-    for error in broker.data_dirs.checkpoint(broker.clock.now()) {
+fn checkpoint(broker: &Arc<Broker>, at: usize) {
+    if let Err(error) = broker.data_dirs.checkpoint(at, broker.clock.now()) {
         tracing::error!(%error, "recovery points could not be written");
     }
-    broker.checkpoint_high_watermarks();
+    broker.checkpoint_high_watermarks_of(at);
 }
 
-fn retain(broker: &Arc<Broker>) {
+fn retain(broker: &Arc<Broker>, at: usize) {
     let now = broker.clock.now();
     let hosted = broker.partitions.load_full();
-    for partition in hosted.partitions().filter(|partition| partition.log.is_open()) {
+    let is_here = |partition: &&Arc<Partition>| partition.lane() == at && partition.log.is_open();
+    for partition in hosted.partitions().filter(is_here) {
         match partition.log.apply_retention(now, partition.high_watermark()) {
             Ok(removed) if removed.segments > 0 => {
                 tracing::info!(partition = %partition.id, segments = removed.segments, bytes = removed.bytes, "retention removed segments");

@@ -131,6 +131,8 @@ pub struct BrokerState {
     pub share_sessions: usize,
     /// Data directories that have failed.
     pub log_dirs_offline: usize,
+    /// Data directories whose disk does not answer.
+    pub log_dirs_silent: usize,
     /// Partitions whose log could not be opened, or is offline after a failure of the disk.
     pub partitions_offline: usize,
     /// Partitions whose log has rotted, and is not whole again.
@@ -444,6 +446,11 @@ fn write_state(page: &mut Page, state: &BrokerState) {
     page.gauge("ottla_offline_log_directories", "Data directories that have failed.")
         .value(&[], state.log_dirs_offline);
     page.gauge(
+        "ottla_silent_log_directories",
+        "Data directories whose disk does not answer, and has not failed.",
+    )
+    .value(&[], state.log_dirs_silent);
+    page.gauge(
         "ottla_partitions_offline",
         "Partitions whose log could not be opened, or is offline after a failure of the disk.",
     )
@@ -569,6 +576,7 @@ mod tests {
                 ottla_metadata_applied_index 0
                 ottla_clock_ahead_seconds 0
                 ottla_offline_log_directories 0
+                ottla_silent_log_directories 0
                 ottla_partitions_offline 0
                 ottla_partitions_rotten 0
                 ottla_log_bytes{topic="orders"} 100

@@ -2,16 +2,18 @@
 //!
 //! Each is a copy that catches up with the log piece by piece, all of them in turn, while the partition is led or followed as
 //! before; when it is equal it takes the log's place. Invariant: a move that ends, whatever way, leaves the partition with one
-//! log. One that the broker's stop interrupts begins anew with the next start.
+//! log. One that the broker's stop interrupts begins anew with the next start. Those to one directory take turns, as Kafka's do
+//! with a thread for each directory: a disk that hangs delays the moves to it, and what waits for it is nobody else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use storage::{AppendError, Move, Superseded};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use wire::{ErrorCode, TopicPartition};
 
 use crate::blocking;
@@ -27,15 +29,23 @@ const FAILURES_MAX: u32 = 10;
 const RETRY: Duration = Duration::from_millis(50);
 /// Longest wait for the throttle.
 const HELD_BACK_MAX: Duration = Duration::from_secs(1);
+/// How long a move is waited for that is to be given up, or that the broker's stop finds under way. One whose disk hangs takes longer, and
+/// ends by itself.
+const ENDS_MAX: Duration = Duration::from_secs(5);
 /// How long the files of before stay: a fetch may have found its records there.
 const READ_MAX: Duration = Duration::from_secs(10);
 
 /// The moves of this broker.
-#[derive(Default)]
 pub(crate) struct Moves {
     moving: Mutex<BTreeMap<TopicPartition, Arc<Moving>>>,
-    /// One at a time begins: a log has one copy.
-    beginning: Mutex<()>,
+    /// Those that are about to begin: a log has one copy.
+    beginning: Mutex<BTreeSet<TopicPartition>>,
+    /// By the directory that is moved to: what is told its mover.
+    lanes: Vec<Lane>,
+}
+
+#[derive(Default)]
+struct Lane {
     superseded: Mutex<Vec<(Instant, Superseded)>>,
     begun: Notify,
 }
@@ -44,11 +54,15 @@ pub(crate) struct Moves {
 struct Moving {
     partition: Arc<Partition>,
     copy: Move,
+    /// Held while it is stepped on.
     progress: Mutex<Progress>,
+    /// Whether it is to end without having got there.
+    is_given_up: AtomicBool,
 }
 
 #[derive(Default)]
 struct Progress {
+    /// One that has ended is not stepped on.
     has_ended: bool,
     failures: u32,
 }
@@ -62,6 +76,12 @@ pub(crate) struct Underway {
 }
 
 impl Moves {
+    /// For so many directories.
+    pub(crate) fn new(dirs: usize) -> Moves {
+        let lanes = (0..dirs).map(|_| Lane::default()).collect();
+        Moves { moving: Mutex::default(), beginning: Mutex::default(), lanes }
+    }
+
     /// All that are under way.
     pub(crate) fn underway(&self) -> Vec<Underway> {
         let moving = self.moving.lock();
@@ -74,12 +94,31 @@ impl Moves {
         underway.collect()
     }
 
-    /// The partition stays where it is. Blocks.
-    pub(crate) fn cancel(&self, partition: &TopicPartition) {
-        let moving = self.moving.lock().remove(partition);
-        if let Some(moving) = moving {
-            moving.end();
+    /// The partition goes: its move ends by itself, when its disk lets it.
+    pub(crate) fn give_up(&self, partition: &TopicPartition) {
+        if let Some(moving) = self.moving.lock().get(partition) {
+            moving.is_given_up.store(true, Ordering::Release);
+            self.lanes[moving.copy.to()].begun.notify_one();
         }
+    }
+
+    /// The partition stays where it is. Blocks, though not for a step that a hanging disk does not let end: false then, and the
+    /// move ends when it answers.
+    fn cancel(&self, partition: &TopicPartition) -> bool {
+        let moving = self.moving.lock().get(partition).cloned();
+        let Some(moving) = moving else { return true };
+        moving.is_given_up.store(true, Ordering::Release);
+        let Some(mut progress) = moving.progress.try_lock_for(ENDS_MAX) else { return false };
+        self.end(&moving, &mut progress);
+        true
+    }
+
+    /// Gives a move up, if it has not ended.
+    fn end(&self, moving: &Arc<Moving>, progress: &mut Progress) {
+        if !std::mem::replace(&mut progress.has_ended, true) {
+            moving.copy.cancel();
+        }
+        self.forget(moving);
     }
 
     fn forget(&self, moving: &Arc<Moving>) {
@@ -90,24 +129,28 @@ impl Moves {
     }
 }
 
-impl Moving {
-    /// Gives it up, if it has not ended.
-    fn end(&self) {
-        let mut progress = self.progress.lock();
-        if !std::mem::replace(&mut progress.has_ended, true) {
-            self.copy.cancel();
-        }
-    }
-}
-
 /// Begins to move a partition to a directory, and ends its move to another one. Blocks.
 pub(crate) fn begin(broker: &Arc<Broker>, partition: &Arc<Partition>, to: usize) -> Result<(), ErrorCode> {
+    if !broker.moves.beginning.lock().insert(partition.id.clone()) {
+        tracing::warn!(partition = %partition.id, "a move of this partition is just about to begin");
+        return Err(ErrorCode::KAFKA_STORAGE_ERROR);
+    }
+    let begun = begin_alone(broker, partition, to);
+    broker.moves.beginning.lock().remove(&partition.id);
+    begun
+}
+
+fn begin_alone(broker: &Arc<Broker>, partition: &Arc<Partition>, to: usize) -> Result<(), ErrorCode> {
     let moves = &broker.moves;
-    let _alone = moves.beginning.lock();
-    if moves.moving.lock().get(&partition.id).is_some_and(|moving| moving.copy.to() == to) {
+    // Not one that is given up, such as that of an earlier partition of this name.
+    let is_it = |moving: &Arc<Moving>| moving.copy.to() == to && !moving.is_given_up.load(Ordering::Acquire);
+    if moves.moving.lock().get(&partition.id).is_some_and(is_it) {
         return Ok(());
     }
-    moves.cancel(&partition.id);
+    if !moves.cancel(&partition.id) {
+        tracing::error!(partition = %partition.id, "its last move cannot be given up while a disk does not answer");
+        return Err(ErrorCode::KAFKA_STORAGE_ERROR);
+    }
     if partition.is_out_of_service() {
         return Err(ErrorCode::KAFKA_STORAGE_ERROR);
     }
@@ -127,10 +170,15 @@ pub(crate) fn begin(broker: &Arc<Broker>, partition: &Arc<Partition>, to: usize)
             return Err(ErrorCode::KAFKA_STORAGE_ERROR);
         }
     };
-    let moving = Arc::new(Moving { partition: Arc::clone(partition), copy, progress: Mutex::default() });
+    let moving = Arc::new(Moving {
+        partition: Arc::clone(partition),
+        copy,
+        progress: Mutex::default(),
+        is_given_up: AtomicBool::new(false),
+    });
     let before = moves.moving.lock().insert(partition.id.clone(), moving);
     assert!(before.is_none(), "a log has one copy");
-    moves.begun.notify_one();
+    moves.lanes[to].begun.notify_one();
     Ok(())
 }
 
@@ -149,10 +197,13 @@ pub(crate) fn resume(broker: &Arc<Broker>) {
     }
 }
 
-/// Moves until the broker stops.
-pub(crate) async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
+/// Moves to a directory until the broker stops.
+pub(crate) async fn run(broker: Arc<Broker>, to: usize, mut stop: watch::Receiver<bool>) {
     loop {
-        let moving: Vec<Arc<Moving>> = broker.moves.moving.lock().values().cloned().collect();
+        let moving: Vec<Arc<Moving>> = {
+            let moving = broker.moves.moving.lock();
+            moving.values().filter(|moving| moving.copy.to() == to).cloned().collect()
+        };
         let is_idle = moving.is_empty();
         let mut has_copied = false;
         for moving in moving {
@@ -160,9 +211,18 @@ pub(crate) async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
                 return;
             }
             let broker = Arc::clone(&broker);
-            has_copied |= blocking::run(move || step(&broker, &moving)).await;
+            let step = blocking::run(move || step(&broker, &moving));
+            tokio::pin!(step);
+            has_copied |= tokio::select! {
+                biased;
+                has_copied = &mut step => has_copied,
+                () = stopped(&mut stop) => {
+                    let _is_hung = timeout(ENDS_MAX, step).await;
+                    return;
+                }
+            };
         }
-        let files_wait = remove_superseded(&broker).await;
+        let files_wait = remove_superseded(&broker, to).await;
         let held_back = broker.throttles.between_dirs(&broker).wait();
         let wait = async {
             match (is_idle, has_copied) {
@@ -179,16 +239,20 @@ pub(crate) async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
         tokio::select! {
             biased;
             () = stopped(&mut stop) => return,
-            () = broker.moves.begun.notified() => {}
+            () = broker.moves.lanes[to].begun.notified() => {}
             () = wait => {}
         }
     }
 }
 
 /// Copies some pieces, and ends the move when there is nothing left to copy. Says whether it got on.
-fn step(broker: &Broker, moving: &Arc<Moving>) -> bool {
+fn step(broker: &Arc<Broker>, moving: &Arc<Moving>) -> bool {
     let mut progress = moving.progress.lock();
     if progress.has_ended {
+        return false;
+    }
+    if moving.is_given_up.load(Ordering::Acquire) {
+        broker.moves.end(moving, &mut progress);
         return false;
     }
     match copy_on(broker, moving) {
@@ -199,9 +263,8 @@ fn step(broker: &Broker, moving: &Arc<Moving>) -> bool {
         Ok(Stepped::NotYet) => false,
         Ok(Stepped::Done(superseded)) => {
             progress.has_ended = true;
-            moving.partition.set_lane(moving.copy.to());
             broker.moves.forget(moving);
-            broker.moves.superseded.lock().push((Instant::now(), superseded));
+            broker.moves.lanes[moving.copy.to()].superseded.lock().push((Instant::now(), superseded));
             let path = moving.partition.log.path();
             tracing::info!(partition = %moving.partition.id, path = %path.display(), "a replica has moved to another data directory");
             true
@@ -214,9 +277,7 @@ fn step(broker: &Broker, moving: &Arc<Moving>) -> bool {
                     partition = %moving.partition.id, %error,
                     "a replica does not move to another data directory: it stays where it is"
                 );
-                progress.has_ended = true;
-                moving.copy.cancel();
-                broker.moves.forget(moving);
+                broker.moves.end(moving, &mut progress);
             }
             false
         }
@@ -229,7 +290,7 @@ enum Stepped {
     Done(Superseded),
 }
 
-fn copy_on(broker: &Broker, moving: &Moving) -> Result<Stepped, AppendError> {
+fn copy_on(broker: &Arc<Broker>, moving: &Moving) -> Result<Stepped, AppendError> {
     let now = broker.clock.now();
     let limit = broker.throttles.between_dirs(broker);
     for _ in 0..PIECES {
@@ -240,9 +301,14 @@ fn copy_on(broker: &Broker, moving: &Moving) -> Result<Stepped, AppendError> {
             limit.throttle().spend(usize::try_from(bytes).unwrap_or(usize::MAX));
             continue;
         }
-        // Outside of the locks of the log, so that little is left to write while appends wait.
-        moving.copy.flush(now)?;
-        return Ok(match broker.data_dirs.finish_move(&moving.copy, now)? {
+        let partition = &moving.partition;
+        let finished = broker.data_dirs.finish_move(&moving.copy, now, || {
+            partition.set_lane(moving.copy.to());
+            broker.flusher.enqueue(partition);
+        });
+        // What was appended meanwhile is acknowledged now, wherever it lies.
+        broker.flusher.enqueue(partition);
+        return Ok(match finished? {
             Some(superseded) => Stepped::Done(superseded),
             None => Stepped::NotYet,
         });
@@ -251,9 +317,9 @@ fn copy_on(broker: &Broker, moving: &Moving) -> Result<Stepped, AppendError> {
 }
 
 /// Removes the files of before for which nobody waits any more. Says whether there are others.
-async fn remove_superseded(broker: &Arc<Broker>) -> bool {
+async fn remove_superseded(broker: &Arc<Broker>, to: usize) -> bool {
     let old = {
-        let mut superseded = broker.moves.superseded.lock();
+        let mut superseded = broker.moves.lanes[to].superseded.lock();
         let is_old = |(since, _): &mut (Instant, Superseded)| since.elapsed() >= READ_MAX;
         superseded.extract_if(.., is_old).map(|(_, superseded)| superseded).collect::<Vec<_>>()
     };
@@ -266,7 +332,8 @@ async fn remove_superseded(broker: &Arc<Broker>) -> bool {
                 }
             }
         });
-        removed.await;
+        // A disk that hangs does it when it answers.
+        let _is_hung = timeout(ENDS_MAX, removed).await;
     }
-    !broker.moves.superseded.lock().is_empty()
+    !broker.moves.lanes[to].superseded.lock().is_empty()
 }

@@ -92,13 +92,14 @@ pub enum StartError {
     },
     /// The data directory holds partitions, and no metadata that says whose they are.
     #[error(
-        "data directory {path} holds {partitions} partitions and no __cluster_metadata-0: restore that directory from a \
-         copy, or move the partitions away to begin anew"
+        "data directory {path} holds no __cluster_metadata-0, and the data directories hold {partitions} partitions: restore that \
+         directory from a copy; or, where other brokers have the cluster's metadata, move the directories of the partitions away, and \
+         they are copied from the others"
     )]
     NoMetadata {
-        /// The data directory.
+        /// The data directory of the metadata.
         path: PathBuf,
-        /// Partitions in it.
+        /// Partitions in all data directories.
         partitions: usize,
     },
     /// The metadata lies in another directory than the settings say.
@@ -214,9 +215,9 @@ impl Node {
                 environment.random(),
             ),
             clock,
+            moves: Moves::new(opened.data_dirs.count()),
             data_dirs: opened.data_dirs,
             has_no_disk: watch::Sender::new(false),
-            moves: Moves::default(),
             environment,
             metadata: Metadata::new(quorum),
             controller: Controller::default(),
@@ -280,8 +281,10 @@ impl Node {
             () = broker.metadata.quorum().failed() => return Err(StartError::Offline),
         };
         tasks.spawn(replicas::run(Arc::clone(&broker), stopping.clone()));
-        tasks.spawn(disks::run(Arc::clone(&broker), stopping.clone()));
-        tasks.spawn(moves::run(Arc::clone(&broker), stopping.clone()));
+        for at in 0..broker.data_dirs.count() {
+            tasks.spawn(disks::run(Arc::clone(&broker), at, stopping.clone()));
+            tasks.spawn(moves::run(Arc::clone(&broker), at, stopping.clone()));
+        }
         tasks.spawn(isr::run(Arc::clone(&broker), stopping.clone()));
         tasks.spawn(lifecycle::beat(Arc::clone(&broker), registration, stopping.clone()));
         tasks.spawn(lifecycle::regain_vote(Arc::clone(&broker), may_have_vote_back, stopping.clone()));

@@ -285,7 +285,7 @@ impl Partition {
 
     /// This replica's vote for the high watermark.
     pub(crate) fn durable_end(&self) -> Offset {
-        if self.log.config().flush_before_ack { self.log.flushed_end() } else { self.log.log_end() }
+        if self.log.config().flush_before_ack { self.log.flushed_end() } else { self.log.written_end() }
     }
 
     /// Whether enough replicas are in sync for `acks=all`.
@@ -318,6 +318,17 @@ impl Partition {
             Part::Leader(leader) => leader.lock().assignment().isr.contains(&replica),
             Part::Follower(_) => false,
         }
+    }
+
+    /// The end of the log, and the epoch, where this broker leads, alone in sync, and its own disk is all that keeps readers from
+    /// that end.
+    pub(crate) fn unseen_end(&self) -> Option<(Offset, LeaderEpoch)> {
+        let role = self.role.read();
+        let Part::Leader(leader) = &role.part else { return None };
+        let leader = leader.lock();
+        let is_alone = leader.assignment().isr.len() == 1 && leader.has_enough_in_sync();
+        let log_end = self.log.log_end();
+        (is_alone && self.high_watermark() < log_end).then_some((log_end, role.leader_epoch))
     }
 
     /// Replicas in sync that are known to have everything below `offset`; of a follower, nobody.

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use client::Address;
 use parking_lot::Mutex;
@@ -15,6 +16,7 @@ use state::metadata::{ConfigResource, Image, ResourceKind, Topic, TopicRules};
 use state::partition::Assignment;
 use storage::{Arrival, StorageError};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use wire::{BrokerId, ErrorCode, PartitionId, TopicPartition, Uuid};
 
 use crate::blocking;
@@ -28,6 +30,11 @@ use crate::transactions::TRANSACTIONS_TOPIC;
 
 /// Failures that are remembered for whoever made the topic.
 const FAILURES_MAX: usize = 1_000;
+
+/// How long everything else waits for files of partitions that go. A name that comes back before they are gone is refused.
+const REMOVED_MAX: Duration = Duration::from_secs(60);
+/// The same where it is known that the disk does not answer.
+const REMOVED_FROM_SILENT_MAX: Duration = Duration::from_secs(1);
 
 /// How far the broker has followed the image.
 #[derive(Debug, Default)]
@@ -70,11 +77,6 @@ impl Replicas {
     /// Replicas of this broker whose logs could not be opened, and whether they are damaged.
     pub(crate) fn unopened(&self) -> BTreeMap<(Uuid, PartitionId), bool> {
         self.unopened.lock().iter().map(|(key, unopened)| (*key, unopened.is_damaged)).collect()
-    }
-
-    /// Whether there is any.
-    pub(crate) fn has_unopened(&self) -> bool {
-        !self.unopened.lock().is_empty()
     }
 
     /// Whether a replica of this broker could not be opened.
@@ -239,18 +241,38 @@ async fn remove_gone(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid
                 _ => {}
             }
         }
-        let deleter = Arc::clone(broker);
-        let removed = blocking::run(move || {
-            for partition in &gone {
-                deleter.moves.cancel(&partition.id);
-                if let Err(error) = deleter.data_dirs.delete_log(&partition.id) {
-                    // It is out of service all the same: the next start finds a log of no topic and sets it aside.
-                    tracing::error!(partition = %partition.id, %error, "a partition's files could not be removed");
-                }
-                partition.waiting.fail(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
-            }
+        // By data directory: a disk that hangs delays no other.
+        let mut by_dir: BTreeMap<usize, Vec<Arc<Partition>>> = BTreeMap::new();
+        for partition in gone {
+            broker.moves.give_up(&partition.id);
+            by_dir.entry(partition.lane()).or_default().push(partition);
+        }
+        let removing = by_dir.into_iter().map(|(at, gone)| {
+            let deleter = Arc::clone(broker);
+            (at, blocking::start(move || remove_logs(&deleter, &gone)))
         });
-        removed.await;
+        for (at, removing) in removing.collect::<Vec<_>>() {
+            let wait = if broker.data_dirs.is_silent(at) { REMOVED_FROM_SILENT_MAX } else { REMOVED_MAX };
+            match timeout(wait, removing).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "partitions could not be removed"),
+                Err(_elapsed) => tracing::warn!(
+                    waits = ?wait,
+                    "files of partitions are not removed yet: a disk does not answer. They are when it does"
+                ),
+            }
+        }
+    }
+}
+
+/// Removes the files of partitions that are out of service. Blocks.
+fn remove_logs(broker: &Broker, gone: &[Arc<Partition>]) {
+    for partition in gone {
+        if let Err(error) = broker.data_dirs.delete_log(&partition.id) {
+            // It is out of service all the same: the next start finds a log of no topic and sets it aside.
+            tracing::error!(partition = %partition.id, %error, "a partition's files could not be removed");
+        }
+        partition.waiting.fail(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
     }
 }
 

@@ -12,14 +12,15 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use state::metadata::{ConfigResource, ResourceKind};
 use state::share::partition::{AcknowledgedBatch, DeadLetters, ShareConfig, SharePartition};
-use state::share::state::SharePartitionKey;
+use state::share::state::{SharePartitionKey, ShareState};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 use wire::{ErrorCode, LeaderEpoch, Millis, Offset, Str};
 
 use crate::blocking;
-use crate::broker::{Broker, stopped};
+use crate::broker::{Broker, Named, stopped};
 use crate::dead_letters;
+use crate::handler::share_group_offsets;
 use crate::partition::Partition;
 use crate::settings::group::{OffsetReset, ShareGroupSettings};
 use crate::share_coordinator::Failure;
@@ -67,8 +68,8 @@ struct Inner {
     is_writing: bool,
     /// Whether somebody takes what is given up to the dead-letter queue.
     is_burying: bool,
-    /// Whether all attempts at the last dead letters were in vain.
-    is_burying_in_vain: bool,
+    /// How many records were given up without a dead letter when all attempts were in vain of late.
+    buried_in_vain: i64,
 }
 
 impl Held {
@@ -190,13 +191,13 @@ impl Held {
         self.inner.lock().is_burying = false;
     }
 
-    /// Whether dead letters could not be written of late, for all attempts.
-    pub(crate) fn is_burying_in_vain(&self) -> bool {
-        self.inner.lock().is_burying_in_vain
+    /// How many records were given up last because dead letters could not be written, for all attempts; zero where they can.
+    pub(crate) fn buried_in_vain(&self) -> i64 {
+        self.inner.lock().buried_in_vain
     }
 
-    pub(crate) fn set_burying_in_vain(&self, is_in_vain: bool) {
-        self.inner.lock().is_burying_in_vain = is_in_vain;
+    pub(crate) fn set_buried_in_vain(&self, records: i64) {
+        self.inner.lock().buried_in_vain = records;
     }
 
     /// It is given up: what was not written has not happened.
@@ -357,7 +358,7 @@ impl Broker {
             let here = topic.partition(key.partition).cloned();
             match here {
                 Some(partition) => partition,
-                None => return Err(self.share_partition_elsewhere(key).into()),
+                None => return Err(self.missing(Named::Id(key.topic), key.partition).into()),
             }
         };
         partition.check_leader(LeaderEpoch::NONE)?;
@@ -376,7 +377,7 @@ impl Broker {
                             changes: 0,
                             is_writing: false,
                             is_burying: false,
-                            is_burying_in_vain: false,
+                            buried_in_vain: 0,
                         }),
                         phase: watch::Sender::new(Phase::Loading),
                         waiting: Waiting::default(),
@@ -398,16 +399,6 @@ impl Broker {
         }
         Ok(held)
     }
-
-    fn share_partition_elsewhere(&self, key: &SharePartitionKey) -> ErrorCode {
-        let image = self.metadata.image();
-        let known = image.topic_by_id(key.topic).and_then(|topic| topic.partition(key.partition));
-        if known.is_some() {
-            ErrorCode::NOT_LEADER_OR_FOLLOWER
-        } else {
-            ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
-        }
-    }
 }
 
 fn config(settings: &ShareGroupSettings) -> ShareConfig {
@@ -422,7 +413,7 @@ fn config(settings: &ShareGroupSettings) -> ShareConfig {
 /// Begins with what the share coordinator knows. Where nobody has settled where to begin, it is settled here and written at
 /// once: what is produced from now on is not missed.
 async fn load(held: Arc<Held>, broker: Arc<Broker>, settings: ShareGroupSettings) {
-    let read = insist(&broker, PERSIST_MAX, || broker.read_share_state(&held.key, held.leader_epoch)).await;
+    let read = insist(&broker, PERSIST_MAX, || stored(&broker, &held)).await;
     let loaded = match read {
         Ok(state) if state.start.is_some() => Ok((state, Offset::ZERO)),
         Ok(state) => match first_offset(&broker, &held.partition, &settings).await {
@@ -453,6 +444,22 @@ async fn load(held: Arc<Held>, broker: Arc<Broker>, settings: ShareGroupSettings
     drop(inner);
     // Whoever wanted it may be gone by now.
     held.retire(&broker);
+}
+
+/// What the share coordinator knows. Where that is nothing it is asked again when the group's coordinator has had a look: what the
+/// group should have begins again then.
+async fn stored(broker: &Arc<Broker>, held: &Held) -> Result<ShareState, Failure> {
+    match broker.read_share_state(&held.key, held.leader_epoch).await {
+        Err(failure) if failure.error == ErrorCode::INVALID_REQUEST => {
+            match share_group_offsets::look_for_state(broker, &held.key).await {
+                // Nobody keeps a group of that name: the refusal is the news.
+                Err(no_group) if no_group.error == ErrorCode::GROUP_ID_NOT_FOUND => Err(failure),
+                Err(failure) => Err(failure),
+                Ok(()) => broker.read_share_state(&held.key, held.leader_epoch).await,
+            }
+        }
+        read => read,
+    }
 }
 
 async fn first_offset(

@@ -25,6 +25,7 @@ use wire::messages::metadata::{MetadataRequest, MetadataRequestTopic, MetadataRe
 use wire::messages::offset_for_leader_epoch::{
     OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
+use wire::messages::update_features::{FeatureUpdateKey, UpdateFeaturesRequest};
 use wire::records::{BatchBuilder, BatchOptions};
 use wire::{ApiKey, ErrorCode, Millis, ProducerEpoch, ProducerId, Str, Uuid};
 
@@ -496,6 +497,24 @@ fn deleted_records_are_gone_for_readers() {
 }
 
 #[test]
+fn what_one_replica_has_taken_is_seen_by_whoever_asks_next() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    for taken in 1..=50 {
+        let produce =
+            wire::messages::produce::ProduceRequest { acks: 1, ..produce_of(batch_of(&[(taken, b"x")])) };
+        let answer = client.ask_in(12, produce).responses.remove(0).partition_responses.remove(0);
+        assert_eq!((answer.error_code, answer.base_offset), (ErrorCode::NONE, taken - 1));
+        match taken % 3 {
+            0 => assert_eq!(list_offset(&mut client, "t", -1), (ErrorCode::NONE, taken, -1)),
+            1 => assert_eq!(list_offset(&mut client, "t", taken).1, taken - 1, "found by its time"),
+            _ => assert_eq!(delete_records(&mut client, "t", taken), (ErrorCode::NONE, taken)),
+        }
+    }
+}
+
+#[test]
 fn the_data_directory_is_described_with_its_sizes() {
     let broker = TestBroker::start(&[]);
     let mut client = TestClient::connect(&broker);
@@ -584,6 +603,10 @@ fn the_brokers_own_topic_is_made_on_demand_and_kept() {
     let request = FindCoordinatorRequest { coordinator_keys: vec!["g".into()], ..Default::default() };
     let found = client.ask(request).coordinators.remove(0);
     assert_eq!((found.error_code, found.node_id), (ErrorCode::NONE, 1));
+    for version in 1..=3 {
+        let found = client.ask_in(version, FindCoordinatorRequest { key: "g".into(), ..Default::default() });
+        assert_eq!((found.node_id, found.error_message.as_deref()), (1, Some("NONE")), "Kafka says so");
+    }
     let offsets = metadata_of(&mut client, "__consumer_offsets", false).topics.remove(0);
     assert_eq!((offsets.is_internal, offsets.partitions.len()), (true, 4));
     assert_eq!(
@@ -615,6 +638,38 @@ fn versions_are_told_to_software_with_a_proper_name() {
     let unnamed = client.ask(wire::messages::api_versions::ApiVersionsRequest::default());
     assert_eq!(unnamed.error_code, ErrorCode::INVALID_REQUEST);
     assert_eq!(client.api_versions().error_code, ErrorCode::NONE, "the connection goes on");
+}
+
+#[test]
+fn features_stay_at_their_level_and_a_refusal_is_for_all() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    let mut update = |version, updates: &[(&'static str, i16)]| {
+        let updates = updates.iter().map(|(feature, level)| FeatureUpdateKey {
+            feature: Str::from(*feature),
+            max_version_level: *level,
+            ..Default::default()
+        });
+        let request = UpdateFeaturesRequest { feature_updates: updates.collect(), ..Default::default() };
+        let answer = client.ask_in(version, request);
+        let results = answer.results.iter().map(|one| (one.feature.to_string(), one.error_code));
+        (answer.error_code, answer.error_message.unwrap_or_default().to_string(), results.collect::<Vec<_>>())
+    };
+    let granted = ("group.version".to_string(), ErrorCode::NONE);
+    for (version, results) in [(0, vec![granted.clone()]), (1, vec![granted]), (2, vec![])] {
+        assert_eq!(update(version, &[("group.version", 1)]), (ErrorCode::NONE, String::new(), results));
+        for (updates, reason) in [
+            (
+                vec![("group.version", 1), ("no.such", 1)],
+                "the brokers of this cluster have no feature no.such",
+            ),
+            (vec![("share.version", 2)], "feature share.version has level 1 in this version, never 2"),
+            (vec![("share.version", 0)], "feature share.version has level 1 in this version, never 0"),
+        ] {
+            let why = format!("no feature is updated: {reason}");
+            assert_eq!(update(version, &updates), (ErrorCode::INVALID_UPDATE_VERSION, why, vec![]));
+        }
+    }
 }
 
 #[test]

@@ -876,6 +876,10 @@ fn a_store_says_where_to_begin_and_stops_what_it_cannot_answer_for() {
                 firsts.entry(records.partition().partition.0).or_insert(records.position().0);
             }
             assert_eq!(firsts[&1], 5);
+            // Whoever finds something else than the store says stops the partition, too.
+            consumer.stop(&t(2), Error::store("not what was stored")).unwrap();
+            let error = next_error(&mut consumer).await;
+            assert_eq!(error.to_string(), "t-2 is not read on: not what was stored");
             consumer.close(PATIENCE).await.unwrap();
         });
         let told = store.told.lock().unwrap();

@@ -116,6 +116,21 @@ fn without_enough_in_sync_nothing_is_acknowledged_and_without_a_majority_nothing
     assert_eq!(produce(&mut cluster.client(leader), "t", b"d").0, ErrorCode::NONE);
 }
 
+/// Kafka's clients look for the leader then, where an unknown topic may have them give up.
+#[test]
+fn who_asks_a_broker_that_has_no_replica_is_sent_to_the_leader() {
+    let cluster = TestCluster::start(2, &[]);
+    create(&mut cluster.client(1), "t", &[1]);
+    cluster.wait_for_partition(2, "t", |partition| partition.leader_id == 1);
+    let mut client = cluster.client(2);
+    let told = |client: &mut TestClient, index| {
+        let records = || batch_of(&[(1, b"a")]);
+        [client.try_append("t", index, records()).0, client.fetch("t", index, 0).unwrap_err()]
+    };
+    assert_eq!(told(&mut client, 0), [ErrorCode::NOT_LEADER_OR_FOLLOWER; 2]);
+    assert_eq!(told(&mut client, 1), [ErrorCode::UNKNOWN_TOPIC_OR_PARTITION; 2]);
+}
+
 #[test]
 fn what_rots_on_one_disk_is_taken_anew_from_another() {
     let mut cluster = TestCluster::start(3, &[]);

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use storage::Disk;
 use storage::fault::FaultDisk;
@@ -261,4 +262,114 @@ fn the_metadata_may_have_a_directory_of_its_own() {
     assert!(!names("/a").contains(&"__cluster_metadata-0".to_owned()));
     broker.restart();
     assert_eq!(placement(&mut TestClient::connect(&broker)).values().map(Vec::len).sum::<usize>(), 2);
+}
+
+#[test]
+fn a_metadata_log_that_a_checkpoint_took_offline_ends_the_broker_before_it_is_written_to() {
+    let disk = FaultDisk::new();
+    let dir = Path::new("/a/__cluster_metadata-0");
+    let checkpoints = "log.flush.offset.checkpoint.interval.ms=500";
+    let mut broker = TestBroker::start_on(Arc::new(disk.clone()), &["log.dirs=/a", checkpoints]);
+    let mut client = TestClient::connect(&broker);
+    // A checkpoint that comes just before the disk dies leaves nothing to write to the next one.
+    let why = ["t", "u", "v", "w", "x"].into_iter().find_map(|topic| {
+        disk.revive_dir(dir);
+        client.create_topic(topic, 1);
+        disk.kill_dir(dir);
+        broker.failed(Duration::from_secs(3))
+    });
+    assert!(why.is_some_and(|why| why.contains("the metadata log is offline")), "{why:?}");
+    broker.kill(|| {
+        disk.kill();
+        disk.revive_dir(dir);
+    });
+    client = TestClient::connect(&broker);
+    client.produce_and_read_back("t");
+}
+
+#[test]
+fn a_disk_that_hangs_while_a_replica_moves_to_it_delays_nothing_else() {
+    let disk = FaultDisk::new();
+    let mut broker = TestBroker::start_on(Arc::new(disk.clone()), &["log.dirs=/a,/b,/c"]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 3);
+    let (mut hung, mut count) = (0, 0);
+    // Where the last move went to.
+    let mut to = home_of(&mut client, 0);
+    let names = ["n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9"];
+    for (new, steps) in names.into_iter().zip((16..).step_by(4)) {
+        // Not to where the metadata is.
+        to = if to == "/b" { "/c" } else { "/b" }.to_owned();
+        let others: Vec<i32> = (1..3).filter(|index| home_of(&mut client, *index) != to).collect();
+        disk.hang_dir_after(Path::new(&to), disk.operations() + steps);
+        assert_eq!(alter(&mut client, &to, "t", 0), ErrorCode::NONE);
+        let is_over = || {
+            let mut client = TestClient::connect(&broker);
+            home_of(&mut client, 0) == to
+        };
+        wait_until(|| disk.is_hanging() || is_over());
+        hung += i32::from(disk.is_hanging());
+        for index in others {
+            assert!(client.append("t", index, record("it goes on")) >= 0);
+        }
+        let away = if to == "/b" { "/c" } else { "/b" };
+        assert_eq!(alter(&mut client, away, new, 0), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+        client.create_topic(new, 1);
+        client.produce_and_read_back(new);
+        disk.revive_dir(Path::new(&to));
+        wait_until(|| home_of(&mut client, 0) == to);
+        assert_eq!(client.append("t", 0, record(&format!("{count}"))), count);
+        count += 1;
+    }
+    assert!(hung > 5, "{hung} times it hung");
+    broker.kill(|| disk.crash(&mut |_: u64| 0));
+    let expected: Vec<_> = (0..count).map(|at| (at, format!("{at}"))).collect();
+    assert_eq!(values(&mut TestClient::connect(&broker), 0), expected);
+}
+
+#[test]
+fn a_disk_that_does_not_answer_hides_no_other_one_that_dies() {
+    let disk = FaultDisk::new();
+    let broker = TestBroker::start_on(Arc::new(disk.clone()), &["log.dirs=/a,/b,/c"]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 3);
+    let at =
+        |client: &mut TestClient, dir: &str| (0..3).find(|index| home_of(client, *index) == dir).unwrap();
+    let (slow, dead) = (at(&mut client, "/b"), at(&mut client, "/c"));
+    disk.hang_dir(Path::new("/b/.probe.tmp"));
+    disk.kill_dir(&Path::new("/b").join(format!("t-{slow}")));
+    assert_eq!(client.try_append("t", slow, record("lost")).0, ErrorCode::KAFKA_STORAGE_ERROR);
+    wait_until(|| disk.is_hanging());
+    disk.kill_dir(Path::new("/c"));
+    assert_eq!(client.try_append("t", dead, record("lost")).0, ErrorCode::KAFKA_STORAGE_ERROR);
+    wait_until(|| describe(&mut client)[2].error_code == ErrorCode::KAFKA_STORAGE_ERROR);
+    assert_eq!(describe(&mut client)[1].error_code, ErrorCode::NONE, "it may yet answer");
+    disk.kill_dir(Path::new("/b"));
+    disk.revive_dir(Path::new("/b/.probe.tmp"));
+    wait_until(|| describe(&mut client)[1].error_code == ErrorCode::KAFKA_STORAGE_ERROR);
+    assert_eq!(describe(&mut client)[0].error_code, ErrorCode::NONE);
+}
+
+#[test]
+fn a_broker_whose_metadata_disk_was_replaced_says_what_to_do_and_touches_nothing() {
+    let disk = FaultDisk::new();
+    let apart = [TWO, "metadata.log.dir=/meta"];
+    let mut cluster = TestCluster::start_on(vec![Arc::new(disk.clone())], &apart);
+    cluster.client(1).create_topic("t", 2);
+    assert_eq!(cluster.client(1).append("t", 0, record("kept")), 0);
+    cluster.stop(1);
+    disk.rename(Path::new("/meta"), Path::new("/lost")).expect("it is taken away");
+    for _ in 0..2 {
+        let error =
+            cluster.try_open(1, &apart).expect_err("nobody knows what the partitions are").to_string();
+        let expected = "data directory /meta holds no __cluster_metadata-0, and the data directories hold 2 partitions: restore \
+                        that directory from a copy";
+        assert!(error.starts_with(expected), "{error}");
+    }
+    // As the message says.
+    disk.remove(Path::new("/meta")).expect("what the broker has made there goes");
+    disk.rename(Path::new("/lost"), Path::new("/meta")).expect("the copy is put there");
+    cluster.open(vec![1]);
+    cluster.wait_for_partition(1, "t", |partition| partition.leader_id == 1);
+    assert_eq!(values(&mut cluster.client(1), 0), [(0, "kept".to_owned())]);
 }

@@ -22,6 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
+/// Sends each line of the input.
 pub async fn run(brokers: &str, topic: &str, input: impl BufRead) -> Result<(), Box<dyn Error>> {
     let mut options = Options::default();
     options.set("bootstrap.servers", brokers)?;

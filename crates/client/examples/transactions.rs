@@ -22,6 +22,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
+/// Moves ten amounts.
 pub async fn run(brokers: &str, topic: &str) -> Result<(), Box<dyn Error>> {
     let mut options = Options::default();
     options.set("bootstrap.servers", brokers)?;

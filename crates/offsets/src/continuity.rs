@@ -23,7 +23,8 @@ pub struct Log {
     pub end: Offset,
     /// Where the stored position's leader epoch ends in this log (KIP-320), if it was asked for and is known.
     pub epoch_end: Option<(LeaderEpoch, Offset)>,
-    /// The position's copy with the group coordinator, which is written behind the store's and so never ahead of it.
+    /// The position's copy with the group coordinator. It is written behind the store's, and ahead of it only by what
+    /// nobody gets to see, as the ends of transactions.
     pub copy: Option<Offset>,
 }
 
@@ -149,9 +150,6 @@ pub fn check(key: &Key, stored: &Stored, log: &Log) -> Result<Position, Box<Gap>
     if stored.topic_id != log.topic_id {
         return gap(Cause::TopicRecreated, Some(log.start));
     }
-    if let Some(copy) = log.copy.filter(|&copy| copy > next) {
-        return gap(Cause::StoreRolledBack, Some(copy));
-    }
     // The epoch's end says more than the log's: the log may have grown past the position again.
     match log.epoch_end {
         Some((epoch, end)) if epoch != stored.position.leader_epoch || end < next => {
@@ -171,6 +169,8 @@ pub fn check(key: &Key, stored: &Stored, log: &Log) -> Result<Position, Box<Gap>
 pub struct First {
     /// The first offset of their batch, which may lie before the position.
     pub base: Offset,
+    /// Of the first record itself.
+    pub offset: Offset,
     /// The oldest offset there is, as of the same answer.
     pub log_start: Offset,
     /// Whether the topic is compacted, so that batches may be missing.
@@ -180,14 +180,17 @@ pub struct First {
 /// Whether the first records continue the position.
 pub fn check_first(key: &Key, position: Position, first: First, log: &Log) -> Result<(), Box<Gap>> {
     let cause = match first {
+        // A record that was done with before.
+        First { offset, .. } if log.copy.is_some_and(|copy| offset < copy) => Cause::StoreRolledBack,
         First { base, .. } if base <= position.next => return Ok(()),
         First { is_compacted: true, log_start, .. } if log_start <= position.next => return Ok(()),
         First { log_start, .. } if log_start > position.next => Cause::RetentionPassed,
         _ => Cause::Hole,
     };
+    let found = Some(if cause == Cause::StoreRolledBack { first.offset } else { first.base });
     let log = Log { start: first.log_start, ..*log };
-    let expected = position.next;
-    let gap = Gap { key: key.clone(), cause, stored: expected, expected, found: Some(first.base), log };
+    let expected = log.copy.filter(|_| cause == Cause::StoreRolledBack).unwrap_or(position.next);
+    let gap = Gap { key: key.clone(), cause, stored: position.next, expected, found, log };
     Err(Box::new(gap))
 }
 
@@ -266,6 +269,7 @@ mod tests {
             ],
         );
         let ahead = Log { copy: Some(Offset(45)), ..log() };
+        told(40, ahead, expect!["reads on at 40"]);
         told(
             40,
             ahead,

@@ -298,7 +298,12 @@ impl DataDir {
             match result {
                 Ok(checkpoint) => noted.push((log, checkpoint)),
                 // Each log has said why; the others are noted all the same.
-                Err(StorageError::Offline | StorageError::Closed | StorageError::Disk { .. }) => {}
+                Err(
+                    StorageError::Offline
+                    | StorageError::Closed
+                    | StorageError::Moving
+                    | StorageError::Disk { .. },
+                ) => {}
                 Err(e) => return Err(e),
             }
         }
@@ -308,9 +313,10 @@ impl DataDir {
     /// Writes down what checkpoints said, as far as it still holds: since then a log may have been deleted, made
     /// again under its name, or truncated.
     fn note(&self, noted: Vec<(Arc<Log>, LogCheckpoint)>) -> Result<(), StorageError> {
-        // Held to the end: whoever deletes a log and makes another waits, and then forgets what is written here.
-        let logs = self.logs.lock();
+        // Looked up while the file is locked: whoever deletes a log and makes another one forgets afterwards what is written
+        // here. Not held while it is written, as the disk may take its time.
         let still_true = |value: fn(&LogCheckpoint) -> Offset| {
+            let logs = self.logs.lock();
             let holds = |(log, noted): &&(Arc<Log>, LogCheckpoint)| {
                 let is_here =
                     logs.get(log.topic_partition()).is_some_and(|current| Arc::ptr_eq(current, log));
@@ -321,10 +327,8 @@ impl DataDir {
         };
         self.checkpoints.raise_recovery_points(|| still_true(|noted| noted.recovery_point))?;
         self.checkpoints.raise_log_starts(|| still_true(|noted| noted.log_start))?;
-        self.checkpoints.forget_dead(&|partition| {
-            logs.contains_key(partition)
-                || self.disk.list(&layout::partition_dir(&self.path, partition)).is_ok()
-        })
+        self.checkpoints
+            .forget_dead(&|partition| self.logs.lock().contains_key(partition) || self.holds(partition))
     }
 
     /// Asks every cleaning that runs to give way soon, for a broker that is about to stop.
@@ -478,8 +482,9 @@ impl DataDir {
 
     /// Forgets a partition whose files can no longer be reached.
     pub(crate) fn forget(&self, partition: &TopicPartition) {
-        if let Some(log) = self.logs.lock().remove(partition) {
-            log.abandon();
+        let log = self.logs.lock().remove(partition);
+        if let Some(log) = log {
+            log.leave();
         }
         self.refused.lock().remove(partition);
     }
@@ -526,12 +531,7 @@ impl DataDir {
     }
 
     /// Begins a copy of a partition that is in another directory. `id` is only this copy's.
-    pub(crate) fn open_future(
-        &self,
-        log: &Log,
-        id: Uuid,
-        now: Millis,
-    ) -> Result<Option<(PathBuf, Log)>, StorageError> {
+    pub(crate) fn open_future(&self, log: &Log, id: Uuid, now: Millis) -> Result<Option<Log>, StorageError> {
         let partition = log.topic_partition();
         let Some(path) = layout::future_dir(&self.path, partition, id) else { return Ok(None) };
         let opening = Opening {
@@ -546,53 +546,81 @@ impl DataDir {
         };
         let copy = Log::open_at(opening, path.clone()).inspect_err(|_| self.checkpoints.suspect())?;
         self.write_mark(&path, layout::COPY_ID, &id.to_string())?;
-        Ok(Some((path, copy)))
+        Ok(Some(copy))
     }
 
-    /// Gives up a copy.
-    pub(crate) fn discard_future(&self, path: &Path, copy: &Log) -> io::Result<()> {
+    /// Gives up a copy that has not got the partition's name.
+    pub(crate) fn discard_future(&self, copy: &Log) -> io::Result<()> {
         copy.abandon();
-        remove_if_exists(&*self.disk, path)
+        remove_if_exists(&*self.disk, &copy.path())
     }
 
-    /// Gives a copy that is whole and durable the partition's own name, and has it take the place of the log in `from`.
-    /// When this fails, `from` has the right one as before. Says where the copy is now, and the files of before.
+    /// Makes room for a copy that is durable to `log_end`.
+    pub(crate) fn make_room(
+        &self,
+        partition: &TopicPartition,
+        log_end: Offset,
+        log_start: Offset,
+    ) -> Result<(), StorageError> {
+        // What a move has left here that failed. Nobody uses it: the partition is in another directory.
+        self.rename_aside(partition, None, layout::stray_dir).inspect_err(|_| self.checkpoints.suspect())?;
+        self.checkpoints.adopt(partition, log_end, log_start)
+    }
+
+    /// Gives a copy that is durable to `log_end` the partition's own name. `from` says before that it is right, and where this
+    /// fails it may say so still: see [`DataDir::take_back`].
     pub(crate) fn install_future(
         &self,
-        (future, copy): (&Path, Uuid),
-        log: &Arc<Log>,
+        (copy, id): (&Arc<Log>, Uuid),
         from: &DataDir,
         (log_end, log_start): (Offset, Offset),
-    ) -> Result<(PathBuf, Option<PathBuf>), StorageError> {
-        let partition = log.topic_partition();
-        // What a move has left here that failed. Nobody uses it: the partition is in `from`.
-        self.rename_aside(partition, None, layout::stray_dir).inspect_err(|_| self.checkpoints.suspect())?;
-        // From here on nobody takes the lines of its checkpoints for a partition's that is no more.
-        self.logs.lock().insert(partition.clone(), log.clone());
-        let path = layout::partition_dir(&self.path, partition);
-        let moved = Moved { directory: self.meta.directory_id, copy, stays: false };
-        let installed = self.checkpoints.adopt(partition, log_end, log_start).and_then(|()| {
-            // The old one says which copy is right before there is that copy, and takes it back before it goes on.
-            let renamed = from.mark_moved(partition, moved).and_then(|()| {
-                let renamed = self.disk.rename(future, &path).and_then(|()| self.disk.sync_dir(&self.path));
-                renamed.inspect_err(|_| self.checkpoints.suspect()).map_err(StorageError::disk(future))
-            });
-            renamed.inspect_err(|_| {
-                if from.mark_moved(partition, Moved { stays: true, ..moved }).is_err() {
-                    log.fail_over();
-                }
-            })
+    ) -> Result<(), StorageError> {
+        let partition = copy.topic_partition();
+        // The old one says which copy is right before there is that copy.
+        from.mark_moved(partition, Moved { directory: self.meta.directory_id, copy: id, stays: false })?;
+        let (future, path) = (copy.path(), layout::partition_dir(&self.path, partition));
+        let renamed = self.disk.rename(&future, &path).and_then(|()| {
+            copy.log_dir().renamed(path);
+            self.disk.sync_dir(&self.path)
         });
-        if let Err(error) = installed {
-            self.logs.lock().remove(partition);
-            return Err(error);
+        renamed.inspect_err(|_| self.checkpoints.suspect()).map_err(StorageError::disk(future))?;
+        // From here on nobody takes the lines of its checkpoints for a partition's that is no more, as somebody may have before.
+        self.put(copy.clone());
+        self.checkpoints.adopt(partition, log_end, log_start)
+    }
+
+    /// Has `from` say that a copy here is not the right one after all, before the log there goes on, and removes it. False when
+    /// `from` could not: the copy stays then, as nobody knows which one is right.
+    pub(crate) fn take_back(&self, (copy, id): (&Arc<Log>, Uuid), from: &DataDir) -> bool {
+        self.remove(copy);
+        let stays = Moved { directory: self.meta.directory_id, copy: id, stays: true };
+        if from.mark_moved(copy.topic_partition(), stays).is_err() {
+            copy.leave();
+            return false;
         }
-        from.logs.lock().remove(partition);
-        // Where this fails its mark tells which of the two is right.
-        let aside = from.rename_aside(partition, Some(log.topic_id()), layout::deleted_dir);
-        let aside = aside.inspect_err(|_| from.checkpoints.suspect()).ok().flatten();
-        log.renamed_aside(aside.as_deref());
-        Ok((path, aside))
+        if let Err(error) = self.discard_future(copy) {
+            tracing::warn!(path = %copy.path().display(), %error, "a copy that nobody needs could not be removed");
+        }
+        true
+    }
+
+    /// A log lies here from now on, instead of another one of its partition.
+    pub(crate) fn put(&self, log: Arc<Log>) {
+        self.logs.lock().insert(log.topic_partition().clone(), log);
+    }
+
+    /// A log lies here no more.
+    pub(crate) fn remove(&self, log: &Arc<Log>) {
+        let mut logs = self.logs.lock();
+        if logs.get(log.topic_partition()).is_some_and(|known| Arc::ptr_eq(known, log)) {
+            logs.remove(log.topic_partition());
+        }
+    }
+
+    /// Sets the files aside that a log had here before it moved. Where this fails their mark tells that they are stale.
+    pub(crate) fn set_aside_moved(&self, log: &Log) -> Option<PathBuf> {
+        let aside = self.rename_aside(log.topic_partition(), Some(log.topic_id()), layout::deleted_dir);
+        aside.inspect_err(|_| self.checkpoints.suspect()).ok().flatten()
     }
 
     /// Takes over what else `from` knew of a partition that has moved here.

@@ -7,7 +7,7 @@
 //! in a directory which cannot be read is not made anew in another one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, btree_map::Entry},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -74,6 +74,8 @@ struct Place {
     /// Nothing where it could not be opened.
     dir: Option<Arc<DataDir>>,
     is_offline: AtomicBool,
+    /// Whether the disk does not answer. It may yet.
+    is_silent: AtomicBool,
     /// False for a directory of the metadata's own.
     takes_partitions: bool,
 }
@@ -86,6 +88,10 @@ impl Place {
     fn is_offline(&self) -> bool {
         self.is_offline.load(Ordering::Acquire)
     }
+
+    fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::Acquire)
+    }
 }
 
 /// Open, locked data directories.
@@ -93,8 +99,11 @@ pub struct DataDirs {
     /// In the order of `log.dirs`.
     places: Vec<Place>,
     metadata_at: usize,
-    /// Where each partition is. Held while one moves or goes.
+    /// Where each partition is. Never held while a disk has something to do.
     placed: Mutex<BTreeMap<TopicPartition, usize>>,
+    /// Those that are just changing their directory or going, each with whether it is to go after that. Nobody else looks
+    /// after their files meanwhile. Likewise.
+    busy: Mutex<BTreeMap<TopicPartition, bool>>,
     /// Where partitions are to be made that are not there yet.
     preferred: Mutex<BTreeMap<TopicPartition, usize>>,
     /// What was found at the start.
@@ -153,12 +162,14 @@ impl DataDirs {
                 }
             }
             let is_offline = AtomicBool::new(dir.is_none());
-            places.push(Place { path, dir, is_offline, takes_partitions });
+            let is_silent = AtomicBool::new(false);
+            places.push(Place { path, dir, is_offline, is_silent, takes_partitions });
         }
         let mut this = DataDirs {
             places,
             metadata_at,
             placed: Mutex::default(),
+            busy: Mutex::default(),
             preferred: Mutex::default(),
             found: Vec::new(),
             undecided: BTreeMap::new(),
@@ -413,6 +424,9 @@ impl DataDirs {
 
     /// Where a partition is or goes.
     fn place(&self, partition: &TopicPartition, arrival: Arrival) -> Result<usize, StorageError> {
+        if self.busy.lock().contains_key(partition) {
+            return Err(StorageError::Moving);
+        }
         let mut placed = self.placed.lock();
         if let Some(at) = placed.get(partition) {
             return Ok(*at);
@@ -426,7 +440,7 @@ impl DataDirs {
             let mut counts = vec![0_usize; self.places.len()];
             placed.values().for_each(|at| counts[*at] += 1);
             let online = |at: &usize| self.places[*at].takes_partitions && !self.places[*at].is_offline();
-            (0..self.places.len()).filter(online).min_by_key(|at| counts[*at])
+            (0..self.places.len()).filter(online).min_by_key(|at| (self.places[*at].is_silent(), counts[*at]))
         });
         let Some(at) = at else {
             return Err(StorageError::DirOffline { path: self.places[self.metadata_at].path.clone() });
@@ -457,64 +471,122 @@ impl DataDirs {
         }
     }
 
-    /// Takes a partition out of service and removes it.
-    pub fn delete_log(&self, partition: &TopicPartition) -> Result<(), StorageError> {
-        let aside = {
-            let mut placed = self.placed.lock();
-            let Some(at) = placed.remove(partition) else { return Ok(()) };
-            let Place { dir: Some(dir), path, .. } = &self.places[at] else { return Ok(()) };
-            if self.is_offline(at) {
-                dir.forget(partition);
-                return Err(StorageError::DirOffline { path: path.clone() });
+    /// Has nobody else look after a partition's files. False when somebody does already.
+    fn begin(&self, partition: &TopicPartition) -> bool {
+        let mut busy = self.busy.lock();
+        let is_free = !busy.contains_key(partition);
+        if is_free {
+            busy.insert(partition.clone(), false);
+        }
+        is_free
+    }
+
+    /// Nobody looks after a partition's files any more. One that was to go meanwhile goes.
+    fn end(&self, partition: &TopicPartition) {
+        loop {
+            {
+                let mut busy = self.busy.lock();
+                match busy.get_mut(partition) {
+                    Some(goes) if *goes => *goes = false,
+                    _ => {
+                        busy.remove(partition);
+                        return;
+                    }
+                }
             }
-            (dir, dir.set_aside_deleted(partition)?)
+            if let Err(error) = self.remove(partition) {
+                // It is out of service all the same: the next start finds a log of no topic and sets it aside.
+                tracing::error!(%partition, %error, "a partition's files could not be removed");
+            }
+        }
+    }
+
+    /// Takes a partition out of service and removes it: at once, or when the move ends in which it is.
+    pub fn delete_log(&self, partition: &TopicPartition) -> Result<(), StorageError> {
+        match self.busy.lock().entry(partition.clone()) {
+            Entry::Occupied(mut busy) => {
+                *busy.get_mut() = true;
+                // While it is busy: afterwards there may be another one of its name.
+                let dir = self.place_of(partition).and_then(|at| self.places[at].dir.as_ref());
+                dir.and_then(|dir| dir.log(partition)).inspect(|log| log.leave());
+                return Ok(());
+            }
+            Entry::Vacant(free) => free.insert(false),
         };
-        let (dir, path) = aside;
-        path.map_or(Ok(()), |path| dir.remove_superseded(&path))
+        let removed = self.remove(partition);
+        self.end(partition);
+        removed
+    }
+
+    fn remove(&self, partition: &TopicPartition) -> Result<(), StorageError> {
+        let Some(at) = self.place_of(partition) else { return Ok(()) };
+        let aside = match &self.places[at] {
+            Place { dir: Some(dir), path, .. } if self.is_offline(at) => {
+                dir.forget(partition);
+                Err(StorageError::DirOffline { path: path.clone() })
+            }
+            Place { dir: Some(dir), .. } => {
+                dir.set_aside_deleted(partition).map(|aside| aside.map(|path| (dir, path)))
+            }
+            Place { dir: None, .. } => Ok(None),
+        };
+        self.placed.lock().remove(partition);
+        aside?.map_or(Ok(()), |(dir, path)| dir.remove_superseded(&path))
     }
 
     /// Takes a partition out of service that the metadata does not know, and keeps its files under a name that ends in
     /// `-stray`. `at` says in which directory, where it is known.
     pub fn set_aside_stray(&self, partition: &TopicPartition, at: Option<usize>) -> Result<(), StorageError> {
-        let mut placed = self.placed.lock();
-        let Some(at) = at.or_else(|| placed.get(partition).copied()) else { return Ok(()) };
+        if !self.begin(partition) {
+            return Err(StorageError::Moving);
+        }
+        let is_aside = self.set_aside(partition, at);
+        self.end(partition);
+        is_aside
+    }
+
+    fn set_aside(&self, partition: &TopicPartition, at: Option<usize>) -> Result<(), StorageError> {
+        let placed_at = self.place_of(partition);
+        let Some(at) = at.or(placed_at) else { return Ok(()) };
         let place = &self.places[at];
         let Some(dir) = place.online() else {
             return Err(StorageError::DirOffline { path: place.path.clone() });
         };
         dir.set_aside_stray(partition)?;
-        if placed.get(partition) == Some(&at) {
-            placed.remove(partition);
-            // Another topic of this name may be in another directory.
-            let holds = |place: &Place| place.online().is_some_and(|dir| dir.holds(partition));
-            if let Some(other) = self.places.iter().position(holds) {
-                placed.insert(partition.clone(), other);
-            }
+        if placed_at != Some(at) {
+            return Ok(());
         }
+        // Another topic of this name may have been found in another directory.
+        let found =
+            self.found.iter().filter(|(other, log)| *other != at && log.topic_partition == *partition);
+        let holds = |at: &usize| self.places[*at].online().is_some_and(|dir| dir.holds(partition));
+        let other = found.map(|(at, _)| *at).find(holds);
+        let mut placed = self.placed.lock();
+        match other {
+            Some(other) => placed.insert(partition.clone(), other),
+            None => placed.remove(partition),
+        };
         Ok(())
     }
 
-    /// Flushes every log that changed and notes where each restart may begin, in all directories at a time. Each that fails
-    /// is told of.
-    pub fn checkpoint(&self, now: Millis) -> Vec<StorageError> {
-        self.each(|dir| dir.checkpoint(now)).into_iter().filter_map(Result::err).collect()
+    /// Flushes every log of a directory that changed and notes where each restart may begin. Blocks, for as long as its disk
+    /// wants to.
+    pub fn checkpoint(&self, at: usize, now: Millis) -> Result<(), StorageError> {
+        self.places.get(at).and_then(Place::online).map_or(Ok(()), |dir| dir.checkpoint(now))
     }
 
-    /// Notes high watermarks, all of them, each in its directory.
-    pub fn checkpoint_high_watermarks(&self, marks: Vec<(TopicPartition, Offset)>) -> Vec<StorageError> {
-        let mut by_place: BTreeMap<usize, Vec<(TopicPartition, Offset)>> = BTreeMap::new();
+    /// Notes high watermarks of partitions in a directory, all that it has of those that are told.
+    pub fn checkpoint_high_watermarks(
+        &self,
+        at: usize,
+        mut marks: Vec<(TopicPartition, Offset)>,
+    ) -> Result<(), StorageError> {
         {
             let placed = self.placed.lock();
-            for mark in marks {
-                if let Some(at) = placed.get(&mark.0) {
-                    by_place.entry(*at).or_default().push(mark);
-                }
-            }
+            marks.retain(|(partition, _)| placed.get(partition) == Some(&at));
         }
-        let failed = by_place.into_iter().filter_map(|(at, marks)| {
-            self.places[at].online().and_then(|dir| dir.checkpoint_high_watermarks(marks).err())
-        });
-        failed.collect()
+        let Some(dir) = self.places.get(at).and_then(Place::online) else { return Ok(()) };
+        if marks.is_empty() { Ok(()) } else { dir.checkpoint_high_watermarks(marks) }
     }
 
     /// The high watermark noted last.
@@ -546,23 +618,41 @@ impl DataDirs {
         })
     }
 
-    /// Looks at directories in which the disk has failed somewhere, and takes those offline that cannot be used any more:
-    /// all logs in them with them. Says which, and whether the metadata's is among them. Blocks.
-    pub fn look_after(&self) -> BTreeSet<usize> {
-        let mut failed = BTreeSet::new();
-        for (at, place) in self.places.iter().enumerate() {
-            let Some(dir) = place.online() else { continue };
-            if !dir.take_suspect() {
-                continue;
-            }
-            if let Err(error) = dir.probe() {
-                place.is_offline.store(true, Ordering::Release);
-                dir.take_offline();
-                tell_offline(&place.path, &error.to_string());
-                failed.insert(at);
-            }
+    /// Whether the disk has failed somewhere in a directory since somebody asked last.
+    pub fn take_suspect(&self, at: usize) -> bool {
+        self.places.get(at).and_then(Place::online).is_some_and(|dir| dir.take_suspect())
+    }
+
+    /// Finds out whether a directory can still be used. Blocks, for as long as its disk wants to.
+    pub fn probe(&self, at: usize) -> std::io::Result<()> {
+        self.places.get(at).and_then(Place::online).map_or(Ok(()), |dir| dir.probe())
+    }
+
+    /// Takes a directory offline that cannot be used any more, and all logs in it.
+    pub fn take_offline(&self, at: usize, error: &std::io::Error) {
+        let Some(place) = self.places.get(at) else { return };
+        place.is_offline.store(true, Ordering::Release);
+        if let Some(dir) = &place.dir {
+            dir.take_offline();
         }
-        failed
+        tell_offline(&place.path, &error.to_string());
+    }
+
+    /// Notes whether a directory's disk answers. New partitions go to another one where it does not.
+    pub fn note_answers(&self, at: usize, answers: bool) {
+        if let Some(place) = self.places.get(at) {
+            place.is_silent.store(!answers, Ordering::Release);
+        }
+    }
+
+    /// Whether a directory's disk does not answer.
+    pub fn is_silent(&self, at: usize) -> bool {
+        self.places.get(at).is_some_and(Place::is_silent)
+    }
+
+    /// Number of directories that are online, as far as anybody knows, and do not answer.
+    pub fn silent_count(&self) -> usize {
+        self.places.iter().filter(|place| place.online().is_some() && place.is_silent()).count()
     }
 
     /// Whether the broker cannot go on: the metadata's directory is offline, or all that hold partitions are.
@@ -588,31 +678,68 @@ impl DataDirs {
         let Some(dir) = place.online() else {
             return Err(StorageError::DirOffline { path: place.path.clone() });
         };
-        let Some((path, copy)) = dir.open_future(log, id, now)? else { return Ok(None) };
+        let Some(copy) = dir.open_future(log, id, now)? else { return Ok(None) };
         log.begin_move();
-        Ok(Some(Move { log: log.clone(), copy: Arc::new(copy), id, to, dir: dir.clone(), path }))
+        let (log, copy, dir) = (log.clone(), Arc::new(copy), dir.clone());
+        Ok(Some(Move { log, copy, id, to, dir, is_taken_back: AtomicBool::new(false) }))
     }
 
-    /// Has the copy take the log's place, if it has nearly caught up. `None` when it has not. Blocks, and so do appends to this
-    /// partition meanwhile.
-    pub fn finish_move(&self, moving: &Move, now: Millis) -> Result<Option<Superseded>, AppendError> {
+    /// Has the copy take the log's place, if it has nearly caught up. `None` when it has not. `switched` is called when it has,
+    /// before what is left to do where it was. Blocks, for as long as the disks of both directories want to; appends to the
+    /// partition do not, but what was appended at the end of this is not acknowledged before, and wants a flush afterwards
+    /// however it ends.
+    pub fn finish_move(
+        &self,
+        moving: &Move,
+        now: Millis,
+        switched: impl FnOnce(),
+    ) -> Result<Option<Superseded>, AppendError> {
         let partition = moving.log.topic_partition();
-        let mut placed = self.placed.lock();
-        let from = placed.get(partition).and_then(|at| self.places[*at].online());
+        if !moving.log.prepare(&moving.copy, now)? || !self.begin(partition) {
+            return Ok(None);
+        }
+        let ended = self.end_move(moving, now, switched);
+        self.end(partition);
+        ended
+    }
+
+    /// The partition's files are this move's alone.
+    fn end_move(
+        &self,
+        moving: &Move,
+        now: Millis,
+        switched: impl FnOnce(),
+    ) -> Result<Option<Superseded>, AppendError> {
+        let (partition, log) = (moving.log.topic_partition(), &moving.log);
+        let from = self.place_of(partition).and_then(|at| self.places[at].online());
         let Some(from) = from.filter(|_| !self.is_offline(moving.to)).cloned() else {
             return Err(StorageError::Offline.into());
         };
-        let mut superseded = None;
-        let is_done = moving.log.replace_with(&moving.copy, now, |log_end, log_start| {
-            let copy = (moving.path.as_path(), moving.id);
-            let (path, aside) = moving.dir.install_future(copy, &moving.log, &from, (log_end, log_start))?;
-            superseded = aside;
-            Ok(path)
-        })?;
-        if !is_done {
-            return Ok(None);
+        let durable_end = moving.copy.flushed_end();
+        moving.dir.make_room(partition, durable_end, log.log_start())?;
+        let left = log.log_dir();
+        let Some((held, log_end, log_start)) = log.hold(&moving.copy, now)? else { return Ok(None) };
+        let copy = (&moving.copy, moving.id);
+        let installed = moving.dir.install_future(copy, &from, (durable_end.min(log_end), log_start));
+        let is_moved = installed.map_err(AppendError::from).and_then(|()| log.take_place(&moving.copy, now));
+        if let Err(error) = is_moved {
+            moving.is_taken_back.store(true, Ordering::Release);
+            if !moving.dir.take_back(copy, &from) {
+                log.fail_over();
+            }
+            return Err(error);
         }
-        placed.insert(partition.clone(), moving.to);
+        from.remove(log);
+        moving.dir.put(log.clone());
+        self.placed.lock().insert(partition.clone(), moving.to);
+        drop(held);
+        switched();
+
+        let superseded = from.set_aside_moved(log);
+        if let Some(path) = &superseded {
+            // For whoever still reads the files of before.
+            left.renamed(path.clone());
+        }
         if let Err(error) = moving.dir.take_over(partition, &from) {
             // What is missing is found again, by and by.
             tracing::warn!(%partition, %error, "checkpoints of a partition that has moved could not be written");
@@ -643,7 +770,8 @@ pub struct Move {
     id: Uuid,
     to: usize,
     dir: Arc<DataDir>,
-    path: PathBuf,
+    /// Whether its end has failed, and everything is as it was before.
+    is_taken_back: AtomicBool,
 }
 
 impl Move {
@@ -675,16 +803,14 @@ impl Move {
         }
     }
 
-    /// Makes what was copied so far durable, so that little is left to the end. Blocks.
-    pub fn flush(&self, now: Millis) -> Result<(), StorageError> {
-        self.copy.checkpoint(now).map(|_| ())
-    }
-
     /// Gives up: the copy goes, the log stays where it is.
     pub fn cancel(&self) {
         self.log.end_move();
-        if let Err(error) = self.dir.discard_future(&self.path, &self.copy) {
-            tracing::warn!(path = %self.path.display(), %error, "a copy that nobody needs could not be removed");
+        if self.is_taken_back.load(Ordering::Acquire) {
+            return;
+        }
+        if let Err(error) = self.dir.discard_future(&self.copy) {
+            tracing::warn!(path = %self.copy.path().display(), %error, "a copy that nobody needs could not be removed");
         }
     }
 }

@@ -15,6 +15,9 @@ pub enum StorageError {
     /// The log was closed or deleted.
     #[error("the log is closed")]
     Closed,
+    /// The log is about to lie in another data directory, or its files are about to go.
+    #[error("the partition is just being moved or removed")]
+    Moving,
     /// The disk failed just now; the log is offline from here on.
     #[error("{path}: {source}")]
     Disk {

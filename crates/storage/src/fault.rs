@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::disk::{DirEntry, Disk, DiskFile, DiskLock, OpenMode};
 
@@ -47,7 +47,32 @@ impl<F: FnMut(u64) -> u64> Choice for F {
 /// The disk. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct FaultDisk {
-    shared: Arc<Mutex<Volume>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    volume: Mutex<Volume>,
+    /// A disk hangs, or does not any more.
+    hang_changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Volume> {
+        self.volume.lock()
+    }
+
+    /// The volume for an operation at `path`, once the disk there answers.
+    fn lock_at(&self, path: &Path) -> MutexGuard<'_, Volume> {
+        let mut volume = self.volume.lock();
+        while volume.hangs(path) {
+            volume.waiting += 1;
+            self.hang_changed.notify_all();
+            self.hang_changed.wait(&mut volume);
+            volume.waiting -= 1;
+        }
+        volume
+    }
 }
 
 type FileId = u64;
@@ -70,6 +95,10 @@ struct Volume {
     stop_after: Option<u64>,
     /// Everything below these directories fails after so many operations, as on a disk that has died.
     dead: BTreeMap<PathBuf, u64>,
+    /// Likewise those below which operations do not come back.
+    hung: BTreeMap<PathBuf, u64>,
+    /// Operations that wait for that.
+    waiting: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +131,7 @@ enum Change {
 
 #[derive(Debug)]
 struct FaultFile {
-    volume: Weak<Mutex<Volume>>,
+    volume: Weak<Shared>,
     id: FileId,
     life: u64,
     /// What it was called when it was opened.
@@ -112,7 +141,7 @@ struct FaultFile {
 impl FaultDisk {
     /// An empty disk.
     pub fn new() -> FaultDisk {
-        FaultDisk { shared: Arc::new(Mutex::new(Volume::empty())) }
+        FaultDisk { shared: Arc::new(Shared { volume: Mutex::new(Volume::empty()), ..Shared::default() }) }
     }
 
     /// Schedules a fault for the next operation of its kind.
@@ -140,9 +169,36 @@ impl FaultDisk {
         self.shared.lock().dead.insert(dir.to_owned(), operations);
     }
 
-    /// Has what died work again; it holds what it held.
+    /// Has operations in a directory not come back from now on, as on a disk of its own that hangs. What is in memory can be read.
+    pub fn hang_dir(&self, dir: &Path) {
+        self.hang_dir_after(dir, 0);
+    }
+
+    /// The same after so many changing operations of the whole disk.
+    pub fn hang_dir_after(&self, dir: &Path, operations: u64) {
+        self.shared.lock().hung.insert(dir.to_owned(), operations);
+    }
+
+    /// Whether an operation hangs.
+    pub fn is_hanging(&self) -> bool {
+        self.shared.lock().waiting > 0
+    }
+
+    /// Waits until an operation hangs, or `is_over` says that there will be none.
+    pub fn wait_for_hang(&self, is_over: impl Fn() -> bool) -> bool {
+        let mut volume = self.shared.lock();
+        while volume.waiting == 0 && !is_over() {
+            self.shared.hang_changed.wait_for(&mut volume, std::time::Duration::from_millis(1));
+        }
+        volume.waiting > 0
+    }
+
+    /// Has what died or hung work again; it holds what it held.
     pub fn revive_dir(&self, dir: &Path) {
-        self.shared.lock().dead.remove(dir);
+        let mut volume = self.shared.lock();
+        volume.dead.remove(dir);
+        volume.hung.remove(dir);
+        self.shared.hang_changed.notify_all();
     }
 
     /// Loses power: unsynced writes and names survive or vanish as `choice` says. Handles and locks of
@@ -194,6 +250,10 @@ impl Volume {
     fn check_alive(&self, path: &Path) -> io::Result<()> {
         let has_died = |(dead, after): (&PathBuf, &u64)| path.starts_with(dead) && self.operations >= *after;
         if self.dead.iter().any(has_died) { Err(input_output_error()) } else { Ok(()) }
+    }
+
+    fn hangs(&self, path: &Path) -> bool {
+        self.hung.iter().any(|(hung, after)| path.starts_with(hung) && self.operations >= *after)
     }
 
     /// Counts a changing operation, or refuses it because the machine has stopped.
@@ -348,7 +408,7 @@ fn input_output_error() -> io::Error {
 
 impl Disk for FaultDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        let mut volume = self.shared.lock();
+        let mut volume = self.shared.lock_at(path);
         volume.check_alive(path)?;
         let (dir, name) = split(path).ok_or_else(|| not_found(path))?;
         let id = match (volume.node(path), mode) {
@@ -381,7 +441,7 @@ impl Disk for FaultDisk {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        let volume = self.shared.lock();
+        let volume = self.shared.lock_at(dir);
         volume.check_alive(dir)?;
         let names = volume.seen.get(dir).ok_or_else(|| not_found(dir))?;
         let entry = |(name, node): (&String, &Node)| {
@@ -395,7 +455,7 @@ impl Disk for FaultDisk {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut volume = self.shared.lock();
+        let mut volume = self.shared.lock_at(dir);
         volume.check_alive(dir)?;
         if volume.seen.contains_key(dir) {
             return Ok(());
@@ -413,7 +473,7 @@ impl Disk for FaultDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut volume = self.shared.lock();
+        let mut volume = self.shared.lock_at(from);
         volume.check_alive(from)?;
         volume.check_alive(to)?;
         let node = volume.node(from).ok_or_else(|| not_found(from))?;
@@ -435,7 +495,7 @@ impl Disk for FaultDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut volume = self.shared.lock();
+        let mut volume = self.shared.lock_at(path);
         volume.check_alive(path)?;
         let node = volume.node(path).ok_or_else(|| not_found(path))?;
         volume.step()?;
@@ -448,7 +508,7 @@ impl Disk for FaultDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut volume = self.shared.lock();
+        let mut volume = self.shared.lock_at(dir);
         volume.check_alive(dir)?;
         volume.step()?;
         if volume.take_fault(|fault| *fault == Fault::SyncDirFails).is_some() {
@@ -487,7 +547,7 @@ fn move_tree(dirs: &mut BTreeMap<PathBuf, BTreeMap<String, Node>>, from: &Path, 
 }
 
 struct FaultLock {
-    volume: Weak<Mutex<Volume>>,
+    volume: Weak<Shared>,
     path: PathBuf,
     life: u64,
 }
@@ -505,8 +565,19 @@ impl Drop for FaultLock {
 
 impl FaultFile {
     fn with<R>(&self, act: impl FnOnce(&mut Volume) -> io::Result<R>) -> io::Result<R> {
-        let volume = self.volume.upgrade().ok_or_else(|| io::Error::other("the disk is gone"))?;
-        let mut volume = volume.lock();
+        let volume = self.shared()?;
+        self.act(volume.lock_at(&self.path), act)
+    }
+
+    fn shared(&self) -> io::Result<Arc<Shared>> {
+        self.volume.upgrade().ok_or_else(|| io::Error::other("the disk is gone"))
+    }
+
+    fn act<R>(
+        &self,
+        mut volume: MutexGuard<'_, Volume>,
+        act: impl FnOnce(&mut Volume) -> io::Result<R>,
+    ) -> io::Result<R> {
         if volume.life != self.life {
             return Err(io::Error::other("the file was open when the machine crashed"));
         }
@@ -521,19 +592,21 @@ impl Volume {
     }
 }
 
+fn read(content: &[u8], buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    let start = (offset as usize).min(content.len());
+    let end = (start + buf.len()).min(content.len());
+    buf[..end - start].copy_from_slice(&content[start..end]);
+    Ok(end - start)
+}
+
 impl DiskFile for FaultFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.with(|volume| {
-            let content = &volume.file(self.id)?.seen;
-            let start = (offset as usize).min(content.len());
-            let end = (start + buf.len()).min(content.len());
-            buf[..end - start].copy_from_slice(&content[start..end]);
-            Ok(end - start)
-        })
+        self.with(|volume| read(&volume.file(self.id)?.seen, buf, offset))
     }
 
     fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
-        self.read_at(buf, offset).map(Some)
+        let shared = self.shared()?;
+        self.act(shared.lock(), |volume| read(&volume.file(self.id)?.seen, buf, offset).map(Some))
     }
 
     fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {

@@ -4,6 +4,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::{Make, Rng, as_leader, make, read_bytes, topic_id};
 use storage::fault::FaultDisk;
@@ -76,7 +77,7 @@ fn finish(dirs: &DataDirs, moving: &Move) -> bool {
             Ok(None) => {}
             Err(_) => return false,
         }
-        match dirs.finish_move(moving, NOW) {
+        match dirs.finish_move(moving, NOW, || {}) {
             Ok(Some(superseded)) => return superseded.remove().is_ok(),
             Ok(None) => {}
             Err(_) => return false,
@@ -106,6 +107,13 @@ fn refusal(dirs: &DataDirs, index: i32) -> String {
     }
 }
 
+/// Looks at each directory, and takes offline what cannot be used any more.
+fn look_after(dirs: &DataDirs) -> Vec<usize> {
+    let suspects = (0..dirs.count()).filter(|at| dirs.take_suspect(*at));
+    let failed = suspects.filter_map(|at| Some((at, dirs.probe(at).err()?)));
+    failed.inspect(|(at, error)| dirs.take_offline(*at, error)).map(|(at, _)| at).collect()
+}
+
 #[test]
 fn a_new_partition_goes_where_the_fewest_are_and_stays_there() {
     let disk = FaultDisk::new();
@@ -114,6 +122,12 @@ fn a_new_partition_goes_where_the_fewest_are_and_stays_there() {
         open_log(&dirs, index);
     }
     assert_eq!([0, 1, 2].map(|index| dirs.place_of(&partition(index))), [Some(0), Some(1), Some(0)]);
+    // A disk that does not answer gets none, unless there is no other one.
+    dirs.note_answers(1, false);
+    open_log(&dirs, 3);
+    assert_eq!((dirs.place_of(&partition(3)), dirs.silent_count()), (Some(0), 1));
+    dirs.note_answers(1, true);
+    dirs.delete_log(&partition(3)).expect("it is deleted");
     // Where it is wanted, though more are there.
     dirs.prefer(&partition(7), 0);
     open_log(&dirs, 7);
@@ -171,7 +185,7 @@ fn a_log_moves_while_it_is_written_to() {
     assert_eq!((log.log_start(), log.log_end(), content(&log)), (Offset(10), Offset(90), before));
     assert_eq!((names(&disk, "/a"), names(&disk, "/b")), (vec![], vec!["orders-0".to_owned()]));
     fill(&log, 30);
-    assert!(dirs.checkpoint(NOW).is_empty());
+    assert!((0..dirs.count()).all(|at| dirs.checkpoint(at, NOW).is_ok()));
     let before = content(&log);
     drop((moving, log, dirs));
     disk.crash(&mut |_: u64| 0);
@@ -250,7 +264,7 @@ fn wherever_power_is_cut_one_whole_log_is_left() {
             let dirs = open(&disk, &["/a", "/b"]);
             let log = open_log(&dirs, 0);
             fill(&log, 30);
-            assert!(dirs.checkpoint(NOW).is_empty());
+            assert!((0..dirs.count()).all(|at| dirs.checkpoint(at, NOW).is_ok()));
             fill(&log, 10);
             let mut flushed = content(&log);
             disk.stop_after(disk.operations() + steps);
@@ -316,15 +330,15 @@ fn a_directory_that_dies_takes_only_its_partitions_along() {
     let dirs = open(&disk, &["/a", "/b", "/c"]);
     let logs: Vec<_> = (0..6).map(|index| open_log(&dirs, index)).collect();
     logs.iter().for_each(|log| fill(log, 5));
-    assert!(dirs.look_after().is_empty());
+    assert!(look_after(&dirs).is_empty());
     disk.kill_dir(Path::new("/b"));
     append(&logs[1], make(&["x"])).expect_err("the disk has died");
-    assert_eq!(dirs.look_after().into_iter().collect::<Vec<_>>(), [1]);
+    assert_eq!(look_after(&dirs), [1]);
     let offline: Vec<_> = logs.iter().map(|log| log.is_offline()).collect();
     assert_eq!(offline, [false, true, false, false, true, false], "the one that nobody wrote to as well");
     assert_eq!((dirs.offline_count(), dirs.is_of_no_use()), (1, false));
     fill(&logs[0], 5);
-    assert!(dirs.checkpoint(NOW).is_empty());
+    assert!((0..dirs.count()).all(|at| dirs.checkpoint(at, NOW).is_ok()));
     // New ones go to the others.
     for index in 6..10 {
         open_log(&dirs, index);
@@ -371,7 +385,7 @@ fn without_the_metadatas_directory_or_with_none_a_broker_is_of_no_use() {
     assert_eq!(log.path(), Path::new("/b/orders-0"));
     disk.kill_dir(Path::new("/b"));
     append(&log, make(&["x"])).expect_err("the disk has died");
-    assert_eq!((dirs.look_after().len(), dirs.is_of_no_use()), (1, true));
+    assert_eq!((look_after(&dirs).len(), dirs.is_of_no_use()), (1, true));
 }
 
 #[test]
@@ -537,4 +551,198 @@ fn what_a_failed_move_has_left_does_not_block_the_next_one() {
     disk.crash(&mut |_: u64| 0);
     let dirs = open(&disk, &["/a", "/b"]);
     assert_eq!((open_log(&dirs, 0).log_end(), dirs.found().len()), (Offset(10), 1));
+}
+
+/// Does something that no disk may keep from ending.
+fn at_once<T: Send + 'static>(what: &str, act: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, result) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(act()));
+    result
+        .recv_timeout(Duration::from_secs(20))
+        .unwrap_or_else(|_| panic!("{what} waits for a disk that hangs"))
+}
+
+/// A move of partition 0 from /a to /b that ends in a thread of its own, while after so many operations a disk hangs.
+struct HungMove {
+    disk: FaultDisk,
+    dirs: Arc<DataDirs>,
+    log: Arc<Log>,
+    mover: std::thread::JoinHandle<bool>,
+}
+
+impl HungMove {
+    fn begin(hangs: &str, steps: u64) -> HungMove {
+        let disk = FaultDisk::new();
+        let dirs = Arc::new(open(&disk, &["/a", "/b", "/c"]));
+        for index in 0..3 {
+            fill(&open_log(&dirs, index), 30);
+        }
+        let log = open_log(&dirs, 0);
+        let moving = begin(&dirs, &log, 1);
+        while moving.copy_on(NOW).expect("it is copied").is_some() {}
+        disk.hang_dir_after(Path::new(hangs), disk.operations() + steps);
+        let of_mover = Arc::clone(&dirs);
+        let mover = std::thread::spawn(move || finish(&of_mover, &moving));
+        disk.wait_for_hang(|| mover.is_finished());
+        HungMove { disk, dirs, log, mover }
+    }
+}
+
+#[test]
+fn while_the_disk_that_a_partition_moves_to_hangs_everything_else_goes_on() {
+    let mut hung = 0;
+    for steps in 0.. {
+        let HungMove { disk, dirs, log, mover } = HungMove::begin("/b", steps);
+        if mover.is_finished() {
+            break;
+        }
+        hung += 1;
+        // The partition itself, for as long as it lies on the other disk, and for whoever runs on the reactor.
+        if log.path() == Path::new("/a/orders-0") {
+            let log = Arc::clone(&log);
+            at_once("an append", move || append(&log, make(&["while it hangs"])).expect("it is appended"));
+        }
+        let of_reader = Arc::clone(&log);
+        at_once("a reader", move || {
+            assert!(of_reader.last_stable_offset(of_reader.flushed_end()) >= Offset(30));
+            assert!(of_reader.epochs().len() == 1 && of_reader.producers().is_empty());
+            assert_eq!(of_reader.advance_log_start(Offset(0)).unwrap(), Offset(0));
+        });
+        // Partitions on other disks, those that come and those that go.
+        let of_others = Arc::clone(&dirs);
+        at_once("another partition", move || {
+            fill(&open_log(&of_others, 2), 1);
+            of_others.prefer(&partition(7), 2);
+            fill(&open_log(&of_others, 7), 1);
+            of_others.delete_log(&partition(7)).expect("it is deleted");
+            assert_eq!(
+                (of_others.place_of(&partition(0)).is_some(), of_others.place_of(&partition(7))),
+                (true, None)
+            );
+            for at in [0, 2] {
+                of_others.checkpoint(at, NOW).expect("recovery points are written");
+                let mark = (partition(at as i32), Offset(1));
+                of_others.checkpoint_high_watermarks(at, vec![mark]).expect("high watermarks are written");
+            }
+        });
+        disk.revive_dir(Path::new("/b"));
+        assert!(mover.join().unwrap(), "it ends as if nothing had been");
+        fill(&log, 1);
+        assert_eq!(log.flushed_end(), log.log_end());
+        let (before, path) = (content(&log), log.path());
+        assert_eq!(path, Path::new("/b/orders-0"));
+        drop((log, dirs));
+        disk.crash(&mut |_: u64| 0);
+        let dirs = open(&disk, &["/a", "/b", "/c"]);
+        assert_eq!((content(&open_log(&dirs, 0)), dirs.place_of(&partition(0))), (before, Some(1)));
+    }
+    assert!(hung > 10, "{hung} operations");
+}
+
+#[test]
+fn while_the_disk_that_a_partition_leaves_hangs_those_on_others_go_on() {
+    let mut hung = 0;
+    for steps in 0.. {
+        let HungMove { disk, dirs, log, mover } = HungMove::begin("/a", steps);
+        if mover.is_finished() {
+            break;
+        }
+        hung += 1;
+        let of_others = Arc::clone(&dirs);
+        at_once("another partition", move || {
+            fill(&open_log(&of_others, 1), 1);
+            of_others.prefer(&partition(7), 1);
+            fill(&open_log(&of_others, 7), 1);
+            of_others.delete_log(&partition(7)).expect("it is deleted");
+            of_others.checkpoint(1, NOW).expect("recovery points are written");
+        });
+        if log.path() == Path::new("/b/orders-0") {
+            let log = Arc::clone(&log);
+            at_once("one that has left it", move || fill(&log, 1));
+        }
+        disk.revive_dir(Path::new("/a"));
+        assert!(mover.join().unwrap(), "it ends as if nothing had been");
+        fill(&log, 1);
+    }
+    assert!(hung > 3, "{hung} operations");
+}
+
+/// Records come in at each step of the end of a move, and then power goes.
+#[test]
+fn what_was_acknowledged_while_a_move_ends_is_there_whenever_power_is_cut() {
+    let mut held_back = 0;
+    for (hangs, steps) in ["/a", "/b"].into_iter().flat_map(|hangs| (0..80).map(move |steps| (hangs, steps)))
+    {
+        let HungMove { disk, dirs, log, mover } = HungMove::begin(hangs, steps);
+        if mover.is_finished() {
+            continue;
+        }
+        let mut all = None;
+        if hangs == "/b" && log.path() == Path::new("/a/orders-0") {
+            append(&log, make(&["while it hangs"])).expect("it is appended");
+            held_back += usize::from(log.flush().expect("it is asked for") < log.log_end());
+            all = Some(content(&log));
+        }
+        let acknowledged = log.flushed_end();
+        disk.crash(&mut |_: u64| 0);
+        disk.revive_dir(Path::new(hangs));
+        mover.join().unwrap();
+        drop((log, dirs));
+        let dirs = open(&disk, &["/a", "/b", "/c"]);
+        let log = open_log(&dirs, 0);
+        let content = content(&log);
+        assert!(log.log_end() >= acknowledged, "{hangs} hung after {steps} operations: something is lost");
+        assert!(all.is_none_or(|all| all.starts_with(&content)), "{hangs} hung after {steps} operations");
+    }
+    assert!(held_back > 0, "at some step an acknowledgement waits");
+}
+
+#[test]
+fn a_partition_that_is_deleted_while_its_move_hangs_is_gone_when_that_ends() {
+    let mut deferred = 0;
+    for steps in 0..60 {
+        let HungMove { disk, dirs, log, mover } = HungMove::begin("/b", steps);
+        if mover.is_finished() {
+            break;
+        }
+        if log.path() == Path::new("/a/orders-0") {
+            let of_deleter = Arc::clone(&dirs);
+            at_once("a deletion", move || of_deleter.delete_log(&partition(0)).expect("it is deleted"));
+            assert!(append(&log, make(&["too late"])).is_err());
+            deferred += usize::from(dirs.place_of(&partition(0)).is_some());
+        } else {
+            disk.revive_dir(Path::new("/b"));
+        }
+        disk.revive_dir(Path::new("/b"));
+        let is_moved = mover.join().unwrap();
+        if is_moved {
+            dirs.delete_log(&partition(0)).expect("it is deleted");
+        }
+        assert_eq!(dirs.place_of(&partition(0)), None, "after {steps} operations");
+        assert_eq!(holders(&disk, &["/a", "/b"], "orders-0"), Vec::<&str>::new(), "after {steps} operations");
+        assert_eq!(open_log(&dirs, 0).log_end(), Offset(0), "the next one of the name begins anew");
+    }
+    assert!(deferred > 0);
+}
+
+#[test]
+fn a_checkpoint_that_hangs_keeps_no_log_of_its_directory_from_being_found_or_forgotten() {
+    let disk = FaultDisk::new();
+    let dirs = Arc::new(open(&disk, &["/a", "/b"]));
+    let logs: Vec<_> = (0..4).map(|index| open_log(&dirs, index)).collect();
+    logs.iter().for_each(|log| fill(log, 3));
+    disk.hang_dir(Path::new("/b"));
+    let of_checkpoint = Arc::clone(&dirs);
+    let checkpoint = std::thread::spawn(move || of_checkpoint.checkpoint(1, NOW));
+    assert!(disk.wait_for_hang(|| checkpoint.is_finished()));
+    let of_others = Arc::clone(&dirs);
+    at_once("whoever wants an open log", move || {
+        open_log(&of_others, 1);
+        of_others.stop_cleaning();
+        of_others.take_offline(1, &std::io::Error::other("it has failed"));
+        of_others.delete_log(&partition(1)).expect_err("its files cannot be reached");
+    });
+    assert!(!logs[1].is_open() && logs[3].is_offline() && logs[0].is_open());
+    disk.revive_dir(Path::new("/b"));
+    let _ = checkpoint.join().unwrap();
 }

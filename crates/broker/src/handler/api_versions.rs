@@ -15,7 +15,8 @@ use crate::context::RequestContext;
 const SOFTWARE_VERSION_MIN: i16 = 3;
 
 /// Features, and the levels that this version has, always.
-const FEATURES: [(&str, i16); 3] = [("group.version", 1), ("share.version", 1), ("transaction.version", 2)];
+pub(crate) const FEATURES: [(&str, i16); 3] =
+    [("group.version", 1), ("share.version", 1), ("transaction.version", 2)];
 /// Features do not change while a cluster runs.
 const FEATURES_EPOCH: i64 = 0;
 /// Clients that ask in an older version take a feature that begins with 0 for a mistake (KAFKA-17011).

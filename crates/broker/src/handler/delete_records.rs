@@ -8,10 +8,11 @@ use storage::ReadError;
 use wire::messages::delete_records::{
     DeleteRecordsPartitionResult, DeleteRecordsRequest, DeleteRecordsResponse, DeleteRecordsTopicResult,
 };
-use wire::{ErrorCode, LeaderEpoch, Offset, PartitionId};
+use wire::{ErrorCode, LeaderEpoch, Offset, PartitionId, Str};
 
+use super::list_offsets::{seen, unseen};
 use crate::blocking;
-use crate::broker::Broker;
+use crate::broker::{Broker, Named};
 use crate::context::RequestContext;
 use crate::partition::Partition;
 
@@ -24,9 +25,15 @@ pub(crate) async fn handle(
     _context: RequestContext,
     request: DeleteRecordsRequest,
 ) -> DeleteRecordsResponse {
+    seen(unseen(&broker, asked(&request))).await;
     // Removes files, so it must not keep the connections waiting.
     let deleted = blocking::run(move || delete(&broker, request));
     deleted.await
+}
+
+fn asked(request: &DeleteRecordsRequest) -> impl Iterator<Item = (&Str, i32)> {
+    let topics = request.topics.iter();
+    topics.flat_map(|topic| topic.partitions.iter().map(|partition| (&topic.name, partition.partition_index)))
 }
 
 fn delete(broker: &Broker, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
@@ -37,7 +44,7 @@ fn delete(broker: &Broker, request: DeleteRecordsRequest) -> DeleteRecordsRespon
         let partitions = topic.partitions.into_iter().map(|asked| {
             let partition_index = asked.partition_index;
             let low_watermark = match here.and_then(|topic| topic.partition(PartitionId(partition_index))) {
-                None => Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+                None => Err(broker.missing(Named::Name(&topic.name), PartitionId(partition_index))),
                 Some(_) if is_internal => Err(ErrorCode::INVALID_TOPIC_EXCEPTION),
                 Some(partition) => delete_in(partition, asked.offset),
             };
@@ -52,7 +59,8 @@ fn delete(broker: &Broker, request: DeleteRecordsRequest) -> DeleteRecordsRespon
                 }
             }
         });
-        DeleteRecordsTopicResult { name: topic.name, partitions: partitions.collect() }
+        let partitions = partitions.collect();
+        DeleteRecordsTopicResult { name: topic.name, partitions }
     });
     DeleteRecordsResponse { topics: topics.collect(), ..Default::default() }
 }

@@ -22,7 +22,7 @@ use wire::messages::fetch::{
 use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Offset, Payload, Str};
 
 use crate::blocking;
-use crate::broker::Broker;
+use crate::broker::{Broker, Named};
 use crate::context::RequestContext;
 use crate::fetch_session::{
     FetchAnswer, FetchKey, FetchPlan, FetchTarget, SessionOwner, TOPIC_ID_VERSION_MIN,
@@ -244,10 +244,7 @@ fn find(broker: &Arc<Broker>, hosted: &Hosted, wants: &Wants, targets: &[FetchTa
         let left = wants.bytes_max.saturating_sub(round.bytes);
         let found = match locate(hosted, wants, &target.key) {
             Ok(partition) => find_in(broker, partition, wants, target, left, minimum_one),
-            Err(unknown) => {
-                let key = &target.key;
-                refused(target, broker.missing((&key.topic, key.topic_id), key.partition, unknown))
-            }
+            Err(asked) => refused(target, broker.missing(asked, target.key.partition)),
         };
         round.bytes += found.bytes();
         minimum_one &= found.answer.batches.is_none() && found.unlocated.is_none();
@@ -265,13 +262,13 @@ fn is_held_back(broker: &Broker, partition: &Partition, follower: Replica) -> bo
     limit.is_some_and(|limit| limit.wait().is_some())
 }
 
-fn locate<'a>(hosted: &'a Hosted, wants: &Wants, key: &FetchKey) -> Result<&'a Arc<Partition>, ErrorCode> {
-    let (topic, unknown) = if wants.version >= TOPIC_ID_VERSION_MIN {
-        (hosted.topic_by_id(key.topic_id), ErrorCode::UNKNOWN_TOPIC_ID)
+fn locate<'a>(hosted: &'a Hosted, wants: &Wants, key: &'a FetchKey) -> Result<&'a Arc<Partition>, Named<'a>> {
+    let (topic, asked) = if wants.version >= TOPIC_ID_VERSION_MIN {
+        (hosted.topic_by_id(key.topic_id), Named::Id(key.topic_id))
     } else {
-        (hosted.topic(&key.topic), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+        (hosted.topic(&key.topic), Named::Name(&key.topic))
     };
-    topic.ok_or(unknown)?.partition(key.partition).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+    topic.and_then(|topic| topic.partition(key.partition)).ok_or(asked)
 }
 
 fn find_in(

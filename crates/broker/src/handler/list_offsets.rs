@@ -1,22 +1,26 @@
 //! ListOffsets: the start, the end, or the first record of a time. With the end, in a field of Ottla's own, the first records that
 //! readers at given offsets have not read: how long those wait is the readers' lag in time.
 //! What a consumer is told lies below what it may see: the high watermark, or the last stable offset if it reads
-//! committed records only. Lookups by time read the log, so they run on the blocking pool; the others only look.
+//! committed records only. Lookups by time read the log, so they run on the blocking pool; the others only look. Where this
+//! broker alone is in sync, whoever was told of an append (`acks=1`) sees it: the end is told once the disk has it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use storage::{StorageError, TimestampOffset, Visible};
+use tokio::time::timeout;
 use wire::messages::list_offsets::{
     ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequest, ListOffsetsResponse,
     ListOffsetsTopicResponse, UnreadRecord,
 };
-use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Uuid};
+use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str};
 
 use crate::blocking;
-use crate::broker::Broker;
+use crate::broker::{Broker, Named};
 use crate::context::RequestContext;
 use crate::partition::Partition;
+use crate::waiting::ParkedProduce;
 
 const CONSUMER: i32 = -1;
 const READ_COMMITTED: i8 = 1;
@@ -39,6 +43,7 @@ pub(crate) async fn answer(
     version: i16,
     request: ListOffsetsRequest,
 ) -> ListOffsetsResponse {
+    seen(unseen(&broker, asked_by_end(&request, version))).await;
     let mut partitions = request.topics.iter().flat_map(|topic| &topic.partitions);
     let reads_log = partitions.any(|partition| {
         !partition.unread_from.is_empty()
@@ -49,6 +54,50 @@ pub(crate) async fn answer(
         return listed.await;
     }
     list(&broker, request, version)
+}
+
+/// The partitions of which a consumer is told something that changes when readers see more.
+fn asked_by_end(request: &ListOffsetsRequest, version: i16) -> impl Iterator<Item = (&Str, i32)> {
+    let topics = request.topics.iter().filter(|_| request.replica_id == CONSUMER);
+    let partitions =
+        topics.flat_map(|topic| topic.partitions.iter().map(|partition| (&topic.name, partition)));
+    let depends = move |asked: &ListOffsetsPartition| {
+        Wanted::read(asked.timestamp, version).is_some_and(Wanted::depends_on_end)
+    };
+    let partitions = partitions.filter(move |(_, partition)| depends(partition));
+    partitions.map(|(topic, partition)| (topic, partition.partition_index))
+}
+
+/// A disk that hangs does not hang those who ask where logs end.
+const SEEN_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// What of these partitions readers do not see, though nothing but the disk of this broker keeps them from it. In Kafka an append
+/// to such a partition is seen at once, so a client that was told of it with `acks=1` may count on it.
+pub(super) fn unseen<'a>(
+    broker: &Broker,
+    asked: impl Iterator<Item = (&'a Str, i32)>,
+) -> Option<Arc<ParkedProduce>> {
+    let hosted = broker.partitions.load();
+    let unseen = asked.filter_map(|(topic, index)| {
+        let partition = hosted.topic(topic)?.partition(PartitionId(index))?;
+        partition.unseen_end().map(|(end, leader_epoch)| (partition, end, leader_epoch))
+    });
+    let unseen: Vec<_> = unseen.collect();
+    if unseen.is_empty() {
+        return None;
+    }
+    let parked = ParkedProduce::new(unseen.len());
+    for (index, (partition, end, leader_epoch)) in unseen.into_iter().enumerate() {
+        partition.park_produce(end, leader_epoch, &parked, index);
+    }
+    Some(parked)
+}
+
+/// Waits for that. Whatever comes of it, the answer says what is seen then.
+pub(super) async fn seen(unseen: Option<Arc<ParkedProduce>>) {
+    if let Some(parked) = unseen {
+        let _seen = timeout(SEEN_WAIT_MAX, parked.finished()).await;
+    }
 }
 
 /// Clients know that an offset may not be available from this version on.
@@ -81,6 +130,11 @@ impl Wanted {
             time if time >= 0 => Wanted::Time(Millis(time)),
             _unknown => return None,
         })
+    }
+
+    /// Whether the answer can change when readers see more.
+    fn depends_on_end(self) -> bool {
+        matches!(self, Wanted::Latest | Wanted::MaxTimestamp | Wanted::Time(_))
     }
 
     fn reads_log(self) -> bool {
@@ -120,10 +174,7 @@ fn list(broker: &Broker, request: ListOffsetsRequest, version: i16) -> ListOffse
                 Err(ErrorCode::INVALID_REQUEST)
             } else {
                 here.and_then(|topic| topic.partition(PartitionId(index)))
-                    .ok_or_else(|| {
-                        let unknown = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
-                        broker.missing((&topic.name, Uuid::ZERO), PartitionId(index), unknown)
-                    })
+                    .ok_or_else(|| broker.missing(Named::Name(&topic.name), PartitionId(index)))
                     .and_then(|partition| find(partition, view, &asked))
             };
             Some(respond(index, found))

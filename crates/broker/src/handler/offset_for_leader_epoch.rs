@@ -9,7 +9,7 @@ use wire::messages::offset_for_leader_epoch::{
 };
 use wire::{ErrorCode, LeaderEpoch, Offset, PartitionId};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Named};
 use crate::context::RequestContext;
 use crate::partition::Partition;
 
@@ -26,7 +26,7 @@ pub(crate) async fn handle(
             let partition = asked.partition;
             let end = here
                 .and_then(|topic| topic.partition(PartitionId(partition)))
-                .ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+                .ok_or_else(|| broker.missing(Named::Name(&topic.topic), PartitionId(partition)))
                 .and_then(|here| epoch_end(here, &asked));
             match end {
                 Ok(Some((epoch, end))) => EpochEndOffset {
@@ -40,7 +40,8 @@ pub(crate) async fn handle(
                 Err(error_code) => EpochEndOffset { partition, error_code, ..Default::default() },
             }
         });
-        OffsetForLeaderTopicResult { topic: topic.topic, partitions: partitions.collect() }
+        let partitions = partitions.collect();
+        OffsetForLeaderTopicResult { topic: topic.topic, partitions }
     });
     OffsetForLeaderEpochResponse { topics: topics.collect(), ..Default::default() }
 }

@@ -16,9 +16,9 @@ use wire::messages::produce::{
     PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceData, TopicProduceResponse,
 };
 use wire::records::BatchHeader;
-use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str, Uuid};
+use wire::{ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Named};
 use crate::context::RequestContext;
 use crate::handler::verification::{Verified, not_asked, transactional};
 use crate::leader_hints::LeaderHints;
@@ -89,7 +89,7 @@ pub(crate) fn append(
     for topic in request.topic_data {
         let by_id = context.version >= TOPIC_ID_VERSION_MIN;
         let found = topic_of(&hosted, context, &topic);
-        let unknown = if by_id { ErrorCode::UNKNOWN_TOPIC_ID } else { ErrorCode::UNKNOWN_TOPIC_OR_PARTITION };
+        let named = if by_id { Named::Id(topic.topic_id) } else { Named::Name(&topic.name) };
         let mut partition_responses = Vec::with_capacity(topic.partition_data.len());
         for data in topic.partition_data {
             let index = data.index;
@@ -97,7 +97,7 @@ pub(crate) fn append(
                 ACKS_ALL | ACKS_NONE | ACKS_LEADER => append_partition(
                     broker,
                     context,
-                    Target { found, unknown, named: (&topic.name, topic.topic_id) },
+                    Target { found, named },
                     data,
                     Asked { acks, now, names_transaction },
                     &mut verified,
@@ -213,9 +213,7 @@ struct AppendedPart {
 /// The topic that a part of the request is for.
 struct Target<'a> {
     found: Option<&'a Arc<HostedTopic>>,
-    /// What is said where it is not here.
-    unknown: ErrorCode,
-    named: (&'a Str, Uuid),
+    named: Named<'a>,
 }
 
 fn append_partition(
@@ -227,12 +225,9 @@ fn append_partition(
     verified: &mut Verified,
 ) -> Result<AppendedPart, Refusal> {
     let id = PartitionId(data.index);
-    let (here, missing) = match target.found {
-        Some(topic) => (topic.partition(id), ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
-        None => (None, target.unknown),
-    };
+    let here = target.found.and_then(|topic| topic.partition(id));
     let (Some(topic), Some(partition)) = (target.found, here) else {
-        return Err(broker.missing(target.named, id, missing).into());
+        return Err(broker.missing(target.named, id).into());
     };
     if broker.is_internal_topic(&topic.name) {
         return Err(Refusal::new(

@@ -134,8 +134,9 @@ async fn fetch(
             .min(network_max)
             .min(broker.fetch_bytes_max(context)),
     };
-    // Whoever is to be told something is not kept waiting.
-    let wait_ms = if answers.is_empty() { u64::try_from(request.max_wait_ms).unwrap_or(0) } else { 0 };
+    // As in Kafka what has become of acknowledgements is told with the records: who acknowledges with each fetch would get nothing
+    // else at once, and ask again.
+    let wait_ms = u64::try_from(request.max_wait_ms).unwrap_or(0);
     let deadline = context.received + Duration::from_millis(wait_ms);
     let may_acquire = wants.records_max > 0 && wants.bytes_max > 0 && !request.is_renew_ack;
     let found = match may_acquire {

@@ -133,7 +133,23 @@ async fn initialized(
         }
     }
     let Ok(_shared) = broker.share_deletions.of(group).try_read_owned() else { return answer };
-    let begun = for_each(broker, group, &to_initialize, |broker, key| async move {
+    let partitions = begin(broker, group, &to_initialize).await;
+    if partitions.is_empty() {
+        return answer;
+    }
+    let image = broker.metadata.image();
+    let asked = broker
+        .groups
+        .ask(group, |groups, now| groups.share_initialized(group, Some(member), &partitions, &image, now));
+    match asked.await {
+        Ok(Ok(Some(answer))) => answer,
+        Ok(_) | Err(_) => answer,
+    }
+}
+
+/// Has share state begun. Says where it is there by now.
+async fn begin(broker: &Arc<Broker>, group: &Str, partitions: &Partitions) -> Partitions {
+    let begun = for_each(broker, group, partitions, |broker, key| async move {
         // The first state of a share-partition: it has epoch 0, so that asking twice begins it once.
         let begin = || broker.initialize_share_state(&key, 0, None);
         let begun = insist(&broker, BEGIN_MAX, begin).await;
@@ -150,17 +166,25 @@ async fn initialized(
             }
         }
     }
-    if partitions.is_empty() {
-        return answer;
+    partitions
+}
+
+/// Has share state begin again that the group takes for there and that seems to be missing: it was lost, or a deletion that an
+/// earlier coordinator of the group had asked for came late. What is there after all stays as it is.
+pub(super) async fn begin_again(
+    broker: &Arc<Broker>,
+    group: &Str,
+    mut missing: Partitions,
+) -> Result<(), ErrorCode> {
+    // What somebody deletes is begun by whoever reads it next.
+    let Ok(_shared) = broker.share_deletions.of(group).try_read_owned() else { return Ok(()) };
+    let has = broker.groups.ask(group, |groups, _now| (Vec::new(), groups.share_partitions(group))).await?;
+    let has = has.unwrap_or_default();
+    for (topic, indexes) in &mut missing {
+        indexes.retain(|index| has.get(topic).is_some_and(|has| has.contains(index)));
     }
-    let image = broker.metadata.image();
-    let asked = broker
-        .groups
-        .ask(group, |groups, now| groups.share_initialized(group, Some(member), &partitions, &image, now));
-    match asked.await {
-        Ok(Ok(Some(answer))) => answer,
-        Ok(_) | Err(_) => answer,
-    }
+    begin(broker, group, &missing).await;
+    Ok(())
 }
 
 /// Does something with each share-partition, many at a time.

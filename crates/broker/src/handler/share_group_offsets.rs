@@ -14,15 +14,18 @@ use wire::messages::delete_share_group_offsets::{
     DeleteShareGroupOffsetsRequest, DeleteShareGroupOffsetsResponse, DeleteShareGroupOffsetsResponseTopic,
 };
 use wire::messages::describe_share_group_offsets::{
-    DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsRequestTopic,
-    DescribeShareGroupOffsetsResponse, DescribeShareGroupOffsetsResponseGroup,
-    DescribeShareGroupOffsetsResponsePartition, DescribeShareGroupOffsetsResponseTopic,
+    DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsRequestGroup,
+    DescribeShareGroupOffsetsRequestTopic, DescribeShareGroupOffsetsResponse,
+    DescribeShareGroupOffsetsResponseGroup, DescribeShareGroupOffsetsResponsePartition,
+    DescribeShareGroupOffsetsResponseTopic,
 };
 use wire::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
 use wire::{ErrorCode, LeaderEpoch, Offset, PartitionId, Str, Uuid};
 
 use crate::broker::Broker;
-use crate::handler::share_group::{alone, delete_topics, finish_deleting, for_each, to_the_end};
+use crate::coordinator::partition_for;
+use crate::groups::OFFSETS_TOPIC;
+use crate::handler::share_group::{alone, begin_again, delete_topics, finish_deleting, for_each, to_the_end};
 use crate::share_coordinator::Failure;
 
 /// "Nobody has settled it", and "not known".
@@ -32,7 +35,7 @@ const LATEST: i64 = -1;
 /// How long a partition's leader may take to answer.
 const ANSWER_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// DescribeShareGroupOffsets.
+/// DescribeShareGroupOffsets. Share state that the group should have and that is missing begins again with it.
 pub(crate) async fn describe(
     broker: Arc<Broker>,
     request: DescribeShareGroupOffsetsRequest,
@@ -64,9 +67,9 @@ async fn describe_group(
     let mut topics: Vec<(Str, Uuid, Vec<i32>)> = Vec::new();
     match asked {
         None => {
-            for (id, indexes) in has {
-                let Some(topic) = image.topic_by_id(id) else { continue };
-                topics.push((topic.name.clone(), id, indexes.into_iter().collect()));
+            for (id, indexes) in &has {
+                let Some(topic) = image.topic_by_id(*id) else { continue };
+                topics.push((topic.name.clone(), *id, indexes.iter().copied().collect()));
             }
         }
         Some(asked) => {
@@ -92,7 +95,52 @@ async fn describe_group(
         };
         described.push(DescribeShareGroupOffsetsResponseTopic { topic_name, topic_id, partitions });
     }
+    // What is not there looks like what nobody has read yet.
+    let mut missing = Partitions::new();
+    for topic in &described {
+        let is_missing = |told: &&DescribeShareGroupOffsetsResponsePartition| {
+            told.error_code.is_ok() && told.start_offset < 0
+        };
+        let unread = topic.partitions.iter().filter(is_missing).map(|told| told.partition_index);
+        let unread = unread.filter(|index| has.get(&topic.topic_id).is_some_and(|has| has.contains(index)));
+        missing.entry(topic.topic_id).or_default().extend(unread);
+    }
+    if missing.values().any(|indexes| !indexes.is_empty()) {
+        begin_again(broker, group, missing).await?;
+    }
     Ok(described)
+}
+
+/// Has the group's coordinator look whether a share-partition should have state. If so, it has some afterwards.
+pub(crate) async fn look_for_state(broker: &Arc<Broker>, key: &SharePartitionKey) -> Result<(), Failure> {
+    let image = broker.metadata.image();
+    let topic = image.topic_by_id(key.topic).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+    let topics = vec![DescribeShareGroupOffsetsRequestTopic {
+        topic_name: topic.name.clone(),
+        partitions: vec![key.partition.0],
+    }];
+    let coordinators = image.topic(OFFSETS_TOPIC).ok_or(ErrorCode::GROUP_ID_NOT_FOUND)?;
+    let coordinator = coordinators.partition(partition_for(&key.group, coordinators.partition_count()));
+    let coordinator = coordinator.and_then(|partition| partition.leader);
+    let coordinator = coordinator.ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)?;
+    if coordinator == broker.node_id {
+        return describe_group(broker, &key.group, Some(topics)).await.map(drop);
+    }
+    let address = broker.metadata.quorum().peers().address_of(coordinator);
+    let address = address.ok_or(ErrorCode::COORDINATOR_NOT_AVAILABLE)?;
+    let group = DescribeShareGroupOffsetsRequestGroup { group_id: key.group.clone(), topics: Some(topics) };
+    let request = DescribeShareGroupOffsetsRequest { groups: vec![group] };
+    let answer = broker.peers.ask(coordinator, &address, request, ANSWER_MAX).await;
+    let answer = answer.map_err(|error| {
+        tracing::debug!(%error, node = %coordinator, "the group coordinator does not answer");
+        ErrorCode::COORDINATOR_NOT_AVAILABLE
+    })?;
+    let told = answer.groups.into_iter().next().ok_or(ErrorCode::UNKNOWN_SERVER_ERROR)?;
+    if told.error_code.is_ok() {
+        Ok(())
+    } else {
+        Err(Failure { error: told.error_code, message: told.error_message })
+    }
 }
 
 fn refused(partition_index: i32, failure: Failure) -> DescribeShareGroupOffsetsResponsePartition {

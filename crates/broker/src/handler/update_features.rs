@@ -1,36 +1,54 @@
-//! UpdateFeatures: there are none that could be raised or lowered in this version.
-//! Brokers report no features (see `api_versions.rs`), so every feature that is named is one that they do not have.
+//! UpdateFeatures: features have one level in this version, the one that ApiVersions tells of (see `api_versions.rs`).
+//! To ask for that level changes nothing and is granted; any other level, and any other feature, is refused. Updates are
+//! granted together or not at all, so a refusal is one answer for the whole request, in every version.
 
 use std::sync::Arc;
 
 use wire::messages::update_features::{
-    UpdatableFeatureResult, UpdateFeaturesRequest, UpdateFeaturesResponse,
+    FeatureUpdateKey, UpdatableFeatureResult, UpdateFeaturesRequest, UpdateFeaturesResponse,
 };
 use wire::{ErrorCode, Str};
 
+use super::api_versions::FEATURES;
 use crate::broker::Broker;
 use crate::context::RequestContext;
 
-/// Refuses each feature by itself.
+/// Upgrade, safe downgrade, unsafe downgrade.
+const UPGRADE_TYPES: std::ops::RangeInclusive<i8> = 1..=3;
+/// Each feature has a result of its own up to this version.
+const RESULTS_VERSION_MAX: i16 = 1;
+
+/// Grants what is so already.
 pub(crate) async fn handle(
     _: Arc<Broker>,
     context: RequestContext,
     request: UpdateFeaturesRequest,
 ) -> UpdateFeaturesResponse {
-    let refused = |feature: &Str| format!("the brokers of this cluster have no feature {feature}");
-    let message = request.feature_updates.first().map(|update| Str::from(refused(&update.feature)));
-    let results = request.feature_updates.into_iter().map(|update| UpdatableFeatureResult {
-        error_message: Some(Str::from(refused(&update.feature))),
-        error_code: ErrorCode::INVALID_UPDATE_VERSION,
-        feature: update.feature,
-    });
-    let results: Vec<_> = results.collect();
-    // From version 2 on there is one answer for all.
-    let is_one = context.version >= 2 && !results.is_empty();
-    UpdateFeaturesResponse {
-        error_code: if is_one { ErrorCode::INVALID_UPDATE_VERSION } else { ErrorCode::NONE },
-        error_message: message.filter(|_| is_one),
-        results: if is_one { Vec::new() } else { results },
-        ..Default::default()
+    if let Some(reason) = request.feature_updates.iter().find_map(refusal) {
+        return UpdateFeaturesResponse {
+            error_code: ErrorCode::INVALID_UPDATE_VERSION,
+            error_message: Some(Str::from(format!("no feature is updated: {reason}"))),
+            ..Default::default()
+        };
     }
+    let has_results = context.version <= RESULTS_VERSION_MAX;
+    let granted = request.feature_updates.into_iter().filter(|_| has_results);
+    let results =
+        granted.map(|update| UpdatableFeatureResult { feature: update.feature, ..Default::default() });
+    UpdateFeaturesResponse { results: results.collect(), ..Default::default() }
+}
+
+/// Why an update is refused; none if it asks for what is so already.
+fn refusal(update: &FeatureUpdateKey) -> Option<String> {
+    let FeatureUpdateKey { feature, max_version_level: asked, upgrade_type, .. } = update;
+    let Some((_, level)) = FEATURES.iter().find(|(name, _)| *feature == **name) else {
+        return Some(format!("the brokers of this cluster have no feature {feature}"));
+    };
+    if !UPGRADE_TYPES.contains(upgrade_type) {
+        return Some(format!(
+            "upgrade type {upgrade_type} of feature {feature} is none of 1 (upgrade), 2 (safe downgrade), 3 (unsafe \
+             downgrade)"
+        ));
+    }
+    (asked != level).then(|| format!("feature {feature} has level {level} in this version, never {asked}"))
 }

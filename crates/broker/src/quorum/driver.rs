@@ -14,6 +14,7 @@ use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, Message, MessageType};
 use raft::{Config, RawNode, SnapshotStatus, StateRole, Storage};
 use state::metadata::Image;
+use storage::Log;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -118,6 +119,7 @@ impl Driver {
             quorum,
             options,
             conf,
+            log: Arc::clone(found.durable.log()),
             durable: Some(found.durable),
             waiting: Vec::new(),
             running: None,
@@ -216,6 +218,7 @@ struct Task {
     /// The members as of the last applied entry.
     conf: ConfState,
     /// `None` while a job has it.
+    log: Arc<Log>,
     durable: Option<DurableLog>,
     waiting: Vec<Pending>,
     running: Option<Running>,
@@ -284,9 +287,13 @@ impl Task {
                         self.obey(command);
                     }
                 }
+                // Not only what is written here meets the disk's errors: checkpoints do, too.
+                _ = ticker.tick() => if self.log.is_offline() {
+                    tracing::error!("the metadata log is offline");
+                    break;
                 // Who has no voice does not stand for election either: on its way through the log it meets itself as a
                 // voter long before it is let in anew.
-                _ = ticker.tick() => if !self.quorum.is_voiceless() {
+                } else if !self.quorum.is_voiceless() {
                     let _ = self.node.tick();
                 }
             }

@@ -158,6 +158,11 @@ pub(super) struct Found {
 }
 
 impl DurableLog {
+    /// The log itself.
+    pub(super) fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
     /// Reads what is there. `voters` is whom a quorum begins with that has never been; empty for a node that is none of them.
     /// Blocks.
     pub(super) fn open(

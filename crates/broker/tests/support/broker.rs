@@ -52,6 +52,12 @@ impl TestBroker {
         super::get_metrics(node.admin_addr().expect("it serves its metrics"))
     }
 
+    /// Why it cannot go on, if it finds that out within so long.
+    pub fn failed(&self, patience: Duration) -> Option<&'static str> {
+        let (runtime, node) = (self.runtime.as_ref().expect("it runs"), self.node.as_ref().expect("it runs"));
+        runtime.block_on(async { tokio::time::timeout(patience, node.failed()).await.ok() })
+    }
+
     /// Where it stores.
     pub fn dir(&self) -> &Path {
         self.dir.path()

@@ -104,6 +104,8 @@ pub struct GroupOffsets {
     pub committed: BTreeMap<TopicPartition, CommittedOffset>,
     /// What was, as far as the broker remembers; Apache Kafka's do not.
     pub expired: BTreeMap<TopicPartition, ExpiredOffset>,
+    /// Records that are not done with, as the coordinator of a share group counts them; where it does not know, there is nothing.
+    pub lags: BTreeMap<TopicPartition, i64>,
 }
 
 impl Admin {
@@ -243,7 +245,7 @@ impl Admin {
         })
     }
 
-    /// Where a share group is in each partition: all before is done with.
+    /// Where a share group is in each partition: all before is done with, and of what lies behind it all but the lag.
     pub async fn share_group_offsets(&self, name: &Str) -> Result<GroupOffsets, Error> {
         let doing = format!("reading the offsets of group {name}");
         let group = DescribeShareGroupOffsetsRequestGroup { group_id: name.clone(), topics: None };
@@ -265,7 +267,11 @@ impl Admin {
                             leader_epoch: LeaderEpoch(partition.leader_epoch),
                             metadata: None,
                         };
-                        offsets.committed.insert(TopicPartition::new(topic.topic_name.clone(), id), start);
+                        let name = TopicPartition::new(topic.topic_name.clone(), id);
+                        if partition.lag >= 0 {
+                            offsets.lags.insert(name.clone(), partition.lag);
+                        }
+                        offsets.committed.insert(name, start);
                     }
                 }
             }

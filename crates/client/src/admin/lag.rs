@@ -29,6 +29,15 @@ impl Lag {
             (records, Unread::Unknown) => Self { records, ms: None },
         }
     }
+
+    /// The same where no more records than these are left: of what lies behind a share group's start offset some may be done with
+    /// (KIP-1226).
+    pub fn at_most(self, records: i64) -> Self {
+        match records.clamp(0, self.records) {
+            0 => Self { records: 0, ms: Some(0) },
+            records => Self { records, ..self },
+        }
+    }
 }
 
 /// Where a group and a partition stood at some moment, to be compared with later.
@@ -81,6 +90,15 @@ mod tests {
         for (committed, unread, (records, ms)) in table {
             let lag = Lag::of(Offset(committed), Offset(5), Offset(10), unread);
             assert_eq!(lag, Lag { records, ms }, "{committed} {unread:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_done_with_behind_the_start_offset_is_not_left() {
+        let unread = Unread::Waiting { offset: Offset(7), age_ms: Some(9) };
+        let lag = Lag::of(Offset(3), Offset(5), Offset(10), unread);
+        for (told, records, ms) in [(2, 2, 9), (5, 5, 9), (7, 5, 9), (0, 0, 0)] {
+            assert_eq!(lag.at_most(told), Lag { records, ms: Some(ms) }, "{told}");
         }
     }
 

@@ -202,6 +202,18 @@ impl Consumer {
         if is_read { Ok(()) } else { Err(Error::NotAssigned { partition: partition.clone() }) }
     }
 
+    /// Reads nothing more of a partition until [`Consumer::seek`], for a reason that comes as [`Error::Stopped`] with the next
+    /// items: what a reader does that finds something else there than it expected. What is in hand of it still counts.
+    /// Refused if the partition is not read.
+    pub fn stop(&self, partition: &TopicPartition, reason: Error) -> Result<(), Error> {
+        let mut state = self.shared.lock();
+        match state.slots.contains_key(partition) {
+            true => state.stop(partition, reason),
+            false => return Err(Error::NotAssigned { partition: partition.clone() }),
+        }
+        Ok(())
+    }
+
     /// Hands out nothing of these partitions until [`Consumer::resume`], and fetches nothing for them. A partition that is
     /// assigned anew is not paused. Refused if one is not read; the others are paused then all the same.
     pub fn pause<'a>(&self, partitions: impl IntoIterator<Item = &'a TopicPartition>) -> Result<(), Error> {

@@ -21,7 +21,8 @@ pub(super) struct Commit {
     pub(super) expired: Option<ExpiredOffset>,
     pub(super) start: Option<Offset>,
     pub(super) end: Option<Offset>,
-    pub(super) unread: Unread,
+    /// What is left, where that is known.
+    pub(super) lag: Option<Lag>,
     pub(super) member: Option<GroupMember>,
     /// Where it stood, that long ago.
     pub(super) pace: Option<(Duration, Progress)>,
@@ -36,10 +37,6 @@ pub(super) const COMMITTED: &str = "committed";
 const STARTED: &str = "started";
 
 impl Commit {
-    pub(super) fn lag(&self) -> Option<Lag> {
-        Some(Lag::of(self.committed?, self.start?, self.end?, self.unread))
-    }
-
     pub(super) fn progress(&self) -> Option<Progress> {
         Some(Progress { committed: self.committed?, end: self.end? })
     }
@@ -57,7 +54,7 @@ impl Commit {
     /// How long until the lag is gone, if it goes on as it did; `None` inside when it does not shrink.
     fn clear_in(&self) -> Option<Option<Duration>> {
         let (elapsed, earlier) = self.pace?;
-        Some(self.progress()?.time_to_clear(earlier, elapsed, self.lag()?.records))
+        Some(self.progress()?.time_to_clear(earlier, elapsed, self.lag?.records))
     }
 }
 
@@ -105,15 +102,25 @@ pub(super) async fn commits(
     })
     .await?;
     let offset = |listed: Option<&ListedOffset>| listed.and_then(|listed| listed.offset);
-    let commit = |partition: &TopicPartition| Commit {
-        partition: partition.clone(),
-        committed: offsets.committed.get(partition).map(|committed| committed.offset),
-        expired: offsets.expired.get(partition).copied(),
-        start: offset(starts.get(partition)),
-        end: offset(ends.get(partition)),
-        unread: ends.get(partition).map_or(Unread::Unknown, |listed| listed.unread),
-        member: owners.get(partition).cloned(),
-        pace: None,
+    let commit = |partition: &TopicPartition| {
+        let committed = offsets.committed.get(partition).map(|committed| committed.offset);
+        let (start, end) = (offset(starts.get(partition)), offset(ends.get(partition)));
+        let unread = ends.get(partition).map_or(Unread::Unknown, |listed| listed.unread);
+        let lag = committed.zip(start).zip(end);
+        let lag = lag.map(|((committed, start), end)| Lag::of(committed, start, end, unread));
+        Commit {
+            partition: partition.clone(),
+            committed,
+            expired: offsets.expired.get(partition).copied(),
+            start,
+            end,
+            lag: match group.protocol_type.as_str() {
+                client::SHARE => lag.and_then(|lag| Some(lag.at_most(*offsets.lags.get(partition)?))),
+                _ => lag,
+            },
+            member: owners.get(partition).cloned(),
+            pace: None,
+        }
     };
     Ok(names.iter().map(commit).collect())
 }
@@ -168,7 +175,7 @@ fn report(commits: &[Commit], position: &'static str, state: impl Fn(&Commit) ->
             let at = Timestamp::from_millisecond(expired.expired_at.0).ok()?;
             Some(Value::from(at.to_string()))
         };
-        let lag = commit.lag();
+        let lag = commit.lag;
         report.row(vec![
             commit.partition.topic.as_ref().into(),
             commit.partition.partition.0.into(),
@@ -203,7 +210,7 @@ fn report(commits: &[Commit], position: &'static str, state: impl Fn(&Commit) ->
 mod tests {
     use std::time::Duration;
 
-    use client::{ExpiredOffset, Progress, Unread};
+    use client::{ExpiredOffset, Lag, Progress, Unread};
     use expect_test::expect;
     use wire::{Millis, Offset, PartitionId, TopicPartition};
 
@@ -217,7 +224,10 @@ mod tests {
             expired: None,
             start: Some(Offset(start)),
             end: Some(Offset(end)),
-            unread: Unread::Waiting { offset: Offset(committed.unwrap_or(0)), age_ms: Some(2_500) },
+            lag: committed.map(|committed| {
+                let unread = Unread::Waiting { offset: Offset(committed), age_ms: Some(2_500) };
+                Lag::of(Offset(committed), Offset(start), Offset(end), unread)
+            }),
             member: None,
             pace: None,
         }
@@ -235,7 +245,7 @@ mod tests {
                 expired: Some(ExpiredOffset { offset: Offset(4), expired_at: Millis(1_700_000_000_000) }),
                 ..commit(5, None, 0, 10)
             },
-            Commit { unread: Unread::Nothing, ..commit(6, Some(9), 0, 10) },
+            Commit { lag: Some(Lag { records: 0, ms: Some(0) }), ..commit(6, Some(9), 0, 10) },
         ];
         expect![[r#"
             TOPIC   PARTITION  CURRENT-OFFSET  LOG-START-OFFSET  LOG-END-OFFSET  LAG  LAG-SECONDS  OFFSET-STATE     EXPIRED-OFFSET  EXPIRED-AT

@@ -288,7 +288,7 @@ async fn describe_once(
 
 fn summary(group: &GroupInfo, commits: &[Commit]) -> Vec<(String, Value)> {
     let text = |text: &Str| if text.is_empty() { Value::Null } else { text.as_ref().into() };
-    let longest = commits.iter().filter_map(|commit| commit.lag()?.ms).max();
+    let longest = commits.iter().filter_map(|commit| commit.lag?.ms).max();
     let mut fields = vec![
         ("group".to_owned(), group.group_id.as_ref().into()),
         ("coordinator".to_owned(), group.coordinator.0.into()),
@@ -297,7 +297,7 @@ fn summary(group: &GroupInfo, commits: &[Commit]) -> Vec<(String, Value)> {
         ("members".to_owned(), group.members.len().into()),
         (
             "total_lag".to_owned(),
-            commits.iter().filter_map(|commit| Some(commit.lag()?.records)).sum::<i64>().into(),
+            commits.iter().filter_map(|commit| Some(commit.lag?.records)).sum::<i64>().into(),
         ),
         ("max_lag_seconds".to_owned(), longest.map_or(Value::Null, seconds)),
     ];
@@ -310,7 +310,7 @@ fn summary(group: &GroupInfo, commits: &[Commit]) -> Vec<(String, Value)> {
 fn topic_report(commits: &[Commit]) -> Report {
     let mut lags: BTreeMap<&Str, i64> = BTreeMap::new();
     for commit in commits {
-        *lags.entry(&commit.partition.topic).or_default() += commit.lag().map_or(0, |lag| lag.records);
+        *lags.entry(&commit.partition.topic).or_default() += commit.lag.map_or(0, |lag| lag.records);
     }
     let mut report = Report::new(&["topic", "lag"]);
     lags.into_iter().for_each(|(topic, lag)| report.row(vec![topic.as_ref().into(), lag.into()]));

@@ -30,6 +30,10 @@ impl Log {
         let _turn = self.flush_turn.lock();
         self.check_open()?;
         let flushed = self.flushed_end();
+        if self.is_held() {
+            // Whoever ends the move has it flushed afterwards.
+            return Ok(flushed);
+        }
         if flushed >= wanted && !self.appender.lock().dir_dirty {
             return Ok(flushed);
         }
@@ -76,6 +80,9 @@ impl Log {
     pub(crate) fn checkpoint(&self, now: Millis) -> Result<LogCheckpoint, StorageError> {
         let _turn = self.flush_turn.lock();
         self.check_open()?;
+        if self.is_held() {
+            return Err(StorageError::Moving);
+        }
         let config = self.config();
         let mut appender = self.appender.lock();
         let (log_end, log_start, segments) = {

@@ -57,6 +57,8 @@ pub struct Log {
     /// Whether the log is being copied to another data directory. It is not compacted meanwhile: a copy that had taken a
     /// record would miss the tombstone.
     is_moving: AtomicBool,
+    /// What is appended from here on is not acknowledged, while a move ends; otherwise the largest number.
+    held_end: AtomicI64,
     condition: AtomicU8,
     config: RwLock<Arc<LogConfig>>,
     /// Held by whoever takes segments away: one at a time, and not while cleaning.
@@ -324,6 +326,11 @@ impl Log {
     /// Takes the log out of service with the data directory that it lies in. One that is closed stays so.
     pub(crate) fn take_offline(&self) {
         let _ = self.condition.compare_exchange(OPEN, OFFLINE, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Takes no more, at once, whatever its disk does: for a log whose files can no longer be reached.
+    pub(crate) fn leave(&self) {
+        self.condition.store(CLOSED, Ordering::Release);
     }
 
     /// Takes the log out of service for a disk error. What the file holds behind the flushed end is unknown

@@ -1,25 +1,24 @@
 //! Moving to another data directory of the same broker (KIP-113): a copy of the log catches up with it, and takes its place
-//! when the two are equal. Invariant: the log's place changes under the locks of everything that changes the log, at a moment
-//! when the copy is durable to the log's end; whoever holds the log notices nothing. The copy is written as a follower writes,
-//! so every batch is checked on its way.
+//! when the two are equal. Invariant: the log's place changes under the locks of everything that changes the log, in memory
+//! alone: neither disk has anything to do under a lock that an append takes. From before the first mark on disk says that
+//! the copy is right until the log is the copy, nothing that is appended is acknowledged. The copy is written as a follower
+//! writes, so every batch is checked on its way.
 
-use std::{
-    path::Path,
-    sync::{Arc, atomic::Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use wire::{Millis, Offset};
 
-use super::{BEGUN_ANEW, CLOSED, Log};
+use super::{Appender, BEGUN_ANEW, CLOSED, Log};
 use crate::{
     config::LogConfig,
     error::{AppendError, ReadError, StorageError},
     header::Header,
+    segment::LogDir,
     slice::{Hints, Located, ReadLimits, ReadMode},
 };
 
-/// Bytes that are copied while appends wait, when a copy takes the log's place.
-const LAST_BYTES_MAX: u64 = 1 << 20;
+/// How often in a row a copy may be behind again, by what was appended while it was brought up to the log's end.
+const ROUNDS_MAX: usize = 10_000;
 /// Bytes in one read.
 const READ_BYTES: usize = 1 << 20;
 
@@ -39,6 +38,16 @@ enum Stored {
     Nothing,
     /// Retention or a cut has taken it while it was looked for.
     Gone,
+}
+
+/// For as long as this is there, nothing that is appended to the log is acknowledged.
+#[derive(Debug)]
+pub(crate) struct Held<'a>(&'a Log);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.held_end.store(i64::MAX, Ordering::Release);
+    }
 }
 
 impl Log {
@@ -154,70 +163,140 @@ impl Log {
         Ok(())
     }
 
-    /// Has a copy that has nearly caught up take this log's place. `commit` gives the copy the log's name on disk, and says
-    /// what its directory is called then; it is told the end and the start of the log. False when the copy has too much to
-    /// catch up with, and nothing has changed.
-    pub(crate) fn replace_with(
+    /// The end of what is written, as far as it may be acknowledged without a flush: at the end of a move to another
+    /// directory not what was appended since, which a crash may leave in the wrong one.
+    pub fn written_end(&self) -> Offset {
+        // In this order: an end that is read before the log is held is copied.
+        let log_end = self.log_end();
+        log_end.min(Offset(self.held_end.load(Ordering::Acquire)))
+    }
+
+    /// Whether a move is about to end: no flush or checkpoint may say that the log is durable where it lies.
+    pub(super) fn is_held(&self) -> bool {
+        self.held_end.load(Ordering::Acquire) != i64::MAX
+    }
+
+    /// Brings the copy up to the log's end, and acts at a moment when the two are equal and nobody appends. `None` when
+    /// appends are faster.
+    fn when_equal<T>(
         &self,
         copy: &Log,
         now: Millis,
-        commit: impl FnOnce(Offset, Offset) -> Result<std::path::PathBuf, StorageError>,
-    ) -> Result<bool, AppendError> {
-        let _maintenance = self.interrupt_cleaning();
-        let _turn = self.flush_turn.lock();
-        let mut appender = self.appender.lock();
-        self.check_open()?;
-        let mut left = LAST_BYTES_MAX;
-        loop {
-            if self.lowest_cut.load(Ordering::Acquire) != i64::MAX {
-                return Ok(false);
+        mut act: impl FnMut(&mut Appender) -> T,
+    ) -> Result<Option<T>, AppendError> {
+        for _ in 0..ROUNDS_MAX {
+            if self.copy_to(copy, now)? != Copied::All {
+                continue;
             }
-            match self.copy_on(copy, now)? {
-                Copied::All => break,
-                Copied::Bytes(bytes) if bytes < left => left -= bytes.max(1),
-                Copied::Bytes(_) => return Ok(false),
+            let mut appender = self.appender.lock();
+            self.check_open()?;
+            if self.is_equal(copy) {
+                return Ok(Some(act(&mut appender)));
             }
         }
-        let (log_start, log_end) = {
-            let view = self.view.read();
-            (view.log_start, view.log_end)
-        };
-        assert!(copy.log_end() == log_end, "a copy takes the place of its equal");
+        Ok(None)
+    }
+
+    /// The caller holds the appender.
+    fn is_equal(&self, copy: &Log) -> bool {
+        self.lowest_cut.load(Ordering::Acquire) == i64::MAX && copy.log_end() == self.log_end()
+    }
+
+    /// Makes a copy that has nearly caught up durable, with what the log knows beyond its records: epochs without any, producers
+    /// whose batches are compacted away. False when it has too much to catch up with.
+    pub(crate) fn prepare(&self, copy: &Log, now: Millis) -> Result<bool, AppendError> {
+        let known =
+            self.when_equal(copy, now, |appender| (appender.epochs.to_write(), appender.producers.clone()));
+        let Some((epochs, producers)) = known? else { return Ok(false) };
         {
-            // What the log knows beyond its records: epochs without any, producers whose batches are compacted away.
+            // Only a move knows the copy's, and what it appends to it from here on adds to this.
             let mut copied = copy.appender.lock();
-            copied.epochs = appender.epochs.to_write();
-            copied.producers = appender.producers.clone();
+            copied.epochs = epochs;
+            copied.producers = producers;
+            let log_end = copy.log_end();
             if log_end > Offset::ZERO {
                 copy.write_snapshot(&mut copied, log_end).map_err(|e| copy.fail(e))?;
             }
         }
-        let noted = copy.checkpoint(now)?;
-        assert!(noted.recovery_point == log_end, "the copy is durable");
-        let path = commit(log_end, log_start)?;
+        copy.checkpoint(now)?;
+        Ok(true)
+    }
 
+    /// Has nothing be acknowledged that is appended from now on, and the copy hold, durably, all that was before. `None` when
+    /// appends are faster. Says where the copy ends, and where the log begins.
+    pub(crate) fn hold(
+        &self,
+        copy: &Log,
+        now: Millis,
+    ) -> Result<Option<(Held<'_>, Offset, Offset)>, AppendError> {
+        let held = {
+            // A flush that is under way ends first: what it covers is in the log by now.
+            let _turn = self.flush_turn.lock();
+            let _appender = self.appender.lock();
+            self.check_open()?;
+            self.held_end.store(self.log_end().0, Ordering::Release);
+            Held(self)
+        };
+        let ends = self.when_equal(copy, now, |_| (self.log_end(), self.log_start()))?;
+        let Some((log_end, log_start)) = ends else { return Ok(None) };
+        copy.checkpoint(now)?;
+        assert!(copy.flushed_end() >= log_end, "the copy is durable");
+        Ok(Some((held, log_end, log_start)))
+    }
+
+    /// Has a copy that is durable to where the log is held, and has its name, take this log's place.
+    pub(crate) fn take_place(&self, copy: &Log, now: Millis) -> Result<(), AppendError> {
+        assert!(self.is_held(), "what is acknowledged is in the copy");
+        for _ in 0..ROUNDS_MAX {
+            if self.copy_to(copy, now)? != Copied::All {
+                continue;
+            }
+            // The copy's own first: a checkpoint of its directory may be under way.
+            let _copy_turn = copy.flush_turn.lock();
+            copy.check_open()?;
+            let _maintenance = self.interrupt_cleaning();
+            let mut appender = self.appender.lock();
+            self.check_open()?;
+            if self.is_equal(copy) {
+                self.switch(&mut appender, copy);
+                return Ok(());
+            }
+        }
+        // Nothing of it was acknowledged, so hardly anybody appends any more.
+        Err(StorageError::Moving.into())
+    }
+
+    /// In memory alone: appends wait.
+    fn switch(&self, appender: &mut Appender, copy: &Log) {
         let home = copy.home.read().clone();
-        home.dir.renamed(path);
-        std::mem::swap(&mut *appender, &mut *copy.appender.lock());
+        {
+            let mut copied = copy.appender.lock();
+            copied.epochs = appender.epochs.to_write();
+            copied.producers = std::mem::take(&mut appender.producers);
+            // Whatever was learnt without a record is written with the next one.
+            copied.checkpointed_end = None;
+            std::mem::swap(appender, &mut *copied);
+        }
         self.generation.fetch_add(1, Ordering::AcqRel);
         {
-            let mut view = self.view.write();
             let copied = copy.view.read();
+            let mut view = self.view.write();
+            assert!(copied.log_end == view.log_end, "a copy takes the place of its equal");
             view.segments = copied.segments.clone();
             view.hints = Arc::new(Hints::default());
-            view.flushed_end = log_end;
+            // What lies before the start needs no flush.
+            let flushed_end = copied.flushed_end.max(view.log_start);
+            assert!(flushed_end >= view.flushed_end, "what was acknowledged is in the copy");
+            view.flushed_end = flushed_end;
         }
         *self.home.write() = home;
         copy.condition.store(CLOSED, Ordering::Release);
         self.end_move();
-        Ok(true)
     }
 
-    /// The files of before have another name now, for whoever still reads them.
-    pub(crate) fn renamed_aside(&self, path: Option<&Path>) {
-        if let Some(path) = path {
-            self.dir().renamed(path.to_owned());
-        }
+    /// Where the log lies, for whoever gives that another name when the log lies somewhere else.
+    pub(crate) fn log_dir(&self) -> Arc<LogDir> {
+        self.dir()
     }
 
     /// Takes the log out of service if another copy of it may have been given its place on disk.
