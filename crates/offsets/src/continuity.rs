@@ -270,13 +270,6 @@ mod tests {
         );
         let ahead = Log { copy: Some(Offset(45)), ..log() };
         told(40, ahead, expect!["reads on at 40"]);
-        told(
-            40,
-            ahead,
-            expect![
-                "orders-3 of reader billing stops: the store has lost the last commits that it had confirmed; stored 40, expected 40, found 45, log 10 to 50; `ottla offsets set billing orders:3 --to OFFSET|earliest|latest|nearest` says where to go on"
-            ],
-        );
         let other = Log { topic_id: Uuid([8; 16]), ..log() };
         told(
             40,
@@ -291,7 +284,8 @@ mod tests {
     fn the_first_records_continue_the_position_or_compaction_explains_why_not() {
         let told = |base: i64, log_start: i64, is_compacted: bool| {
             let position = Position { next: Offset(40), leader_epoch: LeaderEpoch(4) };
-            let first = First { base: Offset(base), log_start: Offset(log_start), is_compacted };
+            let (base, log_start) = (Offset(base), Offset(log_start));
+            let first = First { base, offset: base.max(position.next), log_start, is_compacted };
             check_first(&key(), position, first, &log()).map_or_else(|gap| gap.cause.name(), |()| "continues")
         };
         assert_eq!(told(40, 10, false), "continues");
@@ -300,6 +294,20 @@ mod tests {
         assert_eq!(told(45, 10, false), "hole");
         assert_eq!(told(45, 45, false), "retention-passed");
         assert_eq!(told(45, 45, true), "retention-passed", "compaction does not move the beginning");
+    }
+
+    #[test]
+    fn a_record_that_was_done_with_before_tells_that_the_store_was_rolled_back() {
+        let told = |offset: i64| {
+            let position = Position { next: Offset(40), leader_epoch: LeaderEpoch(4) };
+            let (base, log_start) = (Offset(40), Offset(10));
+            let first = First { base, offset: Offset(offset), log_start, is_compacted: false };
+            let log = Log { copy: Some(Offset(42)), ..log() };
+            check_first(&key(), position, first, &log)
+                .map_err(|gap| (gap.cause.name(), gap.expected.0, gap.found))
+        };
+        assert_eq!(told(41), Err(("store-rolled-back", 42, Some(Offset(41)))));
+        assert_eq!(told(42), Ok(()), "what lies between is not to be seen");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod redis;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod continuity;
+mod reader;
 mod window;
 
 pub use continuity::{Cause, First, Gap, Log, Policy, check, check_first};
@@ -20,6 +21,7 @@ pub use key::{Key, ReaderName};
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
+pub use reader::{Batch, Reader, ReaderError, ReaderOptions};
 #[cfg(feature = "redis")]
 pub use redis::RedisStore;
 pub use store::{Claim, Expected, Fence, Held, OffsetStore, Position, StoreError, Stored};
