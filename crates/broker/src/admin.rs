@@ -68,6 +68,20 @@ pub fn serve(socket: TcpListener, readiness: Readiness, metrics: Metrics) -> Joi
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_page))
         .with_state(Endpoint { readiness, metrics });
+    serve_router(socket, router)
+}
+
+/// Serves a page of another program's metrics at `/metrics`, made anew whenever it is asked for, until the task is aborted.
+pub fn serve_page(socket: TcpListener, page: impl Fn() -> String + Send + Sync + 'static) -> JoinHandle<()> {
+    let page = Arc::new(page);
+    let answer = move || {
+        let page = Arc::clone(&page);
+        async move { written(tokio::task::spawn_blocking(move || page()).await) }
+    };
+    serve_router(socket, Router::new().route("/livez", get(livez)).route("/metrics", get(answer)))
+}
+
+fn serve_router(socket: TcpListener, router: Router) -> JoinHandle<()> {
     let listener =
         BoundedListener { socket, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), complained: None };
     tokio::spawn(async move {
@@ -98,7 +112,11 @@ async fn readyz(State(endpoint): State<Endpoint>) -> (StatusCode, String) {
 async fn metrics_page(State(endpoint): State<Endpoint>) -> Response {
     let state = endpoint.metrics.look().await;
     // A long text, and a look into /proc: not on the reactor.
-    match tokio::task::spawn_blocking(move || endpoint.metrics.page(state)).await {
+    written(tokio::task::spawn_blocking(move || endpoint.metrics.page(state)).await)
+}
+
+fn written(page: Result<String, tokio::task::JoinError>) -> Response {
+    match page {
         Ok(page) => ([(header::CONTENT_TYPE, METRICS_TYPE)], page).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

@@ -118,6 +118,16 @@ impl Flusher {
     }
 }
 
+/// The threads of a broker that was dropped without being stopped end. Nothing is queued: every partition holds the flusher.
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        for lane in self.lanes.iter() {
+            lane.queue.lock().stopping = true;
+            lane.work.notify_all();
+        }
+    }
+}
+
 impl Shared {
     fn run(&self, lanes: &[Arc<Shared>]) {
         while let Some(partition) = self.next() {

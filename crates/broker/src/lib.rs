@@ -66,6 +66,7 @@ pub mod clock;
 pub mod admin;
 pub mod metrics;
 pub mod logging;
+pub mod embedded;
 
 pub use inspect::{Inspector, Replica, Standing};
 pub use node::{Node, NodeOptions, StartError};

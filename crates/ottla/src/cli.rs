@@ -5,7 +5,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{cluster, completions, consume, group, node, produce, quota, topic, txn};
+use crate::{audit, cluster, completions, consume, group, node, produce, quota, topic, txn};
 
 /// Durable, distributed event logs that every Kafka client takes for Kafka.
 #[derive(Debug, Parser)]
@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Topic(topic::TopicArgs),
     Produce(produce::ProduceArgs),
     Consume(consume::ConsumeArgs),
+    Audit(audit::AuditArgs),
+    Canary(audit::canary::CanaryArgs),
     Group(group::GroupArgs),
     Txn(txn::TxnArgs),
     Quota(quota::QuotaArgs),
@@ -80,6 +82,10 @@ mod tests {
             "ottla consume foo bar -o -10 -n 5 -p 0,1 -f json",
             "ottla consume -r ^foo -o @-1h",
             "ottla consume foo -g readers -o end",
+            "ottla audit produce foo --rate 1000 --keys 3 --duration 1m30s --field meta.audit --size 500",
+            "ottla audit verify foo -o @-1h:end --run a --expect 7 --bucket 10s --format json",
+            "ottla audit verify foo --live --for 10m --metrics 127.0.0.1:0",
+            "ottla canary --every 100ms --for 1m --metrics :9645",
             "ottla group describe -s readers",
             "ottla cluster info --format json",
             "ottla cluster health --wait 60",

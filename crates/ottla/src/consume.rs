@@ -145,7 +145,11 @@ async fn topics(admin: &Admin, args: &ConsumeArgs) -> Result<Vec<Str>, Failure> 
 }
 
 /// All partitions of the topics, or those named.
-async fn partitions(admin: &Admin, topics: &[Str], named: &[i32]) -> Result<Vec<TopicPartition>, Failure> {
+pub(crate) async fn partitions(
+    admin: &Admin,
+    topics: &[Str],
+    named: &[i32],
+) -> Result<Vec<TopicPartition>, Failure> {
     let mut partitions = Vec::new();
     for (name, topic) in admin.describe_topics(topics).await? {
         let known: Vec<_> = topic?.partitions.iter().map(|partition| partition.id).collect();
@@ -161,7 +165,7 @@ async fn partitions(admin: &Admin, topics: &[Str], named: &[i32]) -> Result<Vec<
 }
 
 /// Where each partition's reading ends, as of now.
-async fn ends(
+pub(crate) async fn ends(
     admin: &Admin,
     cluster: &Cluster,
     partitions: &[TopicPartition],

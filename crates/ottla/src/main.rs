@@ -15,6 +15,7 @@ mod dev_cluster;
 mod topic;
 mod produce;
 mod consume;
+mod audit;
 mod group;
 mod txn;
 mod quota;
@@ -35,6 +36,8 @@ fn main() -> ExitCode {
         Command::Topic(args) => connect::run(topic::run(args)),
         Command::Produce(args) => connect::run(produce::run(args)),
         Command::Consume(args) => connect::run(consume::run(args)),
+        Command::Audit(args) => connect::run(audit::run(args)),
+        Command::Canary(args) => connect::run(audit::canary::run(args)),
         Command::Group(args) => connect::run(group::run(args)),
         Command::Txn(args) => connect::run(txn::run(args)),
         Command::Quota(args) => connect::run(quota::run(args)),

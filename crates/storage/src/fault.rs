@@ -93,6 +93,8 @@ struct Volume {
     operations: u64,
     /// After this many operations everything fails, as if the machine had stopped.
     stop_after: Option<u64>,
+    /// Whether nothing can be written for want of space.
+    full: bool,
     /// Everything below these directories fails after so many operations, as on a disk that has died.
     dead: BTreeMap<PathBuf, u64>,
     /// Likewise those below which operations do not come back.
@@ -199,6 +201,16 @@ impl FaultDisk {
         volume.dead.remove(dir);
         volume.hung.remove(dir);
         self.shared.hang_changed.notify_all();
+    }
+
+    /// Has every write fail with ENOSPC from now on.
+    pub fn fill(&self) {
+        self.shared.lock().full = true;
+    }
+
+    /// Has writes work again.
+    pub fn make_room(&self) {
+        self.shared.lock().full = false;
     }
 
     /// Loses power: unsynced writes and names survive or vanish as `choice` says. Handles and locks of
@@ -400,6 +412,10 @@ fn split(path: &Path) -> Option<(&Path, &str)> {
 
 fn not_found(path: &Path) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist", path.display()))
+}
+
+fn no_space() -> io::Error {
+    io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error())
 }
 
 fn input_output_error() -> io::Error {
@@ -612,11 +628,12 @@ impl DiskFile for FaultFile {
     fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
         self.with(|volume| {
             volume.step()?;
+            if volume.full {
+                return Err(no_space());
+            }
             let mut bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
             match volume.take_fault(|fault| matches!(fault, Fault::ShortWrite(_) | Fault::NoSpace)) {
-                Some(Fault::NoSpace) => {
-                    return Err(io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error()));
-                }
+                Some(Fault::NoSpace) => return Err(no_space()),
                 Some(Fault::ShortWrite(share)) => {
                     let kept = (bytes.len() * usize::from(share) / 256).max(1).min(bytes.len());
                     bytes.truncate(kept);

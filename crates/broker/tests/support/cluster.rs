@@ -1,5 +1,4 @@
-//! Several brokers that are one cluster, in one process: each on a runtime of its own, so that one can be ended without a word
-//! while the others go on.
+//! Several embedded brokers that are one cluster: one can be ended without a word while the others go on.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -7,15 +6,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use broker::clock::SystemClock;
+use broker::StartError;
+use broker::embedded::{EmbeddedBroker, EmbeddedBuilder, EmbeddedError};
 use broker::logging::LogFormat;
-use broker::network::TcpNetwork;
-use broker::settings::{Settings, Sources};
-use broker::{Node, NodeOptions, StartError};
-use client::TokioEnvironment;
 use storage::{Disk, RealDisk};
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
 use wire::messages::describe_cluster::{DescribeClusterRequest, DescribeClusterResponse};
 use wire::messages::describe_topic_partitions::{
     DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponsePartition, TopicRequest,
@@ -42,7 +37,7 @@ struct Member {
     joins: String,
     disk: Arc<dyn Disk>,
     rack: Option<&'static str>,
-    running: Option<(Runtime, Node)>,
+    running: Option<EmbeddedBroker>,
 }
 
 impl TestCluster {
@@ -111,8 +106,8 @@ impl TestCluster {
 
     /// The page of a broker's metrics, if `admin.listener` is set.
     pub fn metrics(&self, id: i32) -> String {
-        let (_, node) = self.member(id).running.as_ref().expect("it runs");
-        super::get_metrics(node.admin_addr().expect("it serves its metrics"))
+        let broker = self.member(id).running.as_ref().expect("it runs");
+        super::get_metrics(broker.admin_address().expect("it serves its metrics"))
     }
 
     /// The brokers that run.
@@ -122,15 +117,12 @@ impl TestCluster {
 
     /// Ends brokers without a word, as SIGKILL does.
     pub fn kill(&mut self, id: i32) {
-        let (runtime, node) = self.member_mut(id).running.take().expect("it runs");
-        drop(node);
-        runtime.shutdown_timeout(PATIENCE);
+        self.member_mut(id).running.take().expect("it runs").kill();
     }
 
     /// Stops a broker in order.
     pub fn stop(&mut self, id: i32) {
-        let (runtime, node) = self.member_mut(id).running.take().expect("it runs");
-        runtime.block_on(node.shutdown()).expect("the broker stops in order");
+        self.member_mut(id).running.take().expect("it runs").stop().expect("the broker stops in order");
     }
 
     /// Starts brokers again on what they have stored, together.
@@ -138,9 +130,8 @@ impl TestCluster {
         let starting: Vec<_> = ids
             .iter()
             .map(|id| {
-                let settings = self.settings_of(*id, &[]);
-                let disk = Arc::clone(&self.member(*id).disk);
-                std::thread::spawn(move || start(settings, disk))
+                let broker = self.builder_of(*id, &[]);
+                std::thread::spawn(move || start(broker))
             })
             .collect();
         for (id, started) in ids.into_iter().zip(starting) {
@@ -151,10 +142,7 @@ impl TestCluster {
 
     /// What comes of starting a broker with other settings than its own; it does not run afterwards.
     pub fn try_open(&self, id: i32, settings: &[&str]) -> Result<(), StartError> {
-        let (runtime, node) = start(self.settings_of(id, settings), Arc::clone(&self.member(id).disk))?;
-        drop(node);
-        runtime.shutdown_timeout(PATIENCE);
-        Ok(())
+        start(self.builder_of(id, settings)).map(drop)
     }
 
     /// Empties a broker's directory, as a new disk is empty.
@@ -213,26 +201,21 @@ impl TestCluster {
         found.expect("it was waited for")
     }
 
-    fn settings_of(&self, id: i32, others: &[&str]) -> Settings {
+    fn builder_of(&self, id: i32, others: &[&str]) -> EmbeddedBuilder {
         let member = self.member(id);
-        let dir = member.dir.path().to_str().expect("temporary directories have plain names");
-        let mut sources = Sources::new()
-            .preset("node.id", id.to_string())
-            .preset("cluster.id", "test")
-            .preset("log.dirs", dir)
-            .preset("listeners", format!("PLAINTEXT://127.0.0.1:{}", member.port))
-            .preset("group.initial.rebalance.delay.ms", "0")
-            .preset("offsets.topic.num.partitions", "4")
-            .preset("default.replication.factor", "3")
-            .preset("min.insync.replicas", "2")
-            .set(&member.joins);
+        let mut broker = EmbeddedBroker::builder()
+            .data_dir(member.dir.path())
+            .disk(Arc::clone(&member.disk))
+            .set("node.id", id.to_string())
+            .set("cluster.id", "test")
+            .set("listeners", format!("PLAINTEXT://127.0.0.1:{}", member.port))
+            .set("default.replication.factor", "3")
+            .set("min.insync.replicas", "2");
         if let Some(rack) = member.rack {
-            sources = sources.preset("broker.rack", rack);
+            broker = broker.set("broker.rack", rack);
         }
-        for setting in self.settings.iter().map(String::as_str).chain(others.iter().copied()) {
-            sources = sources.set(setting);
-        }
-        Settings::load(sources).expect("the test's settings are valid")
+        let given = self.settings.iter().map(String::as_str).chain(others.iter().copied());
+        given.chain([&*member.joins]).fold(broker, super::set)
     }
 
     fn member(&self, id: i32) -> &Member {
@@ -253,39 +236,25 @@ impl Member {
 
 impl Drop for TestCluster {
     fn drop(&mut self) {
-        for member in &mut self.brokers {
-            if let Some((runtime, node)) = member.running.take() {
-                drop(node);
-                runtime.shutdown_background();
-            }
+        // Together: one that is left alone has much to say about that.
+        let running = self.brokers.iter_mut().filter_map(|member| member.running.take());
+        let ending: Vec<_> = running.map(|broker| std::thread::spawn(move || drop(broker))).collect();
+        for ended in ending {
+            // A test that has failed already must not fail twice.
+            let _ = ended.join();
         }
     }
 }
 
-fn start(settings: Settings, disk: Arc<dyn Disk>) -> Result<(Runtime, Node), StartError> {
+fn start(broker: EmbeddedBuilder) -> Result<EmbeddedBroker, StartError> {
     if let Ok(filter) = std::env::var("OTTLA_LOG") {
         // Whoever comes first; a second one has nothing to add.
         let _ = broker::logging::init(LogFormat::Text, &filter);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime can be started");
-    let options = NodeOptions {
-        settings,
-        disk,
-        clock: Arc::new(SystemClock),
-        environment: Arc::new(TokioEnvironment),
-        network: Arc::new(TcpNetwork),
-    };
-    match runtime.block_on(Node::start(options)) {
-        Ok(node) => Ok((runtime, node)),
-        Err(error) => {
-            runtime.shutdown_timeout(PATIENCE);
-            Err(error)
-        }
-    }
+    broker.start().map_err(|error| match error {
+        EmbeddedError::Start(error) => error,
+        other => panic!("{other}"),
+    })
 }
 
 fn free_port() -> u16 {

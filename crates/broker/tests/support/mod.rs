@@ -10,7 +10,7 @@ mod cluster;
 mod mutation;
 mod raw;
 
-pub use self::broker::TestBroker;
+pub use self::broker::{TestBroker, set};
 pub use self::client::{TestClient, batch_of};
 pub use self::cluster::{TestCluster, wait_until};
 pub use self::mutation::{Xorshift, is_answered_at_once, mutate, resident_bytes, sample_frames};

@@ -3,7 +3,7 @@
 //! Each command stands in the file of its name. They share how partitions are named on the command line, how
 //! a person is asked before something is done, and what is said while something goes on.
 
-mod progress;
+pub(crate) mod progress;
 mod health;
 mod quorum;
 mod unregister;

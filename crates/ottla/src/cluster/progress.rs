@@ -2,6 +2,7 @@
 //!
 //! It goes to the standard error, and nowhere when that is no terminal.
 
+use std::cell::Cell;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -9,20 +10,32 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The line.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     is_terminal: bool,
+    shown: Cell<Option<Instant>>,
 }
 
+/// Nobody reads faster.
+const SHOW_EVERY: Duration = Duration::from_millis(100);
+
 impl Progress {
-    pub(super) fn new() -> Self {
-        Self { is_terminal: std::io::stderr().is_terminal() }
+    pub(crate) fn new() -> Self {
+        Self { is_terminal: std::io::stderr().is_terminal(), shown: Cell::new(None) }
     }
 
     /// Shows this instead of what was shown before.
-    pub(super) fn show(&self, line: impl Display) {
+    pub(crate) fn show(&self, line: impl Display) {
         if self.is_terminal {
             // Nobody is told that progress could not be told.
             let _ = write!(std::io::stderr().lock(), "\r{line}\x1b[K");
+        }
+    }
+
+    /// The same for what changes all the time: now and then.
+    pub(crate) fn show_often(&self, line: impl Display) {
+        if self.shown.get().is_none_or(|shown| shown.elapsed() >= SHOW_EVERY) {
+            self.shown.set(Some(Instant::now()));
+            self.show(line);
         }
     }
 }
