@@ -17,6 +17,8 @@ pub(crate) enum Kit {
     Node,
     Go,
     Kcat,
+    /// Redis and PostgreSQL, which tests start for themselves.
+    Stores,
 }
 
 impl Kit {
@@ -28,6 +30,8 @@ impl Kit {
             Kit::Node => &[("node", "nodejs"), ("npm", "npm")],
             Kit::Go => &[("go", "golang-go")],
             Kit::Kcat => &[("kcat", "kcat")],
+            // The server's own programs are not on the path; this comes with them.
+            Kit::Stores => &[("redis-server", "redis-server"), ("pg_ctlcluster", "postgresql")],
         }
     }
 }
@@ -66,7 +70,7 @@ impl Toolbox {
             Kit::Python => self.ensure_python(),
             Kit::Node => self.ensure_node(),
             Kit::Go => self.ensure_go(),
-            Kit::Kcat => Ok(()),
+            Kit::Kcat | Kit::Stores => Ok(()),
         }
     }
 

@@ -1,0 +1,28 @@
+//! Offsets that live where the results live.
+//!
+//! A [`Reader`] reads partitions from the positions in its own [`OffsetStore`] and refuses to carry on over a gap. The modules
+//! stand in the order of a record's way: what a position belongs to (`key`), what a store promises (`store`) and the stores that
+//! keep the promise, what a partition must look like to be read on (`continuity`), and the reader itself. Invariant: a position
+//! moves only from where its holder left it, and only by its last holder.
+
+mod key;
+mod store;
+mod memory;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod continuity;
+mod reader;
+mod window;
+
+pub use continuity::{Cause, First, Gap, Log, Policy, check, check_first};
+pub use key::{Key, ReaderName};
+pub use memory::MemoryStore;
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresStore;
+pub use reader::{Batch, Reader, ReaderError, ReaderOptions};
+#[cfg(feature = "redis")]
+pub use redis::RedisStore;
+pub use store::{Claim, Expected, Fence, Held, OffsetStore, Position, StoreError, Stored};
+pub use window::Window;

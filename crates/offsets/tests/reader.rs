@@ -1,0 +1,304 @@
+//! A reader against a real broker: it goes on from its store's positions, exactly, and where they cannot be continued it stops and
+//! says why.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker::embedded::EmbeddedBroker;
+use client::{Admin, Cluster, Execution, NewTopic, Options, Producer, ProducerRecord, TokioEnvironment};
+use offsets::{
+    Batch, Cause, MemoryStore, OffsetStore, Policy, Reader, ReaderError, ReaderOptions, StoreError,
+};
+use support::Postgres;
+use tokio::time::timeout;
+use wire::{Offset, PartitionId, Str, TopicPartition};
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct World {
+    broker: EmbeddedBroker,
+    store: Arc<MemoryStore>,
+    sent: u64,
+}
+
+impl World {
+    async fn new() -> Self {
+        let broker = EmbeddedBroker::builder().start().unwrap();
+        let world = Self { broker, store: Arc::new(MemoryStore::new(Arc::new(TokioEnvironment))), sent: 0 };
+        world.create().await;
+        world
+    }
+
+    fn options(&self) -> Options {
+        let mut options = Options::default();
+        options.set("bootstrap.servers", &self.broker.bootstrap_servers()).unwrap();
+        options.set("fetch.max.wait.ms", "50").unwrap();
+        // Who dies without a word is waited for so long.
+        options.set("session.timeout.ms", "6000").unwrap();
+        options.set("heartbeat.interval.ms", "500").unwrap();
+        options
+    }
+
+    fn admin(&self) -> Admin {
+        Admin::new(Cluster::new(self.options(), Arc::new(TokioEnvironment)).unwrap())
+    }
+
+    async fn create(&self) {
+        let topic =
+            NewTopic { name: "orders".into(), partitions: Some(2), replicas: Some(1), configs: Vec::new() };
+        let created = self.admin().create_topics(&[topic], Execution::Apply).await.unwrap();
+        created.into_iter().for_each(|(_, created)| drop(created.unwrap()));
+    }
+
+    /// Sends so many records to a partition, each a number of its own.
+    async fn send(&mut self, partition: i32, records: u64) {
+        let producer =
+            Producer::new(Cluster::new(self.options(), Arc::new(TokioEnvironment)).unwrap()).unwrap();
+        for _ in 0..records {
+            let mut record = ProducerRecord::new("orders", self.sent.to_string());
+            record.partition = Some(PartitionId(partition));
+            producer.send(record).await.unwrap();
+            self.sent += 1;
+        }
+        producer.close(PATIENCE).await.unwrap();
+    }
+
+    fn reader(&self, store: Arc<dyn OffsetStore>, at_gap: Policy) -> Reader {
+        let options = ReaderOptions { at_gap, ..ReaderOptions::new("billing".parse().unwrap()) };
+        Reader::subscribe(self.options(), Arc::new(TokioEnvironment), store, options, ["orders"]).unwrap()
+    }
+
+    fn own_reader(&self) -> Reader {
+        self.reader(Arc::clone(&self.store) as Arc<dyn OffsetStore>, Policy::Stop)
+    }
+
+    async fn stored(&self, partition: i32) -> i64 {
+        let listed = self.store.list(&"billing".parse().unwrap()).await.unwrap();
+        let of = |(key, _): &&(offsets::Key, offsets::Stored)| key.partition.partition.0 == partition;
+        listed.iter().find(of).map_or(-1, |(_, stored)| stored.position.next.0)
+    }
+}
+
+async fn next(reader: &mut Reader) -> Result<Batch, ReaderError> {
+    timeout(PATIENCE, reader.next()).await.expect("something comes").expect("it reads")
+}
+
+fn values(batch: &Batch) -> Vec<i64> {
+    batch
+        .iter()
+        .map(|record| std::str::from_utf8(record.value.as_ref().unwrap()).unwrap().parse().unwrap())
+        .collect()
+}
+
+/// Reads and commits so many records.
+async fn read(reader: &mut Reader, records: usize) -> Vec<i64> {
+    let mut seen = Vec::new();
+    while seen.len() < records {
+        let batch = next(reader).await.unwrap();
+        seen.extend(values(&batch));
+        reader.commit(batch).await.unwrap();
+    }
+    seen.sort_unstable();
+    seen
+}
+
+fn gap(outcome: Result<Batch, ReaderError>) -> Box<offsets::Gap> {
+    match outcome {
+        Err(ReaderError::Gap(gap)) => gap,
+        Err(other) => panic!("not a gap: {other}"),
+        Ok(batch) => panic!("not a gap: {batch:?}", batch = values(&batch)),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_goes_on_where_the_store_says_and_batches_are_stored_in_order() {
+    let mut world = World::new().await;
+    world.send(0, 5).await;
+    let mut reader = world.own_reader();
+    assert_eq!(read(&mut reader, 5).await, [0, 1, 2, 3, 4]);
+    // In hand and not committed when it ends: it comes again.
+    world.send(0, 1).await;
+    let undone = next(&mut reader).await.unwrap();
+    assert_eq!(values(&undone), [5]);
+    world.send(0, 1).await;
+    let behind = next(&mut reader).await.unwrap();
+    assert!(matches!(behind.claim(), Err(ReaderError::OutOfOrder { at: Offset(6), stored: Offset(5), .. })));
+    drop((undone, behind));
+    drop(reader);
+    assert_eq!(world.stored(0).await, 5);
+
+    let mut reader = world.own_reader();
+    assert_eq!(read(&mut reader, 2).await, [5, 6]);
+    reader.close(PATIENCE).await.unwrap();
+    assert_eq!(world.stored(0).await, 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_retention_has_removed_stops_its_partition_and_no_other() {
+    let mut world = World::new().await;
+    world.send(0, 4).await;
+    let mut reader = world.own_reader();
+    read(&mut reader, 4).await;
+    reader.close(PATIENCE).await.unwrap();
+    world.send(0, 4).await;
+    world.send(1, 1).await;
+    let first = TopicPartition::new("orders", PartitionId(0));
+    let deleted = world.admin().delete_records(&[(first, Offset(6))]).await.unwrap();
+    assert!(deleted.iter().all(|(_, deleted)| deleted.is_ok()));
+
+    let mut reader = world.own_reader();
+    let (mut gaps, mut seen) = (Vec::new(), Vec::new());
+    while gaps.is_empty() || seen.is_empty() {
+        match next(&mut reader).await {
+            Ok(batch) => {
+                seen.extend(values(&batch));
+                reader.commit(batch).await.unwrap();
+            }
+            outcome => gaps.push(gap(outcome)),
+        }
+    }
+    assert_eq!(seen, [8], "the other partition's");
+    let found = &gaps[0];
+    assert_eq!(
+        (found.cause, found.stored, found.found),
+        (Cause::RetentionPassed, Offset(4), Some(Offset(6)))
+    );
+    assert!(found.to_string().contains("ottla offsets set billing orders:0"), "{found}");
+    reader.close(PATIENCE).await.unwrap();
+    assert_eq!(world.stored(0).await, 4, "nobody has decided");
+
+    let mut reader = world.reader(Arc::clone(&world.store) as Arc<dyn OffsetStore>, Policy::Nearest);
+    assert_eq!(read(&mut reader, 2).await, [6, 7]);
+    assert_eq!(reader.resets(), 1);
+    assert_eq!(world.stored(0).await, 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_created_again_is_another_one() {
+    let mut world = World::new().await;
+    world.send(0, 3).await;
+    let mut reader = world.own_reader();
+    read(&mut reader, 3).await;
+    reader.close(PATIENCE).await.unwrap();
+    let deleted = world.admin().delete_topics(&[Str::from("orders")]).await.unwrap();
+    deleted.into_iter().for_each(|(_, deleted)| deleted.unwrap());
+    world.create().await;
+    world.send(0, 5).await;
+
+    let mut reader = world.own_reader();
+    let found = gap(next(&mut reader).await);
+    assert_eq!(found.cause, Cause::TopicRecreated);
+    assert_eq!(world.stored(0).await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_lost_its_last_commits_is_noticed() {
+    let mut world = World::new().await;
+    world.send(0, 3).await;
+    let mut reader = world.own_reader();
+    read(&mut reader, 3).await;
+    let before = world.store.snapshot();
+    world.send(0, 2).await;
+    read(&mut reader, 2).await;
+    // Its copy goes to the group coordinator.
+    reader.close(PATIENCE).await.unwrap();
+    world.store.roll_back(&before);
+    assert_eq!(world.stored(0).await, 3);
+
+    let mut reader = world.own_reader();
+    let found = gap(next(&mut reader).await);
+    assert_eq!((found.cause, found.stored, found.expected), (Cause::StoreRolledBack, Offset(3), Offset(5)));
+    assert_eq!(world.stored(0).await, 3, "it is not overwritten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zombie_moves_nothing() {
+    let mut world = World::new().await;
+    world.send(0, 2).await;
+    let assigned = |world: &World| {
+        let options = ReaderOptions::new("billing".parse().unwrap());
+        let store = Arc::clone(&world.store) as Arc<dyn OffsetStore>;
+        let partition = TopicPartition::new("orders", PartitionId(0));
+        Reader::assign(world.options(), Arc::new(TokioEnvironment), store, options, [partition]).unwrap()
+    };
+    let mut first = assigned(&world);
+    let held = next(&mut first).await.unwrap();
+    let mut second = assigned(&world);
+    let taken = next(&mut second).await.unwrap();
+    assert_eq!(values(&taken), values(&held), "nothing was committed");
+    second.commit(taken).await.unwrap();
+    let refused = first.commit(held).await;
+    assert!(matches!(refused, Err(ReaderError::Store(StoreError::Fenced { .. }))), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_and_position_are_in_postgres_together_whatever_dies() {
+    const ROUNDS: u64 = 6;
+    const RECORDS: u64 = 20;
+    let mut world = World::new().await;
+    let mut postgres = Postgres::start().await;
+    let results = postgres.client().await;
+    results.batch_execute("CREATE TABLE results (value bigint)").await.unwrap();
+    drop(results);
+    for round in 0..ROUNDS {
+        world.send((round % 2) as i32, RECORDS).await;
+        let store = postgres.store().await;
+        let mut client = postgres.client().await;
+        let mut reader = world.reader(Arc::new(store.clone()), Policy::Stop);
+        let expected = ((round + 1) * RECORDS) as i64;
+        let mut batches = 0;
+        loop {
+            let batch = next(&mut reader).await.unwrap();
+            let transaction = client.transaction().await.unwrap();
+            for value in values(&batch) {
+                transaction.execute("INSERT INTO results VALUES ($1)", &[&value]).await.unwrap();
+            }
+            store.commit_in(&transaction, &batch.claim().unwrap()).await.unwrap();
+            batches += 1;
+            // The first transaction of each other round dies with its database, its reader, or its broker.
+            if batches == 1 && round % 2 == 1 {
+                drop(transaction);
+                break;
+            }
+            transaction.commit().await.unwrap();
+            batch.stored();
+            let count = "SELECT count(*) FROM results";
+            if client.query_one(count, &[]).await.unwrap().get::<_, i64>(0) == expected {
+                break;
+            }
+        }
+        drop(reader);
+        match round % 6 {
+            1 => postgres.kill_and_restart().await,
+            3 => {
+                world.broker.kill();
+                world.broker.start_again().unwrap();
+            }
+            _ => {}
+        }
+    }
+    let store = postgres.store().await;
+    let mut client = postgres.client().await;
+    let mut reader = world.reader(Arc::new(store.clone()), Policy::Stop);
+    let all = "SELECT value FROM results ORDER BY value";
+    let wanted: Vec<i64> = (0..(ROUNDS * RECORDS) as i64).collect();
+    loop {
+        let rows: Vec<i64> = client.query(all, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+        if rows.len() >= wanted.len() {
+            assert_eq!(rows, wanted, "each input once");
+            break;
+        }
+        let batch = next(&mut reader).await.unwrap();
+        let transaction = client.transaction().await.unwrap();
+        for value in values(&batch) {
+            transaction.execute("INSERT INTO results VALUES ($1)", &[&value]).await.unwrap();
+        }
+        store.commit_in(&transaction, &batch.claim().unwrap()).await.unwrap();
+        transaction.commit().await.unwrap();
+        batch.stored();
+    }
+    reader.close(PATIENCE).await.unwrap();
+}

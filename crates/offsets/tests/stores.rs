@@ -1,0 +1,221 @@
+//! What every store of offsets promises, asked of each: a real Redis, a real PostgreSQL, and memory.
+
+mod support;
+
+use std::sync::Arc;
+
+use client::TokioEnvironment;
+use offsets::{
+    Claim, Expected, Fence, Held, Key, MemoryStore, OffsetStore, Position, PostgresStore, StoreError,
+};
+use support::{Postgres, Redis};
+use wire::{LeaderEpoch, Offset, PartitionId, TopicPartition, Uuid};
+
+const TOPIC_ID: Uuid = Uuid([7; 16]);
+
+fn key(partition: i32) -> Key {
+    Key {
+        reader: "billing".parse().unwrap(),
+        cluster_id: "cluster-a".to_owned(),
+        partition: TopicPartition::new("new-orders", PartitionId(partition)),
+        topic_id: TOPIC_ID,
+    }
+}
+
+fn claim(key: &Key, held: Fence, expected: Expected, next: i64) -> Claim {
+    let position = Position { next: Offset(next), leader_epoch: LeaderEpoch(3) };
+    Claim { key: key.clone(), fence: held, expected, position }
+}
+
+fn next(held: &Held) -> Option<i64> {
+    held.stored.map(|stored| stored.position.next.0)
+}
+
+fn refused(outcome: Result<(), StoreError>) -> String {
+    outcome.expect_err("it is to be refused").to_string()
+}
+
+/// The story that every store tells alike.
+async fn keeps_its_promises(store: &dyn OffsetStore) {
+    let key = key(3);
+    let first = store.acquire(&key).await.unwrap();
+    assert_eq!(next(&first), None);
+    store.commit(&claim(&key, first.fence, Expected::Nothing, 10)).await.unwrap();
+    store.commit(&claim(&key, first.fence, Expected::At(Offset(10)), 25)).await.unwrap();
+
+    // Said again, because the answer was lost: nothing moves, and it is known that it was done.
+    let again = store.commit(&claim(&key, first.fence, Expected::At(Offset(10)), 25)).await;
+    assert!(matches!(again, Err(StoreError::AlreadyThere { at: Offset(25), .. })), "{again:?}");
+    // From where it is not.
+    let moved = store.commit(&claim(&key, first.fence, Expected::At(Offset(20)), 30)).await;
+    assert_eq!(
+        refused(moved),
+        "new-orders-3 of reader billing is at 25 in the store, where 20 was expected: the store was rolled back or changed by hand"
+    );
+
+    // Another one takes over; the first wakes up and moves nothing, whatever it expects.
+    let second = store.acquire(&key).await.unwrap();
+    assert_eq!(next(&second), Some(25));
+    assert_eq!(second.stored.unwrap().position.leader_epoch, LeaderEpoch(3));
+    assert_eq!(second.fence.number, first.fence.number + 1);
+    for expected in [Expected::At(Offset(25)), Expected::Anything, Expected::Nothing] {
+        let zombie = store.commit(&claim(&key, first.fence, expected, 26)).await;
+        assert!(matches!(zombie, Err(StoreError::Fenced { .. })), "{zombie:?}");
+    }
+    // Nor if it has the right number, as after a store that lost the last holder.
+    let same_number = Fence { number: second.fence.number, ..first.fence };
+    let zombie = store.commit(&claim(&key, same_number, Expected::At(Offset(25)), 26)).await;
+    assert!(matches!(zombie, Err(StoreError::Fenced { .. })), "{zombie:?}");
+    store.commit(&claim(&key, second.fence, Expected::At(Offset(25)), 26)).await.unwrap();
+
+    // A topic that was created again is another one, until somebody decides to begin in it.
+    let recreated = Key { topic_id: Uuid([8; 16]), ..key.clone() };
+    let third = store.acquire(&recreated).await.unwrap();
+    assert_eq!(third.stored.unwrap().topic_id, TOPIC_ID);
+    let other = store.commit(&claim(&recreated, third.fence, Expected::At(Offset(26)), 27)).await;
+    assert!(matches!(other, Err(StoreError::OtherTopic { .. })), "{other:?}");
+    store.commit(&claim(&recreated, third.fence, Expected::Anything, 0)).await.unwrap();
+
+    // Each partition, cluster and reader by itself.
+    let elsewhere = Key { cluster_id: "cluster-b".to_owned(), ..key.clone() };
+    assert_eq!(next(&store.acquire(&elsewhere).await.unwrap()), None);
+    let of_another = Key { reader: "billing-2".parse().unwrap(), ..key.clone() };
+    let held = store.acquire(&of_another).await.unwrap();
+    store.commit(&claim(&of_another, held.fence, Expected::Nothing, 5)).await.unwrap();
+    let listed = store.list(&key.reader).await.unwrap();
+    let listed: Vec<_> = listed.iter().map(|(key, stored)| (key.clone(), stored.position.next.0)).collect();
+    assert_eq!(listed, [(recreated, 0)]);
+}
+
+#[tokio::test]
+async fn memory_keeps_its_promises() {
+    keeps_its_promises(&MemoryStore::new(Arc::new(TokioEnvironment))).await;
+}
+
+#[tokio::test]
+async fn redis_keeps_its_promises_and_does_not_overwrite_what_it_cannot_read() {
+    let mut redis = Redis::start().await;
+    let store = redis.store().await;
+    keeps_its_promises(&store).await;
+
+    redis.kill_and_restart().await;
+    let key = key(3);
+    let error = store.acquire(&key).await.expect_err("the connection is gone");
+    assert!(error.is_retriable(), "{error}");
+    let store = redis.store().await;
+    let held = store.acquire(&key).await.unwrap();
+    assert_eq!(next(&held), Some(0), "what was confirmed survives kill -9");
+
+    let place = "ottla:offsets:billing:cluster-a:new-orders-3";
+    redis.command(&["HSET", place, "offset", "twelve"]).await;
+    let garbage = store.acquire(&key).await.unwrap_err().to_string();
+    assert_eq!(garbage, format!("{place} holds \"twelve\", which is no offset: it is left as it is"));
+    redis.command(&["SET", place, "something else"]).await;
+    assert!(matches!(store.acquire(&key).await, Err(StoreError::Garbage { .. })));
+    redis.command(&["FLUSHALL"]).await;
+    let lost = store.commit(&claim(&key, held.fence, Expected::At(Offset(0)), 1)).await;
+    assert_eq!(
+        refused(lost),
+        "new-orders-3 of reader billing is not in the store any more: the store has lost its data"
+    );
+}
+
+#[tokio::test]
+async fn postgres_keeps_its_promises_and_moves_results_and_position_together() {
+    let mut postgres = Postgres::start().await;
+    let store = postgres.store().await;
+    keeps_its_promises(&store).await;
+
+    postgres.kill_and_restart().await;
+    let key = key(4);
+    let held = store.acquire(&key).await.expect("the connection comes back by itself");
+    let mut results = postgres.client().await;
+    results.batch_execute("CREATE TABLE results (value bigint)").await.unwrap();
+    let count = "SELECT count(*) FROM results";
+
+    // The transaction takes both back, or leaves both.
+    for ends_well in [false, true] {
+        let transaction = results.transaction().await.unwrap();
+        transaction.execute("INSERT INTO results VALUES (1)", &[]).await.unwrap();
+        store.commit_in(&transaction, &claim(&key, held.fence, Expected::Nothing, 1)).await.unwrap();
+        match ends_well {
+            true => transaction.commit().await.unwrap(),
+            false => transaction.rollback().await.unwrap(),
+        }
+    }
+    let rows: i64 = results.query_one(count, &[]).await.unwrap().get(0);
+    assert_eq!(rows, 1);
+
+    // The answer to the commit was lost, so it is tried again: the position says that the results are there.
+    let transaction = results.transaction().await.unwrap();
+    transaction.execute("INSERT INTO results VALUES (1)", &[]).await.unwrap();
+    let again = store.commit_in(&transaction, &claim(&key, held.fence, Expected::Nothing, 1)).await;
+    assert!(matches!(again, Err(StoreError::AlreadyThere { .. })), "{again:?}");
+    transaction.rollback().await.unwrap();
+
+    // Who takes hold while a transaction of the holder's is open waits for its end, and sees what it did.
+    let transaction = results.transaction().await.unwrap();
+    transaction.execute("INSERT INTO results VALUES (2)", &[]).await.unwrap();
+    store.commit_in(&transaction, &claim(&key, held.fence, Expected::At(Offset(1)), 2)).await.unwrap();
+    let taking = tokio::spawn({
+        let (store, key) = (postgres.store().await, key.clone());
+        async move { store.acquire(&key).await }
+    });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    let watcher = postgres.client().await;
+    while watcher.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        tokio::task::yield_now().await;
+    }
+    transaction.commit().await.unwrap();
+    let taken = taking.await.unwrap().unwrap();
+    assert_eq!(next(&taken), Some(2));
+    let transaction = results.transaction().await.unwrap();
+    let zombie = store.commit_in(&transaction, &claim(&key, held.fence, Expected::At(Offset(2)), 3)).await;
+    assert!(matches!(zombie, Err(StoreError::Fenced { .. })), "{zombie:?}");
+}
+
+#[tokio::test]
+async fn a_table_has_a_name_that_needs_no_quotes() {
+    let told = PostgresStore::connect_table("host=127.0.0.1", "x; DROP TABLE y").await;
+    assert_eq!(
+        refused(told.map(|_| ())),
+        "the setting holds \"x; DROP TABLE y\", which is no table name (lower case letters, digits and '_', at most 63): it \
+         is left as it is"
+    );
+}
+
+#[tokio::test]
+async fn many_take_hold_at_once_and_one_of_them_holds() {
+    let postgres = Postgres::start().await;
+    let redis = Redis::start().await;
+    let stores: [Arc<dyn OffsetStore>; 2] = [Arc::new(postgres.store().await), Arc::new(redis.store().await)];
+    for store in stores {
+        let key = key(0);
+        let taking: Vec<_> = (0..16)
+            .map(|_| {
+                let (store, key) = (Arc::clone(&store), key.clone());
+                tokio::spawn(async move {
+                    let held = store.acquire(&key).await.unwrap();
+                    (
+                        held.fence.number,
+                        store.commit(&claim(&key, held.fence, Expected::Anything, held.fence.number)).await,
+                    )
+                })
+            })
+            .collect();
+        let mut numbers = Vec::new();
+        let mut last = 0;
+        for taking in taking {
+            let (number, committed) = taking.await.unwrap();
+            numbers.push(number);
+            match committed {
+                Ok(()) => last = last.max(number),
+                Err(error) => assert!(matches!(error, StoreError::Fenced { .. }), "{error}"),
+            }
+        }
+        numbers.sort_unstable();
+        assert_eq!(numbers, (1..=16).collect::<Vec<_>>());
+        assert_eq!(last, 16, "the last holder's commit went through");
+        assert_eq!(next(&store.acquire(&key).await.unwrap()), Some(16));
+    }
+}
