@@ -7,10 +7,14 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
+use wire::ErrorCode;
 
 use crate::environment::Environment;
 use crate::error::{Error, ErrorKind};
 use crate::options::Options;
+
+/// How long to wait while the coordinator ends another transaction of the same producer.
+pub(crate) const CONCURRENT_PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// The retries of one operation.
 pub(crate) struct Retry<'a> {
@@ -35,7 +39,7 @@ impl<'a> Retry<'a> {
             doing: doing.into(),
             begun,
             deadline: begun + timeout,
-            pause: options.retry_backoff,
+            pause: options.retry_backoff.min(options.retry_backoff_max),
             pause_max: options.retry_backoff_max,
         }
     }
@@ -50,7 +54,12 @@ impl<'a> Retry<'a> {
         if error.kind() != ErrorKind::Retriable {
             return Err(error);
         }
-        let next = Instant::now() + jittered(self.pause, self.environment.random());
+        let pause = match error.code() {
+            // Ending another transaction takes milliseconds.
+            Some(ErrorCode::CONCURRENT_TRANSACTIONS) => self.pause.min(CONCURRENT_PAUSE_MAX),
+            _ => self.pause,
+        };
+        let next = Instant::now() + jittered(pause, self.environment.random());
         self.pause = (self.pause * 2).min(self.pause_max);
         if next >= self.deadline {
             let after = self.begun.elapsed();

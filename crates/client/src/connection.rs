@@ -3,18 +3,22 @@
 //! Requests are pipelined: each waits only for its own answer, matched by correlation id. At most
 //! `max.in.flight.requests.per.connection` wait at a time, and an answer longer than `receive.message.max.bytes`
 //! or one that nobody waits for ends the connection. A request that runs into its deadline ends it too, because
-//! the answers behind it are stuck. A connection never reconnects: whoever holds it opens another.
+//! the answers behind it are stuck; so does `connections.max.idle.ms` without any. A connection never reconnects:
+//! whoever holds it opens another.
 
 use std::collections::HashMap;
 use std::io;
+use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use wire::messages::api_versions::ApiVersionsRequest;
 use wire::{
     ApiKey, ApiRequest, DecodeError, Decoder, ErrorCode, Frame, Message, RequestHeader, ResponseHeader, Str,
@@ -28,6 +32,9 @@ use crate::options::Options;
 /// How this client calls itself.
 pub const SOFTWARE_NAME: &str = "ottla";
 
+/// Why a connection is closed that nobody uses.
+const IDLE: &str = "nobody used it for connections.max.idle.ms";
+
 /// A connection to a broker, after the two agreed on versions. Clones share the socket.
 #[derive(Clone)]
 pub struct Connection {
@@ -37,20 +44,28 @@ pub struct Connection {
 struct Inner {
     address: Address,
     client_id: Str,
-    /// What both sides speak; filled by the first exchange.
-    versions: HashMap<ApiKey, RangeInclusive<i16>>,
+    /// Filled by the first exchange.
+    agreed: Agreed,
     correlation_id: AtomicI32,
     in_flight: Arc<Semaphore>,
     outgoing: mpsc::Sender<Outgoing>,
     shared: Arc<Shared>,
 }
 
+/// What the other side said of itself.
+#[derive(Default)]
+struct Agreed {
+    versions: HashMap<ApiKey, RangeInclusive<i16>>,
+    /// The features that the cluster has turned on, and up to which level.
+    features: HashMap<Str, i16>,
+}
+
 /// What callers and the task that owns the socket both see.
 #[derive(Default)]
 struct Shared {
     pending: Mutex<HashMap<i32, Pending>>,
-    /// Why the connection is over, once it is.
-    closed: Mutex<Option<String>>,
+    /// Why the connection is over and since when, once it is.
+    closed: Mutex<Option<(Instant, String)>>,
     /// Wakes the task to end the connection.
     wake: Notify,
 }
@@ -70,21 +85,34 @@ struct Outgoing {
 
 impl Connection {
     /// Connects and agrees on versions, within `socket.connection.setup.timeout.ms`.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] when no socket could be opened; whatever the first exchange ends with.
     pub async fn open(
         environment: &dyn Environment,
         address: &Address,
         options: &Options,
     ) -> Result<Self, Error> {
-        let deadline = Instant::now() + options.connect_timeout;
+        Self::open_within(environment, address, options, options.connect_timeout).await
+    }
+
+    /// The same within another time.
+    pub(crate) async fn open_within(
+        environment: &dyn Environment,
+        address: &Address,
+        options: &Options,
+        timeout: Duration,
+    ) -> Result<Self, Error> {
+        let deadline = Instant::now() + timeout;
         let failed = |source| Error::Connect { address: address.clone(), source: Arc::new(source) };
         let socket = match timeout_at(deadline, environment.connect(address)).await {
             Ok(connected) => connected.map_err(failed)?,
             Err(_) => return Err(failed(io::ErrorKind::TimedOut.into())),
         };
         let mut connection = Self::start(socket, address, options);
-        let versions = connection.agree(deadline).await?;
+        let agreed = connection.agree(deadline).await?;
         let inner = Arc::get_mut(&mut connection.inner).expect("nobody else has seen this connection yet");
-        inner.versions = versions;
+        inner.agreed = agreed;
         Ok(connection)
     }
 
@@ -95,12 +123,14 @@ impl Connection {
             address: address.clone(),
             shared: Arc::clone(&shared),
             receive_bytes_max: options.receive_bytes_max,
+            idle_max: options.connection_idle_max,
+            used: Mutex::new(Instant::now()),
         };
         tokio::spawn(task.run(socket, queue));
         let inner = Inner {
             address: address.clone(),
             client_id: Str::copy_from(&options.client_id),
-            versions: HashMap::new(),
+            agreed: Agreed::default(),
             correlation_id: AtomicI32::new(0),
             in_flight: Arc::new(Semaphore::new(options.in_flight_max)),
             outgoing,
@@ -110,7 +140,7 @@ impl Connection {
     }
 
     /// Asks for the broker's versions, in an older version if the broker knows none of ours (KIP-511).
-    async fn agree(&self, deadline: Instant) -> Result<HashMap<ApiKey, RangeInclusive<i16>>, Error> {
+    async fn agree(&self, deadline: Instant) -> Result<Agreed, Error> {
         let request = || ApiVersionsRequest {
             client_software_name: Str::from(SOFTWARE_NAME),
             client_software_version: Str::from(env!("CARGO_PKG_VERSION")),
@@ -126,7 +156,9 @@ impl Connection {
                         offered.min_version.max(*ours.start())..=offered.max_version.min(*ours.end());
                     (!common.is_empty()).then_some((api, common))
                 });
-                return Ok(offered.collect());
+                let features = response.finalized_features.iter();
+                let features = features.map(|feature| (feature.name.clone(), feature.max_version_level));
+                return Ok(Agreed { versions: offered.collect(), features: features.collect() });
             }
             let code = ApiKey::ApiVersions.code();
             let known = response.api_keys.iter().find(|offered| offered.api_key == code);
@@ -149,6 +181,12 @@ impl Connection {
         self.inner.outgoing.is_closed()
     }
 
+    /// When the connection broke, if it did: one that was closed for idling has not.
+    pub(crate) fn broken(&self) -> Option<Instant> {
+        let closed = self.inner.shared.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        closed.as_ref().filter(|(_, reason)| reason != IDLE).map(|&(when, _)| when)
+    }
+
     /// Waits until the connection is over.
     pub async fn closed(&self) {
         self.inner.outgoing.closed().await;
@@ -156,10 +194,20 @@ impl Connection {
 
     /// The newest version of an API that both sides speak, if there is one.
     pub(crate) fn version<C: Call>(&self) -> Result<i16, Error> {
+        self.version_up_to::<C>(C::VERSION_MAX)
+    }
+
+    /// The same where a newer version would mean something else than the caller wants.
+    pub(crate) fn version_up_to<C: Call>(&self, version_max: i16) -> Result<i16, Error> {
         let unsupported = || Error::Unsupported { address: self.inner.address.clone(), api: C::API.name() };
-        let common = self.inner.versions.get(&C::API).ok_or_else(unsupported)?;
-        let newest = C::VERSION_MAX.min(*common.end());
+        let common = self.inner.agreed.versions.get(&C::API).ok_or_else(unsupported)?;
+        let newest = C::VERSION_MAX.min(version_max).min(*common.end());
         if common.contains(&newest) { Ok(newest) } else { Err(unsupported()) }
+    }
+
+    /// Up to which level the cluster has turned a feature on; 0 if it does not know it (KIP-584).
+    pub(crate) fn feature(&self, name: &str) -> i16 {
+        self.inner.agreed.features.get(name).copied().unwrap_or(0)
     }
 
     /// Sends a request and waits for its answer until the deadline.
@@ -168,9 +216,31 @@ impl Connection {
         self.call_version(request, version, deadline).await
     }
 
-    /// Sends a request that is not answered.
-    pub(crate) async fn send<C: Call>(&self, request: C, deadline: Instant) -> Result<(), Error> {
-        let version = self.version::<C>()?;
+    /// Hands a request over without waiting, in the order of the calls; what is returned waits for its answer until
+    /// the deadline. Whoever calls this keeps count: more than `max.in.flight.requests.per.connection` are refused.
+    pub(crate) fn submit<C: Call>(
+        &self,
+        request: C,
+        version: i16,
+        deadline: Instant,
+    ) -> Result<Answer<C>, Error> {
+        let (correlation_id, frame) = self.frame(request, version);
+        let permit = Arc::clone(&self.inner.in_flight).try_acquire_owned().map_err(|_| self.lost())?;
+        let (reply, received) = oneshot::channel();
+        let pending = Some((correlation_id, Pending { reply, _in_flight: permit }));
+        let outgoing = Outgoing { frame, pending, _in_flight: None };
+        self.inner.outgoing.try_send(outgoing).map_err(|_| self.lost())?;
+        let begun = Instant::now();
+        Ok(Answer { connection: self.clone(), received, version, begun, deadline, request: PhantomData })
+    }
+
+    /// Sends a request that is not answered; returns when it is written.
+    pub(crate) async fn send<C: Call>(
+        &self,
+        request: C,
+        version: i16,
+        deadline: Instant,
+    ) -> Result<(), Error> {
         let (_, frame) = self.frame(request, version);
         let begun = Instant::now();
         let send = async {
@@ -182,6 +252,9 @@ impl Connection {
 
     /// Sends a request in a version that the caller knows the other side to speak, and waits for its answer until the
     /// deadline: what brokers say among themselves is not advertised.
+    ///
+    /// # Errors
+    /// [`Error::Disconnected`], [`Error::Timeout`] after which the connection is over, or [`Error::Malformed`].
     pub async fn call_version<C: ApiRequest>(
         &self,
         request: C,
@@ -190,15 +263,24 @@ impl Connection {
     ) -> Result<C::Response, Error> {
         let (correlation_id, frame) = self.frame(request, version);
         let begun = Instant::now();
+        let (reply, mut received) = oneshot::channel();
         let exchange = async {
             let permit = self.permit().await?;
-            let (reply, answer) = oneshot::channel();
-            let pending = Pending { reply, _in_flight: permit };
-            let pending = Some((correlation_id, pending));
+            let pending = Some((correlation_id, Pending { reply, _in_flight: permit }));
             self.enqueue(Outgoing { frame, pending, _in_flight: None }).await?;
-            answer.await.unwrap_or_else(|_| Err(self.lost()))
+            (&mut received).await.unwrap_or_else(|_| Err(self.lost()))
         };
-        match timeout_at(deadline, exchange).await {
+        let answer = timeout_at(deadline, exchange).await;
+        self.answered::<C>(answer, version, begun)
+    }
+
+    fn answered<C: ApiRequest>(
+        &self,
+        answer: Result<Result<Bytes, Error>, Elapsed>,
+        version: i16,
+        begun: Instant,
+    ) -> Result<C::Response, Error> {
+        match answer {
             Ok(answer) => decode::<C>(version, answer?).map_err(|source| Error::Malformed {
                 address: self.inner.address.clone(),
                 api: C::API.name(),
@@ -241,6 +323,25 @@ impl Connection {
     }
 }
 
+/// A request that was handed over and waits for its answer.
+pub(crate) struct Answer<C> {
+    connection: Connection,
+    received: oneshot::Receiver<Result<Bytes, Error>>,
+    version: i16,
+    begun: Instant,
+    deadline: Instant,
+    request: PhantomData<fn(C)>,
+}
+
+impl<C: ApiRequest> Answer<C> {
+    /// The answer, or why there is none. May be dropped and called again until it has returned.
+    pub(crate) async fn get(&mut self) -> Result<C::Response, Error> {
+        let answer = timeout_at(self.deadline, &mut self.received).await;
+        let answer = answer.map(|received| received.unwrap_or_else(|_| Err(self.connection.lost())));
+        self.connection.answered::<C>(answer, self.version, self.begun)
+    }
+}
+
 impl Shared {
     fn pending(&self) -> std::sync::MutexGuard<'_, HashMap<i32, Pending>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
@@ -248,13 +349,16 @@ impl Shared {
 
     fn lost(&self, address: &Address) -> Error {
         let reason = self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let reason = reason.unwrap_or_else(|| "it was closed".to_owned());
+        let reason = reason.map_or_else(|| "it was closed".to_owned(), |(_, reason)| reason);
         Error::Disconnected { address: address.clone(), reason }
     }
 
     /// Keeps the first reason.
     fn close(&self, reason: impl Into<String>) {
-        self.closed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason.into());
+        self.closed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert((Instant::now(), reason.into()));
         self.wake.notify_one();
     }
 }
@@ -264,6 +368,9 @@ struct Task {
     address: Address,
     shared: Arc<Shared>,
     receive_bytes_max: usize,
+    idle_max: Duration,
+    /// When something was last sent or received.
+    used: Mutex<Instant>,
 }
 
 impl Task {
@@ -274,6 +381,10 @@ impl Task {
             ended = self.read(reader) => ended,
             ended = self.write(writer, &mut queue) => ended,
             () = self.shared.wake.notified() => Ok(()),
+            () = self.idle(), if !self.idle_max.is_zero() => {
+                self.shared.close(IDLE);
+                Ok(())
+            }
         };
         if let Err(error) = ended {
             tracing::debug!(address = %self.address, %error, "connection lost");
@@ -287,6 +398,24 @@ impl Task {
             // A caller that gave up no longer listens.
             let _ = waiting.reply.send(Err(self.shared.lost(&self.address)));
         }
+    }
+
+    /// Returns when nothing is under way and nothing was for as long as a connection may idle.
+    async fn idle(&self) {
+        loop {
+            let until = *self.used.lock().unwrap_or_else(PoisonError::into_inner) + self.idle_max;
+            if until > Instant::now() {
+                sleep_until(until).await;
+            } else if self.shared.pending().is_empty() {
+                return;
+            } else {
+                self.touch();
+            }
+        }
+    }
+
+    fn touch(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     async fn write(
@@ -310,6 +439,7 @@ impl Task {
                 }
             }
             writer.flush().await?;
+            self.touch();
         }
         writer.shutdown().await
     }
@@ -338,6 +468,7 @@ impl Task {
             };
             // A caller that gave up no longer listens.
             let _ = pending.reply.send(Ok(frame));
+            self.touch();
         }
     }
 }
@@ -545,6 +676,27 @@ mod tests {
         check(
             ask(&connection).await,
             expect!["the connection to broker:9092 was lost: a request was not answered in time"],
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_nobody_uses_is_closed_and_one_that_waits_is_not() {
+        let (connection, mut peer) = open(Peer::greet).await;
+        let connection = connection.unwrap();
+        let begun = Instant::now();
+        let broker = async {
+            let (_, version, correlation_id) = peer.request().await;
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            peer.answer(correlation_id, version, metadata("late")).await;
+        };
+        let (answer, ()) = tokio::join!(ask(&connection), broker);
+        check(answer, expect!["late"]);
+        connection.closed().await;
+        let idle = begun.elapsed();
+        assert!((Duration::from_secs(20 + 540)..Duration::from_secs(20 + 541)).contains(&idle), "{idle:?}");
+        check(
+            ask(&connection).await,
+            expect!["the connection to broker:9092 was lost: nobody used it for connections.max.idle.ms"],
         );
     }
 

@@ -123,9 +123,65 @@ pub enum Error {
         /// The partition.
         partition: TopicPartition,
     },
+    /// The partition is not read on until the application seeks in it; the others go on.
+    #[error("{partition} is not read on: {reason}")]
+    Stopped {
+        /// The partition.
+        partition: TopicPartition,
+        /// What is in the way.
+        reason: Box<Error>,
+    },
+    /// Records waited for the application, or were in its hands, for longer than its group allows.
+    #[error(
+        "left the group: nothing was asked for or acknowledged for {} ms, more than max.poll.interval.ms={}",
+        .idle.as_millis(),
+        .interval.as_millis()
+    )]
+    PollInterval {
+        /// How long.
+        idle: Duration,
+        /// How long is allowed.
+        interval: Duration,
+    },
+    /// The partition is not among those that are read.
+    #[error("{partition} is not assigned to this consumer")]
+    NotAssigned {
+        /// The partition.
+        partition: TopicPartition,
+    },
+    /// A store of offsets failed, in words of its own.
+    #[error("{0}")]
+    Store(Arc<dyn std::error::Error + Send + Sync>),
+    /// What was called does not fit what was called before.
+    #[error("{0}")]
+    Usage(String),
     /// The client was closed.
     #[error("the client is closed")]
     Closed,
+    /// None of the addresses that were tried answers.
+    #[error("no broker can be reached: {}", listed(.tried))]
+    Unreachable {
+        /// Each address and why it failed.
+        tried: Vec<Error>,
+    },
+    /// The record or its transaction did not come about, because the transaction was aborted.
+    #[error("the transaction was aborted{}", because(.cause))]
+    Aborted {
+        /// What made it impossible, unless its owner wanted it aborted.
+        cause: Option<Box<Error>>,
+    },
+    /// The client is not in a state for what was asked of it.
+    #[error("{doing}: {problem}")]
+    State {
+        /// What was asked.
+        doing: &'static str,
+        /// Why that cannot be.
+        problem: &'static str,
+    },
+}
+
+fn listed(tried: &[Error]) -> String {
+    tried.iter().map(Error::to_string).collect::<Vec<_>>().join("; ")
 }
 
 fn because(last: &Option<Box<Error>>) -> String {
@@ -137,6 +193,8 @@ fn because(last: &Option<Box<Error>>) -> String {
 pub enum ErrorKind {
     /// Trying again can help.
     Retriable,
+    /// The transaction failed: after it is aborted the work may be tried again.
+    Abortable,
     /// Another instance took this one's place: stop.
     Fenced,
     /// Trying the same again cannot help.
@@ -144,6 +202,11 @@ pub enum ErrorKind {
 }
 
 impl Error {
+    /// What a store of offsets came up against, in its own words. Never tried again.
+    pub fn store(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Store(error.into().into())
+    }
+
     pub(crate) fn kafka(code: ErrorCode, doing: impl Into<String>, message: Option<&str>) -> Self {
         let message = message.filter(|message| !message.is_empty()).map(str::to_owned);
         Self::Kafka { code, doing: doing.into(), message }
@@ -152,11 +215,17 @@ impl Error {
     /// What the caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Connect { .. } | Self::Disconnected { .. } | Self::Timeout { .. } => ErrorKind::Retriable,
+            Self::Connect { .. }
+            | Self::Disconnected { .. }
+            | Self::Timeout { .. }
+            | Self::Unreachable { .. } => ErrorKind::Retriable,
+            Self::Aborted { .. } => ErrorKind::Abortable,
             Self::Kafka { code, .. } => match *code {
                 ErrorCode::PRODUCER_FENCED
                 | ErrorCode::FENCED_INSTANCE_ID
+                | ErrorCode::UNRELEASED_INSTANCE_ID
                 | ErrorCode::INVALID_PRODUCER_EPOCH => ErrorKind::Fenced,
+                ErrorCode::TRANSACTION_ABORTABLE => ErrorKind::Abortable,
                 code if code.is_retriable() => ErrorKind::Retriable,
                 _ => ErrorKind::Fatal,
             },
@@ -172,6 +241,7 @@ impl Error {
                 Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
             }
             Self::Timeout { last, .. } => last.as_ref().and_then(|last| last.code()),
+            Self::Stopped { reason, .. } => reason.code(),
             _ => None,
         }
     }
@@ -179,8 +249,13 @@ impl Error {
     /// The next step that helps, when there is one to name.
     pub fn advice(&self) -> Option<&'static str> {
         match self {
-            Self::Connect { .. } => Some("is a broker running there? `ottla dev` starts one"),
+            Self::Connect { .. } | Self::Unreachable { .. } => {
+                Some("is a broker running there? `ottla dev` starts one")
+            }
             Self::Timeout { last: Some(last), .. } => last.advice(),
+            Self::PollInterval { .. } => Some(
+                "acknowledge records sooner, ask for fewer with max.poll.records, or raise max.poll.interval.ms",
+            ),
             Self::Unsupported { .. } => Some("the broker is older than Kafka 2.1 or does not serve this"),
             _ => match self.code()? {
                 ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => {

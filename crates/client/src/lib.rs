@@ -11,6 +11,7 @@ mod options;
 mod backoff;
 mod api;
 mod connection;
+mod dial;
 mod metadata;
 mod cluster;
 mod record;
@@ -28,10 +29,16 @@ pub use admin::{
 };
 pub use cluster::Cluster;
 pub use connection::{Connection, SOFTWARE_NAME};
-pub use consumer::{Consumer, Start, Watermarks};
+pub use consumer::{
+    Assigned, Begin, Committed, CommittedOffsets, Consumer, Offsets, Record, Records, SingleStream, Singles,
+    Start, Watermarks,
+};
 pub use environment::{Address, BoxFuture, Environment, Socket, TokioEnvironment};
 pub use error::{Error, ErrorKind};
-pub use options::{Acks, Isolation, OffsetReset, Options, SETTINGS, Setting};
+pub use options::{
+    Acks, AssignmentStrategy, GroupProtocol, Isolation, MetadataRecovery, OffsetReset, Options, Partitioner,
+    SETTINGS, Setting,
+};
 pub use partitioner::{murmur2, partition_for_key};
-pub use producer::{Delivery, DeliveryHandle, Producer};
+pub use producer::{ConsumerGroupMetadata, Delivery, DeliveryHandle, Producer, Transaction};
 pub use record::{ConsumedRecord, Header, ProducerRecord, TimestampType};

@@ -3,6 +3,7 @@
 //! Pure: answers go in, questions are answered from what is there. A topic keeps the time it was learnt at and
 //! is believed until it is too old or was found wrong; a leader's epoch never goes back (KIP-320).
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -19,12 +20,16 @@ pub(crate) struct Metadata {
     pub(crate) controller: Option<BrokerId>,
     pub(crate) brokers: HashMap<BrokerId, Address>,
     topics: HashMap<Str, Known>,
+    /// Since when no broker gives the map.
+    missing_since: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Known {
     topic: Topic,
     learnt: Instant,
+    /// Whether anybody asked since.
+    is_used: Cell<bool>,
 }
 
 /// A topic as the brokers last described it.
@@ -44,7 +49,7 @@ pub(crate) struct Partition {
 }
 
 /// Who leads a partition, and since which election.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Leader {
     pub(crate) broker: BrokerId,
     pub(crate) epoch: LeaderEpoch,
@@ -53,6 +58,12 @@ pub(crate) struct Leader {
 impl Metadata {
     /// Takes in a broker's answer.
     pub(crate) fn update(&mut self, response: MetadataResponse, now: Instant) {
+        self.missing_since = None;
+        if let (Some(before), Some(after)) = (&self.cluster_id, &response.cluster_id)
+            && before != after
+        {
+            tracing::warn!(%before, %after, "the brokers belong to another cluster by now");
+        }
         self.cluster_id = response.cluster_id.or(self.cluster_id.take());
         self.controller = Some(BrokerId(response.controller_id)).filter(|id| id.0 >= 0);
         self.brokers = response
@@ -86,7 +97,7 @@ impl Metadata {
             match topic.error {
                 // What does not exist is not worth remembering: it may be created at any moment.
                 ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => self.topics.remove(&name),
-                _ => self.topics.insert(name, Known { topic, learnt: now }),
+                _ => self.topics.insert(name, Known { topic, learnt: now, is_used: Cell::new(false) }),
             };
         }
     }
@@ -101,12 +112,60 @@ impl Metadata {
     /// The topic, unless what is known of it is too old to be believed.
     pub(crate) fn topic(&self, name: &str, age_max: Duration) -> Option<&Topic> {
         let known = self.topics.get(name)?;
+        known.is_used.set(true);
         (known.learnt.elapsed() <= age_max).then_some(&known.topic)
     }
 
     /// The leader, however old the news.
     pub(crate) fn leader(&self, partition: &TopicPartition) -> Option<Leader> {
-        self.topics.get(&partition.topic)?.topic.partition(partition.partition)?.leader
+        let known = self.topics.get(&partition.topic)?;
+        known.is_used.set(true);
+        known.topic.partition(partition.partition)?.leader
+    }
+
+    /// A broker that does not lead the partition said who does (KIP-951); tells whether that was news.
+    pub(crate) fn learn_leader(&mut self, partition: &TopicPartition, leader: Leader) -> bool {
+        let Some(known) = self.topics.get_mut(&partition.topic) else { return false };
+        let place = known.topic.partitions.binary_search_by_key(&partition.partition, |known| known.id);
+        let Some(known) = place.ok().and_then(|at| known.topic.partitions.get_mut(at)) else { return false };
+        let is_news = known.leader.is_none_or(|before| before.epoch < leader.epoch);
+        if is_news {
+            known.leader = Some(leader);
+        }
+        is_news
+    }
+
+    /// The topics in use whose news is this old.
+    pub(crate) fn aged(&self, now: Instant, age: Duration) -> Vec<Str> {
+        let is_due = |known: &Known| known.is_used.get() && known.learnt + age <= now;
+        let due = self.topics.iter().filter(|(_, known)| is_due(known));
+        let mut names: Vec<_> = due.map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// No broker gave the map; since when that is so.
+    pub(crate) fn missed(&mut self, now: Instant) -> Instant {
+        *self.missing_since.get_or_insert(now)
+    }
+
+    /// Forgets the brokers, so that the bootstrap addresses are asked.
+    pub(crate) fn forget_brokers(&mut self) {
+        self.brokers.clear();
+        self.controller = None;
+        self.missing_since = None;
+    }
+
+    /// The topic's id and the partition's leader, however old the news.
+    pub(crate) fn place(&self, partition: &TopicPartition) -> Option<(Uuid, Leader)> {
+        let known = self.topics.get(&partition.topic)?;
+        known.is_used.set(true);
+        Some((known.topic.id, known.topic.partition(partition.partition)?.leader?))
+    }
+
+    /// The topic of this id.
+    pub(crate) fn topic_name(&self, id: Uuid) -> Option<Str> {
+        self.topics.iter().find(|(_, known)| known.topic.id == id).map(|(name, _)| name.clone())
     }
 
     /// What is known of the topic turned out to be wrong.
@@ -133,9 +192,9 @@ mod tests {
 
     use tokio::time::Instant;
     use wire::messages::metadata::{MetadataResponse, MetadataResponsePartition, MetadataResponseTopic};
-    use wire::{ErrorCode, PartitionId, Str, TopicPartition, Uuid};
+    use wire::{BrokerId, ErrorCode, LeaderEpoch, PartitionId, Str, TopicPartition, Uuid};
 
-    use super::Metadata;
+    use super::{Leader, Metadata};
 
     fn answer(id: u128, error_code: ErrorCode, leader_id: i32, leader_epoch: i32) -> MetadataResponse {
         let partition = MetadataResponsePartition { leader_id, leader_epoch, ..Default::default() };
@@ -163,6 +222,33 @@ mod tests {
         assert_eq!(leader(&metadata), Some((1, 5)));
         metadata.update(answer(2, ErrorCode::NONE, 2, 0), now);
         assert_eq!(leader(&metadata), Some((2, 0)));
+    }
+
+    #[test]
+    fn a_hint_counts_if_it_is_newer() {
+        let mut metadata = Metadata::default();
+        metadata.update(answer(1, ErrorCode::NONE, 1, 5), Instant::now());
+        let mut hint = |broker, epoch, partition| {
+            let leader = Leader { broker: BrokerId(broker), epoch: LeaderEpoch(epoch) };
+            let is_news = metadata.learn_leader(&TopicPartition::new("t", PartitionId(partition)), leader);
+            (is_news, super::tests::leader(&metadata))
+        };
+        assert_eq!(hint(2, 5, 0), (false, Some((1, 5))));
+        assert_eq!(hint(2, 6, 0), (true, Some((2, 6))));
+        assert_eq!(hint(2, 7, 9), (false, Some((2, 6))), "there is no such partition");
+    }
+
+    #[test]
+    fn what_is_in_use_is_asked_for_before_it_is_too_old() {
+        let mut metadata = Metadata::default();
+        let (now, age) = (Instant::now(), Duration::from_secs(60));
+        metadata.update(answer(1, ErrorCode::NONE, 1, 5), now);
+        assert!(metadata.aged(now + age, age).is_empty(), "nobody asked for it");
+        leader(&metadata);
+        assert!(metadata.aged(now, age).is_empty());
+        assert_eq!(metadata.aged(now + age, age), ["t"]);
+        metadata.update(answer(1, ErrorCode::NONE, 1, 5), now + age);
+        assert!(metadata.aged(now + 2 * age, age).is_empty());
     }
 
     #[test]

@@ -4,12 +4,16 @@
 //! is documented is one that works. Typed fields are for code, [`Options::set`] is for text. A value out of
 //! bounds is refused when it is set, with what is allowed.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use wire::compression::Compression;
 
 use crate::environment::Address;
 use crate::error::Error;
+
+/// Brokers remember so many batches of a producer, to tell a repetition.
+pub(crate) const IDEMPOTENT_IN_FLIGHT_MAX: usize = 5;
 
 /// The client's settings. [`Options::default`] is what the table says.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,22 +24,42 @@ pub struct Options {
     pub request_timeout: Duration,
     pub default_api_timeout: Duration,
     pub connect_timeout: Duration,
+    pub connect_timeout_max: Duration,
+    pub reconnect_backoff: Duration,
+    pub reconnect_backoff_max: Duration,
+    pub connection_idle_max: Duration,
     pub retry_backoff: Duration,
     pub retry_backoff_max: Duration,
     pub metadata_max_age: Duration,
+    pub metadata_recovery: MetadataRecovery,
+    pub rebootstrap_trigger: Duration,
     pub in_flight_max: usize,
     pub receive_bytes_max: usize,
     pub allow_auto_create_topics: bool,
     pub acks: Acks,
     pub enable_idempotence: bool,
     pub compression_type: Compression,
+    pub gzip_level: i32,
+    pub lz4_level: i32,
+    pub zstd_level: i32,
+    pub partitioner: Partitioner,
+    pub retries: u32,
     pub linger: Duration,
     pub batch_size: usize,
     pub buffer_memory: usize,
     pub request_bytes_max: usize,
     pub delivery_timeout: Duration,
+    pub rate_records: u32,
+    pub rate_bytes: u32,
+    pub transactional_id: Option<String>,
+    pub transaction_timeout: Duration,
     pub group_id: Option<String>,
     pub group_instance_id: Option<String>,
+    pub group_protocol: GroupProtocol,
+    pub group_remote_assignor: Option<String>,
+    pub assignment_strategies: Vec<AssignmentStrategy>,
+    pub client_rack: Option<String>,
+    pub poll_records_max: usize,
     pub session_timeout: Duration,
     pub heartbeat_interval: Duration,
     pub poll_interval_max: Duration,
@@ -47,6 +71,26 @@ pub struct Options {
     pub fetch_bytes_max: usize,
     pub partition_fetch_bytes_max: usize,
     pub fetch_wait_max: Duration,
+    /// What was set by name: Kafka gives some defaults way where an explicit value would be refused.
+    named: BTreeSet<&'static str>,
+}
+
+/// What to do when none of the known brokers answers (KIP-899).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetadataRecovery {
+    /// Ask the addresses of `bootstrap.servers` again.
+    Rebootstrap,
+    /// Go on asking the brokers that are known.
+    None,
+}
+
+/// Which partition a record goes to that names none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Partitioner {
+    /// With a key the one that Apache Kafka's clients choose by murmur2; without, as `Sticky`.
+    Murmur2,
+    /// One partition until a batch is full, then another, whatever the key.
+    Sticky,
 }
 
 /// How many replicas must have a batch before it counts as sent.
@@ -67,8 +111,51 @@ pub enum OffsetReset {
     Earliest,
     /// At the end.
     Latest,
+    /// At the first record that is no older than this (KIP-1106).
+    ByDuration(Duration),
     /// Nowhere: it is an error.
     None,
+}
+
+/// How members of a group share its partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// The members themselves assign them.
+    Classic,
+    /// The coordinator does (KIP-848).
+    Consumer,
+}
+
+/// An assignor of Kafka's, for groups of the classic protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AssignmentStrategy {
+    /// Each topic's partitions in ranges.
+    Range,
+    /// All partitions in turn.
+    RoundRobin,
+    /// Evenly, leaving partitions where they are; only what moves is given up in between.
+    CooperativeSticky,
+}
+
+impl AssignmentStrategy {
+    /// Under which name groups agree on it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Range => "range",
+            Self::RoundRobin => "roundrobin",
+            Self::CooperativeSticky => "cooperative-sticky",
+        }
+    }
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::Range, Self::RoundRobin, Self::CooperativeSticky]
+            .into_iter()
+            .find(|strategy| strategy.name() == name)
+    }
+
+    pub(crate) fn is_cooperative(self) -> bool {
+        self == Self::CooperativeSticky
+    }
 }
 
 /// Which records of transactions are seen.
@@ -78,6 +165,16 @@ pub enum Isolation {
     ReadUncommitted,
     /// Those of committed transactions.
     ReadCommitted,
+}
+
+impl Acks {
+    fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Leader => "1",
+            Self::None => "0",
+        }
+    }
 }
 
 impl Isolation {
@@ -107,7 +204,11 @@ impl Options {
             |allowed: String| Error::Option { key: key.to_owned(), value: value.to_owned(), allowed };
         let name = if key == "brokers" { "bootstrap.servers" } else { key };
         match SETTINGS.iter().find(|setting| setting.name == name) {
-            Some(setting) => (setting.set)(self, value.trim()).map_err(refuse),
+            Some(setting) => {
+                (setting.set)(self, value.trim()).map_err(refuse)?;
+                self.named.insert(setting.name);
+                Ok(())
+            }
             None => Err(refuse(match nearest(name) {
                 Some(near) => format!("there is no such option; did you mean {near}?"),
                 None => "there is no such option".to_owned(),
@@ -131,6 +232,13 @@ impl Options {
                 "less than session.timeout.ms, best a third of it",
             );
         }
+        if let (GroupProtocol::Classic, Some(assignor)) = (self.group_protocol, &self.group_remote_assignor) {
+            return refuse(
+                "group.remote.assignor",
+                assignor.clone(),
+                "nothing, unless group.protocol is consumer",
+            );
+        }
         if self.request_bytes_max > self.buffer_memory {
             let value = self.request_bytes_max.to_string();
             return refuse("max.request.size", value, "at most buffer.memory");
@@ -138,9 +246,74 @@ impl Options {
         Ok(())
     }
 
-    /// Whether the producer numbers its batches: asked for, and possible with these acks.
+    /// Checks what only a producer asks for.
+    pub(crate) fn check_producer(&self) -> Result<(), Error> {
+        self.check()?;
+        let refuse = |key: &str, value: String, allowed: &str| {
+            Err(Error::Option { key: key.to_owned(), value, allowed: allowed.to_owned() })
+        };
+        let (numbers, why) = match (&self.transactional_id, self.enable_idempotence) {
+            (Some(_), false) => {
+                let allowed = "true, because transactional.id is set";
+                return refuse("enable.idempotence", "false".to_owned(), allowed);
+            }
+            (Some(_), true) => (true, "transactional.id is set"),
+            // Not asked for, idempotence gives way to what rules it out.
+            (None, enabled) => {
+                (enabled && self.named.contains("enable.idempotence"), "enable.idempotence is true")
+            }
+        };
+        if numbers && self.acks != Acks::All {
+            return refuse("acks", self.acks.name().to_owned(), &format!("all, because {why}"));
+        }
+        if numbers && self.retries == 0 {
+            return refuse("retries", "0".to_owned(), &format!("1 or more, because {why}"));
+        }
+        if numbers && self.in_flight_max > IDEMPOTENT_IN_FLIGHT_MAX {
+            let value = self.in_flight_max.to_string();
+            let allowed = format!("from 1 to {IDEMPOTENT_IN_FLIGHT_MAX}, because {why}");
+            return refuse("max.in.flight.requests.per.connection", value, &allowed);
+        }
+        let least = self.linger + self.request_timeout;
+        if self.named.contains("delivery.timeout.ms") && self.delivery_timeout < least {
+            let value = self.delivery_timeout.as_millis().to_string();
+            let allowed = format!("at least linger.ms + request.timeout.ms, which is {}", least.as_millis());
+            return refuse("delivery.timeout.ms", value, &allowed);
+        }
+        Ok(())
+    }
+
+    /// Whether the producer numbers its batches: asked for, and nothing rules it out.
     pub(crate) fn is_idempotent(&self) -> bool {
-        self.enable_idempotence && self.acks == Acks::All
+        self.enable_idempotence
+            && self.acks == Acks::All
+            && self.retries > 0
+            && self.in_flight_max <= IDEMPOTENT_IN_FLIGHT_MAX
+    }
+
+    /// How long a record may take: unless somebody said so, as long as waiting and one request take at least.
+    pub(crate) fn delivery_timeout(&self) -> Duration {
+        self.delivery_timeout.max(self.linger + self.request_timeout)
+    }
+
+    /// The longest pause before dialling a broker again. As in Apache Kafka, who names the first pause and no
+    /// longest one wants them all equal.
+    pub(crate) fn reconnect_backoff_max(&self) -> Duration {
+        let is_named = |name| self.named.contains(name);
+        match is_named("reconnect.backoff.ms") && !is_named("reconnect.backoff.max.ms") {
+            true => self.reconnect_backoff,
+            false => self.reconnect_backoff_max,
+        }
+    }
+
+    /// How hard batches are compressed.
+    pub(crate) fn compression_level(&self) -> Option<i32> {
+        match self.compression_type {
+            Compression::Gzip => Some(self.gzip_level),
+            Compression::Lz4 => Some(self.lz4_level),
+            Compression::Zstd => Some(self.zstd_level),
+            Compression::None | Compression::Snappy => None,
+        }
     }
 }
 
@@ -152,22 +325,42 @@ impl Default for Options {
             request_timeout: Duration::ZERO,
             default_api_timeout: Duration::ZERO,
             connect_timeout: Duration::ZERO,
+            connect_timeout_max: Duration::ZERO,
+            reconnect_backoff: Duration::ZERO,
+            reconnect_backoff_max: Duration::ZERO,
+            connection_idle_max: Duration::ZERO,
             retry_backoff: Duration::ZERO,
             retry_backoff_max: Duration::ZERO,
             metadata_max_age: Duration::ZERO,
+            metadata_recovery: MetadataRecovery::Rebootstrap,
+            rebootstrap_trigger: Duration::ZERO,
             in_flight_max: 0,
             receive_bytes_max: 0,
             allow_auto_create_topics: false,
             acks: Acks::All,
             enable_idempotence: false,
             compression_type: Compression::None,
+            gzip_level: 0,
+            lz4_level: 0,
+            zstd_level: 0,
+            partitioner: Partitioner::Murmur2,
+            retries: 0,
             linger: Duration::ZERO,
             batch_size: 0,
             buffer_memory: 0,
             request_bytes_max: 0,
             delivery_timeout: Duration::ZERO,
+            rate_records: 0,
+            rate_bytes: 0,
+            transactional_id: None,
+            transaction_timeout: Duration::ZERO,
             group_id: None,
             group_instance_id: None,
+            group_protocol: GroupProtocol::Classic,
+            group_remote_assignor: None,
+            assignment_strategies: Vec::new(),
+            client_rack: None,
+            poll_records_max: 0,
             session_timeout: Duration::ZERO,
             heartbeat_interval: Duration::ZERO,
             poll_interval_max: Duration::ZERO,
@@ -179,6 +372,7 @@ impl Default for Options {
             fetch_bytes_max: 0,
             partition_fetch_bytes_max: 0,
             fetch_wait_max: Duration::ZERO,
+            named: BTreeSet::new(),
         };
         for setting in SETTINGS {
             (setting.set)(&mut options, setting.default)
@@ -212,11 +406,29 @@ settings! {
         default_api_timeout: millis;
     "socket.connection.setup.timeout.ms" = "10000", "how long opening a connection may take",
         connect_timeout: millis;
+    "socket.connection.setup.timeout.max.ms" = "30000",
+        "how long it may take at most; the timeout doubles after each failure", connect_timeout_max: millis;
+    "reconnect.backoff.ms" = "50",
+        "first pause before a broker is dialled again; doubled after each failure", reconnect_backoff: millis;
+    "reconnect.backoff.max.ms" = "1000",
+        "longest pause before a broker is dialled again; reconnect.backoff.ms if only that is set",
+        reconnect_backoff_max: millis;
+    "connections.max.idle.ms" = "540000", "how long a connection is kept that nobody uses; 0 keeps it",
+        connection_idle_max: millis;
     "retry.backoff.ms" = "100", "first pause before trying again; doubled after each failure",
         retry_backoff: millis;
-    "retry.backoff.max.ms" = "1000", "longest pause before trying again", retry_backoff_max: millis;
-    "metadata.max.age.ms" = "300000", "how long the cluster's map is believed", metadata_max_age: millis;
-    "max.in.flight.requests.per.connection" = "5", "requests sent before the first is answered",
+    "retry.backoff.max.ms" = "1000",
+        "longest pause before trying again; every pause, if retry.backoff.ms is longer", retry_backoff_max: millis;
+    "metadata.max.age.ms" = "300000",
+        "how long the cluster's map is believed; what is in use is asked for anew before", metadata_max_age: millis;
+    "metadata.recovery.strategy" = "rebootstrap",
+        "what to do when no known broker answers: rebootstrap (ask bootstrap.servers again) or none",
+        metadata_recovery: recovery;
+    "metadata.recovery.rebootstrap.trigger.ms" = "300000",
+        "how long the cluster's map cannot be had before all known brokers are forgotten",
+        rebootstrap_trigger: millis;
+    "max.in.flight.requests.per.connection" = "5",
+        "requests sent before the first is answered; at most 5 with idempotence",
         in_flight_max: |value| count(value, 1, 1000);
     "receive.message.max.bytes" = "100000000", "longest answer that is accepted",
         receive_bytes_max: |value| count(value, 1000, i32::MAX as usize);
@@ -227,9 +439,20 @@ settings! {
         enable_idempotence: boolean;
     "compression.type" = "none", "codec of sent batches: none, gzip, snappy, lz4 or zstd",
         compression_type: codec;
+    "compression.gzip.level" = "-1", "how hard gzip tries: 1 to 9, or -1 for its default",
+        gzip_level: gzip_level;
+    "compression.lz4.level" = "9", "1 to 17; taken as Apache Kafka takes it, but LZ4 has one level here",
+        lz4_level: |value| level(value, 1, 17);
+    "compression.zstd.level" = "3", "how hard zstd tries: -131072 to 22",
+        zstd_level: |value| level(value, -131_072, 22);
+    "partitioner" = "murmur2",
+        "partition of a record that names none: murmur2 (by key; sticky without one) or sticky",
+        partitioner: partitioner;
+    "retries" = "2147483647", "how often a batch is sent again before it is given up",
+        retries: |value| count(value, 0, i32::MAX as usize).map(|count| count as u32);
     "linger.ms" = "5", "how long a batch waits for more records", linger: millis;
-    // Apache Kafka's default is 16 KiB. Here one batch a partition is under way at a time, so a batch has to
-    // hold what arrives in a round trip; this is the size that still fits a topic's default max.message.bytes.
+    // Apache Kafka's default is 16 KiB, because its batches take that much from the start. These grow with their
+    // records; this is the size that still fits a topic's default max.message.bytes.
     "batch.size" = "1000000", "bytes of records after which a batch is full",
         batch_size: |value| count(value, 1, i32::MAX as usize);
     "buffer.memory" = "33554432", "bytes of unsent records; sending waits when they are used up",
@@ -238,17 +461,35 @@ settings! {
         request_bytes_max: |value| count(value, 1, i32::MAX as usize);
     "delivery.timeout.ms" = "120000", "how long a record may take from sending to acknowledgement",
         delivery_timeout: millis;
+    "producer.rate.records" = "0", "records sent in a second at most, so that a burst waits here; 0 for any number",
+        rate_records: |value| count(value, 0, u32::MAX as usize).map(|count| count as u32);
+    "producer.rate.bytes" = "0", "bytes of records sent in a second at most; 0 for any number",
+        rate_bytes: |value| count(value, 0, u32::MAX as usize).map(|count| count as u32);
+    "transactional.id" = "", "name under which transactions outlive the process; fences earlier users of it",
+        transactional_id: optional;
+    "transaction.timeout.ms" = "60000", "how long a transaction may be open before the broker aborts it",
+        transaction_timeout: |value| count(value, 1, i32::MAX as usize).map(|ms| Duration::from_millis(ms as u64));
     "group.id" = "", "consumer group to join", group_id: optional;
     "group.instance.id" = "", "name that makes a group member static", group_instance_id: optional;
-    "session.timeout.ms" = "45000", "silence after which the group gives a member up",
+    "group.protocol" = "classic", "who shares a group's partitions out: classic, its members; consumer, the broker",
+        group_protocol: group_protocol;
+    "group.remote.assignor" = "", "the broker's assignor to use with group.protocol=consumer",
+        group_remote_assignor: optional;
+    "partition.assignment.strategy" = "range,cooperative-sticky",
+        "assignors to agree on with group.protocol=classic: range, roundrobin, cooperative-sticky, or their classes",
+        assignment_strategies: strategies;
+    "client.rack" = "", "where this client is, to read from a replica that is there, too", client_rack: optional;
+    "max.poll.records" = "500", "records handed out at once at most",
+        poll_records_max: |value| count(value, 1, i32::MAX as usize);
+    "session.timeout.ms" = "45000", "silence after which a group of the classic protocol gives a member up, and the member itself in both",
         session_timeout: millis;
-    "heartbeat.interval.ms" = "3000", "pause between heartbeats to the group", heartbeat_interval: millis;
-    "max.poll.interval.ms" = "300000", "longest time between polls before the member leaves its group",
+    "heartbeat.interval.ms" = "3000", "pause between heartbeats to the group; with group.protocol=consumer the broker says", heartbeat_interval: millis;
+    "max.poll.interval.ms" = "300000", "how long records may wait for the application, or be in its hands, before it leaves its group",
         poll_interval_max: millis;
-    "enable.auto.commit" = "true", "commit positions in the background and on closing",
+    "enable.auto.commit" = "true", "commit what is done in the background, on giving partitions up and on closing",
         enable_auto_commit: boolean;
     "auto.commit.interval.ms" = "5000", "pause between such commits", auto_commit_interval: millis;
-    "auto.offset.reset" = "latest", "where to start without a position: earliest, latest or none",
+    "auto.offset.reset" = "latest", "where to start without a position: earliest, latest, by_duration:PT1H or none",
         auto_offset_reset: reset;
     "isolation.level" = "read_uncommitted", "read_uncommitted, or read_committed to skip aborted transactions",
         isolation_level: isolation;
@@ -302,13 +543,88 @@ fn codec(value: &str) -> Result<Compression, String> {
     value.parse().map_err(|_| "none, gzip, snappy, lz4 or zstd".to_owned())
 }
 
+fn level(value: &str, min: i32, max: i32) -> Result<i32, String> {
+    let level = value.parse().ok().filter(|level| (min..=max).contains(level));
+    level.ok_or_else(|| format!("a whole number from {min} to {max}"))
+}
+
+fn gzip_level(value: &str) -> Result<i32, String> {
+    match value {
+        "-1" => Ok(-1),
+        _ => level(value, 1, 9).map_err(|_| "-1 or a whole number from 1 to 9".to_owned()),
+    }
+}
+
+fn partitioner(value: &str) -> Result<Partitioner, String> {
+    match value {
+        "murmur2" => Ok(Partitioner::Murmur2),
+        "sticky" => Ok(Partitioner::Sticky),
+        _ => Err("murmur2 or sticky".to_owned()),
+    }
+}
+
+fn recovery(value: &str) -> Result<MetadataRecovery, String> {
+    match value {
+        "rebootstrap" => Ok(MetadataRecovery::Rebootstrap),
+        "none" => Ok(MetadataRecovery::None),
+        _ => Err("rebootstrap or none".to_owned()),
+    }
+}
+
 fn reset(value: &str) -> Result<OffsetReset, String> {
     match value {
         "earliest" => Ok(OffsetReset::Earliest),
         "latest" => Ok(OffsetReset::Latest),
         "none" => Ok(OffsetReset::None),
-        _ => Err("earliest, latest or none".to_owned()),
+        _ => {
+            value.strip_prefix("by_duration:").and_then(iso_duration).map(OffsetReset::ByDuration).ok_or_else(
+                || "earliest, latest, none, or by_duration: and an ISO 8601 duration as PT1H30M".to_owned(),
+            )
+        }
     }
+}
+
+/// A duration as `P1DT2H3M4.5S`; months and years have no fixed length and are refused.
+fn iso_duration(value: &str) -> Option<Duration> {
+    const DAY: f64 = 86_400.0;
+    let (days, time) = value.strip_prefix('P')?.split_once('T').unwrap_or((value.strip_prefix('P')?, ""));
+    let mut seconds = 0.0;
+    let mut parts = 0;
+    for (text, units) in [(days, &[('D', DAY)][..]), (time, &[('H', 3600.0), ('M', 60.0), ('S', 1.0)])] {
+        let (mut rest, mut units) = (text, units.iter());
+        while !rest.is_empty() {
+            let end = rest.find(|letter: char| letter.is_ascii_alphabetic())?;
+            let letter = rest[end..].chars().next()?;
+            let (_, length) = units.find(|(unit, _)| *unit == letter)?;
+            let number: f64 = rest[..end].parse().ok().filter(|number: &f64| *number >= 0.0)?;
+            seconds += number * length;
+            parts += 1;
+            rest = &rest[end + 1..];
+        }
+    }
+    if parts == 0 { None } else { Duration::try_from_secs_f64(seconds).ok() }
+}
+
+fn group_protocol(value: &str) -> Result<GroupProtocol, String> {
+    match value.to_lowercase().as_str() {
+        "classic" => Ok(GroupProtocol::Classic),
+        "consumer" => Ok(GroupProtocol::Consumer),
+        _ => Err("classic or consumer".to_owned()),
+    }
+}
+
+fn strategies(value: &str) -> Result<Vec<AssignmentStrategy>, String> {
+    let one = |name: &str| match name.strip_prefix("org.apache.kafka.clients.consumer.").unwrap_or(name) {
+        "RangeAssignor" => Some(AssignmentStrategy::Range),
+        "RoundRobinAssignor" => Some(AssignmentStrategy::RoundRobin),
+        "CooperativeStickyAssignor" => Some(AssignmentStrategy::CooperativeSticky),
+        name => AssignmentStrategy::named(name),
+    };
+    let names = value.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let named: Option<Vec<_>> = names.map(one).collect();
+    named
+        .filter(|named| !named.is_empty())
+        .ok_or_else(|| "a list of range, roundrobin and cooperative-sticky".to_owned())
 }
 
 fn isolation(value: &str) -> Result<Isolation, String> {
@@ -392,5 +708,122 @@ mod tests {
             &[("bootstrap.servers", ",")],
             expect!["bootstrap.servers= cannot be used: at least one HOST:PORT"],
         );
+        check(
+            &[("group.remote.assignor", "uniform")],
+            expect![
+                "group.remote.assignor=uniform cannot be used: nothing, unless group.protocol is consumer"
+            ],
+        );
+        check(&[("group.remote.assignor", "uniform"), ("group.protocol", "consumer")], expect!["fine"]);
+    }
+
+    #[test]
+    fn kafkas_names_of_assignors_and_resets_are_understood() {
+        use std::time::Duration;
+
+        use super::{AssignmentStrategy, OffsetReset};
+
+        let mut options = Options::default();
+        let class = "org.apache.kafka.clients.consumer.CooperativeStickyAssignor, range";
+        options.set("partition.assignment.strategy", class).unwrap();
+        let expected = [AssignmentStrategy::CooperativeSticky, AssignmentStrategy::Range];
+        assert_eq!(options.assignment_strategies, expected);
+        let mut reset = |value: &str| {
+            options.set("auto.offset.reset", value).ok()?;
+            match options.auto_offset_reset {
+                OffsetReset::ByDuration(age) => Some(age),
+                _ => None,
+            }
+        };
+        assert_eq!(reset("by_duration:PT1H30M"), Some(Duration::from_secs(5400)));
+        assert_eq!(reset("by_duration:P2DT0.5S"), Some(Duration::from_millis(172_800_500)));
+        for wrong in
+            ["by_duration:", "by_duration:P", "by_duration:PT", "by_duration:P1M", "by_duration:PT1M1H"]
+        {
+            assert_eq!(reset(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_producer_is_not_built_from_contradictions() {
+        let check = |settings: &[(&str, &str)]| {
+            let mut options = Options::default();
+            let set = settings.iter().try_for_each(|(key, value)| options.set(key, value));
+            let outcome = set.and_then(|()| options.check_producer());
+            outcome.map_or_else(|error| error.to_string(), |()| "fine".to_owned())
+        };
+        let fine: &[&[(&str, &str)]] = &[
+            &[],
+            &[("acks", "1")],
+            &[("retries", "0")],
+            &[("max.in.flight.requests.per.connection", "6")],
+            &[("enable.idempotence", "false"), ("acks", "0")],
+            &[("linger.ms", "100000")],
+            &[("transactional.id", "t"), ("acks", "all"), ("enable.idempotence", "true")],
+            &[
+                ("compression.type", "gzip"),
+                ("linger.ms", "50"),
+                ("acks", "all"),
+                ("retries", "30"),
+                ("reconnect.backoff.ms", "20000"),
+                ("retry.backoff.ms", "20000"),
+            ],
+        ];
+        for settings in fine {
+            assert_eq!(check(settings), "fine", "{settings:?}");
+        }
+        let refused: &[(&[(&str, &str)], &str)] = &[
+            (
+                &[("enable.idempotence", "true"), ("acks", "1")],
+                "acks=1: all, because enable.idempotence is true",
+            ),
+            (
+                &[("enable.idempotence", "true"), ("retries", "0")],
+                "retries=0: 1 or more, because enable.idempotence is true",
+            ),
+            (
+                &[("enable.idempotence", "true"), ("max.in.flight.requests.per.connection", "6")],
+                "max.in.flight.requests.per.connection=6: from 1 to 5, because enable.idempotence is true",
+            ),
+            (
+                &[("transactional.id", "t"), ("enable.idempotence", "false")],
+                "enable.idempotence=false: true, because transactional.id is set",
+            ),
+            (&[("transactional.id", "t"), ("acks", "0")], "acks=0: all, because transactional.id is set"),
+            (
+                &[("transactional.id", "t"), ("retries", "0")],
+                "retries=0: 1 or more, because transactional.id is set",
+            ),
+            (
+                &[("transactional.id", "t"), ("max.in.flight.requests.per.connection", "7")],
+                "max.in.flight.requests.per.connection=7: from 1 to 5, because transactional.id is set",
+            ),
+            (
+                &[("delivery.timeout.ms", "30004")],
+                "delivery.timeout.ms=30004: at least linger.ms + request.timeout.ms, which is 30005",
+            ),
+            (&[("buffer.memory", "1024")], "max.request.size=1048576: at most buffer.memory"),
+            (
+                &[("compression.gzip.level", "0")],
+                "compression.gzip.level=0: -1 or a whole number from 1 to 9",
+            ),
+            (&[("compression.lz4.level", "18")], "compression.lz4.level=18: a whole number from 1 to 17"),
+            (
+                &[("compression.zstd.level", "23")],
+                "compression.zstd.level=23: a whole number from -131072 to 22",
+            ),
+            (&[("compression.type", "brotli")], "compression.type=brotli: none, gzip, snappy, lz4 or zstd"),
+            (&[("partitioner", "random")], "partitioner=random: murmur2 or sticky"),
+            (&[("metadata.recovery.strategy", "x")], "metadata.recovery.strategy=x: rebootstrap or none"),
+            (&[("retries", "-1")], "retries=-1: a whole number from 0 to 2147483647"),
+            (
+                &[("transaction.timeout.ms", "0")],
+                "transaction.timeout.ms=0: a whole number from 1 to 2147483647",
+            ),
+            (&[("linger_ms", "5")], "linger_ms=5: there is no such option; did you mean linger.ms?"),
+        ];
+        for (settings, refusal) in refused {
+            assert_eq!(check(settings).replace(" cannot be used", ""), *refusal, "{settings:?}");
+        }
     }
 }

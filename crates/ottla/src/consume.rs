@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use client::{
-    Admin, Cluster, ConsumedRecord, Consumer, Isolation, OffsetReset, OffsetSpec, Start, Watermarks,
+    Admin, Cluster, CommittedOffsets, Consumer, Isolation, OffsetReset, OffsetSpec, Records, Start,
 };
 use wire::{Offset, PartitionId, Str, TopicPartition};
 
@@ -21,8 +22,10 @@ use crate::range::Range;
 use crate::stop::Stop;
 use crate::topic::Filter;
 
-/// How long one poll waits; reaching an end is noticed between polls.
+/// How long records are waited for; reaching an end is noticed in between.
 const POLL_WAIT: Duration = Duration::from_millis(200);
+/// How long committing and leaving the group may take.
+const CLOSE_WAIT: Duration = Duration::from_secs(30);
 
 /// Consume records of topics and print them
 #[derive(Debug, Args)]
@@ -107,14 +110,21 @@ pub(crate) async fn run(args: ConsumeArgs) -> Result<(), Failure> {
     let now = client::Environment::now(&client::TokioEnvironment);
     let from = args.offset.from.at(now);
     let (consumer, ends) = match args.group {
-        Some(_) => (Consumer::subscribe(cluster, topics, Some(from))?, None),
+        Some(_) => {
+            let offsets = CommittedOffsets::new(cluster.clone()).or_else(from);
+            let consumer = Consumer::with_offsets(cluster, Arc::new(offsets));
+            consumer.subscribe(topics)?;
+            (consumer, None)
+        }
         None => {
             let partitions = partitions(&admin, &topics, &args.partitions).await?;
             let ends = match args.offset.to {
                 Some(to) => Some(ends(&admin, &cluster, &partitions, to.at(now)).await?),
                 None => None,
             };
-            (Consumer::assign(cluster, partitions.into_iter().map(|partition| (partition, from))), ends)
+            let consumer = Consumer::new(cluster);
+            consumer.assign(partitions.into_iter().map(|partition| (partition, Some(from))))?;
+            (consumer, ends)
         }
     };
     let reading = Reading { printer: Printer::new(args.format), left: args.num, ends };
@@ -199,53 +209,49 @@ impl Reading {
         // One for the whole run, so that it is heard while printing, too.
         let mut stopped = Stop::listen(false)?;
         let outcome: Result<(), Failure> = loop {
-            let records = tokio::select! {
-                polled = consumer.poll(POLL_WAIT) => match polled {
-                    Ok(records) => records,
-                    Err(error) => break Err(error.into()),
-                },
+            let taken = tokio::select! {
+                taken = tokio::time::timeout(POLL_WAIT, consumer.next()) => taken,
                 () = stopped.asked() => break Ok(()),
             };
-            let printed = self.print(&records, &consumer, &mut out);
-            if let Err(error) =
-                std::io::stdout().lock().write_all(&out).and_then(|()| std::io::stdout().flush())
-            {
-                // What was not printed was not dealt with.
-                rewind(&mut consumer, records.first());
-                break Err(error.into());
+            match taken {
+                Ok(Some(Ok(mut records))) => {
+                    let printed = self.print(&records, &mut out);
+                    if let Err(error) =
+                        std::io::stdout().lock().write_all(&out).and_then(|()| std::io::stdout().flush())
+                    {
+                        // What was not printed was not dealt with.
+                        break Err(error.into());
+                    }
+                    out.clear();
+                    if let Some(last) = printed.checked_sub(1) {
+                        records.done_through(records[last].offset);
+                    }
+                }
+                Ok(Some(Err(error))) => break Err(error.into()),
+                Ok(None) => break Ok(()),
+                Err(_) => {}
             }
-            out.clear();
-            if self.left == Some(0) {
-                rewind(&mut consumer, records.get(printed));
-                break Ok(());
-            }
-            if self.is_at_the_end(&mut consumer) {
+            if self.left == Some(0) || self.is_at_the_end(&consumer) {
                 break Ok(());
             }
         };
-        let closed = consumer.close().await;
+        let closed = consumer.close(CLOSE_WAIT).await;
         outcome?;
-        Ok(closed?)
+        closed?;
+        Ok(())
     }
 
     /// Prints until enough were printed; tells how many records were dealt with.
-    fn print(&mut self, records: &[ConsumedRecord], consumer: &Consumer, out: &mut Vec<u8>) -> usize {
-        let Some(first) = records.first() else { return 0 };
-        let partition = TopicPartition::new(first.topic.clone(), first.partition);
+    fn print(&mut self, records: &Records, out: &mut Vec<u8>) -> usize {
         let end = match &self.ends {
             // A partition that is at its end is read no further, though records came with the last batch.
-            Some(ends) => match ends.get(&partition) {
+            Some(ends) => match ends.get(records.partition()) {
                 Some(&end) => end,
                 None => return records.len(),
             },
             None => Offset(i64::MAX),
         };
-        let unknown = Offset(-1);
-        let watermarks = consumer.watermarks(&partition).unwrap_or(Watermarks {
-            log_start: unknown,
-            last_stable: unknown,
-            high_watermark: unknown,
-        });
+        let watermarks = records.watermarks();
         for (index, record) in records.iter().enumerate() {
             if self.left == Some(0) {
                 return index;
@@ -260,7 +266,7 @@ impl Reading {
     }
 
     /// Stops reading partitions that have reached their ends; says whether all have.
-    fn is_at_the_end(&mut self, consumer: &mut Consumer) -> bool {
+    fn is_at_the_end(&mut self, consumer: &Consumer) -> bool {
         let Some(ends) = &mut self.ends else { return false };
         let reached = |partition: &TopicPartition, end: Offset| {
             consumer.position(partition).is_some_and(|position| position >= end)
@@ -270,17 +276,11 @@ impl Reading {
             .filter(|(partition, end)| reached(partition, **end))
             .map(|(name, _)| name.clone())
             .collect();
-        for partition in done {
-            ends.remove(&partition);
-            consumer.unassign(&partition);
+        for partition in &done {
+            ends.remove(partition);
         }
+        // They are assigned, so that they can be paused.
+        let _ = consumer.pause(&done);
         ends.is_empty()
-    }
-}
-
-/// Takes back what was handed out and not printed, so that it is not committed.
-fn rewind(consumer: &mut Consumer, first_unprinted: Option<&ConsumedRecord>) {
-    if let Some(record) = first_unprinted {
-        consumer.seek(&TopicPartition::new(record.topic.clone(), record.partition), record.offset);
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
@@ -19,6 +20,8 @@ use crate::connect::ConnectArgs;
 use crate::failure::Failure;
 use crate::format::{Format, InputRecord, Printed, Printer, ReadError, RecordReader};
 
+/// How long the last records may take, past which each has failed.
+const DELIVERY_MAX: Duration = Duration::from_secs(300);
 /// Records read ahead of the producer.
 const READ_AHEAD_MAX: usize = 1024;
 /// Records sent whose acknowledgement is still to come.
@@ -177,15 +180,17 @@ pub(crate) async fn run(args: ProduceArgs) -> Result<(), Failure> {
     if std::io::stdin().is_terminal() {
         eprintln!("reading from the terminal; Ctrl-D ends");
     }
-    let producer = Producer::new(cluster);
+    let producer = Producer::new(cluster)?;
     let mut sending = Sending {
         printer: args.output_format.map(Printer::new),
         unacknowledged: VecDeque::new(),
         acknowledged: 0,
     };
     let outcome = sending.send_all(&producer, &template, read_in_thread(reader)).await;
-    producer.close().await;
-    outcome.map_err(|failure| sending.explain(failure))
+    // What failed has been said by then, and a record that is left has its own time to fail.
+    let closed = producer.close(DELIVERY_MAX).await;
+    outcome.map_err(|failure| sending.explain(failure))?;
+    Ok(closed?)
 }
 
 fn input() -> std::io::BufReader<std::io::Stdin> {
@@ -243,7 +248,7 @@ impl Sending {
                     Some(Ok(record)) => {
                         let record = template.fill(record)?;
                         let kept = self.printer.is_some().then(|| record.clone());
-                        self.unacknowledged.push_back((kept, producer.send(record).await?));
+                        self.unacknowledged.push_back((kept, producer.enqueue(record).await?));
                     }
                 },
             }

@@ -177,6 +177,23 @@ fn a_leader_edits_in_place() {
 }
 
 #[test]
+fn a_producer_numbers_a_batch_anew_in_place() {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    builder.append(Millis(5), None, Some(b"a"), &[]);
+    builder.set_producer(ProducerId(7), ProducerEpoch(1), 2);
+    let mut bytes = builder.build().to_vec();
+    let numbered = |bytes: &[u8]| {
+        let batch = Batch::parse(&Bytes::copy_from_slice(bytes)).unwrap();
+        assert_eq!(batch.verify_crc(), Ok(()));
+        assert_eq!(records(&batch).unwrap().len(), 1);
+        (batch.producer_id().0, batch.producer_epoch().0, batch.base_sequence())
+    };
+    assert_eq!(numbered(&bytes), (7, 1, 2));
+    edit::set_producer(&mut bytes, ProducerId(8), ProducerEpoch(3), 40);
+    assert_eq!(numbered(&bytes), (8, 3, 40));
+}
+
+#[test]
 fn a_records_field_holds_batches_one_after_the_other() {
     let one = hex(JAVA[0].1);
     let two = [one.clone(), hex(JAVA[1].1)].concat();

@@ -36,6 +36,7 @@ struct Member {
     /// How it comes to the cluster: as one of the voters, or by asking them.
     joins: String,
     disk: Arc<dyn Disk>,
+    rack: Option<&'static str>,
     running: Option<EmbeddedBroker>,
 }
 
@@ -47,14 +48,28 @@ impl TestCluster {
 
     /// The same on disks that the test has in its hands, one for each broker.
     pub fn start_on(disks: Vec<Arc<dyn Disk>>, settings: &[&str]) -> TestCluster {
-        let count = i32::try_from(disks.len()).expect("a small number");
+        let places = disks.into_iter().map(|disk| (disk, None)).collect();
+        TestCluster::start_at(places, settings)
+    }
+
+    /// The same with a rack for each broker.
+    pub fn start_in_racks(racks: &[&'static str], settings: &[&str]) -> TestCluster {
+        let place = |rack: &&'static str| (Arc::new(RealDisk) as Arc<dyn Disk>, Some(*rack));
+        TestCluster::start_at(racks.iter().map(place).collect(), settings)
+    }
+
+    fn start_at(places: Vec<(Arc<dyn Disk>, Option<&'static str>)>, settings: &[&str]) -> TestCluster {
+        let count = i32::try_from(places.len()).expect("a small number");
         let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let voters: Vec<String> =
             (1..=count).zip(&ports).map(|(id, port)| format!("{id}@127.0.0.1:{port}")).collect();
         let joins = format!("controller.quorum.voters={}", voters.join(","));
-        let members = (1..=count).zip(ports).zip(disks);
-        let brokers =
-            members.map(|((id, port), disk)| Member { disk, ..Member::new(id, port, joins.clone()) });
+        let members = (1..=count).zip(ports).zip(places);
+        let brokers = members.map(|((id, port), (disk, rack))| Member {
+            disk,
+            rack,
+            ..Member::new(id, port, joins.clone())
+        });
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let mut cluster = TestCluster { brokers: brokers.collect(), settings };
         cluster.open((1..=count).collect());
@@ -188,7 +203,7 @@ impl TestCluster {
 
     fn builder_of(&self, id: i32, others: &[&str]) -> EmbeddedBuilder {
         let member = self.member(id);
-        let broker = EmbeddedBroker::builder()
+        let mut broker = EmbeddedBroker::builder()
             .data_dir(member.dir.path())
             .disk(Arc::clone(&member.disk))
             .set("node.id", id.to_string())
@@ -196,6 +211,9 @@ impl TestCluster {
             .set("listeners", format!("PLAINTEXT://127.0.0.1:{}", member.port))
             .set("default.replication.factor", "3")
             .set("min.insync.replicas", "2");
+        if let Some(rack) = member.rack {
+            broker = broker.set("broker.rack", rack);
+        }
         let given = self.settings.iter().map(String::as_str).chain(others.iter().copied());
         given.chain([&*member.joins]).fold(broker, super::set)
     }
@@ -212,7 +230,7 @@ impl TestCluster {
 impl Member {
     fn new(id: i32, port: u16, joins: String) -> Self {
         let dir = tempfile::tempdir().expect("a directory can be made");
-        Member { id, port, dir, joins, disk: Arc::new(RealDisk), running: None }
+        Member { id, port, dir, joins, disk: Arc::new(RealDisk), rack: None, running: None }
     }
 }
 

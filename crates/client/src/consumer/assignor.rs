@@ -1,12 +1,31 @@
-//! Who of a group reads what: Kafka's range assignor.
+//! Who of a group reads what, as Kafka's own assignors say it, so that members of other clients may lead or follow.
 //!
-//! Pure. For each topic, its subscribers in the order of their names get consecutive partitions, the first ones
-//! one more when it does not come out even. So equal topics are split equally, and records of one key in two
-//! topics meet in one member.
+//! Pure. `range` gives each topic's subscribers, in the order of their names, consecutive partitions, the first ones one
+//! more when it does not come out even: records of one key in two equal topics meet in one member. `roundrobin`
+//! deals all partitions out in turn. `cooperative-sticky` is in `sticky.rs`.
 
 use std::collections::BTreeMap;
 
 use wire::{PartitionId, Str, TopicPartition};
+
+use super::sticky::assign_sticky;
+use crate::options::AssignmentStrategy;
+
+/// Each member's partitions; members that get none are there as well.
+pub(super) type Shares = BTreeMap<Str, Vec<TopicPartition>>;
+
+/// What the strategy makes of it.
+pub(super) fn assign(
+    strategy: AssignmentStrategy,
+    subscribers: &[Subscriber],
+    partitions: &BTreeMap<Str, u32>,
+) -> Shares {
+    match strategy {
+        AssignmentStrategy::Range => assign_ranges(subscribers, partitions),
+        AssignmentStrategy::RoundRobin => assign_in_turn(subscribers, partitions),
+        AssignmentStrategy::CooperativeSticky => assign_sticky(subscribers, partitions),
+    }
+}
 
 /// A member that asks for partitions.
 #[derive(Debug, Clone)]
@@ -15,20 +34,55 @@ pub(super) struct Subscriber {
     /// A static member keeps its place by this name.
     pub(super) instance_id: Option<Str>,
     pub(super) topics: Vec<Str>,
+    /// What it reads now.
+    pub(super) owned: Vec<TopicPartition>,
+    /// Of the assignment that gave it that; -1 if it does not say.
+    pub(super) generation: i32,
 }
 
-/// Each member's partitions; members that get none are there as well.
-pub(super) fn assign_ranges(
-    subscribers: &[Subscriber],
-    partitions: &BTreeMap<Str, u32>,
-) -> BTreeMap<Str, Vec<TopicPartition>> {
-    let mut assigned: BTreeMap<Str, Vec<TopicPartition>> =
-        subscribers.iter().map(|subscriber| (subscriber.member_id.clone(), Vec::new())).collect();
+impl Subscriber {
+    /// Static members first, by their names; then the others, by the ids the coordinator gave them.
+    fn rank(&self) -> impl Ord {
+        (self.instance_id.is_none(), self.instance_id.clone(), self.member_id.clone())
+    }
+}
+
+pub(super) fn nothing(subscribers: &[Subscriber]) -> Shares {
+    subscribers.iter().map(|subscriber| (subscriber.member_id.clone(), Vec::new())).collect()
+}
+
+/// All partitions of a topic.
+pub(super) fn all_of(topic: &Str, partitions: u32) -> impl Iterator<Item = TopicPartition> {
+    (0..partitions).map(|partition| TopicPartition::new(topic.clone(), PartitionId(partition as i32)))
+}
+
+fn assign_in_turn(subscribers: &[Subscriber], partitions: &BTreeMap<Str, u32>) -> Shares {
+    let mut assigned = nothing(subscribers);
+    let mut members: Vec<_> = subscribers.iter().collect();
+    members.sort_by_key(|member| member.rank());
+    let mut turn = 0;
+    for (topic, &count) in partitions {
+        if !members.iter().any(|member| member.topics.contains(topic)) {
+            continue;
+        }
+        for partition in all_of(topic, count) {
+            while !members[turn % members.len()].topics.contains(topic) {
+                turn += 1;
+            }
+            let member = &members[turn % members.len()].member_id;
+            assigned.entry(member.clone()).or_default().push(partition);
+            turn += 1;
+        }
+    }
+    assigned
+}
+
+fn assign_ranges(subscribers: &[Subscriber], partitions: &BTreeMap<Str, u32>) -> Shares {
+    let mut assigned = nothing(subscribers);
     for (topic, &partitions) in partitions {
         let mut members: Vec<_> =
             subscribers.iter().filter(|subscriber| subscriber.topics.contains(topic)).collect();
-        // Static members first, by their names; then the others, by the ids the coordinator gave them.
-        members.sort_by_key(|member| (member.instance_id.is_none(), &member.instance_id, &member.member_id));
+        members.sort_by_key(|member| member.rank());
         let Some(count) = u32::try_from(members.len()).ok().filter(|&count| count > 0) else { continue };
         let (each, larger) = (partitions / count, partitions % count);
         let mut next = 0;
@@ -50,21 +104,35 @@ mod tests {
     use expect_test::{Expect, expect};
     use wire::Str;
 
-    use super::{Subscriber, assign_ranges};
+    use super::{Subscriber, assign};
+    use crate::options::AssignmentStrategy;
 
-    fn check(members: &[(&str, Option<&str>, &[&str])], topics: &[(&str, u32)], expected: Expect) {
+    type Member<'a> = (&'a str, Option<&'a str>, &'a [&'a str]);
+
+    fn check(members: &[Member], topics: &[(&str, u32)], expected: Expect) {
+        check_with(AssignmentStrategy::Range, members, topics, expected);
+    }
+
+    fn check_with(
+        strategy: AssignmentStrategy,
+        members: &[Member],
+        topics: &[(&str, u32)],
+        expected: Expect,
+    ) {
         let subscribers: Vec<_> = members
             .iter()
             .map(|(member, instance, topics)| Subscriber {
                 member_id: Str::copy_from(member),
                 instance_id: instance.map(Str::copy_from),
                 topics: topics.iter().map(|topic| Str::copy_from(topic)).collect(),
+                owned: Vec::new(),
+                generation: -1,
             })
             .collect();
         let topics: BTreeMap<_, _> =
             topics.iter().map(|(topic, partitions)| (Str::copy_from(topic), *partitions)).collect();
         let mut shown = String::new();
-        for (member, partitions) in assign_ranges(&subscribers, &topics) {
+        for (member, partitions) in assign(strategy, &subscribers, &topics) {
             let partitions: Vec<_> = partitions.iter().map(ToString::to_string).collect();
             shown += &format!("{member}: {}\n", partitions.join(" "));
         }
@@ -112,6 +180,30 @@ mod tests {
             a: t-1
             z: t-0
         "#]],
+        );
+    }
+
+    #[test]
+    fn in_turn_all_topics_are_dealt_out_together() {
+        check_with(
+            AssignmentStrategy::RoundRobin,
+            &[("c1", None, &["t0", "t1"]), ("c0", None, &["t0", "t1"])],
+            &[("t0", 3), ("t1", 3)],
+            expect![[r#"
+                c0: t0-0 t0-2 t1-1
+                c1: t0-1 t1-0 t1-2
+            "#]],
+        );
+        // The example of Kafka's documentation of its assignor.
+        check_with(
+            AssignmentStrategy::RoundRobin,
+            &[("c0", None, &["t0"]), ("c1", None, &["t0", "t1"]), ("c2", None, &["t0", "t1", "t2"])],
+            &[("t0", 1), ("t1", 2), ("t2", 3)],
+            expect![[r#"
+                c0: t0-0
+                c1: t1-0
+                c2: t1-1 t2-0 t2-1 t2-2
+            "#]],
         );
     }
 }

@@ -9,9 +9,9 @@ use std::collections::{HashSet, VecDeque};
 use bytes::Bytes;
 use wire::messages::fetch::AbortedTransaction;
 use wire::records::{Batch, BatchError, Batches};
-use wire::{Offset, ProducerId, TopicPartition};
+use wire::{LeaderEpoch, Offset, ProducerId, TopicPartition};
 
-use crate::error::Error;
+use super::positions::Watermarks;
 use crate::options::Isolation;
 use crate::record::ConsumedRecord;
 
@@ -19,9 +19,15 @@ use crate::record::ConsumedRecord;
 const BATCH_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
 /// What one fetch brought of one partition.
+#[derive(Debug)]
 pub(super) struct Fetched {
-    partition: TopicPartition,
     batches: Batches,
+    /// Where the next fetch goes on, if this one brought a whole batch.
+    end: Option<Offset>,
+    /// Of the last whole batch.
+    leader_epoch: LeaderEpoch,
+    bytes: usize,
+    watermarks: Watermarks,
     /// Transactions that end in an abort, by the offset they begin at.
     aborted: VecDeque<AbortedTransaction>,
     /// Producers inside an aborted transaction at this point.
@@ -29,83 +35,74 @@ pub(super) struct Fetched {
     isolation: Isolation,
 }
 
-/// The records of a batch, and where reading goes on behind it.
-pub(super) struct Unpacked {
-    pub(super) records: Vec<ConsumedRecord>,
-    pub(super) next: Offset,
+/// A batch whose records were not looked at yet.
+#[derive(Debug)]
+pub(super) struct Packed {
+    batch: Batch,
+    /// Whether its records are not to be seen: control records, and those of aborted transactions.
+    is_hidden: bool,
+    pub(super) watermarks: Watermarks,
 }
 
 impl Fetched {
     pub(super) fn new(
-        partition: TopicPartition,
         records: Bytes,
+        watermarks: Watermarks,
         mut aborted: Vec<AbortedTransaction>,
         isolation: Isolation,
     ) -> Self {
         aborted.sort_by_key(|transaction| transaction.first_offset);
+        let bytes = records.len();
+        let batches = Batches::new(records);
+        let last = batches.clone().map_while(Result::ok).last();
         Self {
-            partition,
-            batches: Batches::new(records),
+            end: last.as_ref().map(|last| last.last_offset().plus(1)),
+            leader_epoch: last.map_or(LeaderEpoch::NONE, |last| last.partition_leader_epoch()),
+            batches,
+            bytes,
+            watermarks,
             aborted: aborted.into(),
             aborting: HashSet::new(),
             isolation,
         }
     }
 
-    pub(super) fn partition(&self) -> &TopicPartition {
-        &self.partition
+    /// Behind the last whole batch, and the epoch of the leader that wrote it.
+    pub(super) fn end(&self) -> Option<(Offset, LeaderEpoch)> {
+        self.end.map(|end| (end, self.leader_epoch))
     }
 
-    /// The next batch's records from `position` on; `None` when all are done.
-    pub(super) fn next(&mut self, position: Offset) -> Option<Result<Unpacked, Error>> {
+    /// Why there is no whole batch in what came, if there is none.
+    pub(super) fn problem(&self) -> Option<BatchError> {
+        self.end.is_none().then(|| self.batches.clone().find_map(Result::err)).flatten()
+    }
+
+    /// What came over the wire.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The next batch that reaches beyond `position`; `None` when all are done.
+    pub(super) fn next(&mut self, position: Offset) -> Option<Result<Packed, BatchError>> {
         loop {
             let batch = match self.batches.next()? {
                 Ok(batch) => batch,
                 // A broker may cut the last batch off; it is fetched again.
                 Err(BatchError::Truncated { .. }) => return None,
-                Err(error) => return Some(Err(self.corrupt(position, &error))),
+                Err(error) => return Some(Err(error)),
             };
             // The first batch may begin before the offset that was asked for, even end there.
             if batch.last_offset() < position {
                 continue;
             }
-            return Some(self.unpack(&batch, position).map_err(|error| self.corrupt(position, &error)));
+            return Some(self.look_at(batch));
         }
     }
 
-    fn unpack(&mut self, batch: &Batch, position: Offset) -> Result<Unpacked, BatchError> {
-        let next = batch.last_offset().plus(1);
-        batch.verify_crc()?;
-        if self.isolation == Isolation::ReadCommitted && self.is_aborted(batch)? {
-            return Ok(Unpacked { records: Vec::new(), next });
-        }
-        let attributes = batch.attributes();
-        if attributes.is_control() {
-            return Ok(Unpacked { records: Vec::new(), next });
-        }
-        let mut records = Vec::new();
-        for record in batch.records(BATCH_BYTES_MAX) {
-            let record = record?;
-            if record.offset < position {
-                continue;
-            }
-            records.push(ConsumedRecord {
-                topic: self.partition.topic.clone(),
-                partition: self.partition.partition,
-                offset: record.offset,
-                leader_epoch: batch.partition_leader_epoch(),
-                timestamp: record.timestamp,
-                timestamp_type: attributes.timestamp_type(),
-                key: record.key,
-                value: record.value,
-                headers: record.headers,
-                compression: attributes.compression(),
-                is_transactional: attributes.is_transactional(),
-                producer_id: batch.producer_id(),
-                producer_epoch: batch.producer_epoch(),
-            });
-        }
-        Ok(Unpacked { records, next })
+    fn look_at(&mut self, batch: Batch) -> Result<Packed, BatchError> {
+        let is_aborted = self.isolation == Isolation::ReadCommitted && self.is_aborted(&batch)?;
+        let is_hidden = is_aborted || batch.attributes().is_control();
+        Ok(Packed { batch, is_hidden, watermarks: self.watermarks })
     }
 
     fn is_aborted(&mut self, batch: &Batch) -> Result<bool, BatchError> {
@@ -120,19 +117,65 @@ impl Fetched {
             && !batch.attributes().is_control()
             && self.aborting.contains(&batch.producer_id()))
     }
+}
 
-    fn corrupt(&self, position: Offset, error: &BatchError) -> Error {
-        Error::CorruptRecords {
-            partition: self.partition.to_string(),
-            offset: position.0,
-            problem: error.to_string(),
+impl Packed {
+    /// Of the first record the batch was written with, which may lie before the position.
+    pub(super) fn base_offset(&self) -> Offset {
+        self.batch.base_offset()
+    }
+
+    /// Where reading goes on behind the batch.
+    pub(super) fn next(&self) -> Offset {
+        self.batch.last_offset().plus(1)
+    }
+
+    pub(super) fn leader_epoch(&self) -> LeaderEpoch {
+        self.batch.partition_leader_epoch()
+    }
+
+    /// The records from `position` on that are to be seen. Takes as long as decompressing them does.
+    pub(super) fn unpack(
+        &self,
+        partition: &TopicPartition,
+        position: Offset,
+    ) -> Result<Vec<ConsumedRecord>, BatchError> {
+        self.batch.verify_crc()?;
+        let mut records = Vec::new();
+        if self.is_hidden {
+            return Ok(records);
         }
+        let batch = &self.batch;
+        let attributes = batch.attributes();
+        for record in batch.records(BATCH_BYTES_MAX) {
+            let record = record?;
+            if record.offset < position {
+                continue;
+            }
+            records.push(ConsumedRecord {
+                topic: partition.topic.clone(),
+                partition: partition.partition,
+                offset: record.offset,
+                leader_epoch: batch.partition_leader_epoch(),
+                timestamp: record.timestamp,
+                timestamp_type: attributes.timestamp_type(),
+                key: record.key,
+                value: record.value,
+                headers: record.headers,
+                compression: attributes.compression(),
+                is_transactional: attributes.is_transactional(),
+                producer_id: batch.producer_id(),
+                producer_epoch: batch.producer_epoch(),
+            });
+        }
+        Ok(records)
     }
 }
 
 /// A control record's key is a version and a type; type 0 is an abort.
 fn is_abort_marker(batch: &Batch) -> Result<bool, BatchError> {
     const MARKER_BYTES_MAX: usize = 64 * 1024;
+    batch.verify_crc()?;
     let Some(marker) = batch.records(MARKER_BYTES_MAX).next().transpose()? else { return Ok(false) };
     Ok(marker.key.is_some_and(|key| key.get(2..4) == Some(&[0, 0])))
 }
@@ -145,7 +188,7 @@ mod tests {
     use wire::records::{BatchBuilder, BatchOptions};
     use wire::{Millis, Offset, PartitionId, ProducerEpoch, ProducerId, TopicPartition};
 
-    use super::Fetched;
+    use super::{Fetched, Watermarks};
     use crate::options::Isolation;
 
     fn batch(base: i64, producer: i64, values: &[&str]) -> Bytes {
@@ -174,23 +217,26 @@ mod tests {
         builder.build()
     }
 
-    fn check(batches: &[Bytes], from: i64, isolation: Isolation, expected: Expect) {
+    fn fetched(records: impl Into<Bytes>, isolation: Isolation) -> Fetched {
         let aborted = vec![AbortedTransaction { producer_id: 7, first_offset: 2 }];
+        let ends = Offset(0);
+        let watermarks = Watermarks { log_start: ends, last_stable: ends, high_watermark: ends };
+        Fetched::new(records.into(), watermarks, aborted, isolation)
+    }
+
+    fn check(batches: &[Bytes], from: i64, isolation: Isolation, expected: Expect) {
         let partition = TopicPartition::new("t", PartitionId(0));
-        let mut fetched = Fetched::new(partition, Bytes::from(batches.concat()), aborted, isolation);
+        let mut fetched = fetched(batches.concat(), isolation);
         let (mut position, mut shown) = (Offset(from), String::new());
-        while let Some(outcome) = fetched.next(position) {
-            match outcome {
-                Ok(unpacked) => {
-                    for record in unpacked.records {
-                        let value = String::from_utf8(record.value.unwrap().to_vec()).unwrap();
-                        shown += &format!("{}:{value} ", record.offset);
-                    }
-                    position = unpacked.next;
-                }
-                Err(error) => shown += &format!("{error} "),
+        while let Some(packed) = fetched.next(position) {
+            let packed = packed.unwrap();
+            for record in packed.unpack(&partition, position).unwrap() {
+                let value = String::from_utf8(record.value.unwrap().to_vec()).unwrap();
+                shown += &format!("{}:{value} ", record.offset);
             }
+            position = packed.next();
         }
+        assert_eq!(fetched.end().unwrap().0, position);
         expected.assert_eq(&format!("{shown}then {position}"));
     }
 
@@ -229,8 +275,8 @@ mod tests {
         let mut damaged = batch(0, -1, &["abcdef"]).to_vec();
         *damaged.last_mut().unwrap() ^= 1;
         let partition = TopicPartition::new("t", PartitionId(0));
-        let mut fetched = Fetched::new(partition, damaged.into(), Vec::new(), Isolation::ReadCommitted);
-        let error = fetched.next(Offset(0)).unwrap().map(|_| ()).unwrap_err();
-        assert!(error.to_string().starts_with("the records of t-0 at offset 0 are damaged: checksum is"));
+        let packed = fetched(damaged, Isolation::ReadCommitted).next(Offset(0)).unwrap().unwrap();
+        let error = packed.unpack(&partition, Offset(0)).unwrap_err();
+        assert!(error.to_string().starts_with("checksum is"));
     }
 }

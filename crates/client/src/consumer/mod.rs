@@ -1,509 +1,418 @@
 //! Reading records, of partitions that are named or that a group hands out.
 //!
-//! [`Consumer::poll`] does everything: it keeps the membership, finds positions, fetches and hands out records.
-//! Calling it again says that the records before are dealt with; only those are committed, so a crash repeats
-//! records but never loses one. There is one fetch under way per broker and it is only sent when everything
-//! that it could bring has been handed out, which bounds memory by `fetch.max.bytes` per broker.
+//! A task of its own ([`driver`]) keeps the membership, finds positions, fetches and commits, so that none of this waits
+//! for the application. The application takes [`Records`] and says when it is done with them: only that is ever
+//! committed, and what it drops undone comes again. What is fetched and not taken is bounded by `fetch.max.bytes` per
+//! broker.
 
-mod assignor;
-mod fetched;
-mod group;
 mod positions;
+mod ledger;
+mod fetched;
+mod shared;
+mod records;
 mod protocol;
+mod assignor;
+mod sticky;
+mod membership;
+mod group;
+mod offsets;
+mod commit;
+mod driver;
+mod fetching;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
-use wire::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
-use wire::{BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionId, Str, TopicPartition};
+use futures_core::Stream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use wire::{Offset, Str, TopicPartition, Uuid};
 
-use crate::admin::{Admin, OffsetSpec};
-use crate::cluster::{Cluster, Lane};
-use crate::error::{Error, ErrorKind};
-use crate::options::{Isolation, OffsetReset};
-use crate::record::ConsumedRecord;
-use fetched::Fetched;
-use group::{Membership, Pulse};
-use positions::{Positions, State};
+use crate::cluster::Cluster;
+use crate::error::Error;
+use crate::producer::ConsumerGroupMetadata;
+use commit::{Committer, Within};
+use driver::{Command, Driver, End};
+use shared::{Shared, Taken, Wish};
 
-pub use positions::{Start, Watermarks};
+pub use commit::Committed;
+pub use offsets::{Assigned, CommittedOffsets, Offsets};
+pub use positions::{Begin, Start, Watermarks};
 pub(crate) use protocol::decode_assignment;
+pub use records::{Record, Records, Singles};
+
+/// Commands under way at most.
+const COMMANDS_MAX: usize = 4;
 
 /// Reads records.
+///
+/// It is a [`Stream`] of [`Records`]; [`Consumer::next`] is the same without a trait. A record counts as dealt with when
+/// its records were told to be [done](Records::done), and only then is it committed: every `auto.commit.interval.ms`, before
+/// its partition goes to another member, on [`Consumer::close`], and by [`Consumer::commit`]. So a crash repeats records
+/// and never leaves one out.
+///
+/// Heartbeats and rebalances go on however long the application takes. If something waits for it for
+/// `max.poll.interval.ms`, the consumer leaves its group so that others get the partitions, says so with
+/// [`Error::PollInterval`], and joins again when it is asked for records.
+///
+/// An error of one partition ([`Error::Stopped`]) stops that partition until [`Consumer::seek`]; the others go on. After an
+/// error that ends everything, the next item is `None`.
+///
+/// Dropped without being closed, it commits what is done in the background and leaves, without waiting for anything.
 pub struct Consumer {
+    shared: Arc<Shared>,
     cluster: Cluster,
-    membership: Option<Membership>,
-    /// Where to begin without a committed offset.
-    fallback: Option<Start>,
-    positions: Positions,
-    /// Counts assignments, so that what was fetched for an earlier one is recognised.
-    assignment: u64,
-    fetches: JoinSet<FetchDone>,
-    fetching: HashSet<BrokerId>,
-    buffer: VecDeque<Fetched>,
-    next_auto_commit: Instant,
-}
-
-struct FetchDone {
-    broker: BrokerId,
-    assignment: u64,
-    asked: Vec<(TopicPartition, Offset)>,
-    outcome: Result<FetchResponse, Error>,
+    committer: Committer,
+    commands: mpsc::Sender<Command>,
 }
 
 impl Consumer {
-    /// Reads these partitions from these places on. Commits nothing.
-    pub fn assign(cluster: Cluster, partitions: impl IntoIterator<Item = (TopicPartition, Start)>) -> Self {
-        let mut consumer = Self::new(cluster, None, None);
-        for (partition, start) in partitions {
-            consumer.positions.begin(partition, start);
-        }
-        consumer
+    /// Reads nothing yet. Where the group's committed offsets say where to begin. Needs a tokio runtime around it.
+    pub fn new(cluster: Cluster) -> Self {
+        let offsets = CommittedOffsets::new(cluster.clone());
+        Self::with_offsets(cluster, Arc::new(offsets))
     }
 
-    /// Reads what the group `group.id` hands out of these topics, from where the group stopped; where it never
-    /// was, from `fallback` or, without one, as `auto.offset.reset` says.
-    pub fn subscribe(cluster: Cluster, topics: Vec<Str>, fallback: Option<Start>) -> Result<Self, Error> {
-        let group_id =
-            cluster.options().group_id.as_deref().map(Str::copy_from).ok_or_else(|| Error::Option {
+    /// Reads nothing yet. A store of the reader's own says where to begin.
+    pub fn with_offsets(cluster: Cluster, offsets: Arc<dyn Offsets>) -> Self {
+        let shared = Arc::new(Shared::new());
+        let committer = Committer::new(Arc::clone(&shared), cluster.clone());
+        let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+        let driver = Driver::new(Arc::clone(&shared), cluster.clone(), offsets, committer.clone(), queue);
+        tokio::spawn(driver.run());
+        Self { shared, cluster, committer, commands }
+    }
+
+    // What to read.
+
+    /// Reads what the group `group.id` hands out of these topics, instead of what it read of the group before.
+    ///
+    /// Refused without `group.id`, and while partitions are [assigned](Consumer::assign) by name.
+    pub fn subscribe<T: Into<Str>>(&self, topics: impl IntoIterator<Item = T>) -> Result<(), Error> {
+        let mut topics: Vec<Str> = topics.into_iter().map(Into::into).collect();
+        topics.sort();
+        topics.dedup();
+        self.wish(Wish::Topics(topics))
+    }
+
+    /// Reads what the group `group.id` hands out of the topics whose whole names match, now or later.
+    ///
+    /// In the classic protocol the expression is Rust's [`regex`], and topics are looked at every `metadata.max.age.ms`; in the
+    /// consumer protocol it is the broker's (RE2), which looks by itself. Refused as [`Consumer::subscribe`] is, and if it
+    /// is no expression.
+    pub fn subscribe_pattern(&self, pattern: &str) -> Result<(), Error> {
+        group::compile(pattern)?;
+        self.wish(Wish::Pattern(pattern.to_owned()))
+    }
+
+    fn wish(&self, wish: Wish) -> Result<(), Error> {
+        if self.cluster.options().group_id.is_none() {
+            return Err(Error::Option {
                 key: "group.id".to_owned(),
                 value: String::new(),
                 allowed: "a name, to read as a member of a group".to_owned(),
-            })?;
-        let membership = Membership::new(cluster.clone(), group_id, topics);
-        Ok(Self::new(cluster, Some(membership), fallback))
+            });
+        }
+        let mut state = self.shared.lock();
+        if state.wish == Wish::Assigned {
+            return Err(Error::Usage("partitions are assigned by name: unsubscribe first".to_owned()));
+        }
+        state.wish = wish;
+        state.wishes += 1;
+        drop(state);
+        self.shared.driver.notify_one();
+        Ok(())
     }
 
-    fn new(cluster: Cluster, membership: Option<Membership>, fallback: Option<Start>) -> Self {
-        Self {
-            next_auto_commit: Instant::now() + cluster.options().auto_commit_interval,
-            cluster,
-            membership,
-            fallback,
-            positions: Positions::default(),
-            assignment: 0,
-            fetches: JoinSet::new(),
-            fetching: HashSet::new(),
-            buffer: VecDeque::new(),
+    /// Reads these partitions, besides those assigned before, from these places on; without a place, from where the store
+    /// of offsets or else `auto.offset.reset` says. Refused while subscribed.
+    pub fn assign(
+        &self,
+        partitions: impl IntoIterator<Item = (TopicPartition, Option<Start>)>,
+    ) -> Result<(), Error> {
+        let mut state = self.shared.lock();
+        if !matches!(state.wish, Wish::Nothing | Wish::Assigned) {
+            return Err(Error::Usage("topics are subscribed to: unsubscribe first".to_owned()));
+        }
+        state.wish = Wish::Assigned;
+        state.wishes += 1;
+        for (partition, start) in partitions {
+            state.begin(partition, Uuid::ZERO, start.map(Begin::from));
+        }
+        drop(state);
+        self.shared.driver.notify_one();
+        Ok(())
+    }
+
+    /// Reads nothing any more: waits for what is in hand, for at most `default.api.timeout.ms`, commits what is done
+    /// (unless `enable.auto.commit` is off), and leaves the group. Does nothing when nothing is read.
+    pub async fn unsubscribe(&self) -> Result<Committed, Error> {
+        self.end(End::Reading, self.cluster.options().default_api_timeout).await
+    }
+
+    /// As [`Consumer::unsubscribe`], within `timeout`, and for good. Three quarters of it are for what is in hand; what
+    /// is still in hand then is not committed, but named.
+    pub async fn close(self, timeout: Duration) -> Result<Committed, Error> {
+        self.end(End::All, timeout).await
+    }
+
+    async fn end(&self, end: End, timeout: Duration) -> Result<Committed, Error> {
+        let now = Instant::now();
+        let (reply, ended) = oneshot::channel();
+        let within = Within { hands: now + timeout * 3 / 4, end: now + timeout * 7 / 8 };
+        let left = now + timeout;
+        let command = Command { end, within, left, reply };
+        let ending = async {
+            match self.commands.send(command).await {
+                Ok(()) => ended.await.unwrap_or(Err(Error::Closed)),
+                Err(_) => Err(Error::Closed),
+            }
+        };
+        // The driver keeps its time; should it be busy with an end before this one, it is waited for no longer either.
+        match tokio::time::timeout_at(left + Duration::from_millis(100), ending).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                Err(Error::Timeout { doing: "closing the consumer".to_owned(), after: timeout, last: None })
+            }
         }
     }
 
-    /// The partitions that are being read.
-    pub fn assigned(&self) -> Vec<TopicPartition> {
-        self.positions.names().cloned().collect()
+    /// What is read now.
+    pub fn assignment(&self) -> Vec<TopicPartition> {
+        self.shared
+            .lock()
+            .slots
+            .iter()
+            .filter(|(_, slot)| !slot.is_leaving)
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
-    /// Stops reading a partition that was assigned by name.
-    pub fn unassign(&mut self, partition: &TopicPartition) {
-        self.positions.remove(partition);
-        self.buffer.retain(|fetched| fetched.partition() != partition);
+    // Where in it.
+
+    /// Goes on elsewhere in a partition that is read, also in one that an error stopped. What is in hand of it no longer
+    /// counts. Refused if the partition is not read.
+    pub fn seek(&self, partition: &TopicPartition, begin: impl Into<Begin>) -> Result<(), Error> {
+        let is_read = self.shared.lock().seek(partition, begin.into());
+        self.shared.driver.notify_one();
+        if is_read { Ok(()) } else { Err(Error::NotAssigned { partition: partition.clone() }) }
     }
 
-    /// Goes on at this offset in a partition that is being read.
-    pub fn seek(&mut self, partition: &TopicPartition, offset: Offset) {
-        if self.positions.get(partition).is_some() {
-            self.buffer.retain(|fetched| fetched.partition() != partition);
-            self.positions.begin(partition.clone(), Start::Offset(offset));
+    /// Reads nothing more of a partition until [`Consumer::seek`], for a reason that comes as [`Error::Stopped`] with the next
+    /// items: what a reader does that finds something else there than it expected. What is in hand of it still counts.
+    /// Refused if the partition is not read.
+    pub fn stop(&self, partition: &TopicPartition, reason: Error) -> Result<(), Error> {
+        let mut state = self.shared.lock();
+        match state.slots.contains_key(partition) {
+            true => state.stop(partition, reason),
+            false => return Err(Error::NotAssigned { partition: partition.clone() }),
         }
+        Ok(())
+    }
+
+    /// Hands out nothing of these partitions until [`Consumer::resume`], and fetches nothing for them. A partition that is
+    /// assigned anew is not paused. Refused if one is not read; the others are paused then all the same.
+    pub fn pause<'a>(&self, partitions: impl IntoIterator<Item = &'a TopicPartition>) -> Result<(), Error> {
+        self.set_paused(partitions, true)
+    }
+
+    /// The opposite of [`Consumer::pause`].
+    pub fn resume<'a>(&self, partitions: impl IntoIterator<Item = &'a TopicPartition>) -> Result<(), Error> {
+        self.set_paused(partitions, false)
+    }
+
+    fn set_paused<'a>(
+        &self,
+        partitions: impl IntoIterator<Item = &'a TopicPartition>,
+        is_paused: bool,
+    ) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        for partition in partitions {
+            if !self.shared.lock().pause(partition, is_paused) {
+                outcome = Err(Error::NotAssigned { partition: partition.clone() });
+            }
+        }
+        self.shared.driver.notify_one();
+        outcome
+    }
+
+    /// The partitions that are paused.
+    pub fn paused(&self) -> Vec<TopicPartition> {
+        self.shared
+            .lock()
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.is_paused)
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
     /// The next offset to be handed out, once it is known.
     pub fn position(&self, partition: &TopicPartition) -> Option<Offset> {
-        match self.positions.get(partition)?.state {
-            State::Reading { position, .. } => Some(position),
-            State::Seeking(_) => None,
-        }
+        let state = self.shared.lock();
+        let slot = state.slots.get(partition)?;
+        slot.ledger.as_ref().map(|_| slot.position)
     }
 
     /// The ends of a partition, as of the last fetch.
     pub fn watermarks(&self, partition: &TopicPartition) -> Option<Watermarks> {
-        self.positions.get(partition)?.watermarks
+        self.shared.lock().slots.get(partition)?.watermarks
     }
 
-    /// The next records, all of one partition, or none when `wait` is over or a partition's position moved
-    /// over records that are not to be seen. What earlier calls returned counts as dealt with.
+    /// How often a position turned out not to exist any more and reading went on where `auto.offset.reset` says, since this
+    /// consumer was made. Each time is logged with the partition, the positions and the ends of the log.
+    pub fn resets(&self) -> u64 {
+        self.shared.lock().resets
+    }
+
+    /// What the group has committed for these partitions, read from its coordinator.
+    pub async fn committed(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<BTreeMap<TopicPartition, Option<Offset>>, Error> {
+        let found = CommittedOffsets::new(self.cluster.clone()).fetch(partitions).await?;
+        let mut committed = BTreeMap::new();
+        for (partition, begin) in found {
+            let offset = begin?.and_then(|begin| match begin.start {
+                Start::Offset(offset) => Some(offset),
+                _ => None,
+            });
+            committed.insert(partition, offset);
+        }
+        Ok(committed)
+    }
+
+    /// Who this consumer is in its group, for a transaction that commits its offsets ([`Transaction`](crate::Transaction)).
+    /// Nobody while it reads as no member of a group. Taken when the offsets are sent: a rebalance makes it another.
+    pub fn group_metadata(&self) -> Option<ConsumerGroupMetadata> {
+        let options = self.cluster.options();
+        let group_id = options.group_id.as_deref().map(Str::copy_from)?;
+        let identity = self.shared.lock().identity.clone()?;
+        Some(ConsumerGroupMetadata {
+            group_id,
+            generation_id: identity.epoch,
+            member_id: identity.member_id,
+            group_instance_id: options.group_instance_id.as_deref().map(Str::copy_from),
+        })
+    }
+
+    // Records.
+
+    /// The next records, or an error; `None` when nothing is read, so that nothing can come.
     ///
     /// The future may be dropped: nothing is lost, the next call goes on.
-    pub async fn poll(&mut self, wait: Duration) -> Result<Vec<ConsumedRecord>, Error> {
-        let deadline = Instant::now() + wait;
-        self.positions.handle_all();
+    pub async fn next(&mut self) -> Option<Result<Records, Error>> {
+        poll_fn(|context| self.poll_records(context)).await
+    }
+
+    /// Hands out records one by one, each with an acknowledgement of its own.
+    pub fn singles(self) -> SingleStream {
+        SingleStream { consumer: self, current: None }
+    }
+
+    /// Commits what is done with so far, trying for at most `default.api.timeout.ms`. Tells what moved, and how many
+    /// acknowledgements came too late to count.
+    pub async fn commit(&self) -> Result<Committed, Error> {
+        let deadline = Instant::now() + self.cluster.options().default_api_timeout;
+        let committed = self.committer.commit(None, deadline).await?;
+        Ok(Committed { void: self.shared.lock().take_void(), ..committed })
+    }
+
+    fn poll_records(&self, context: &mut Context<'_>) -> Poll<Option<Result<Records, Error>>> {
+        let records_max = self.cluster.options().poll_records_max;
         loop {
-            self.keep_membership().await?;
-            self.auto_commit().await;
-            if let Some(records) = self.hand_out()? {
-                return Ok(records);
-            }
-            self.find_positions().await?;
-            self.send_fetches().await?;
-            let wake = self.positions.wake().map_or(deadline, |wake| wake.min(deadline));
-            tokio::select! {
-                Some(done) = self.fetches.join_next() => self.fetched(done.expect("fetching does not panic"))?,
-                () = membership_changed(&mut self.membership) => {}
-                () = sleep_until(wake) => {}
-            }
-            self.positions.end_pauses(Instant::now());
-            if Instant::now() >= deadline && self.buffer.is_empty() {
-                return Ok(Vec::new());
-            }
-        }
-    }
-
-    /// Commits what was dealt with: everything handed out before the last call of `poll`.
-    pub async fn commit(&mut self) -> Result<(), Error> {
-        match &mut self.membership {
-            Some(membership) => membership.commit(&self.positions.handled()).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Counts everything handed out as dealt with, commits it and leaves the group.
-    pub async fn close(mut self) -> Result<(), Error> {
-        self.positions.handle_all();
-        let committed = match self.cluster.options().enable_auto_commit {
-            true => self.commit().await,
-            false => Ok(()),
-        };
-        if let Some(membership) = &mut self.membership {
-            membership.leave().await;
-        }
-        committed
-    }
-
-    // Membership.
-
-    async fn keep_membership(&mut self) -> Result<(), Error> {
-        let Some(membership) = &mut self.membership else { return Ok(()) };
-        membership.polled();
-        match membership.pulse() {
-            Some(Pulse::Stable) => return Ok(()),
-            Some(Pulse::Fenced(error)) => return Err(error),
-            // A member that was thrown out may no longer commit: others may have read on.
-            Some(Pulse::Lost) | None => {}
-            Some(Pulse::Rebalancing) => {
-                let handled = self.positions.handled();
-                if self.cluster.options().enable_auto_commit
-                    && let Err(error) = membership.commit(&handled).await
-                {
-                    tracing::warn!(%error, "records will be read again by whoever gets their partitions");
+            let (mut receipt, packed, about) = match self.shared.take(records_max, context.waker()) {
+                Taken::Nothing => return Poll::Pending,
+                Taken::End => return Poll::Ready(None),
+                Taken::Error(error) => return Poll::Ready(Some(Err(error))),
+                Taken::Records { receipt, records, about } => {
+                    return Poll::Ready(Some(Ok(Records::new(records, about, receipt))));
+                }
+                Taken::Packed { receipt, packed, about } => (receipt, packed, about),
+            };
+            match packed.unpack(receipt.partition(), receipt.first()) {
+                // What is not to be seen is done with by passing it.
+                Ok(records) if records.is_empty() => receipt.done(),
+                Ok(mut records) => {
+                    if records.len() > records_max {
+                        self.shared.lock().put_back(&mut receipt, &mut records, about, records_max);
+                    }
+                    return Poll::Ready(Some(Ok(Records::new(records, about, receipt))));
+                }
+                Err(error) => {
+                    let (partition, first) = (receipt.partition().clone(), receipt.first());
+                    drop(receipt);
+                    self.shared.lock().damaged(&partition, first, &error);
                 }
             }
         }
-        let owned: Vec<_> = self.positions.names().cloned().collect();
-        self.drop_assignment();
-        let Some(membership) = &mut self.membership else { return Ok(()) };
-        let assigned = membership.join(&owned).await?;
-        let group_id = membership.group_id().clone();
-        let offsets = match assigned.is_empty() {
-            true => Default::default(),
-            false => Admin::new(self.cluster.clone()).group_offsets(&group_id).await?,
-        };
-        for partition in assigned {
-            if let Some(expired) = offsets.expired.get(&partition) {
-                tracing::warn!(
-                    %partition, offset = %expired.offset, expired_at_ms = expired.expired_at.0,
-                    "what the group had committed has expired, reading on as if it had committed nothing"
-                );
-            }
-            let start = match offsets.committed.get(&partition) {
-                Some(committed) => Start::Offset(committed.offset),
-                None => self.start_without_position(&partition)?,
-            };
-            self.positions.begin(partition, start);
-        }
-        Ok(())
-    }
-
-    fn drop_assignment(&mut self) {
-        self.assignment += 1;
-        self.positions.clear();
-        self.buffer.clear();
-    }
-
-    fn start_without_position(&self, partition: &TopicPartition) -> Result<Start, Error> {
-        match (self.fallback, self.cluster.options().auto_offset_reset) {
-            (Some(start), _) => Ok(start),
-            (None, OffsetReset::Earliest) => Ok(Start::Earliest),
-            (None, OffsetReset::Latest) => Ok(Start::Latest),
-            (None, OffsetReset::None) => Err(Error::NoPosition { partition: partition.clone() }),
-        }
-    }
-
-    async fn auto_commit(&mut self) {
-        let options = self.cluster.options();
-        if !options.enable_auto_commit || Instant::now() < self.next_auto_commit {
-            return;
-        }
-        self.next_auto_commit = Instant::now() + options.auto_commit_interval;
-        if let Err(error) = self.commit().await {
-            tracing::warn!(%error, "offsets were not committed, the next commit includes them");
-        }
-    }
-
-    // Positions.
-
-    /// Looks up the positions that are not known yet.
-    async fn find_positions(&mut self) -> Result<(), Error> {
-        let seeking = self.positions.seeking();
-        if seeking.is_empty() {
-            return Ok(());
-        }
-        let earliest = self.list(&seeking, |_| Some(OffsetSpec::Earliest)).await?;
-        let latest = self.list(&seeking, |_| Some(OffsetSpec::Latest)).await?;
-        let at = self
-            .list(&seeking, |start| match start {
-                Start::At(time) => Some(OffsetSpec::At(time)),
-                _ => None,
-            })
-            .await?;
-        for (partition, start) in seeking {
-            let (Some(&earliest), Some(&latest)) = (earliest.get(&partition), latest.get(&partition)) else {
-                continue;
-            };
-            let position = start.resolve(earliest, latest, at.get(&partition).copied());
-            if let Some(found) = self.positions.get_mut(&partition) {
-                found.state = State::Reading { position, leader_epoch: LeaderEpoch::NONE };
-            }
-        }
-        Ok(())
-    }
-
-    async fn list(
-        &self,
-        seeking: &[(TopicPartition, Start)],
-        spec: impl Fn(Start) -> Option<OffsetSpec>,
-    ) -> Result<HashMap<TopicPartition, Offset>, Error> {
-        let asked: Vec<_> = seeking
-            .iter()
-            .filter_map(|(partition, start)| Some((partition.clone(), spec(*start)?)))
-            .collect();
-        if asked.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let isolation = self.cluster.options().isolation_level;
-        let listed = Admin::new(self.cluster.clone()).list_offsets(&asked, isolation).await?;
-        let mut offsets = HashMap::new();
-        for (partition, listed) in listed {
-            if let Some(offset) = listed?.offset {
-                offsets.insert(partition, offset);
-            }
-        }
-        Ok(offsets)
-    }
-
-    // Fetching.
-
-    /// Sends a fetch to each broker that has none under way and nothing left in the buffer.
-    async fn send_fetches(&mut self) -> Result<(), Error> {
-        let now = Instant::now();
-        let mut by_leader: HashMap<BrokerId, Vec<(TopicPartition, Offset, LeaderEpoch)>> = HashMap::new();
-        for (partition, offset) in self.positions.fetchable(now) {
-            let leader = match self.cluster.leader(&partition) {
-                Some(leader) => Some(leader),
-                None => self.look_up(&partition).await?,
-            };
-            match leader {
-                Some(leader) if !self.fetching.contains(&leader.broker) => {
-                    by_leader.entry(leader.broker).or_default().push((partition, offset, leader.epoch));
-                }
-                Some(_) => {}
-                None => self.pause(&partition),
-            }
-        }
-        // A partition that is still buffered would have to wait for the other ones' long poll to end.
-        let buffered: HashSet<_> = self
-            .buffer
-            .iter()
-            .filter_map(|fetched| self.cluster.leader(fetched.partition()))
-            .map(|leader| leader.broker)
-            .collect();
-        for (broker, partitions) in by_leader {
-            if !buffered.contains(&broker) {
-                self.fetch(broker, partitions);
-            }
-        }
-        Ok(())
-    }
-
-    async fn look_up(&self, partition: &TopicPartition) -> Result<Option<crate::metadata::Leader>, Error> {
-        match self.cluster.topic(&partition.topic).await {
-            Ok(_) => Ok(self.cluster.leader(partition)),
-            Err(error) if error.kind() == ErrorKind::Retriable => {
-                tracing::warn!(%partition, %error, "no leader to fetch from");
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn pause(&mut self, partition: &TopicPartition) {
-        let until = Instant::now() + self.cluster.options().retry_backoff;
-        if let Some(position) = self.positions.get_mut(partition) {
-            position.not_before = Some(until);
-        }
-    }
-
-    fn fetch(&mut self, broker: BrokerId, partitions: Vec<(TopicPartition, Offset, LeaderEpoch)>) {
-        let options = self.cluster.options();
-        let size = |bytes: usize| i32::try_from(bytes).unwrap_or(i32::MAX);
-        let mut topics: HashMap<Str, Vec<FetchPartition>> = HashMap::new();
-        let mut asked = Vec::with_capacity(partitions.len());
-        for (partition, offset, leader_epoch) in partitions {
-            topics.entry(partition.topic.clone()).or_default().push(FetchPartition {
-                partition: partition.partition.0,
-                current_leader_epoch: leader_epoch.0,
-                fetch_offset: offset.0,
-                partition_max_bytes: size(options.partition_fetch_bytes_max),
-                ..Default::default()
-            });
-            if let Some(position) = self.positions.get_mut(&partition) {
-                position.is_busy = true;
-            }
-            asked.push((partition, offset));
-        }
-        let request = FetchRequest {
-            max_wait_ms: i32::try_from(options.fetch_wait_max.as_millis()).unwrap_or(i32::MAX),
-            min_bytes: size(options.fetch_bytes_min),
-            max_bytes: size(options.fetch_bytes_max),
-            isolation_level: options.isolation_level.code(),
-            topics: topics
-                .into_iter()
-                .map(|(topic, partitions)| FetchTopic { topic, partitions, ..Default::default() })
-                .collect(),
-            ..Default::default()
-        };
-        self.fetching.insert(broker);
-        let (cluster, assignment) = (self.cluster.clone(), self.assignment);
-        self.fetches.spawn(async move {
-            let outcome = cluster.call(broker, Lane::Fetches, request).await;
-            FetchDone { broker, assignment, asked, outcome }
-        });
-    }
-
-    /// Takes in what a fetch brought.
-    fn fetched(&mut self, done: FetchDone) -> Result<(), Error> {
-        self.fetching.remove(&done.broker);
-        if done.assignment != self.assignment {
-            return Ok(());
-        }
-        for (partition, _) in &done.asked {
-            if let Some(position) = self.positions.get_mut(partition) {
-                position.is_busy = false;
-            }
-        }
-        let response = match done.outcome {
-            Ok(response) if response.error_code.is_ok() => response,
-            Ok(response) => return Err(Error::kafka(response.error_code, "fetching", None)),
-            Err(error) if error.kind() == ErrorKind::Retriable => {
-                tracing::warn!(broker = %done.broker, %error, "fetching again");
-                for (partition, _) in &done.asked {
-                    self.cluster.forget(&partition.topic);
-                    self.pause(partition);
-                }
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        let asked: HashMap<_, _> = done.asked.into_iter().collect();
-        for topic in response.responses {
-            for data in topic.partitions {
-                let partition = TopicPartition::new(topic.topic.clone(), PartitionId(data.partition_index));
-                let Some(&offset) = asked.get(&partition) else { continue };
-                if !data.error_code.is_ok() {
-                    self.fetch_refused(&partition, offset, data.error_code)?;
-                    continue;
-                }
-                // Whoever sought meanwhile wants other records than these.
-                let is_wanted =
-                    |state| matches!(state, State::Reading { position, .. } if position == offset);
-                let position = self.positions.get_mut(&partition);
-                let Some(position) = position.filter(|position| is_wanted(position.state)) else { continue };
-                position.watermarks = Some(Watermarks {
-                    log_start: Offset(data.log_start_offset),
-                    last_stable: Offset(data.last_stable_offset),
-                    high_watermark: Offset(data.high_watermark),
-                });
-                let records = data.records.unwrap_or_default().into_bytes();
-                if !records.is_empty() {
-                    position.is_busy = true;
-                    let aborted = data.aborted_transactions.unwrap_or_default();
-                    let isolation: Isolation = self.cluster.options().isolation_level;
-                    self.buffer.push_back(Fetched::new(partition, records, aborted, isolation));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn fetch_refused(
-        &mut self,
-        partition: &TopicPartition,
-        offset: Offset,
-        code: ErrorCode,
-    ) -> Result<(), Error> {
-        let error = Error::kafka(code, format!("fetching {partition} from offset {offset}"), None);
-        if code == ErrorCode::OFFSET_OUT_OF_RANGE {
-            let start = match self.cluster.options().auto_offset_reset {
-                OffsetReset::Earliest => Start::Earliest,
-                OffsetReset::Latest => Start::Latest,
-                OffsetReset::None => return Err(error),
-            };
-            tracing::warn!(%partition, %offset, "the offset does not exist, reading on as auto.offset.reset says");
-            if let Some(position) = self.positions.get_mut(partition) {
-                position.state = State::Seeking(start);
-            }
-            return Ok(());
-        }
-        if error.kind() != ErrorKind::Retriable {
-            return Err(error);
-        }
-        if code == ErrorCode::KAFKA_STORAGE_ERROR {
-            // Passing troubles pass without a word; a disk may not come back.
-            tracing::warn!(%partition, %error, "fetching again");
-        } else {
-            tracing::debug!(%partition, %error, "fetching again");
-        }
-        self.cluster.forget(&partition.topic);
-        self.pause(partition);
-        Ok(())
-    }
-
-    /// The next batch's records out of the buffer.
-    fn hand_out(&mut self) -> Result<Option<Vec<ConsumedRecord>>, Error> {
-        while let Some(fetched) = self.buffer.front_mut() {
-            let partition = fetched.partition().clone();
-            let position = self.positions.get_mut(&partition);
-            let Some((position, State::Reading { position: offset, leader_epoch })) =
-                position.map(|position| {
-                    let state = position.state;
-                    (position, state)
-                })
-            else {
-                self.buffer.pop_front();
-                continue;
-            };
-            let Some(unpacked) = fetched.next(offset) else {
-                position.is_busy = false;
-                self.buffer.pop_front();
-                continue;
-            };
-            let unpacked = unpacked?;
-            let leader_epoch = unpacked.records.last().map_or(leader_epoch, |last| last.leader_epoch);
-            position.state = State::Reading { position: unpacked.next, leader_epoch };
-            if unpacked.records.is_empty() {
-                // Nothing to deal with: what was skipped counts as handled with what came before it.
-                continue;
-            }
-            return Ok(Some(unpacked.records));
-        }
-        Ok(None)
     }
 }
 
-async fn membership_changed(membership: &mut Option<Membership>) {
-    match membership {
-        Some(membership) => membership.changed().await,
-        None => std::future::pending().await,
+impl Stream for Consumer {
+    type Item = Result<Records, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_records(context)
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.shared.lock().is_dropped = true;
+        self.shared.driver.notify_one();
+    }
+}
+
+/// Records of a [`Consumer`] one by one. Those of a batch that were not taken yet go back when their partition is wanted
+/// elsewhere.
+pub struct SingleStream {
+    consumer: Consumer,
+    current: Option<Singles>,
+}
+
+impl SingleStream {
+    /// The consumer, for all but taking records.
+    pub fn consumer(&self) -> &Consumer {
+        &self.consumer
+    }
+
+    /// The next record, as [`Consumer::next`].
+    pub async fn next(&mut self) -> Option<Result<Record, Error>> {
+        poll_fn(|context| self.poll_record(context)).await
+    }
+
+    /// Closes the consumer, see [`Consumer::close`]. Records that were not taken yet go back.
+    pub async fn close(mut self, timeout: Duration) -> Result<Committed, Error> {
+        self.current = None;
+        self.consumer.close(timeout).await
+    }
+
+    fn poll_record(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Record, Error>>> {
+        loop {
+            if self.current.as_ref().is_some_and(|current| !current.is_wanted()) {
+                self.current = None;
+            }
+            if let Some(record) = self.current.as_mut().and_then(Iterator::next) {
+                return Poll::Ready(Some(Ok(record)));
+            }
+            self.current = match std::task::ready!(self.consumer.poll_records(context)) {
+                Some(Ok(records)) => Some(records.into_iter()),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            };
+        }
+    }
+}
+
+impl Stream for SingleStream {
+    type Item = Result<Record, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_record(context)
     }
 }

@@ -1,38 +1,75 @@
 //! Sending records.
 //!
-//! [`Producer::send`] waits while `buffer.memory` is used up, so memory is bounded whatever the callers do; what
+//! [`Producer::enqueue`] waits while `buffer.memory` is used up, so memory is bounded whatever the callers do; what
 //! it returns tells where the record went once the replicas have it. Records of one partition are appended in
 //! the order of sending and, with idempotence, exactly once however often a batch had to be sent.
 //!
-//! `queue` decides what goes into which batch, `sender` is the task that talks to the brokers.
+//! `accumulator` is where records become batches, `queue` decides which batch goes next, `sender` is the task that
+//! sees to it, `link` its way to one broker, and `outcome` how callers hear of it; `transaction` binds records and
+//! offsets together.
 
+mod outcome;
+mod pace;
 mod queue;
+mod transaction;
+mod accumulator;
+mod link;
 mod sender;
+#[cfg(test)]
+mod stage;
+#[cfg(test)]
+mod tests;
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 use wire::{Millis, Offset, TopicPartition};
 
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::record::ProducerRecord;
-use queue::Entry;
-use sender::{Command, Sender};
+use accumulator::Accumulator;
+pub use outcome::DeliveryHandle;
+use pace::Pace;
+use queue::Making;
+use sender::Sender;
+pub use transaction::{ConsumerGroupMetadata, Transaction};
 
-/// Commands that wait for the sending task. Records are bounded by memory as well.
-const COMMANDS_MAX: usize = 1024;
-
-/// Sends records to topics.
+/// Sends records to topics. Shared by reference: callers in an `Arc` send side by side.
+///
+/// With idempotence, the default, up to five batches of a partition are on their way at a time and their order holds
+/// through retries. Without, one is: Apache Kafka's producer reorders there unless
+/// `max.in.flight.requests.per.connection` is 1, and this one never does. What a retry without idempotence may do is
+/// append a batch twice.
+///
+/// Dropping a producer does not wait: what was sent is still delivered in the background, as long as the runtime
+/// lives, and an open transaction is left to `transaction.timeout.ms`. [`Producer::close`] waits.
 pub struct Producer {
-    cluster: Cluster,
-    commands: mpsc::Sender<Command>,
-    memory: Arc<Semaphore>,
+    shared: Arc<Shared>,
+    pace: Option<Mutex<Pace>>,
+    /// One operation on transactions at a time.
+    turn: tokio::sync::Mutex<()>,
     task: JoinHandle<()>,
+}
+
+/// What callers and the sending task both hold.
+struct Shared {
+    cluster: Cluster,
+    memory: Arc<Semaphore>,
+    accumulator: Mutex<Accumulator>,
+    /// There is something for the task to look at.
+    wake: Notify,
+    /// Something that was under way no longer is.
+    landed: Notify,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Accumulator> {
+        self.accumulator.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Where a record went.
@@ -46,62 +83,109 @@ pub struct Delivery {
     pub timestamp: Millis,
 }
 
-/// Resolves when the record is delivered or given up. Dropping it does not take the record back.
-#[must_use = "a record that nobody asks about may fail unnoticed"]
-pub struct DeliveryHandle(oneshot::Receiver<Result<Delivery, Error>>);
-
-impl Future for DeliveryHandle {
-    type Output = Result<Delivery, Error>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or(Err(Error::Closed)))
-    }
-}
-
 impl Producer {
     /// Sends to this cluster, by its options. Must be called inside a tokio runtime.
-    pub fn new(cluster: Cluster) -> Self {
-        let (commands, queue) = mpsc::channel(COMMANDS_MAX);
-        let memory = Arc::new(Semaphore::new(cluster.options().buffer_memory));
-        let task = tokio::spawn(Sender::new(cluster.clone()).run(queue));
-        Self { cluster, commands, memory, task }
+    ///
+    /// # Errors
+    /// [`Error::Option`] when options contradict each other, for example `enable.idempotence=true` and `acks=1`.
+    pub fn new(cluster: Cluster) -> Result<Self, Error> {
+        let options = cluster.options();
+        options.check_producer()?;
+        let memory = Arc::new(Semaphore::new(options.buffer_memory));
+        let making = Making::new(options, Arc::clone(&memory));
+        let accumulator = Mutex::new(Accumulator::new(options, making));
+        let pace = Pace::new(options.rate_records, options.rate_bytes).map(Mutex::new);
+        let shared =
+            Arc::new(Shared { cluster, memory, accumulator, wake: Notify::new(), landed: Notify::new() });
+        let task = tokio::spawn(Sender::run(Arc::clone(&shared)));
+        Ok(Self { shared, pace, turn: tokio::sync::Mutex::new(()), task })
     }
 
-    /// Takes a record over; waits while the buffer is full.
-    pub async fn send(&self, record: ProducerRecord) -> Result<DeliveryHandle, Error> {
-        let options = self.cluster.options();
+    /// Sends a record and waits until the replicas that `acks` names have it. Dropping this after the record was taken
+    /// over does not take it back.
+    ///
+    /// # Errors
+    /// As [`Producer::enqueue`]; and what ended the record's last try: [`Error::Timeout`] after `delivery.timeout.ms`, or
+    /// the broker's refusal.
+    pub async fn send(&self, record: ProducerRecord) -> Result<Delivery, Error> {
+        self.enqueue(record).await?.await
+    }
+
+    /// Takes a record over and returns a handle that resolves when it is delivered. Waits while `buffer.memory` is
+    /// used up or `producer.rate.*` asks for it, and for the topic's first lookup.
+    ///
+    /// # Errors
+    /// [`Error::RecordTooLarge`]; [`Error::UnknownTopic`] and [`Error::UnknownPartition`]; [`Error::Timeout`] when the
+    /// topic cannot be looked up within `default.api.timeout.ms`; [`Error::State`] on a transactional producer without
+    /// an open transaction; [`Error::Closed`].
+    pub async fn enqueue(&self, record: ProducerRecord) -> Result<DeliveryHandle, Error> {
+        let Shared { cluster, memory, .. } = &*self.shared;
+        let options = cluster.options();
         let bytes = record.size();
         if bytes > options.request_bytes_max {
             return Err(Error::RecordTooLarge { bytes, bytes_max: options.request_bytes_max });
         }
+        if let Some(pace) = &self.pace {
+            let now = Instant::now();
+            let when = pace.lock().unwrap_or_else(PoisonError::into_inner).reserve(bytes, now);
+            if when > now {
+                sleep_until(when).await;
+            }
+        }
         let permits = u32::try_from(bytes).expect("max.request.size fits 32 bits");
-        let memory = Arc::clone(&self.memory).acquire_many_owned(permits).await;
-        let timestamp = record.timestamp.unwrap_or_else(|| self.cluster.environment().now());
-        let (reply, delivery) = oneshot::channel();
-        let entry = Entry {
-            record,
-            bytes,
-            timestamp,
-            sent: tokio::time::Instant::now(),
-            reply,
-            _memory: memory.map_err(|_| Error::Closed)?,
-        };
-        self.commands.send(Command::Send(entry)).await.map_err(|_| Error::Closed)?;
-        Ok(DeliveryHandle(delivery))
+        let memory = memory.acquire_many(permits).await.map_err(|_| Error::Closed)?;
+        let timestamp = record.timestamp.unwrap_or_else(|| cluster.environment().now());
+        let mut appended = self.shared.lock().append(cluster, &record, bytes, timestamp)?;
+        if appended.is_none() {
+            let version = cluster.metadata_version();
+            let topic = cluster.topic(&record.topic).await?;
+            let mut accumulator = self.shared.lock();
+            accumulator.learn(&record.topic, &topic, version);
+            appended = accumulator.append(cluster, &record, bytes, timestamp)?;
+        }
+        let queued = appended.expect("the topic is known by now");
+        // From here on the batch holds them.
+        memory.forget();
+        if queued.wakes {
+            self.shared.wake.notify_one();
+        }
+        Ok(queued.handle)
     }
 
-    /// Sends what is waiting for more records at once, and returns when nothing is under way any more.
-    pub async fn flush(&self) -> Result<(), Error> {
-        let (reply, flushed) = oneshot::channel();
-        self.commands.send(Command::Flush(reply)).await.map_err(|_| Error::Closed)?;
-        flushed.await.map_err(|_| Error::Closed)
+    /// Sends at once what waits for company, and returns when every record that was taken over before is delivered or
+    /// has failed, which their handles tell.
+    pub async fn flush(&self) {
+        let open = self.shared.lock().close_batches(Instant::now());
+        self.shared.wake.notify_one();
+        outcome::settled(open).await;
     }
 
-    /// Sends what is left and ends. Each record is delivered or has failed after `delivery.timeout.ms`, so this
-    /// never hangs.
-    pub async fn close(self) {
-        drop(self.commands);
-        // The task ends by itself; it can only fail by a bug, which has been reported by then.
-        let _ = self.task.await;
+    /// Delivers what is left, for so long at most, and ends. An open transaction is aborted.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] when something is left then: its handles say [`Error::Closed`]. What aborting an open
+    /// transaction ended with.
+    pub async fn close(mut self, within: Duration) -> Result<(), Error> {
+        let outcome = self.wind_up(within).await;
+        {
+            let mut accumulator = self.shared.lock();
+            accumulator.is_closing = true;
+            accumulator.drop_unsent(&Error::Closed, Instant::now());
+        }
+        self.shared.wake.notify_one();
+        if outcome.is_ok() {
+            // It ends by itself; it can only fail by a bug, which has been reported by then.
+            drop((&mut self.task).await);
+        } else {
+            self.task.abort();
+        }
+        outcome
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.shared.lock().is_closing = true;
+        self.shared.wake.notify_one();
     }
 }

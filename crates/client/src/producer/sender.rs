@@ -1,489 +1,627 @@
 //! The task that sends what the queues hold.
 //!
-//! A short loop over commands, answers and time; each is handled synchronously, and all waiting happens in the
-//! loop's `select`. Requests to different brokers run side by side. A record is answered exactly once: with its
-//! offset, or with the error that ended its last try.
+//! A short loop over events and time; each is handled synchronously, and all waiting happens in the loop's
+//! `select`. Requests to different brokers run side by side, up to `max.in.flight.requests.per.connection` to each.
+//! Every record is settled exactly once: with its offset, or with the error that ended its last try.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use wire::messages::init_producer_id::InitProducerIdRequest;
-use wire::messages::produce::{PartitionProduceData, ProduceRequest, ProduceResponse, TopicProduceData};
-use wire::records::{BatchBuilder, BatchOptions};
+use wire::messages::produce::{PartitionProduceResponse, ProduceResponse};
 use wire::{
-    BrokerId, ErrorCode, Millis, Offset, PartitionId, ProducerEpoch, ProducerId, Str, TopicPartition,
+    BrokerId, ErrorCode, LeaderEpoch, Millis, Offset, ProducerEpoch, ProducerId, Str, TopicPartition,
 };
 
-use super::Delivery;
-use super::queue::{Batch, Entry, Identity, Pushed, Queue, Wish};
-use crate::backoff::{exponential, jittered};
-use crate::cluster::{Cluster, Lane};
+use super::Shared;
+use super::accumulator::Accumulator;
+use super::link::{self, Landing, Outgoing, Part};
+use super::outcome::Appended;
+use super::queue::{Batch, Identity, Taken, Wish};
+use super::transaction::{Gate, Protocol};
+use crate::backoff::{CONCURRENT_PAUSE_MAX, exponential, jittered};
+use crate::cluster::{Cluster, Topics};
 use crate::error::{Error, ErrorKind};
-use crate::metadata::Topic;
-use crate::options::Acks;
-use crate::partitioner::{Sticky, partition_for_key};
-use crate::record::ProducerRecord;
+use crate::metadata::Leader;
 
-/// Bytes of batches in one request; brokers accept 100 MiB by default.
+/// Bytes of batches in one request, before compression; brokers accept 100 MiB by default.
 const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Events that wait for the task. Whoever reports waits.
+const EVENTS_MAX: usize = 64;
 
-/// What the producer's handle asks for.
-pub(super) enum Command {
-    Send(Entry),
-    Flush(oneshot::Sender<()>),
+/// What the sending task is told.
+pub(super) enum Event {
+    LinkUp { broker: BrokerId },
+    LinkDown { broker: BrokerId, error: Option<Error> },
+    Landed { broker: BrokerId, parts: Vec<Part>, landing: Landing },
+    Refreshed { topic: Str, outcome: Result<(), Error> },
+    Identified(Result<Identity, Error>),
+    Added(Result<(), Error>),
 }
 
 /// The sending task's state.
 pub(super) struct Sender {
+    shared: Arc<Shared>,
     cluster: Cluster,
-    topics: HashMap<Str, TopicState>,
-    queues: HashMap<TopicPartition, Queue>,
-    identity: Option<Identity>,
+    links: HashMap<BrokerId, Link>,
+    /// Topics whose leaders are being asked for, and the queues that wait for that.
+    refreshing: HashMap<Str, BTreeSet<usize>>,
     is_identifying: bool,
-    flushes: Vec<oneshot::Sender<()>>,
-    work: JoinSet<Done>,
+    events: mpsc::Sender<Event>,
+    tasks: JoinSet<()>,
 }
 
-/// What is known of a topic, and the records that wait to know it.
-#[derive(Default)]
-struct TopicState {
-    partitions: u32,
-    /// Those that have a leader.
-    available: Vec<PartitionId>,
-    learnt: Option<Instant>,
-    is_looked_up: bool,
-    sticky: Sticky,
-    waiting: VecDeque<Entry>,
+/// A link as seen from here.
+struct Link {
+    requests: mpsc::Sender<Outgoing>,
+    is_up: bool,
+    /// When it, or a way around it, was last asked for.
+    asked: Instant,
+    /// Requests that were not heard of yet.
+    outstanding: usize,
+    /// Queues that wait for room.
+    blocked: BTreeSet<usize>,
 }
 
-/// Work that ended.
-enum Done {
-    LookedUp { topic: Str, outcome: Result<Topic, Error> },
-    Identified(Result<Identity, Error>),
-    Produced { sent: Vec<(TopicPartition, Batch)>, outcome: Result<Option<ProduceResponse>, Error> },
+/// Why a batch was not appended.
+struct Refused {
+    error: Error,
+    /// The broker named the leader, and that was news.
+    names_leader: bool,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self { error, names_leader: false }
+    }
+}
+
+/// What follows from a batch's answer.
+enum Verdict {
+    Delivered(Appended),
+    InHalves,
+    Again(Option<Instant>),
+    OutOfStep,
+    GiveUp(Error),
 }
 
 impl Sender {
-    pub(super) fn new(cluster: Cluster) -> Self {
-        Self {
-            cluster,
-            topics: HashMap::new(),
-            queues: HashMap::new(),
-            identity: None,
+    /// Runs until the producer is gone and every record is settled.
+    pub(super) async fn run(shared: Arc<Shared>) {
+        let (events, mut received) = mpsc::channel(EVENTS_MAX);
+        let mut sender = Self {
+            cluster: shared.cluster.clone(),
+            shared: Arc::clone(&shared),
+            links: HashMap::new(),
+            refreshing: HashMap::new(),
             is_identifying: false,
-            flushes: Vec::new(),
-            work: JoinSet::new(),
-        }
-    }
-
-    /// Runs until the handle is gone and every record is answered.
-    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
-        let mut commands = Vec::with_capacity(super::COMMANDS_MAX);
-        let mut is_closing = false;
+            events,
+            tasks: JoinSet::new(),
+        };
         loop {
-            let wake = self.send_what_is_ready(Instant::now(), is_closing);
-            let is_idle = self.is_idle();
-            if is_idle {
-                // Who no longer waits for the flush does not need to hear of it.
-                self.flushes.drain(..).for_each(|flush| flush.send(()).unwrap_or_default());
-            }
-            if is_idle && is_closing {
-                return;
-            }
+            let Some(wake) = sender.turn(Instant::now()) else { return };
+            // What tasks have to say they said as events.
+            while sender.tasks.try_join_next().is_some() {}
             tokio::select! {
-                received = queue.recv_many(&mut commands, super::COMMANDS_MAX), if !is_closing => {
-                    is_closing = received == 0;
-                    commands.drain(..).for_each(|command| self.command(command));
+                event = received.recv() => {
+                    sender.event(event.expect("this task holds an end itself"));
+                    while let Ok(event) = received.try_recv() {
+                        sender.event(event);
+                    }
+                    shared.landed.notify_waiters();
                 }
-                Some(done) = self.work.join_next() => self.done(done.expect("requests do not panic")),
+                () = shared.wake.notified() => {}
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
         }
     }
 
-    fn is_idle(&self) -> bool {
-        self.queues.values().all(Queue::is_idle) && self.topics.values().all(|topic| topic.waiting.is_empty())
-    }
-
-    fn command(&mut self, command: Command) {
-        match command {
-            Command::Send(entry) => self.enqueue(entry),
-            Command::Flush(reply) => self.flushes.push(reply),
-        }
-    }
-
-    fn enqueue(&mut self, entry: Entry) {
-        let options = self.cluster.options();
-        let environment = self.cluster.environment();
-        let name = entry.record.topic.clone();
-        let topic = self.topics.entry(name.clone()).or_default();
-        let is_known = topic.learnt.is_some_and(|learnt| learnt.elapsed() < options.metadata_max_age);
-        if !is_known {
-            topic.waiting.push_back(entry);
-            return self.look_up(name);
-        }
-        let partition = match (entry.record.partition, &entry.record.key) {
-            (Some(partition), _) if (0..topic.partitions as i32).contains(&partition.0) => partition,
-            (Some(partition), _) => {
-                let partition = TopicPartition::new(name, partition);
-                let partitions = topic.partitions as usize;
-                return answer(entry, Err(Error::UnknownPartition { partition, partitions }));
+    /// Sends the batches whose time has come. Returns when to look again, if at a time, or None when all is done.
+    fn turn(&mut self, now: Instant) -> Option<Option<Instant>> {
+        let shared = Arc::clone(&self.shared);
+        let mut accumulator = shared.lock();
+        let accumulator = &mut *accumulator;
+        loop {
+            let mut ready: BTreeMap<BrokerId, Vec<usize>> = BTreeMap::new();
+            while let Some(at) = accumulator.next_due(now) {
+                if let Some(error) = accumulator.queues[at].expire(now, &accumulator.rules) {
+                    accumulator.fail_transaction(error, now);
+                }
+                if accumulator.queues[at].wish(now, &accumulator.rules) != Wish::Send {
+                    accumulator.reschedule(at, now);
+                } else if let Some(broker) = self.destination(accumulator, at, now) {
+                    ready.entry(broker).or_default().push(at);
+                }
             }
-            (None, Some(key)) => partition_for_key(key, topic.partitions),
-            (None, None) => topic.sticky.choose(&topic.available, || environment.random()),
-        };
-        let queue = self.queues.entry(TopicPartition::new(name, partition)).or_default();
-        if queue.push(entry, options.batch_size) == Pushed::FilledOne {
-            topic.sticky.move_on(partition, &topic.available, || environment.random());
+            if ready.is_empty() {
+                break;
+            }
+            for (broker, queues) in ready {
+                self.send_to(accumulator, broker, queues, now);
+            }
+        }
+        self.add_partitions(accumulator);
+        let is_done = accumulator.is_closing && accumulator.is_idle();
+        (!is_done).then(|| accumulator.next_time())
+    }
+
+    /// Where the queue's next batch goes, if it can go now; otherwise sees to it that it can later.
+    fn destination(&mut self, accumulator: &mut Accumulator, at: usize, now: Instant) -> Option<BrokerId> {
+        let later = now + self.pause(0);
+        if let Some(transactions) = &mut accumulator.transactions {
+            if transactions.gate(at) == Gate::Closed {
+                // Opened by an event or by the transaction's owner, who reschedules it.
+                accumulator.look_at(at, later);
+                return None;
+            }
+        } else if self.cluster.options().is_idempotent() && accumulator.identity.is_none() {
+            self.identify();
+            accumulator.look_at(at, later);
+            return None;
+        }
+        let queue = &accumulator.queues[at];
+        match self.cluster.leader(&queue.partition) {
+            // What is on its way to another broker is heard of first.
+            Some(leader) if queue.is_in_flight() && queue.broker != Some(leader.broker) => {
+                accumulator.look_at(at, later);
+                None
+            }
+            Some(leader) => Some(leader.broker),
+            None => {
+                let topic = queue.partition.topic.clone();
+                self.refresh(&topic).insert(at);
+                accumulator.look_at(at, later);
+                None
+            }
         }
     }
 
-    fn look_up(&mut self, name: Str) {
-        let topic = self.topics.entry(name.clone()).or_default();
-        if topic.is_looked_up {
-            return;
+    /// Sends a batch of each queue, in as many requests as their size asks for and the link has room for.
+    fn send_to(&mut self, accumulator: &mut Accumulator, broker: BrokerId, queues: Vec<usize>, now: Instant) {
+        let in_flight_max = self.cluster.options().in_flight_max;
+        let later = now + self.pause(0);
+        let mut queues = queues.into_iter().peekable();
+        while queues.peek().is_some() {
+            let link = self.links.entry(broker).or_insert_with(|| {
+                let (requests, received) = mpsc::channel(in_flight_max);
+                self.tasks.spawn(link::run(self.cluster.clone(), broker, received, self.events.clone()));
+                Link { requests, is_up: false, asked: now, outstanding: 0, blocked: BTreeSet::new() }
+            });
+            if !link.is_up || link.outstanding >= in_flight_max {
+                // A broker that does not let us in may have lost its partitions to another.
+                let is_slow = !link.is_up && link.asked + self.cluster.options().retry_backoff_max <= now;
+                if is_slow {
+                    link.asked = now;
+                }
+                let blocked: Vec<usize> = queues.collect();
+                link.blocked.extend(blocked.iter().copied());
+                for at in blocked {
+                    accumulator.look_at(at, later);
+                    if is_slow {
+                        self.look_for_another_leader(accumulator, at);
+                    }
+                }
+                return;
+            }
+            let outgoing = Self::outgoing(accumulator, &mut queues, &self.cluster);
+            for part in &outgoing.parts {
+                accumulator.queues[part.queue].broker = Some(broker);
+                accumulator.reschedule(part.queue, now);
+            }
+            match link.requests.try_send(outgoing) {
+                Ok(()) => link.outstanding += 1,
+                // It has ended and says so in a moment.
+                Err(unsent) => {
+                    link.is_up = false;
+                    let (mpsc::error::TrySendError::Full(outgoing)
+                    | mpsc::error::TrySendError::Closed(outgoing)) = unsent;
+                    for part in outgoing.parts {
+                        put_back(accumulator, part, now);
+                    }
+                }
+            }
         }
-        topic.is_looked_up = true;
-        let cluster = self.cluster.clone();
-        self.work.spawn(async move {
-            let outcome = cluster.topic(&name).await;
-            Done::LookedUp { topic: name, outcome }
-        });
+    }
+
+    fn outgoing(
+        accumulator: &mut Accumulator,
+        queues: &mut impl Iterator<Item = usize>,
+        cluster: &Cluster,
+    ) -> Outgoing {
+        let (transactional_id, version_max) = match &mut accumulator.transactions {
+            Some(transactions) => {
+                let version_max = match transactions.protocol {
+                    Protocol::First => link::FIRST_PROTOCOL_VERSION_MAX,
+                    Protocol::Second => {
+                        transactions.has_begun = true;
+                        link::VERSION_MAX
+                    }
+                };
+                (Some(transactions.id.clone()), version_max)
+            }
+            None => (None, link::VERSION_MAX),
+        };
+        let identity = accumulator.identity.filter(|_| cluster.options().is_idempotent());
+        let mut parts = Vec::new();
+        let mut bytes = 0;
+        while bytes < REQUEST_BYTES_MAX
+            && let Some(at) = queues.next()
+        {
+            let taken = accumulator.queues[at].take(identity);
+            bytes += taken.batch.bytes();
+            if taken.is_fresh {
+                accumulator.move_on(at, || cluster.environment().random());
+            }
+            let partition = accumulator.queues[at].partition.clone();
+            parts.push(Part { queue: at, partition, taken });
+        }
+        Outgoing { parts, transactional_id, version_max }
+    }
+
+    /// The pause before trying again after so many tries.
+    fn pause(&self, tries: u32) -> Duration {
+        let options = self.cluster.options();
+        let pause = exponential(options.retry_backoff, options.retry_backoff_max, tries);
+        jittered(pause, self.cluster.environment().random())
+    }
+
+    // What is asked for beside.
+
+    /// Asks who leads the topic's partitions, unless that is being asked; who waits for the answer.
+    fn refresh(&mut self, topic: &Str) -> &mut BTreeSet<usize> {
+        if !self.refreshing.contains_key(topic) {
+            let (cluster, events, topic) = (self.cluster.clone(), self.events.clone(), topic.clone());
+            self.tasks.spawn(async move {
+                let doing = format!("looking up topic {topic}");
+                let ask = || cluster.look_at(Topics::Named(std::slice::from_ref(&topic)));
+                let outcome = cluster.retrying(&doing, ask).await.map(drop);
+                // The task may have ended.
+                drop(events.send(Event::Refreshed { topic, outcome }).await);
+            });
+        }
+        self.refreshing.entry(topic.clone()).or_default()
+    }
+
+    /// The queue's broker cannot be reached: another may have taken over.
+    fn look_for_another_leader(&mut self, accumulator: &Accumulator, at: usize) {
+        let topic = accumulator.queues[at].partition.topic.clone();
+        self.refresh(&topic);
     }
 
     fn identify(&mut self) {
-        if self.is_identifying {
+        if std::mem::replace(&mut self.is_identifying, true) {
             return;
         }
-        self.is_identifying = true;
-        let cluster = self.cluster.clone();
-        self.work.spawn(async move { Done::Identified(ask_identity(&cluster).await) });
-    }
-
-    /// Sends the batches whose time has come; returns when to look again.
-    fn send_what_is_ready(&mut self, now: Instant, is_closing: bool) -> Option<Instant> {
-        let options = self.cluster.options();
-        let (delivery_timeout, is_idempotent) = (options.delivery_timeout, options.is_idempotent());
-        let is_hurried = is_closing || !self.flushes.is_empty();
-        let linger = if is_hurried { Duration::ZERO } else { options.linger };
-        let mut wake: Option<Instant> = None;
-        let mut ready: HashMap<BrokerId, Vec<TopicPartition>> = HashMap::new();
-        let mut unknown: HashSet<Str> = HashSet::new();
-        let mut expired = Vec::new();
-        let mut needs_identity = false;
-        for (partition, queue) in &mut self.queues {
-            while let Some(batch) = queue.take_expired(now, delivery_timeout) {
-                if batch.is_uncertain {
-                    queue.renumber();
-                    needs_identity = true;
-                }
-                expired.push(batch);
-            }
-            match queue.wish(now, linger) {
-                Wish::Nothing => {}
-                Wish::Later(at) => wake = Some(wake.map_or(at, |wake| wake.min(at))),
-                Wish::Send if is_idempotent && self.identity.is_none() => needs_identity = true,
-                Wish::Send => match self.cluster.leader(partition) {
-                    Some(leader) => ready.entry(leader.broker).or_default().push(partition.clone()),
-                    None => {
-                        unknown.insert(partition.topic.clone());
-                    }
-                },
-            }
-        }
-        if !expired.is_empty() {
-            if is_idempotent {
-                self.advance_epoch();
-            }
-            let error = Error::Timeout {
-                doing: "delivering a record".to_owned(),
-                after: delivery_timeout,
-                last: None,
-            };
-            expired.into_iter().for_each(|batch| answer_all(batch, &error));
-        }
-        if needs_identity && self.identity.is_none() {
-            self.identify();
-        }
-        unknown.into_iter().for_each(|topic| self.look_up(topic));
-        for (broker, partitions) in ready {
-            self.send_to(broker, partitions);
-        }
-        wake
-    }
-
-    /// Sends the first batch of each partition, in as many requests as their size asks for.
-    fn send_to(&mut self, broker: BrokerId, partitions: Vec<TopicPartition>) {
-        let mut sent = Vec::new();
-        let mut topics: HashMap<Str, Vec<PartitionProduceData>> = HashMap::new();
-        let mut bytes = 0;
-        for partition in partitions {
-            let Some(queue) = self.queues.get_mut(&partition) else { continue };
-            let (batch, number) = queue.take(self.identity);
-            if let Some(topic) = self.topics.get_mut(&partition.topic) {
-                let environment = self.cluster.environment();
-                topic.sticky.move_on(partition.partition, &topic.available, || environment.random());
-            }
-            let records = encode(&batch, number, &self.cluster);
-            bytes += records.len();
-            let data = PartitionProduceData { index: partition.partition.0, records: Some(records) };
-            topics.entry(partition.topic.clone()).or_default().push(data);
-            sent.push((partition, batch));
-            if bytes >= REQUEST_BYTES_MAX {
-                self.request(broker, std::mem::take(&mut topics), std::mem::take(&mut sent));
-                bytes = 0;
-            }
-        }
-        if !sent.is_empty() {
-            self.request(broker, topics, sent);
-        }
-    }
-
-    fn request(
-        &mut self,
-        broker: BrokerId,
-        topics: HashMap<Str, Vec<PartitionProduceData>>,
-        sent: Vec<(TopicPartition, Batch)>,
-    ) {
-        let cluster = self.cluster.clone();
-        let topic_data = topics
-            .into_iter()
-            .map(|(name, partition_data)| TopicProduceData { name, partition_data, ..Default::default() })
-            .collect();
-        let acks = cluster.options().acks;
-        let request = ProduceRequest {
-            acks: match acks {
-                Acks::All => -1,
-                Acks::Leader => 1,
-                Acks::None => 0,
-            },
-            timeout_ms: i32::try_from(cluster.options().request_timeout.as_millis()).unwrap_or(i32::MAX),
-            topic_data,
-            ..Default::default()
-        };
-        self.work.spawn(async move {
-            let outcome = match acks {
-                Acks::None => {
-                    let send = async {
-                        let connection = cluster.connection(broker, Lane::Produces).await?;
-                        connection.send(request, cluster.request_deadline()).await
-                    };
-                    send.await.map(|()| None)
-                }
-                _ => cluster.call(broker, Lane::Produces, request).await.map(Some),
-            };
-            Done::Produced { sent, outcome }
+        let (cluster, events) = (self.cluster.clone(), self.events.clone());
+        self.tasks.spawn(async move {
+            let outcome = ask_identity(&cluster).await;
+            drop(events.send(Event::Identified(outcome)).await);
         });
     }
 
-    fn done(&mut self, done: Done) {
-        match done {
-            Done::LookedUp { topic, outcome } => self.looked_up(topic, outcome),
-            Done::Identified(outcome) => {
+    /// Tells the coordinator which partitions the transaction is about to write to.
+    fn add_partitions(&mut self, accumulator: &mut Accumulator) {
+        let Some(transactions) = &mut accumulator.transactions else { return };
+        let Some(queues) = transactions.begin_adding() else { return };
+        let Some(identity) = accumulator.identity else { return };
+        let partitions = queues.iter().map(|&at| accumulator.queues[at].partition.clone()).collect();
+        let ask = super::transaction::add_partitions(
+            self.cluster.clone(),
+            transactions.id.clone(),
+            identity,
+            partitions,
+        );
+        let events = self.events.clone();
+        self.tasks.spawn(async move {
+            let outcome = ask.await;
+            drop(events.send(Event::Added(outcome)).await);
+        });
+    }
+
+    // What is heard.
+
+    fn event(&mut self, event: Event) {
+        let shared = Arc::clone(&self.shared);
+        let mut accumulator = shared.lock();
+        let accumulator = &mut *accumulator;
+        let now = Instant::now();
+        match event {
+            Event::LinkUp { broker } => {
+                if let Some(link) = self.links.get_mut(&broker) {
+                    link.is_up = true;
+                }
+                self.unblock(accumulator, broker, now);
+            }
+            Event::LinkDown { broker, error } => {
+                let Some(link) = self.links.remove(&broker) else { return };
+                if let Some(error) = &error {
+                    tracing::debug!(%broker, %error, "no way to the broker");
+                }
+                for at in link.blocked {
+                    accumulator.queues[at].trouble = error.clone().or(accumulator.queues[at].trouble.take());
+                    self.look_for_another_leader(accumulator, at);
+                    match error {
+                        // The next link waits for reconnect.backoff.ms by itself.
+                        Some(_) => accumulator.look_at(at, now + self.pause(0)),
+                        None => accumulator.reschedule(at, now),
+                    }
+                }
+            }
+            Event::Landed { broker, parts, landing } => {
+                if let Some(link) = self.links.get_mut(&broker) {
+                    link.outstanding -= 1;
+                    if matches!(landing, Landing::Unanswered(_) | Landing::Unsent) {
+                        link.is_up = false;
+                    }
+                }
+                self.landed(accumulator, parts, landing, now);
+                self.unblock(accumulator, broker, now);
+            }
+            Event::Refreshed { topic, outcome } => self.refreshed(accumulator, &topic, outcome, now),
+            Event::Identified(outcome) => {
                 self.is_identifying = false;
                 match outcome {
-                    Ok(identity) => self.identity = Some(identity),
-                    Err(error) => self.give_up_all(&error),
-                }
-            }
-            Done::Produced { sent, outcome } => self.produced(sent, outcome),
-        }
-    }
-
-    fn looked_up(&mut self, name: Str, outcome: Result<Topic, Error>) {
-        let topic = self.topics.entry(name.clone()).or_default();
-        topic.is_looked_up = false;
-        let waiting = std::mem::take(&mut topic.waiting);
-        match outcome {
-            Ok(known) => {
-                topic.partitions = known.partitions.len() as u32;
-                topic.learnt = Some(Instant::now());
-                let led = |partition: &&crate::metadata::Partition| partition.leader.is_some();
-                let ids = |partition: &crate::metadata::Partition| partition.id;
-                topic.available = known.partitions.iter().filter(led).map(ids).collect();
-                if topic.available.is_empty() {
-                    topic.available = known.partitions.iter().map(ids).collect();
-                }
-                // A partition without a leader is looked up again, after a pause.
-                let until = Instant::now() + self.cluster.options().retry_backoff;
-                for partition in known.partitions.iter().filter(|partition| partition.leader.is_none()) {
-                    let partition = TopicPartition::new(name.clone(), partition.id);
-                    self.cluster.forget(&name);
-                    if let Some(queue) = self.queues.get_mut(&partition) {
-                        queue.postpone(until);
+                    Ok(identity) => {
+                        accumulator.identity = Some(identity);
+                        (0..accumulator.queues.len()).for_each(|at| accumulator.reschedule(at, now));
+                    }
+                    // Records that wait for it expire by themselves.
+                    Err(error) if error.kind() == ErrorKind::Retriable => {
+                        tracing::debug!(%error, "no producer id yet");
+                        accumulator.queues.iter_mut().for_each(|queue| queue.trouble = Some(error.clone()));
+                    }
+                    Err(error) => {
+                        accumulator.drop_unsent(&error, now);
                     }
                 }
-                waiting.into_iter().for_each(|entry| self.enqueue(entry));
             }
-            Err(error) => {
-                topic.learnt = None;
-                waiting.into_iter().for_each(|entry| answer(entry, Err(error.clone())));
-                let until = Instant::now() + self.cluster.options().retry_backoff_max;
-                for (partition, queue) in &mut self.queues {
-                    if partition.topic == name {
-                        queue.postpone(until);
-                    }
+            Event::Added(outcome) => {
+                if let Some(transactions) = &mut accumulator.transactions {
+                    let added = transactions.end_adding(outcome.is_ok());
+                    added.into_iter().for_each(|at| accumulator.reschedule(at, now));
+                }
+                if let Err(error) = outcome {
+                    accumulator.fail_transaction(error, now);
                 }
             }
         }
     }
 
-    fn produced(
+    fn unblock(&mut self, accumulator: &mut Accumulator, broker: BrokerId, now: Instant) {
+        if let Some(link) = self.links.get_mut(&broker)
+            && link.is_up
+        {
+            std::mem::take(&mut link.blocked).into_iter().for_each(|at| accumulator.reschedule(at, now));
+        }
+    }
+
+    fn refreshed(
         &mut self,
-        sent: Vec<(TopicPartition, Batch)>,
-        outcome: Result<Option<ProduceResponse>, Error>,
+        accumulator: &mut Accumulator,
+        topic: &Str,
+        outcome: Result<(), Error>,
+        now: Instant,
     ) {
+        for at in self.refreshing.remove(topic).unwrap_or_default() {
+            let queue = &mut accumulator.queues[at];
+            if self.cluster.leader(&queue.partition).is_some() {
+                accumulator.reschedule(at, now);
+                continue;
+            }
+            let doing = || format!("looking up the leader of {}", queue.partition);
+            let missing = match &outcome {
+                Ok(()) => Error::kafka(ErrorCode::LEADER_NOT_AVAILABLE, doing(), None),
+                Err(error) => error.clone(),
+            };
+            queue.trouble = Some(missing);
+            accumulator.look_at(at, now + self.pause(0));
+        }
+    }
+
+    fn landed(&mut self, accumulator: &mut Accumulator, parts: Vec<Part>, landing: Landing, now: Instant) {
         let mut answers = HashMap::new();
-        if let Ok(Some(response)) = &outcome {
+        if let Landing::Answered(response) = &landing {
             for topic in &response.responses {
                 for answer in &topic.partition_responses {
-                    let partition = TopicPartition::new(topic.name.clone(), PartitionId(answer.index));
-                    answers.insert(partition, answer);
+                    answers.insert((topic.name.as_str(), answer.index), (answer, response));
                 }
             }
         }
-        for (partition, mut batch) in sent {
-            let error = match (&outcome, answers.get(&partition)) {
-                (Ok(None), _) => {
-                    self.delivered(partition, batch, None, None);
+        let mut refresh = BTreeSet::new();
+        for part in parts {
+            let partition = &part.partition;
+            let outcome = match &landing {
+                Landing::Unsent => {
+                    put_back(accumulator, part, now);
                     continue;
                 }
-                (Ok(Some(_)), Some(answer)) => match answer.error_code {
-                    ErrorCode::NONE => {
-                        let offset = Some(Offset(answer.base_offset)).filter(|offset| offset.0 >= 0);
-                        let appended = Some(Millis(answer.log_append_time_ms)).filter(|time| time.0 >= 0);
-                        self.delivered(partition, batch, offset, appended);
-                        continue;
+                Landing::Written => Ok(Appended::default()),
+                Landing::Unanswered(error) => Err(error.clone().into()),
+                Landing::Answered(_) => {
+                    match answers.get(&(partition.topic.as_str(), partition.partition.0)) {
+                        Some((answer, response)) => self.read(partition, answer, response),
+                        None => Err(Refused::from(Error::Protocol {
+                            doing: format!("producing to {partition}"),
+                            problem: "it does not mention the partition".to_owned(),
+                        })),
                     }
-                    // An earlier try had appended it, so long ago that the broker forgot where.
-                    ErrorCode::DUPLICATE_SEQUENCE_NUMBER => {
-                        self.delivered(partition, batch, None, None);
-                        continue;
-                    }
-                    ErrorCode::MESSAGE_TOO_LARGE if batch.entries.len() > 1 => {
-                        self.queue(&partition).retry_in_halves(batch);
-                        continue;
-                    }
-                    code => Error::kafka(
-                        code,
-                        format!("producing to {partition}"),
-                        answer.error_message.as_deref(),
-                    ),
-                },
-                (Ok(Some(_)), None) => Error::Protocol {
-                    doing: format!("producing to {partition}"),
-                    problem: "it does not mention the partition".to_owned(),
-                },
-                (Err(error), _) => {
-                    batch.is_uncertain |= !matches!(error, Error::Connect { .. } | Error::Unsupported { .. });
-                    error.clone()
                 }
             };
-            self.failed(partition, batch, error);
+            if outcome.as_ref().is_err_and(Refused::shows_stale_map) {
+                refresh.insert(partition.topic.clone());
+            }
+            self.settle(accumulator, part, outcome, now);
+        }
+        for topic in refresh {
+            self.refresh(&topic);
         }
     }
 
-    fn delivered(
-        &mut self,
-        partition: TopicPartition,
-        batch: Batch,
-        base: Option<Offset>,
-        appended: Option<Millis>,
+    /// What the broker says of one batch. News of another leader are taken in at once (KIP-951).
+    fn read(
+        &self,
+        partition: &TopicPartition,
+        answer: &PartitionProduceResponse,
+        response: &ProduceResponse,
+    ) -> Result<Appended, Refused> {
+        let code = answer.error_code;
+        match code {
+            ErrorCode::NONE => Ok(Appended {
+                base: Some(Offset(answer.base_offset)).filter(|offset| offset.0 >= 0),
+                time: Some(Millis(answer.log_append_time_ms)).filter(|time| time.0 >= 0),
+            }),
+            // An earlier try had appended it, so long ago that the broker forgot where.
+            ErrorCode::DUPLICATE_SEQUENCE_NUMBER => Ok(Appended::default()),
+            _ => {
+                let leader = Leader {
+                    broker: BrokerId(answer.current_leader.leader_id),
+                    epoch: LeaderEpoch(answer.current_leader.leader_epoch),
+                };
+                let endpoints = response.node_endpoints.iter();
+                let endpoints = endpoints.map(|node| (BrokerId(node.node_id), &*node.host, node.port));
+                let doing = format!("producing to {partition}");
+                let error = Error::kafka(code, doing, answer.error_message.as_deref());
+                let names_leader = self.cluster.learn_leader(partition, leader, endpoints);
+                Err(Refused { error, names_leader })
+            }
+        }
+    }
+
+    /// Carries out what follows from a batch's outcome.
+    fn settle(
+        &self,
+        accumulator: &mut Accumulator,
+        part: Part,
+        outcome: Result<Appended, Refused>,
+        now: Instant,
     ) {
-        self.queue(&partition).succeed(batch.entries.len());
-        for (delta, entry) in batch.entries.into_iter().enumerate() {
-            let delivery = Delivery {
-                partition: partition.clone(),
-                offset: base.map(|base| base.plus(delta as i64)),
-                timestamp: appended.unwrap_or(entry.timestamp),
-            };
-            answer(entry, Ok(delivery));
+        let Part { queue: at, partition, taken: Taken { ticket, mut batch, .. } } = part;
+        let verdict = match outcome {
+            Ok(appended) => Verdict::Delivered(appended),
+            Err(refused) => {
+                batch.trouble = Some(refused.error.clone());
+                self.verdict(accumulator, at, ticket, &batch, refused, now)
+            }
+        };
+        let queue = &mut accumulator.queues[at];
+        match verdict {
+            Verdict::Delivered(appended) => {
+                queue.succeed(ticket);
+                batch.promise.settle(Ok(appended));
+            }
+            Verdict::InHalves => queue.retry_in_halves(ticket, batch, &accumulator.making),
+            Verdict::Again(not_before) => {
+                tracing::debug!(%partition, error = ?batch.trouble, "sending a batch again");
+                queue.retry(ticket, batch, not_before);
+            }
+            Verdict::OutOfStep => {
+                tracing::warn!(%partition, "the broker lost count of this producer's batches; numbering them anew");
+                queue.lose_step(ticket, batch);
+                accumulator.identity = accumulator.identity.and_then(next_epoch);
+            }
+            Verdict::GiveUp(error) => {
+                queue.give_up(ticket);
+                batch.promise.settle(Err(error.clone()));
+                if error.code() == Some(ErrorCode::INVALID_PRODUCER_EPOCH)
+                    && accumulator.transactions.is_none()
+                {
+                    // Somebody else uses this producer id: the next batches go under another.
+                    accumulator.identity = None;
+                }
+                accumulator.fail_transaction(error, now);
+            }
         }
+        accumulator.reschedule(at, now);
     }
 
-    fn failed(&mut self, partition: TopicPartition, batch: Batch, error: Error) {
+    fn verdict(
+        &self,
+        accumulator: &Accumulator,
+        at: usize,
+        ticket: u64,
+        batch: &Batch,
+        Refused { error, names_leader }: Refused,
+        now: Instant,
+    ) -> Verdict {
         let options = self.cluster.options();
-        // The broker's memory of this producer expired with the records: nothing can be doubled any more.
-        let is_forgotten = error.code() == Some(ErrorCode::UNKNOWN_PRODUCER_ID);
-        let is_over = batch.begun() + options.delivery_timeout <= Instant::now();
-        if (error.kind() == ErrorKind::Retriable || is_forgotten) && !is_over {
-            let (first, max) = (options.retry_backoff, options.retry_backoff_max);
-            let random = self.cluster.environment().random();
-            if error.code() == Some(ErrorCode::KAFKA_STORAGE_ERROR) {
-                tracing::warn!(%partition, %error, "sending a batch again");
-            } else {
-                tracing::debug!(%partition, %error, "sending a batch again");
-            }
-            self.cluster.forget(&partition.topic);
-            let queue = self.queue(&partition);
-            let pause = jittered(exponential(first, max, queue.failures()), random);
-            queue.retry(batch, Instant::now() + pause);
-            if is_forgotten {
-                queue.renumber();
-                self.advance_epoch();
-            }
-            return;
+        let queue = &accumulator.queues[at];
+        let is_numbered = options.is_idempotent();
+        let is_first = queue.is_first(ticket);
+        let in_transaction = accumulator.transactions.is_some();
+        if batch.promise.is_settled() {
+            // It took too long, and that has been said.
+            return Verdict::GiveUp(error);
         }
-        let queue = self.queue(&partition);
-        queue.fail();
-        let is_out_of_step = error.code() == Some(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
-        if queue.identity().is_some() && (batch.is_uncertain || is_out_of_step) {
-            queue.renumber();
-            self.advance_epoch();
+        if accumulator.transactions.as_ref().is_some_and(|transactions| !transactions.is_sending()) {
+            return Verdict::GiveUp(Error::Aborted { cause: None });
         }
-        answer_all(batch, &error);
-    }
-
-    /// The next numbers are given under a newer epoch, which brokers accept from the producer itself.
-    fn advance_epoch(&mut self) {
-        self.identity = self.identity.and_then(|identity| {
-            let epoch = identity.epoch.0.checked_add(1).filter(|&epoch| epoch < i16::MAX)?;
-            Some(Identity { epoch: ProducerEpoch(epoch), ..identity })
-        });
-    }
-
-    /// Without an identity nothing can be sent.
-    fn give_up_all(&mut self, error: &Error) {
-        let long_ago = Duration::ZERO;
-        let now = Instant::now();
-        for queue in self.queues.values_mut() {
-            while let Some(batch) = queue.take_expired(now, long_ago) {
-                answer_all(batch, error);
+        if batch.tries > options.retries {
+            return Verdict::GiveUp(error);
+        }
+        match error.code() {
+            Some(ErrorCode::MESSAGE_TOO_LARGE) if batch.records > 1 => return Verdict::InHalves,
+            // One before it is to be sent again: then this one is in order.
+            Some(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER) if is_numbered && !is_first => {
+                return Verdict::Again(None);
             }
+            Some(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER | ErrorCode::UNKNOWN_PRODUCER_ID)
+                if is_numbered && is_first && !in_transaction =>
+            {
+                return Verdict::OutOfStep;
+            }
+            Some(ErrorCode::CONCURRENT_TRANSACTIONS) => {
+                return Verdict::Again(Some(now + self.pause(0).min(CONCURRENT_PAUSE_MAX)));
+            }
+            _ => {}
         }
-    }
-
-    fn queue(&mut self, partition: &TopicPartition) -> &mut Queue {
-        self.queues.get_mut(partition).expect("queues stay while the producer lives")
+        match error.kind() {
+            ErrorKind::Retriable if names_leader => Verdict::Again(None),
+            ErrorKind::Retriable => Verdict::Again(Some(now + self.pause(batch.tries.saturating_sub(1)))),
+            _ => Verdict::GiveUp(error),
+        }
     }
 }
 
-fn answer(entry: Entry, outcome: Result<Delivery, Error>) {
-    // Nobody has to wait for the answer.
-    let _ = entry.reply.send(outcome);
+/// A part that was never sent waits in its place, as if it had not been taken.
+fn put_back(accumulator: &mut Accumulator, part: Part, now: Instant) {
+    let Part { queue: at, taken: Taken { ticket, mut batch, .. }, .. } = part;
+    let is_over = batch.promise.is_settled()
+        || accumulator.transactions.as_ref().is_some_and(|transactions| !transactions.is_sending());
+    if is_over {
+        batch.promise.settle(Err(Error::Aborted { cause: None }));
+        accumulator.queues[at].give_up(ticket);
+    } else {
+        batch.tries -= 1;
+        accumulator.queues[at].retry(ticket, batch, None);
+    }
+    accumulator.reschedule(at, now);
 }
 
-fn answer_all(batch: Batch, error: &Error) {
-    batch.entries.into_iter().for_each(|entry| answer(entry, Err(error.clone())));
+impl Refused {
+    /// Whether the cluster's map seems to be out of date.
+    fn shows_stale_map(&self) -> bool {
+        let stale = [
+            ErrorCode::NOT_LEADER_OR_FOLLOWER,
+            ErrorCode::LEADER_NOT_AVAILABLE,
+            ErrorCode::FENCED_LEADER_EPOCH,
+            ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+            ErrorCode::KAFKA_STORAGE_ERROR,
+        ];
+        match self.error.code() {
+            Some(code) => !self.names_leader && stale.contains(&code),
+            None => matches!(self.error, Error::Disconnected { .. } | Error::Timeout { .. }),
+        }
+    }
 }
 
-fn encode(batch: &Batch, number: Option<(Identity, i32)>, cluster: &Cluster) -> Bytes {
-    let mut options = BatchOptions { compression: cluster.options().compression_type, ..Default::default() };
-    if let Some((identity, sequence)) = number {
-        options.producer_id = identity.id;
-        options.producer_epoch = identity.epoch;
-        options.base_sequence = sequence;
-    }
-    let mut builder = BatchBuilder::new(options);
-    for entry in &batch.entries {
-        let ProducerRecord { key, value, headers, .. } = &entry.record;
-        builder.append(entry.timestamp, key.as_deref(), value.as_deref(), headers);
-    }
-    builder.build()
+/// Brokers accept the next epoch from the producer itself; after the last one it needs another id.
+fn next_epoch(identity: Identity) -> Option<Identity> {
+    let epoch = identity.epoch.0.checked_add(1).filter(|&epoch| epoch < i16::MAX)?;
+    Some(Identity { epoch: ProducerEpoch(epoch), ..identity })
 }
 
 async fn ask_identity(cluster: &Cluster) -> Result<Identity, Error> {

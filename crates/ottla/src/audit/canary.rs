@@ -97,7 +97,7 @@ pub(crate) async fn run(args: CanaryArgs) -> Result<(), Failure> {
     eprintln!("metrics at http://{bound}/metrics");
     let mut stop = Stop::listen(false)?;
     let (end, ending) = watch::channel(false);
-    let mut probes = probes(&cluster, &topic, &partitions, &run, args.every, &state, &ending);
+    let mut probes = probes(&cluster, &topic, &partitions, &run, args.every, &state, &ending)?;
     let progress = Progress::new();
     let mut deadline = args.duration.map(|duration| Instant::now() + duration);
     let mut is_ending = false;
@@ -199,8 +199,8 @@ fn probes(
     every: Duration,
     state: &Shared<State>,
     ending: &watch::Receiver<bool>,
-) -> JoinSet<()> {
-    let writer = Arc::new(Writer::new(cluster.clone()));
+) -> Result<JoinSet<()>, Failure> {
+    let writer = Arc::new(Writer::new(cluster.clone())?);
     let mut probes = JoinSet::new();
     for partition in partitions {
         let probe = Probe {
@@ -212,7 +212,7 @@ fn probes(
         };
         probes.spawn(probe.run(every, ending.clone()));
     }
-    probes
+    Ok(probes)
 }
 
 /// Writes to one partition.

@@ -68,7 +68,7 @@ pub(super) async fn run(args: ProduceArgs, output: OutputArgs, connect: &Connect
         carrier: Carrier::new(args.field.as_deref()),
         keys: u64::from(args.keys),
         bytes: args.size as usize,
-        writer: Writer::new(cluster),
+        writer: Writer::new(cluster)?,
         under_way: VecDeque::new(),
         voids: VecDeque::new(),
         given_out: 0,
@@ -79,8 +79,9 @@ pub(super) async fn run(args: ProduceArgs, output: OutputArgs, connect: &Connect
     let began = Instant::now();
     let outcome = producing.send_all(f64::from(args.rate), args.duration).await;
     let Producing { writer, run, given_out, acknowledged, failed, in_doubt, .. } = producing;
-    writer.close().await;
+    let closed = writer.close().await;
     outcome?;
+    closed?;
     let mut report =
         Report::new(&["run", "keys", "sequences", "acknowledged", "failed", "in_doubt", "seconds"]);
     report.row(vec![

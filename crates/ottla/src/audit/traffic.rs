@@ -6,6 +6,7 @@ use std::time::Duration;
 use client::{
     Admin, Cluster, ConsumedRecord, Consumer, DeliveryHandle, Error, Producer, ProducerRecord, Start,
 };
+use tokio::time::timeout;
 use wire::{Offset, Str, TopicPartition};
 
 use crate::consume;
@@ -13,6 +14,9 @@ use crate::failure::Failure;
 
 /// How long one look for records waits.
 const POLL_WAIT: Duration = Duration::from_millis(200);
+
+/// For what is left when the writing ends.
+const CLOSE_MAX: Duration = Duration::from_secs(120);
 
 /// Reads a topic.
 pub(super) struct Reader {
@@ -42,7 +46,9 @@ impl Reader {
             }
             from => partitions.into_iter().map(|partition| (partition, from)).collect(),
         };
-        Ok(Self { consumer: Consumer::assign(cluster.clone(), starts), ends })
+        let consumer = Consumer::new(cluster.clone());
+        consumer.assign(starts.into_iter().map(|(partition, start)| (partition, Some(start))))?;
+        Ok(Self { consumer, ends })
     }
 
     /// The next records, now and then none; nothing at the end. May be dropped and called again.
@@ -50,22 +56,26 @@ impl Reader {
         if self.is_at_the_end() {
             return Ok(None);
         }
-        let mut records = self.consumer.poll(POLL_WAIT).await?;
-        if let (Some(ends), Some(first)) = (&self.ends, records.first()) {
-            let partition = TopicPartition::new(first.topic.clone(), first.partition);
-            let end = ends.get(&partition).copied().unwrap_or(Offset::ZERO);
-            records.retain(|record| record.offset < end);
-        }
+        let taken = match timeout(POLL_WAIT, self.consumer.next()).await {
+            Ok(Some(taken)) => taken?,
+            // Nothing came within the wait.
+            Ok(None) | Err(_) => return Ok(Some(Vec::new())),
+        };
+        let end = self.ends.as_ref().map(|ends| ends.get(taken.partition()).copied().unwrap_or(Offset::ZERO));
+        let is_asked_for = |record: &&ConsumedRecord| end.is_none_or(|end| record.offset < end);
+        let records = taken.iter().filter(is_asked_for).cloned().collect();
+        taken.done();
         Ok(Some(records))
     }
 
     fn is_at_the_end(&mut self) -> bool {
         let Some(ends) = &mut self.ends else { return false };
-        let consumer = &mut self.consumer;
+        let consumer = &self.consumer;
         ends.retain(|partition, end| {
             let is_there = consumer.position(partition).is_some_and(|position| position >= *end);
             if is_there {
-                consumer.unassign(partition);
+                // It is assigned, so that it can be paused.
+                let _ = consumer.pause([partition]);
             }
             !is_there
         });
@@ -77,17 +87,17 @@ impl Reader {
 pub(super) struct Writer(Producer);
 
 impl Writer {
-    pub(super) fn new(cluster: Cluster) -> Self {
-        Self(Producer::new(cluster))
+    pub(super) fn new(cluster: Cluster) -> Result<Self, Error> {
+        Ok(Self(Producer::new(cluster)?))
     }
 
     /// Takes a record over, after waiting for room if need be. What it returns resolves when the record is there.
     pub(super) async fn send(&self, record: ProducerRecord) -> Result<DeliveryHandle, Error> {
-        self.0.send(record).await
+        self.0.enqueue(record).await
     }
 
     /// Sends what is left.
-    pub(super) async fn close(self) {
-        self.0.close().await;
+    pub(super) async fn close(self) -> Result<(), Error> {
+        self.0.close(CLOSE_MAX).await
     }
 }

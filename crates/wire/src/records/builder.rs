@@ -132,21 +132,36 @@ impl BatchBuilder {
         value: Option<&[u8]>,
         headers: &[Header],
     ) {
-        let mut encoded = Vec::new();
-        varint::put_i64(&mut encoded, headers.len() as i64);
-        for header in headers {
-            put_bytes(&mut encoded, Some(header.key.as_bytes()));
-            put_bytes(&mut encoded, header.value.as_deref());
-        }
-        self.put(offset, timestamp, 0, key, value, &encoded);
+        let size =
+            |header: &Header| bytes_len(Some(header.key.as_bytes())) + bytes_len(header.value.as_deref());
+        let count = headers.len() as i64;
+        let bytes = varint::len(count) + headers.iter().map(size).sum::<usize>();
+        self.put(offset, timestamp, 0, key, value, bytes, |buffer| {
+            varint::put_i64(buffer, count);
+            for header in headers {
+                put_bytes(buffer, Some(header.key.as_bytes()));
+                put_bytes(buffer, header.value.as_deref());
+            }
+        });
     }
 
     /// Adds a record as another batch has it, at an offset past all so far.
     pub fn append_raw(&mut self, offset: Offset, timestamp: Millis, record: &RawRecord) {
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
-        self.put(offset, timestamp, record.attributes, key, value, &record.headers);
+        let headers = &record.headers;
+        self.put(offset, timestamp, record.attributes, key, value, headers.len(), |buffer| {
+            buffer.extend_from_slice(headers);
+        });
     }
 
+    /// Numbers the batch, as an idempotent producer does when it sends it.
+    pub fn set_producer(&mut self, id: ProducerId, epoch: ProducerEpoch, base_sequence: i32) {
+        self.options.producer_id = id;
+        self.options.producer_epoch = epoch;
+        self.options.base_sequence = base_sequence;
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "they are the parts of a record, in their order")]
     fn put(
         &mut self,
         offset: Offset,
@@ -154,7 +169,8 @@ impl BatchBuilder {
         attributes: i8,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
-        headers: &[u8],
+        headers_bytes: usize,
+        put_headers: impl FnOnce(&mut Vec<u8>),
     ) {
         let delta = i32::try_from(offset.since(self.options.base_offset)).expect("an offset near the base");
         assert!(delta > self.last_delta, "offsets of a batch increase");
@@ -168,7 +184,7 @@ impl BatchBuilder {
             + varint::len(i64::from(delta))
             + bytes_len(key)
             + bytes_len(value)
-            + headers.len();
+            + headers_bytes;
         self.buffer.reserve(body + varint::len(body as i64));
         varint::put_i64(&mut self.buffer, body as i64);
         let start = self.buffer.len();
@@ -177,7 +193,7 @@ impl BatchBuilder {
         varint::put_i64(&mut self.buffer, i64::from(delta));
         put_bytes(&mut self.buffer, key);
         put_bytes(&mut self.buffer, value);
-        self.buffer.extend_from_slice(headers);
+        put_headers(&mut self.buffer);
         assert_eq!(self.buffer.len() - start, body);
         self.max_timestamp = self.max_timestamp.max(Some(timestamp));
         self.last_delta = delta;

@@ -1,0 +1,911 @@
+//! The client's consumer against real brokers: what it was told to be done is committed and nothing else, whatever happens
+//! to it, to its group and to its connections in between.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::io;
+use std::net::Shutdown;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use client::{
+    Address, Assigned, Begin, BoxFuture, Cluster, Committed, Consumer, Environment, Error, Offsets, Options,
+    Record, Records, Socket, Start, TokioEnvironment,
+};
+use support::{TestBroker, TestClient, TestCluster, batch_of, wait_until};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use wire::messages::consumer_group_heartbeat::ConsumerGroupHeartbeatRequest;
+use wire::messages::create_partitions::{CreatePartitionsRequest, CreatePartitionsTopic};
+use wire::messages::create_topics::{CreatableReplicaAssignment, CreatableTopic, CreateTopicsRequest};
+use wire::messages::delete_records::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
+use wire::messages::describe_groups::DescribeGroupsRequest;
+use wire::messages::leave_group::{LeaveGroupRequest, MemberIdentity};
+use wire::{ErrorCode, Millis, Offset, PartitionId, Str, TopicPartition};
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const RANGE: &[(&str, &str)] = &[("group.protocol", "classic"), ("partition.assignment.strategy", "range")];
+const COOPERATIVE: &[(&str, &str)] =
+    &[("group.protocol", "classic"), ("partition.assignment.strategy", "cooperative-sticky")];
+const CONSUMER: &[(&str, &str)] = &[("group.protocol", "consumer")];
+const PROTOCOLS: [&[(&str, &str)]; 3] = [RANGE, COOPERATIVE, CONSUMER];
+
+fn run(story: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async { timeout(PATIENCE * 4, story).await.expect("the story comes to its end") });
+}
+
+fn options(broker: &TestBroker, settings: &[&[(&str, &str)]]) -> Options {
+    let mut options = Options::default();
+    let defaults = [
+        ("group.id", "g"),
+        ("auto.offset.reset", "earliest"),
+        ("heartbeat.interval.ms", "100"),
+        ("fetch.max.wait.ms", "100"),
+    ];
+    let brokers = broker.addr().to_string();
+    options.set("bootstrap.servers", &brokers).unwrap();
+    for (key, value) in defaults.iter().chain(settings.iter().copied().flatten()) {
+        options.set(key, value).unwrap();
+    }
+    options
+}
+
+fn cluster(broker: &TestBroker, settings: &[&[(&str, &str)]]) -> Cluster {
+    Cluster::new(options(broker, settings), Arc::new(TokioEnvironment)).unwrap()
+}
+
+fn consumer(broker: &TestBroker, settings: &[&[(&str, &str)]]) -> Consumer {
+    Consumer::new(cluster(broker, settings))
+}
+
+fn t(partition: i32) -> TopicPartition {
+    TopicPartition::new("t", PartitionId(partition))
+}
+
+/// Appends records whose values are their offsets, three to a batch.
+fn append(client: &mut TestClient, topic: &'static str, partition: i32, offsets: std::ops::Range<i64>) {
+    for first in offsets.clone().step_by(3) {
+        let values: Vec<_> = (first..offsets.end.min(first + 3)).map(|offset| offset.to_string()).collect();
+        let records: Vec<_> =
+            values.iter().map(|value| (1_700_000_000_000 + first, value.as_bytes())).collect();
+        assert_eq!(client.append(topic, partition, batch_of(&records)), first);
+    }
+}
+
+async fn next(consumer: &mut Consumer) -> Records {
+    let next = timeout(PATIENCE, consumer.next()).await.expect("records come");
+    next.expect("something is read").expect("it can be")
+}
+
+async fn next_error(consumer: &mut Consumer) -> Error {
+    loop {
+        match timeout(PATIENCE, consumer.next()).await.expect("something comes").expect("something is read") {
+            Ok(records) => records.done(),
+            Err(error) => return error,
+        }
+    }
+}
+
+fn offsets(records: &Records) -> Vec<i64> {
+    records.iter().map(|record| record.offset.0).collect()
+}
+
+async fn committed(consumer: &Consumer, partition: i32) -> Option<i64> {
+    let committed = consumer.committed(&[t(partition)]).await.unwrap();
+    committed[&t(partition)].map(|offset| offset.0)
+}
+
+/// A member in a task of its own that is done with everything at once and tells what it saw.
+struct Member {
+    stop: tokio::sync::oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<Committed>,
+}
+
+impl Member {
+    fn start(
+        name: &'static str,
+        mut consumer: Consumer,
+        seen: mpsc::UnboundedSender<(&'static str, i32, i64)>,
+    ) -> Member {
+        let (stop, mut stopped) = tokio::sync::oneshot::channel();
+        let task = tokio::spawn(async move {
+            loop {
+                let records = tokio::select! {
+                    records = consumer.next() => records.expect("it is subscribed").expect("it can read"),
+                    _ = &mut stopped => break,
+                };
+                for record in &records {
+                    seen.send((name, record.partition.0, record.offset.0)).unwrap();
+                }
+                records.done();
+            }
+            consumer.close(PATIENCE).await.unwrap()
+        });
+        Member { stop, task }
+    }
+
+    async fn stop(self) -> Committed {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap()
+    }
+}
+
+#[test]
+fn members_share_and_hand_over_without_loss_or_doubles() {
+    for protocol in PROTOCOLS {
+        let broker = TestBroker::start(&[]);
+        let mut client = TestClient::connect(&broker);
+        client.create_topic("t", 4);
+        let join = |name| {
+            let consumer = consumer(&broker, &[protocol]);
+            consumer.subscribe(["t"]).unwrap();
+            (name, consumer)
+        };
+        run(async {
+            let (told, mut seen) = mpsc::unbounded_channel();
+            let mut counts: BTreeMap<(i32, i64), u32> = BTreeMap::new();
+            let (name, first) = join("first");
+            let first = Member::start(name, first, told.clone());
+            (0..4).for_each(|partition| append(&mut client, "t", partition, 0..30));
+            while counts.len() < 120 {
+                let (_, partition, offset) = timeout(PATIENCE, seen.recv()).await.unwrap().unwrap();
+                *counts.entry((partition, offset)).or_default() += 1;
+            }
+            // A second one comes and gets its share while records keep coming.
+            let (name, second) = join("second");
+            let second = Member::start(name, second, told.clone());
+            let mut by_second = BTreeSet::new();
+            let mut end = 30;
+            while by_second.len() < 2 {
+                (0..4).for_each(|partition| append(&mut client, "t", partition, end..end + 3));
+                end += 3;
+                while counts.len() < 4 * end as usize {
+                    let (name, partition, offset) = timeout(PATIENCE, seen.recv()).await.unwrap().unwrap();
+                    *counts.entry((partition, offset)).or_default() += 1;
+                    if name == "second" {
+                        by_second.insert(partition);
+                    }
+                }
+            }
+            // The first one goes.
+            first.stop().await;
+            (0..4).for_each(|partition| append(&mut client, "t", partition, end..end + 30));
+            end += 30;
+            while counts.len() < 4 * end as usize {
+                let (name, partition, offset) = timeout(PATIENCE, seen.recv()).await.unwrap().unwrap();
+                assert!(name == "second" || offset < end - 30);
+                *counts.entry((partition, offset)).or_default() += 1;
+            }
+            let last = second.stop().await;
+            assert_eq!(last.void, BTreeMap::new());
+            let doubled: Vec<_> = counts.iter().filter(|(_, count)| **count > 1).collect();
+            assert!(doubled.is_empty(), "{protocol:?}: {doubled:?}");
+            let looker = consumer(&broker, &[protocol]);
+            for partition in 0..4 {
+                assert_eq!(committed(&looker, partition).await, Some(end), "{protocol:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn members_of_different_assignors_agree_on_what_both_have() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 2);
+    (0..2).for_each(|partition| append(&mut client, "t", partition, 0..3));
+    run(async {
+        // Kafka's default, and what one gets by going over to the cooperative assignor.
+        let mut both = consumer(&broker, &[]);
+        let mut one = consumer(&broker, &[COOPERATIVE]);
+        both.subscribe(["t"]).unwrap();
+        one.subscribe(["t"]).unwrap();
+        while both.assignment().len() != 1 || one.assignment().len() != 1 {
+            tokio::select! {
+                records = next(&mut both) => records.done(),
+                records = next(&mut one) => records.done(),
+                () = tokio::time::sleep(Duration::from_millis(10)) => {}
+            }
+        }
+        both.close(PATIENCE).await.unwrap();
+        one.close(PATIENCE).await.unwrap();
+    });
+}
+
+#[test]
+fn a_slow_handler_keeps_its_partitions_past_the_session_timeout() {
+    let broker = TestBroker::start(&[
+        "group.min.session.timeout.ms=500",
+        "group.consumer.min.session.timeout.ms=500",
+        "group.consumer.session.timeout.ms=1000",
+        "group.consumer.min.heartbeat.interval.ms=100",
+        "group.consumer.heartbeat.interval.ms=100",
+    ]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    append(&mut client, "t", 0, 0..6);
+    for (group, protocol) in [("classic", RANGE), ("consumer", CONSUMER)] {
+        run(async {
+            let slow = [("group.id", group), ("session.timeout.ms", "1000")];
+            let mut consumer = consumer(&broker, &[protocol, &slow]);
+            consumer.subscribe(["t"]).unwrap();
+            let records = next(&mut consumer).await;
+            // The handling itself takes that long.
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            records.done();
+            let outcome = consumer.commit().await.unwrap();
+            assert_eq!(outcome.offsets, BTreeMap::from([(t(0), Offset(3))]));
+            assert_eq!(outcome.void, BTreeMap::new());
+            assert_eq!(offsets(&next(&mut consumer).await), [3, 4, 5], "nothing came twice");
+            consumer.close(Duration::from_secs(1)).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn who_takes_longer_than_the_poll_interval_hears_so_and_reads_on_where_it_was_committed() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    append(&mut client, "t", 0, 0..6);
+    for protocol in PROTOCOLS {
+        let group = [("group.id", protocol[protocol.len() - 1].1), ("max.poll.interval.ms", "700")];
+        run(async {
+            let mut consumer = consumer(&broker, &[protocol, &group]);
+            consumer.subscribe(["t"]).unwrap();
+            next(&mut consumer).await.done();
+            consumer.commit().await.unwrap();
+            let late = next(&mut consumer).await;
+            while !consumer.assignment().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            late.done();
+            let error = next_error(&mut consumer).await;
+            let Error::PollInterval { idle, interval } = error else { panic!("{error}") };
+            assert!(idle > interval && interval == Duration::from_millis(700), "{error}");
+            let again = next(&mut consumer).await;
+            assert_eq!(offsets(&again), [3, 4, 5], "the late acknowledgement counts for nothing");
+            again.done();
+            let outcome = consumer.commit().await.unwrap();
+            assert_eq!(outcome.void, BTreeMap::from([(t(0), 1)]), "and that is told");
+            assert_eq!(outcome.offsets, BTreeMap::from([(t(0), Offset(6))]));
+            consumer.close(PATIENCE).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn ending_commits_what_is_done_in_whatever_order_it_is_asked_for() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    append(&mut client, "t", 0, 0..9);
+    for protocol in PROTOCOLS {
+        let group = [("group.id", protocol[protocol.len() - 1].1)];
+        run(async {
+            let mut consumer = self::consumer(&broker, &[protocol, &group]);
+            consumer.subscribe(["t"]).unwrap();
+            next(&mut consumer).await.done();
+            let outcome = consumer.unsubscribe().await.unwrap();
+            assert_eq!(outcome.offsets, BTreeMap::from([(t(0), Offset(3))]));
+            assert!(consumer.next().await.is_none(), "nothing is read any more");
+            assert_eq!(consumer.unsubscribe().await.unwrap(), Committed::default(), "twice does no harm");
+            consumer.subscribe(["t"]).unwrap();
+            let mut records = next(&mut consumer).await;
+            assert_eq!(offsets(&records), [3, 4, 5]);
+            records.done_through(Offset(4));
+            // What is in hand is waited for, but not for ever.
+            let outcome = consumer.close(Duration::from_secs(1)).await.unwrap();
+            assert_eq!(outcome.offsets, BTreeMap::from([(t(0), Offset(5))]));
+            assert_eq!(outcome.in_hand, [t(0)]);
+            records.done();
+
+            let mut consumer = self::consumer(&broker, &[protocol, &group]);
+            consumer.subscribe(["t"]).unwrap();
+            let records = next(&mut consumer).await;
+            assert_eq!(offsets(&records), [5], "it was done too late");
+            let (closed, ()) = tokio::join!(consumer.close(PATIENCE), async {
+                tokio::task::yield_now().await;
+                records.done();
+            });
+            let closed = closed.unwrap();
+            assert_eq!(closed.offsets, BTreeMap::from([(t(0), Offset(6))]));
+            assert_eq!(closed.in_hand, []);
+
+            let looker = self::consumer(&broker, &[protocol, &group]);
+            looker.unsubscribe().await.unwrap();
+            assert_eq!(committed(&looker, 0).await, Some(6));
+            looker.close(PATIENCE).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_consumer_that_is_dropped_commits_nothing_that_was_not_done() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    append(&mut client, "t", 0, 0..9);
+    run(async {
+        let mut consumer = self::consumer(&broker, &[]);
+        consumer.subscribe(["t"]).unwrap();
+        next(&mut consumer).await.done();
+        let held = next(&mut consumer).await;
+        drop(consumer);
+        // It has left, so that the next one gets the partition at once.
+        let mut consumer = self::consumer(&broker, &[]);
+        consumer.subscribe(["t"]).unwrap();
+        assert_eq!(offsets(&next(&mut consumer).await), [3, 4, 5]);
+        held.done();
+        assert_eq!(committed(&consumer, 0).await, Some(3));
+    });
+}
+
+#[test]
+fn what_is_dropped_undone_comes_again_in_order() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    append(&mut client, "t", 0, 0..9);
+    run(async {
+        let mut consumer = self::consumer(&broker, &[]);
+        consumer.subscribe(["t"]).unwrap();
+        let first = next(&mut consumer).await;
+        let second = next(&mut consumer).await;
+        let third = next(&mut consumer).await;
+        third.done();
+        drop(second);
+        let again = next(&mut consumer).await;
+        assert_eq!(offsets(&again), [3, 4, 5]);
+        assert_eq!(
+            offsets(&next(&mut consumer).await),
+            [6, 7, 8],
+            "though it was done, for the order's sake"
+        );
+        let outcome = consumer.commit().await.unwrap();
+        assert_eq!(outcome.offsets.get(&t(0)), Some(&Offset(0)), "where it began, and no further");
+        first.done();
+        let mut again = again;
+        again.done_through(Offset(3));
+        drop(again);
+        assert_eq!(consumer.commit().await.unwrap().offsets, BTreeMap::from([(t(0), Offset(4))]));
+        assert_eq!(offsets(&next(&mut consumer).await), [4, 5]);
+
+        // A handler that panics is one that is not done.
+        let mut consumer = handle(consumer, |_| panic!("no")).await;
+        let records = next(&mut consumer).await;
+        assert_eq!(offsets(&records), [4, 5]);
+        records.done();
+        let outcome = consumer.close(PATIENCE).await.unwrap();
+        assert_eq!(outcome.offsets, BTreeMap::from([(t(0), Offset(6))]));
+    });
+}
+
+/// Handles what comes next in a task of its own, and survives it.
+async fn handle(mut consumer: Consumer, handler: fn(Records)) -> Consumer {
+    let records = next(&mut consumer).await;
+    let handled = tokio::spawn(async move { handler(records) }).await;
+    assert!(handled.is_err());
+    consumer
+}
+
+#[test]
+fn single_records_are_acknowledged_by_themselves() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    append(&mut client, "t", 0, 0..7);
+    run(async {
+        let consumer = self::consumer(&broker, &[&[("max.poll.records", "2")]]);
+        consumer.subscribe(["t"]).unwrap();
+        let mut singles = consumer.singles();
+        let mut taken: Vec<Record> = Vec::new();
+        while taken.len() < 7 {
+            taken.push(timeout(PATIENCE, singles.next()).await.unwrap().unwrap().unwrap());
+        }
+        let values: Vec<_> = taken.iter().map(|record| record.offset.0).collect();
+        assert_eq!(values, [0, 1, 2, 3, 4, 5, 6]);
+        // From the last to the second: all wait for the first.
+        while taken.len() > 1 {
+            taken.pop().unwrap().done();
+        }
+        let outcome = singles.consumer().commit().await.unwrap();
+        assert_eq!(outcome.offsets, BTreeMap::from([(t(0), Offset(0))]));
+        taken.pop().unwrap().done();
+        let outcome = singles.close(PATIENCE).await.unwrap();
+        assert_eq!(outcome.offsets, BTreeMap::from([(t(0), Offset(7))]));
+    });
+}
+
+/// The network, with scissors.
+#[derive(Default)]
+struct Cutting {
+    open: Mutex<Vec<std::net::TcpStream>>,
+    /// Ports that were dialled.
+    dialled: Mutex<BTreeMap<u16, usize>>,
+}
+
+impl Cutting {
+    fn cut_all(&self) -> usize {
+        let open = std::mem::take(&mut *self.open.lock().unwrap());
+        open.iter().filter(|socket| socket.shutdown(Shutdown::Both).is_ok()).count()
+    }
+}
+
+impl Environment for Cutting {
+    fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Box<dyn Socket>>> {
+        Box::pin(async move {
+            let socket =
+                tokio::net::TcpStream::connect((address.host.as_str(), address.port)).await?.into_std()?;
+            self.open.lock().unwrap().push(socket.try_clone()?);
+            *self.dialled.lock().unwrap().entry(address.port).or_default() += 1;
+            Ok(Box::new(tokio::net::TcpStream::from_std(socket)?) as Box<dyn Socket>)
+        })
+    }
+
+    fn now(&self) -> Millis {
+        TokioEnvironment.now()
+    }
+
+    fn random(&self) -> u64 {
+        TokioEnvironment.random()
+    }
+}
+
+#[test]
+fn connections_that_break_change_nothing() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    append(&mut client, "t", 0, 0..3);
+    for protocol in PROTOCOLS {
+        let group = [("group.id", protocol[protocol.len() - 1].1)];
+        let network = Arc::new(Cutting::default());
+        let options = options(&broker, &[protocol, &group]);
+        let end = client_end(&mut client);
+        run(async {
+            let mut consumer = Consumer::new(Cluster::new(options, Arc::clone(&network) as _).unwrap());
+            consumer.subscribe(["t"]).unwrap();
+            let mut read = 0;
+            for round in 0..5 {
+                let wanted = end + 3 * round;
+                while read < wanted {
+                    let records = next(&mut consumer).await;
+                    assert_eq!(records.position(), Offset(read), "nothing left out, nothing twice");
+                    read = records.next_offset().0;
+                    assert!(network.cut_all() > 0);
+                    records.done();
+                    consumer.commit().await.unwrap();
+                }
+                append(&mut client, "t", 0, wanted..wanted + 3);
+            }
+            let outcome = consumer.close(PATIENCE).await.unwrap();
+            assert_eq!(outcome.void, BTreeMap::new());
+        });
+    }
+}
+
+fn client_end(client: &mut TestClient) -> i64 {
+    let mut end = 0;
+    while client.fetch("t", 0, end).is_ok_and(|records| !records.is_empty()) {
+        end += 3;
+    }
+    end
+}
+
+/// Appends to whoever leads, as a producer does: again while another is about to.
+fn append_to_leader(cluster: &TestCluster, first: i64) {
+    wait_until(|| {
+        let any = cluster.running()[0];
+        let leader = cluster.wait_for_partition(any, "t", |partition| partition.leader_id >= 0).leader_id;
+        if !cluster.running().contains(&leader) {
+            return false;
+        }
+        let values: Vec<_> = (first..first + 3).map(|offset| offset.to_string()).collect();
+        let records: Vec<_> = values.iter().map(|value| (1_700_000_000_000, value.as_bytes())).collect();
+        let (error, base) = cluster.client(leader).try_append("t", 0, batch_of(&records));
+        assert!(!error.is_ok() || base == first, "{base} instead of {first}");
+        error.is_ok()
+    });
+}
+
+#[test]
+fn reading_follows_the_nearest_replica_and_then_the_leader_through_their_deaths() {
+    let mut cluster = TestCluster::start_in_racks(
+        &["a", "b", "c", "a", "b"],
+        &[
+            "min.insync.replicas=1",
+            "replica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector",
+        ],
+    );
+    let assignment = CreatableReplicaAssignment { partition_index: 0, broker_ids: vec![1, 2, 3] };
+    let topic = CreatableTopic {
+        name: "t".into(),
+        num_partitions: -1,
+        replication_factor: -1,
+        assignments: vec![assignment],
+        ..Default::default()
+    };
+    let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    assert_eq!(cluster.client(1).ask(request).topics[0].error_code, ErrorCode::NONE);
+    append_to_leader(&cluster, 0);
+
+    let network = Arc::new(Cutting::default());
+    let mut options = Options::default();
+    let brokers: Vec<_> = (1..=5).map(|id| cluster.addr(id).to_string()).collect();
+    options.set("bootstrap.servers", &brokers[3..].join(",")).unwrap();
+    options.set("client.rack", "c").unwrap();
+    options.set("fetch.max.wait.ms", "100").unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let consumer = runtime.block_on(async {
+        let consumer = Consumer::new(Cluster::new(options, Arc::clone(&network) as _).unwrap());
+        consumer.assign([(t(0), Some(Start::Earliest))]).unwrap();
+        consumer
+    });
+    let mut consumer = consumer;
+    let mut read = |expected: i64| {
+        let records = runtime.block_on(next(&mut consumer));
+        assert_eq!(records.position(), Offset(expected));
+        records.done();
+    };
+    read(0);
+    assert!(network.dialled.lock().unwrap().contains_key(&cluster.addr(3).port()), "it is in the same rack");
+    cluster.kill(3);
+    append_to_leader(&cluster, 3);
+    read(3);
+    // The next leader is asked whether its log has what was read, before it is read on.
+    cluster.kill(1);
+    append_to_leader(&cluster, 6);
+    read(6);
+    assert_eq!(consumer.resets(), 0);
+}
+
+#[test]
+fn topics_that_match_are_read_when_they_appear() {
+    for protocol in [RANGE, COOPERATIVE, CONSUMER] {
+        let broker = TestBroker::start(&[]);
+        let mut client = TestClient::connect(&broker);
+        client.create_topic("orders-a", 1);
+        client.create_topic("others", 1);
+        append(&mut client, "orders-a", 0, 0..3);
+        append(&mut client, "others", 0, 0..3);
+        run(async {
+            let mut consumer = consumer(&broker, &[protocol, &[("metadata.max.age.ms", "200")]]);
+            consumer.subscribe_pattern("orders-.*").unwrap();
+            let records = next(&mut consumer).await;
+            assert_eq!(records.partition().topic, "orders-a");
+            records.done();
+            client.create_topic("orders-b", 1);
+            append(&mut client, "orders-b", 0, 0..3);
+            let records = next(&mut consumer).await;
+            assert_eq!(records.partition().topic, "orders-b", "{protocol:?}");
+            records.done();
+            assert_eq!(consumer.assignment().len(), 2);
+            let error = consumer.subscribe_pattern("orders-(").unwrap_err();
+            assert!(error.to_string().starts_with("\"orders-(\" is no regular expression"), "{error}");
+            // Going over to a list of topics takes back what the list does not have.
+            consumer.subscribe(["others"]).unwrap();
+            let records = next(&mut consumer).await;
+            assert_eq!(records.partition().topic, "others");
+            records.done();
+            consumer.close(PATIENCE).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn partitions_that_are_added_are_read() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    run(async {
+        let mut consumer = consumer(&broker, &[&[("metadata.max.age.ms", "200")]]);
+        consumer.subscribe(["t"]).unwrap();
+        append(&mut client, "t", 0, 0..3);
+        next(&mut consumer).await.done();
+        let topic = CreatePartitionsTopic { name: "t".into(), count: 2, assignments: None };
+        let request =
+            CreatePartitionsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+        assert_eq!(client.ask(request).results[0].error_code, ErrorCode::NONE);
+        append(&mut client, "t", 1, 0..3);
+        assert_eq!(next(&mut consumer).await.partition(), &t(1));
+    });
+}
+
+#[test]
+fn a_static_member_comes_back_to_what_it_had() {
+    for protocol in PROTOCOLS {
+        let broker = TestBroker::start(&[]);
+        let mut client = TestClient::connect(&broker);
+        client.create_topic("t", 4);
+        (0..4).for_each(|partition| append(&mut client, "t", partition, 0..3));
+        let member = |name: &'static str| {
+            let consumer = consumer(&broker, &[protocol, &[("group.instance.id", name)]]);
+            consumer.subscribe(["t"]).unwrap();
+            consumer
+        };
+        run(async {
+            let (mut one, mut two) = (member("one"), member("two"));
+            let mut held = BTreeMap::new();
+            while one.assignment().len() != 2 || two.assignment().len() != 2 || held.len() < 2 {
+                tokio::select! {
+                    records = next(&mut one) => records.done(),
+                    records = next(&mut two) => {
+                        held.insert(records.partition().clone(), records);
+                        held.retain(|_, records| records.is_wanted());
+                    }
+                    () = tokio::time::sleep(Duration::from_millis(10)) => {
+                        held.retain(|_, records| records.is_wanted());
+                    }
+                }
+            }
+            let had: BTreeSet<_> = one.assignment().into_iter().collect();
+            one.close(PATIENCE).await.unwrap();
+            let one = member("one");
+            while one.assignment().len() != 2 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert_eq!(one.assignment().into_iter().collect::<BTreeSet<_>>(), had, "{protocol:?}");
+            assert!(held.values().all(Records::is_wanted), "{protocol:?}: the other one noticed nothing");
+            held.into_values().for_each(Records::done);
+            let outcome = two.close(PATIENCE).await.unwrap();
+            assert_eq!(outcome.void, BTreeMap::new());
+            one.close(PATIENCE).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn reading_pauses_goes_on_and_goes_elsewhere() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 2);
+    (0..2).for_each(|partition| append(&mut client, "t", partition, 0..9));
+    run(async {
+        let mut consumer = consumer(&broker, &[]);
+        assert!(consumer.next().await.is_none(), "nothing is read yet");
+        consumer.assign([(t(0), Some(Start::Earliest)), (t(1), Some(Start::Earliest))]).unwrap();
+        assert!(consumer.subscribe(["t"]).is_err(), "not while partitions are assigned by name");
+        consumer.pause(&[t(1)]).unwrap();
+        for position in [0, 3, 6] {
+            let records = next(&mut consumer).await;
+            assert_eq!((records.partition(), records.position()), (&t(0), Offset(position)));
+            records.done();
+        }
+        assert_eq!((consumer.position(&t(0)), consumer.position(&t(1))), (Some(Offset(9)), Some(Offset(0))));
+        consumer.resume(&[t(1)]).unwrap();
+        let records = next(&mut consumer).await;
+        assert_eq!((records.partition(), offsets(&records)), (&t(1), vec![0, 1, 2]));
+
+        // What was in hand at the old place does not count at the new one.
+        consumer.seek(&t(1), Offset(7)).unwrap();
+        records.done();
+        let records = next(&mut consumer).await;
+        assert_eq!(offsets(&records), [7, 8]);
+        assert_eq!(
+            (records.base_offset(), records.position(), records.next_offset()),
+            (Offset(6), Offset(7), Offset(9))
+        );
+        assert_eq!(records.watermarks().high_watermark, Offset(9));
+        assert!(!records.topic_id().is_zero());
+        records.done();
+        let outcome = consumer.commit().await.unwrap();
+        assert_eq!(outcome.offsets, BTreeMap::from([(t(0), Offset(9)), (t(1), Offset(9))]));
+        assert_eq!(outcome.void, BTreeMap::from([(t(1), 1)]));
+
+        let places = [
+            (Start::Earliest, 0),
+            (Start::BeforeLatest(2), 7),
+            (Start::At(Millis(1_700_000_000_003)), 3),
+            (Start::AfterEarliest(4), 4),
+        ];
+        for (start, expected) in places {
+            consumer.seek(&t(1), start).unwrap();
+            let records = next(&mut consumer).await;
+            assert_eq!((records.partition(), records.position()), (&t(1), Offset(expected)), "{start:?}");
+        }
+        consumer.seek(&t(1), Start::Latest).unwrap();
+        append(&mut client, "t", 1, 9..12);
+        while consumer.position(&t(1)).is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let error = consumer.seek(&t(7), Offset(0)).unwrap_err();
+        assert_eq!(error.to_string(), "t-7 is not assigned to this consumer");
+    });
+}
+
+#[test]
+fn a_zombie_commits_nothing() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    append(&mut client, "t", 0, 0..6);
+    for protocol in PROTOCOLS {
+        let group: &'static str = protocol[protocol.len() - 1].1;
+        // It hears of nothing by itself for as long as the story lasts.
+        let settings = [("group.id", group), ("heartbeat.interval.ms", "20000")];
+        run(async {
+            let mut zombie = consumer(&broker, &[protocol, &settings, &[("client.id", "zombie")]]);
+            zombie.subscribe(["t"]).unwrap();
+            next(&mut zombie).await.done();
+            zombie.commit().await.unwrap();
+            let held = next(&mut zombie).await;
+            expel(&mut client, group, protocol == CONSUMER, &zombie);
+
+            let mut heir = consumer(&broker, &[protocol, &[("group.id", group)]]);
+            heir.subscribe(["t"]).unwrap();
+            assert_eq!(offsets(&next(&mut heir).await), [3, 4, 5]);
+            held.done();
+            match zombie.commit().await {
+                // It did not know yet.
+                Err(error) => assert!(
+                    matches!(
+                        error.code(),
+                        Some(ErrorCode::UNKNOWN_MEMBER_ID | ErrorCode::STALE_MEMBER_EPOCH)
+                    ),
+                    "{error}"
+                ),
+                // It knew.
+                Ok(outcome) => {
+                    assert_eq!((outcome.offsets.get(&t(0)), outcome.void.get(&t(0))), (None, Some(&1)));
+                }
+            }
+            let looker = consumer(&broker, &[protocol, &[("group.id", group)]]);
+            assert_eq!(committed(&looker, 0).await, Some(3));
+            heir.close(Duration::ZERO).await.unwrap();
+        });
+    }
+}
+
+/// Takes the only member of a group for gone.
+fn expel(client: &mut TestClient, group: &'static str, is_consumer: bool, _of: &Consumer) {
+    if is_consumer {
+        use wire::messages::consumer_group_describe::ConsumerGroupDescribeRequest;
+        let request = ConsumerGroupDescribeRequest { group_ids: vec![group.into()], ..Default::default() };
+        let member = client.ask(request).groups[0].members[0].clone();
+        let request = ConsumerGroupHeartbeatRequest {
+            group_id: group.into(),
+            member_id: member.member_id,
+            member_epoch: -1,
+            ..Default::default()
+        };
+        assert_eq!(client.ask(request).error_code, ErrorCode::NONE);
+        return;
+    }
+    let request = DescribeGroupsRequest { groups: vec![group.into()], ..Default::default() };
+    let member_id = client.ask(request).groups[0].members[0].member_id.clone();
+    let member = MemberIdentity { member_id, ..Default::default() };
+    let request = LeaveGroupRequest { group_id: group.into(), members: vec![member], ..Default::default() };
+    assert_eq!(client.ask(request).members[0].error_code, ErrorCode::NONE);
+}
+
+#[test]
+fn a_position_that_is_gone_stops_its_partition_alone_or_is_reset_and_counted() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 2);
+    (0..2).for_each(|partition| append(&mut client, "t", partition, 0..9));
+    let part = DeleteRecordsPartition { partition_index: 0, offset: 6 };
+    let topic = DeleteRecordsTopic { name: "t".into(), partitions: vec![part] };
+    let request = DeleteRecordsRequest { topics: vec![topic], timeout_ms: 10_000 };
+    assert_eq!(client.ask(request).topics[0].partitions[0].error_code, ErrorCode::NONE);
+    run(async {
+        let mut consumer = self::consumer(&broker, &[&[("auto.offset.reset", "none")]]);
+        let both = [t(0), t(1)].map(|partition| (partition, Some(Start::Offset(Offset(2)))));
+        consumer.assign(both).unwrap();
+        let error = next_error(&mut consumer).await;
+        let Error::Stopped { partition, .. } = &error else { panic!("{error}") };
+        assert_eq!((partition, error.code()), (&t(0), Some(ErrorCode::OFFSET_OUT_OF_RANGE)));
+        // The other one is read on.
+        append(&mut client, "t", 1, 9..12);
+        while consumer.position(&t(1)) != Some(Offset(12)) {
+            let records = next(&mut consumer).await;
+            assert_eq!(records.partition(), &t(1));
+            records.done();
+        }
+        consumer.seek(&t(0), Start::Earliest).unwrap();
+        assert_eq!(offsets(&next(&mut consumer).await), [6, 7, 8]);
+        assert_eq!(consumer.resets(), 0);
+
+        let mut consumer = self::consumer(&broker, &[]);
+        consumer.assign([(t(0), Some(Start::Offset(Offset(2))))]).unwrap();
+        assert_eq!(offsets(&next(&mut consumer).await), [6, 7, 8]);
+        assert_eq!(consumer.resets(), 1);
+    });
+}
+
+/// A store that knows where to begin in one partition and not in the other.
+#[derive(Default)]
+struct Store {
+    told: Mutex<Vec<String>>,
+}
+
+impl Offsets for Store {
+    fn load<'a>(&'a self, assigned: &'a [Assigned]) -> BoxFuture<'a, Vec<Result<Option<Begin>, Error>>> {
+        Box::pin(async move {
+            let load = |assigned: &Assigned| {
+                assert!(!assigned.topic_id.is_zero() && assigned.epoch > 0);
+                self.told.lock().unwrap().push(format!("load {}", assigned.partition));
+                match assigned.partition.partition.0 {
+                    0 => Ok(Some(Offset(4).into())),
+                    1 => Err(Error::store("the store went back")),
+                    _ => Ok(None),
+                }
+            };
+            assigned.iter().map(load).collect()
+        })
+    }
+
+    fn revoked<'a>(&'a self, partitions: &'a [TopicPartition]) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let names = partitions.iter().map(|partition| format!("revoked {partition}"));
+            self.told.lock().unwrap().extend(names);
+        })
+    }
+}
+
+#[test]
+fn a_store_says_where_to_begin_and_stops_what_it_cannot_answer_for() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 3);
+    (0..3).for_each(|partition| append(&mut client, "t", partition, 0..6));
+    for protocol in PROTOCOLS {
+        let group = [("group.id", protocol[protocol.len() - 1].1)];
+        let store = Arc::new(Store::default());
+        run(async {
+            let cluster = cluster(&broker, &[protocol, &group]);
+            let mut consumer = Consumer::with_offsets(cluster, Arc::clone(&store) as _);
+            consumer.subscribe(["t"]).unwrap();
+            let error = next_error(&mut consumer).await;
+            assert_eq!(error.to_string(), "t-1 is not read on: the store went back");
+            let mut firsts = BTreeMap::new();
+            while firsts.len() < 2 {
+                let records = next(&mut consumer).await;
+                firsts.entry(records.partition().partition.0).or_insert(records.position().0);
+                records.done();
+            }
+            consumer.seek(&t(1), Offset(5)).unwrap();
+            while !firsts.contains_key(&1) {
+                let records = next(&mut consumer).await;
+                firsts.entry(records.partition().partition.0).or_insert(records.position().0);
+            }
+            assert_eq!(firsts[&1], 5);
+            // Whoever finds something else than the store says stops the partition, too.
+            consumer.stop(&t(2), Error::store("not what was stored")).unwrap();
+            let error = next_error(&mut consumer).await;
+            assert_eq!(error.to_string(), "t-2 is not read on: not what was stored");
+            consumer.close(PATIENCE).await.unwrap();
+        });
+        let told = store.told.lock().unwrap();
+        assert_eq!(
+            *told,
+            ["load t-0", "load t-1", "load t-2", "revoked t-0", "revoked t-1", "revoked t-2"],
+            "{protocol:?}"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_work_is_said() {
+    let broker = TestBroker::start(&[]);
+    run(async {
+        let mut options = options(&broker, &[CONSUMER]);
+        options.group_remote_assignor = Some("nobody's".to_owned());
+        let mut consumer = Consumer::new(Cluster::new(options.clone(), Arc::new(TokioEnvironment)).unwrap());
+        consumer.subscribe(["t"]).unwrap();
+        let error = next_error(&mut consumer).await;
+        assert_eq!(error.code(), Some(ErrorCode::UNSUPPORTED_ASSIGNOR), "{error}");
+        assert!(consumer.next().await.is_none());
+        options.group_id = None;
+        let consumer = Consumer::new(Cluster::new(options, Arc::new(TokioEnvironment)).unwrap());
+        let error = consumer.subscribe([Str::from("t")]).unwrap_err();
+        assert_eq!(error.to_string(), "group.id= cannot be used: a name, to read as a member of a group");
+        consumer.close(PATIENCE).await.unwrap();
+    });
+}
