@@ -24,6 +24,8 @@ use crate::node::StartError;
 
 /// Wait between attempts to register.
 const RETRY: Duration = Duration::from_millis(100);
+/// The first of these waits; each is twice as long as the one before. A single node has elected itself by then.
+const RETRY_FIRST: Duration = Duration::from_millis(5);
 /// Wait between two questions for a vote.
 const VOTE_RETRY: Duration = Duration::from_millis(500);
 /// How long the metadata may take to come as far as the registration, before another controller is looked for.
@@ -108,6 +110,7 @@ async fn register(
 ) -> Result<RegisterBrokerResponse, StartError> {
     let begun = Instant::now();
     let mut told = begun;
+    let mut pause = RETRY_FIRST;
     let response = loop {
         let problem = match ask_to_register(broker, registration).await {
             Ok(response) if response.error_code.is_ok() => break response,
@@ -134,7 +137,8 @@ async fn register(
             told = Instant::now();
             tracing::warn!(node = %broker.node_id, %problem, "this broker waits to be registered");
         }
-        sleep(RETRY).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(RETRY);
     };
     broker.epoch.store(response.broker_epoch, Ordering::Release);
     let quorum = broker.metadata.quorum();
