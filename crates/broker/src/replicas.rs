@@ -14,7 +14,7 @@ use client::Address;
 use parking_lot::Mutex;
 use state::metadata::{ConfigResource, Image, ResourceKind, Topic, TopicRules};
 use state::partition::Assignment;
-use storage::{Arrival, StorageError};
+use storage::{Arrival, Removal, StorageError};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use wire::{BrokerId, ErrorCode, PartitionId, TopicPartition, Uuid};
@@ -247,14 +247,17 @@ async fn remove_gone(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid
             }
         }
         // By data directory: a disk that hangs delays no other.
-        let mut by_dir: BTreeMap<usize, Vec<Arc<Partition>>> = BTreeMap::new();
+        let mut by_dir: BTreeMap<usize, Vec<(Arc<Partition>, Option<Removal>)>> = BTreeMap::new();
         for partition in gone {
             broker.moves.give_up(&partition.id);
-            by_dir.entry(partition.lane()).or_default().push(partition);
+            // All of them before the first disk is asked: one that comes back meanwhile is not served from files that are still
+            // to go.
+            let removal = broker.data_dirs.begin_removal(&partition.id);
+            by_dir.entry(partition.lane()).or_default().push((partition, removal));
         }
         let removing = by_dir.into_iter().map(|(at, gone)| {
             let deleter = Arc::clone(broker);
-            (at, blocking::start(move || remove_logs(&deleter, &gone)))
+            (at, blocking::start(move || remove_logs(&deleter, gone)))
         });
         for (at, removing) in removing.collect::<Vec<_>>() {
             let wait = if broker.data_dirs.is_silent(at) { REMOVED_FROM_SILENT_MAX } else { REMOVED_MAX };
@@ -271,9 +274,10 @@ async fn remove_gone(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid
 }
 
 /// Removes the files of partitions that are out of service. Blocks.
-fn remove_logs(broker: &Broker, gone: &[Arc<Partition>]) {
-    for partition in gone {
-        if let Err(error) = broker.data_dirs.delete_log(&partition.id) {
+fn remove_logs(broker: &Broker, gone: Vec<(Arc<Partition>, Option<Removal>)>) {
+    for (partition, removal) in gone {
+        let removed = removal.map_or(Ok(()), |removal| broker.data_dirs.finish_removal(removal));
+        if let Err(error) = removed {
             // It is out of service all the same: the next start finds a log of no topic and sets it aside.
             tracing::error!(partition = %partition.id, %error, "a partition's files could not be removed");
         }

@@ -98,7 +98,7 @@ fn look(
     from: Option<ScrubPoint>,
     bytes_max: u64,
 ) -> (Option<ScrubPoint>, u64) {
-    if !partition.log.is_open() || partition.is_out_of_service() {
+    if partition.is_out_of_service() {
         return (None, 0);
     }
     match partition.log.scrub(from, bytes_max) {

@@ -501,20 +501,38 @@ impl DataDirs {
         }
     }
 
+    /// Whether somebody looks after a partition's files: until that ends it is not opened.
+    pub fn is_busy(&self, partition: &TopicPartition) -> bool {
+        self.busy.lock().contains_key(partition)
+    }
+
     /// Takes a partition out of service and removes it: at once, or when the move ends in which it is.
     pub fn delete_log(&self, partition: &TopicPartition) -> Result<(), StorageError> {
+        self.begin_removal(partition).map_or(Ok(()), |removal| self.finish_removal(removal))
+    }
+
+    /// The first half of it, in memory alone: from here on the partition is not opened until its files are gone. `None` where
+    /// whoever looks after them already removes them afterwards.
+    pub fn begin_removal(&self, partition: &TopicPartition) -> Option<Removal> {
         match self.busy.lock().entry(partition.clone()) {
             Entry::Occupied(mut busy) => {
                 *busy.get_mut() = true;
                 // While it is busy: afterwards there may be another one of its name.
                 let dir = self.place_of(partition).and_then(|at| self.places[at].dir.as_ref());
                 dir.and_then(|dir| dir.log(partition)).inspect(|log| log.leave());
-                return Ok(());
+                None
             }
-            Entry::Vacant(free) => free.insert(false),
-        };
-        let removed = self.remove(partition);
-        self.end(partition);
+            Entry::Vacant(free) => {
+                free.insert(false);
+                Some(Removal(partition.clone()))
+            }
+        }
+    }
+
+    /// The second half. Blocks, for as long as the disk wants to.
+    pub fn finish_removal(&self, Removal(partition): Removal) -> Result<(), StorageError> {
+        let removed = self.remove(&partition);
+        self.end(&partition);
         removed
     }
 
@@ -761,6 +779,11 @@ fn tell_offline(path: &Path, error: &str) {
          broker again, or take the directory out of log.dirs to have its partitions copied from other brokers"
     );
 }
+
+/// A partition whose files are about to go. It is not opened before they are gone.
+#[derive(Debug)]
+#[must_use]
+pub struct Removal(TopicPartition);
 
 /// A partition on its way to another directory.
 #[derive(Debug)]

@@ -746,3 +746,32 @@ fn a_checkpoint_that_hangs_keeps_no_log_of_its_directory_from_being_found_or_for
     disk.revive_dir(Path::new("/b"));
     let _ = checkpoint.join().unwrap();
 }
+
+#[test]
+fn a_partition_that_is_to_go_is_not_served_from_its_old_files_when_it_comes_back() {
+    let disk = FaultDisk::new();
+    let dirs = Arc::new(open(&disk, &["/a", "/b"]));
+    let logs = [1, 3].map(|index| {
+        dirs.prefer(&partition(index), 1);
+        open_log(&dirs, index)
+    });
+    logs.iter().for_each(|log| fill(log, 3));
+    // The disk hangs at the first of two that go together.
+    disk.hang_dir(Path::new("/b/orders-1"));
+    let removals = [1, 3].map(|index| dirs.begin_removal(&partition(index)).expect("nobody else has it"));
+    let of_remover = Arc::clone(&dirs);
+    let remover = std::thread::spawn(move || {
+        removals.into_iter().for_each(|removal| of_remover.finish_removal(removal).expect("it is removed"));
+    });
+    assert!(disk.wait_for_hang(|| remover.is_finished()));
+    let again = dirs.open_log(&partition(3), topic_id(), config(), NOW, Arrival::Later);
+    assert!(matches!(again, Err(StorageError::Moving)), "{again:?}");
+    assert!(dirs.is_busy(&partition(3)) && dirs.begin_removal(&partition(3)).is_none());
+    disk.revive_dir(Path::new("/b/orders-1"));
+    remover.join().unwrap();
+    assert!(!dirs.is_busy(&partition(3)) && logs.iter().all(|log| !log.is_open()));
+    assert_eq!(names(&disk, "/b"), Vec::<&str>::new());
+    let log = open_log(&dirs, 3);
+    assert_eq!(log.log_end(), Offset(0));
+    fill(&log, 2);
+}
