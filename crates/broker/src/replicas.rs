@@ -31,7 +31,8 @@ use crate::transactions::TRANSACTIONS_TOPIC;
 /// Failures that are remembered for whoever made the topic.
 const FAILURES_MAX: usize = 1_000;
 
-/// How long everything else waits for files of partitions that go. A name that comes back before they are gone is refused.
+/// How long everything else waits for files of partitions that go. A name that comes back before they are gone is refused, and a
+/// replica that comes back waits.
 const REMOVED_MAX: Duration = Duration::from_secs(60);
 /// The same where it is known that the disk does not answer.
 const REMOVED_FROM_SILENT_MAX: Duration = Duration::from_secs(1);
@@ -54,6 +55,8 @@ struct Unopened {
     is_damaged: bool,
     /// Whether it may lie in a data directory that cannot be read, or lies in two: it is not tried again before the next start.
     is_out_of_reach: bool,
+    /// Whether somebody looked after its files: it is tried again when that ends.
+    is_busy: bool,
 }
 
 impl Replicas {
@@ -103,6 +106,24 @@ impl Replicas {
             !goes
         });
         damaged
+    }
+
+    /// The topics of those with a name that wait for whoever looks after files of that name.
+    fn waiting_for(&self, partition: &TopicPartition) -> Vec<Uuid> {
+        let unopened = self.unopened.lock();
+        let waiting =
+            unopened.iter().filter(|(_, unopened)| unopened.is_busy && unopened.partition == *partition);
+        waiting.map(|((topic, _), _)| *topic).collect()
+    }
+
+    /// A replica is in service that may not have been before.
+    fn note_opened(&self, topic: Uuid, partition: PartitionId) {
+        let mut unopened = self.unopened.lock();
+        let was_unopened = unopened.remove(&(topic, partition)).is_some();
+        if was_unopened && !unopened.keys().any(|(other, _)| *other == topic) {
+            // Nobody who changes the topic later is to be told.
+            self.failures.lock().remove(&topic);
+        }
     }
 
     fn is_out_of_reach(&self, topic: Uuid, partition: PartitionId) -> bool {
@@ -158,6 +179,7 @@ pub(crate) fn set_aside_strays(broker: &Broker) {
                 // It is not served, and the next start tries again.
                 tracing::error!(%partition, %error, "a log of no topic could not be set aside");
             }
+            files_are_free(broker, partition);
         }
     }
 }
@@ -282,6 +304,14 @@ fn remove_logs(broker: &Broker, gone: Vec<(Arc<Partition>, Option<Removal>)>) {
             tracing::error!(partition = %partition.id, %error, "a partition's files could not be removed");
         }
         partition.waiting.fail(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+        files_are_free(broker, &partition.id);
+    }
+}
+
+/// Nobody looks after the files of a partition's name any more: a replica that waits for that is opened.
+pub(crate) fn files_are_free(broker: &Broker, partition: &TopicPartition) {
+    for topic in broker.replicas.waiting_for(partition) {
+        broker.metadata.quorum().touch(topic);
     }
 }
 
@@ -319,7 +349,7 @@ async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uu
             // One rotten file must not keep all other partitions from being served.
             Ok::<_, std::convert::Infallible>(match opened {
                 Ok(opened) => {
-                    opener.replicas.unopened.lock().remove(&(*topic_id, partition.partition));
+                    opener.replicas.note_opened(*topic_id, partition.partition);
                     Some(opened)
                 }
                 Err((error, cause)) => {
@@ -333,12 +363,22 @@ async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uu
                             cause,
                             Some(StorageError::DirOffline { .. } | StorageError::Undecided { .. })
                         );
-                    tracing::error!(
-                        %partition, %error,
-                        "the partition is not served here: restore its directory from a copy, or move its replica away"
-                    );
-                    let unopened = Unopened { partition: partition.clone(), is_damaged, is_out_of_reach };
+                    let is_busy = matches!(cause, Some(StorageError::Moving));
+                    if is_busy {
+                        tracing::warn!(%partition, "the partition is not served here before the files of its last one are gone");
+                    } else {
+                        tracing::error!(
+                            %partition, %error,
+                            "the partition is not served here: restore its directory from a copy, or move its replica away"
+                        );
+                    }
+                    let unopened =
+                        Unopened { partition: partition.clone(), is_damaged, is_out_of_reach, is_busy };
                     opener.replicas.note_failure(*topic_id, unopened, error);
+                    if is_busy && !opener.data_dirs.is_busy(partition) {
+                        // It has ended before this was noted.
+                        files_are_free(&opener, partition);
+                    }
                     None
                 }
             })

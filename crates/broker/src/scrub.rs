@@ -17,6 +17,7 @@ use wire::{PartitionId, Uuid};
 use crate::blocking;
 use crate::broker::{Broker, stopped};
 use crate::partition::Partition;
+use crate::replicas;
 
 /// How often a part is read.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -141,6 +142,7 @@ fn repair(broker: &Broker) {
             }
             Err(error) => tracing::error!(%partition, %error, "a damaged log could not be set aside"),
         }
+        replicas::files_are_free(broker, &partition);
     }
     let hosted = broker.partitions.load_full();
     for partition in hosted.partitions().filter(|partition| partition.has_rot()) {
