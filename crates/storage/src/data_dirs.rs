@@ -743,7 +743,7 @@ impl DataDirs {
         if let Err(error) = is_moved {
             moving.is_taken_back.store(true, Ordering::Release);
             if !moving.dir.take_back(copy, &from) {
-                log.fail_over();
+                log.fail_over(held);
             }
             return Err(error);
         }

@@ -775,3 +775,33 @@ fn a_partition_that_is_to_go_is_not_served_from_its_old_files_when_it_comes_back
     assert_eq!(log.log_end(), Offset(0));
     fill(&log, 2);
 }
+
+#[test]
+fn a_log_that_may_be_the_wrong_one_after_a_move_acknowledges_nothing_more() {
+    let mut failed = 0;
+    for steps in 0..80 {
+        let HungMove { disk, dirs, log, mover } = HungMove::begin("/b", steps);
+        let is_held = || log.flush().expect("it is asked for") < log.log_end();
+        if mover.is_finished() || log.path() != Path::new("/a/orders-0") {
+            disk.revive_dir(Path::new("/b"));
+            continue;
+        }
+        append(&log, make(&["while it hangs"])).expect("it is appended");
+        if is_held() {
+            let acknowledged = log.written_end();
+            assert!(acknowledged < log.log_end());
+            // Neither can the move end, nor can the directory that the partition leaves say so.
+            disk.kill_dir(Path::new("/a"));
+            dirs.take_offline(1, &std::io::Error::other("it has failed"));
+            disk.revive_dir(Path::new("/b"));
+            assert!(!mover.join().unwrap(), "after {steps} operations");
+            assert!(log.is_offline() && log.flush().is_err(), "after {steps} operations");
+            assert_eq!(log.written_end(), acknowledged, "after {steps} operations");
+            failed += 1;
+        } else {
+            disk.revive_dir(Path::new("/b"));
+            mover.join().unwrap();
+        }
+    }
+    assert!(failed > 0, "at some step nobody knows");
+}

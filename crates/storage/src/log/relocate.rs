@@ -299,8 +299,10 @@ impl Log {
         self.dir()
     }
 
-    /// Takes the log out of service if another copy of it may have been given its place on disk.
-    pub(crate) fn fail_over(&self) {
+    /// Takes the log out of service if another copy of it may have been given its place on disk. It stays held for good: whoever
+    /// found it open just before acknowledges nothing that the copy may lack.
+    pub(crate) fn fail_over(&self, held: Held<'_>) {
+        std::mem::forget(held);
         self.take_offline();
         tracing::error!(partition = %self.partition, "the log goes offline: its disk cannot say that it is still the right one");
     }
