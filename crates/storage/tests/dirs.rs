@@ -805,3 +805,36 @@ fn a_log_that_may_be_the_wrong_one_after_a_move_acknowledges_nothing_more() {
     }
     assert!(failed > 0, "at some step nobody knows");
 }
+
+#[test]
+fn while_retention_hangs_where_a_partition_leaves_the_directory_that_it_goes_to_goes_on() {
+    let disk = FaultDisk::new();
+    let dirs = Arc::new(open(&disk, &["/a", "/b"]));
+    for index in 0..2 {
+        fill(&open_log(&dirs, index), 60);
+    }
+    let log = open_log(&dirs, 0);
+    let moving = begin(&dirs, &log, 1);
+    while moving.copy_on(NOW).expect("it is copied").is_some() {}
+    disk.hang_dir(Path::new("/a/orders-0/00000000000000000000.log"));
+    let of_cleaner = Arc::clone(&log);
+    let cleaner = std::thread::spawn(move || of_cleaner.advance_log_start(Offset(40)));
+    assert!(disk.wait_for_hang(|| cleaner.is_finished()));
+    let of_mover = Arc::clone(&dirs);
+    let mover = std::thread::spawn(move || finish(&of_mover, &moving));
+    while holders(&disk, &["/b"], "orders-0").is_empty() {
+        assert!(!mover.is_finished(), "it waits for retention");
+        std::thread::yield_now();
+    }
+    for _ in 0..20 {
+        let of_checkpoint = Arc::clone(&dirs);
+        at_once("a checkpoint", move || {
+            of_checkpoint.checkpoint(1, NOW).expect("recovery points are written")
+        });
+    }
+    disk.revive_dir(Path::new("/a/orders-0/00000000000000000000.log"));
+    cleaner.join().unwrap().expect("the log begins later");
+    assert!(mover.join().unwrap());
+    assert_eq!((log.path().as_path(), log.log_start()), (Path::new("/b/orders-0"), Offset(40)));
+    fill(&log, 1);
+}
