@@ -116,6 +116,14 @@ impl Replicas {
         waiting.map(|((topic, _), _)| *topic).collect()
     }
 
+    /// The topics of those that are in no directory yet.
+    fn unplaced(&self, broker: &Broker) -> BTreeSet<Uuid> {
+        let unopened = self.unopened.lock();
+        let is_unplaced = |unopened: &&Unopened| broker.data_dirs.place_of(&unopened.partition).is_none();
+        let unplaced = unopened.iter().filter(|(_, unopened)| is_unplaced(unopened));
+        unplaced.map(|((topic, _), _)| *topic).collect()
+    }
+
     /// A replica is in service that may not have been before.
     fn note_opened(&self, topic: Uuid, partition: PartitionId) {
         let mut unopened = self.unopened.lock();
@@ -311,6 +319,13 @@ fn remove_logs(broker: &Broker, gone: Vec<(Arc<Partition>, Option<Removal>)>) {
 /// Nobody looks after the files of a partition's name any more: a replica that waits for that is opened.
 pub(crate) fn files_are_free(broker: &Broker, partition: &TopicPartition) {
     for topic in broker.replicas.waiting_for(partition) {
+        broker.metadata.quorum().touch(topic);
+    }
+}
+
+/// A directory is offline: what could not be made there is made in another one.
+pub(crate) fn make_elsewhere(broker: &Broker) {
+    for topic in broker.replicas.unplaced(broker) {
         broker.metadata.quorum().touch(topic);
     }
 }

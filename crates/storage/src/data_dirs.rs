@@ -403,11 +403,21 @@ impl DataDirs {
         arrival: Arrival,
     ) -> Result<Arc<Log>, StorageError> {
         self.check_decided(partition, topic_id)?;
-        let place = &self.places[self.place(partition, arrival)?];
-        let Some(dir) = place.online() else {
-            return Err(StorageError::DirOffline { path: place.path.clone() });
+        let (at, is_new) = self.place(partition, arrival)?;
+        let place = &self.places[at];
+        let opened = match place.online() {
+            Some(dir) => dir.open_log(partition, topic_id, config, now),
+            None => Err(StorageError::DirOffline { path: place.path.clone() }),
         };
-        dir.open_log(partition, topic_id, config, now)
+        if let (Err(error), true, Some(dir)) = (&opened, is_new, &place.dir)
+            && !matches!(error, StorageError::HalfMade(_))
+            && !dir.holds(partition)
+        {
+            // Nothing of it is there: it may be made somewhere else the next time.
+            dir.forget(partition);
+            self.placed.lock().remove(partition);
+        }
+        opened
     }
 
     fn check_decided(&self, partition: &TopicPartition, topic_id: Uuid) -> Result<(), StorageError> {
@@ -422,14 +432,14 @@ impl DataDirs {
         }
     }
 
-    /// Where a partition is or goes.
-    fn place(&self, partition: &TopicPartition, arrival: Arrival) -> Result<usize, StorageError> {
+    /// Where a partition is or goes, and whether it was nowhere before.
+    fn place(&self, partition: &TopicPartition, arrival: Arrival) -> Result<(usize, bool), StorageError> {
         if self.busy.lock().contains_key(partition) {
             return Err(StorageError::Moving);
         }
         let mut placed = self.placed.lock();
         if let Some(at) = placed.get(partition) {
-            return Ok(*at);
+            return Ok((*at, false));
         }
         let unread = self.places.iter().find(|place| place.takes_partitions && place.dir.is_none());
         if let (Arrival::AtStart, Some(unread)) = (arrival, unread) {
@@ -446,7 +456,7 @@ impl DataDirs {
             return Err(StorageError::DirOffline { path: self.places[self.metadata_at].path.clone() });
         };
         placed.insert(partition.clone(), at);
-        Ok(at)
+        Ok((at, true))
     }
 
     /// Opens the metadata's log, in the directory that is its own.

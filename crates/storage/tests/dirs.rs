@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Make, Rng, as_leader, make, read_bytes, topic_id};
-use storage::fault::FaultDisk;
+use storage::fault::{Fault, FaultDisk};
 use storage::{
     Arrival, Clean, Cleanup, DataDirError, DataDirs, DataDirsOptions, Disk, Log, LogConfig, Move,
     StorageError,
@@ -837,4 +837,51 @@ fn while_retention_hangs_where_a_partition_leaves_the_directory_that_it_goes_to_
     assert!(mover.join().unwrap());
     assert_eq!((log.path().as_path(), log.log_start()), (Path::new("/b/orders-0"), Offset(40)));
     fill(&log, 1);
+}
+
+#[test]
+fn a_partition_that_a_dying_disk_could_not_make_is_made_on_another_one() {
+    let (mut elsewhere, mut half_made) = (0, 0);
+    for steps in 0.. {
+        let disk = FaultDisk::new();
+        let dirs = open(&disk, &["/a", "/b"]);
+        dirs.prefer(&partition(7), 1);
+        disk.kill_dir_after(Path::new("/b"), disk.operations() + steps);
+        if dirs.open_log(&partition(7), topic_id(), config(), NOW, Arrival::Later).is_ok() {
+            break;
+        }
+        let is_nowhere = dirs.place_of(&partition(7)).is_none();
+        assert_eq!(look_after(&dirs), [1]);
+        let again = dirs.open_log(&partition(7), topic_id(), config(), NOW, Arrival::Later);
+        if is_nowhere {
+            fill(&again.expect("it is made on the other disk"), 3);
+            elsewhere += 1;
+        } else {
+            // It may lie there.
+            assert!(matches!(again, Err(StorageError::DirOffline { .. })), "{again:?}");
+            half_made += 1;
+        }
+        drop(dirs);
+        disk.crash(&mut |bound: u64| u64::from(bound > 1));
+        disk.revive_dir(Path::new("/b"));
+        let dirs = open(&disk, &["/a", "/b"]);
+        assert_eq!(open_log(&dirs, 7).log_end(), Offset(if is_nowhere { 3 } else { 0 }), "{steps}");
+    }
+    assert!(elsewhere > 0 && half_made > 0, "{elsewhere}, {half_made}");
+}
+
+#[test]
+fn a_partition_that_could_not_be_made_leaves_nothing() {
+    let disk = FaultDisk::new();
+    let dirs = open(&disk, &["/a", "/b"]);
+    dirs.prefer(&partition(7), 1);
+    disk.inject(Fault::NoSpace);
+    dirs.open_log(&partition(7), topic_id(), config(), NOW, Arrival::Later).expect_err("the disk is full");
+    assert_eq!((dirs.place_of(&partition(7)), names(&disk, "/b")), (None, vec![]));
+    fill(&open_log(&dirs, 7), 1);
+    assert_eq!(dirs.place_of(&partition(7)), Some(0));
+    // Nothing unopened is left that would keep the stop from being clean.
+    dirs.close(NOW, 3).expect("everything is closed");
+    drop(dirs);
+    assert_eq!(open(&disk, &["/a", "/b"]).last_broker_epoch(), 3);
 }
