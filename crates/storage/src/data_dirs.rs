@@ -743,6 +743,10 @@ impl DataDirs {
         let Some(from) = from.filter(|_| !self.is_offline(moving.to)).cloned() else {
             return Err(StorageError::Offline.into());
         };
+        // It may have gone, and another one come by its name, before its files were this move's alone.
+        if from.log(partition).is_none_or(|placed| !Arc::ptr_eq(&placed, log)) {
+            return Err(StorageError::Closed.into());
+        }
         let durable_end = moving.copy.flushed_end();
         moving.dir.make_room(partition, durable_end, log.log_start())?;
         let left = log.log_dir();

@@ -885,3 +885,40 @@ fn a_partition_that_could_not_be_made_leaves_nothing() {
     drop(dirs);
     assert_eq!(open(&disk, &["/a", "/b"]).last_broker_epoch(), 3);
 }
+
+#[test]
+fn the_end_of_a_move_leaves_a_later_partition_of_the_name_alone() {
+    let mut met = 0;
+    for steps in 0..40 {
+        let disk = FaultDisk::new();
+        let dirs = Arc::new(open(&disk, &["/a", "/b"]));
+        let log = open_log(&dirs, 0);
+        fill(&log, 30);
+        let moving = begin(&dirs, &log, 1);
+        while moving.copy_on(NOW).expect("it is copied").is_some() {}
+        let copy = names(&disk, "/b").into_iter().find(|name| name.ends_with("-future")).expect("a copy");
+        let copy = Path::new("/b").join(copy);
+        disk.hang_dir_after(&copy, disk.operations() + steps);
+        let of_mover = Arc::clone(&dirs);
+        let mover = std::thread::spawn(move || finish(&of_mover, &moving));
+        if !disk.wait_for_hang(|| mover.is_finished()) || dirs.is_busy(&partition(0)) {
+            disk.revive_dir(&copy);
+            mover.join().unwrap();
+            continue;
+        }
+        // It is deleted and made anew, where the copy would go to.
+        dirs.delete_log(&partition(0)).expect("it is deleted");
+        dirs.prefer(&partition(0), 1);
+        let later = open_log(&dirs, 0);
+        fill(&later, 2);
+        disk.revive_dir(&copy);
+        assert!(!mover.join().unwrap(), "after {steps} operations");
+        assert_eq!(holders(&disk, &["/a", "/b"], "orders-0"), ["/b"], "after {steps} operations");
+        fill(&later, 1);
+        drop((log, later, dirs));
+        disk.crash(&mut |_: u64| 0);
+        assert_eq!(open_log(&open(&disk, &["/a", "/b"]), 0).log_end(), Offset(3));
+        met += 1;
+    }
+    assert!(met > 0, "at some step it is not busy yet");
+}
