@@ -753,7 +753,14 @@ impl DataDirs {
         let Some((held, log_end, log_start)) = log.hold(&moving.copy, now)? else { return Ok(None) };
         let copy = (&moving.copy, moving.id);
         let installed = moving.dir.install_future(copy, &from, (durable_end.min(log_end), log_start));
-        let is_moved = installed.map_err(AppendError::from).and_then(|()| log.take_place(&moving.copy, now));
+        let is_moved = installed.map_err(AppendError::from).and_then(|()| {
+            // It may have been taken offline meanwhile, before the copy was there to go with it.
+            let path = &self.places[moving.to].path;
+            match self.is_offline(moving.to) {
+                true => Err(StorageError::DirOffline { path: path.clone() }.into()),
+                false => log.take_place(&moving.copy, now),
+            }
+        });
         if let Err(error) = is_moved {
             moving.is_taken_back.store(true, Ordering::Release);
             if !moving.dir.take_back(copy, &from) {
@@ -763,6 +770,10 @@ impl DataDirs {
         }
         from.remove(log);
         moving.dir.put(log.clone());
+        if self.is_offline(moving.to) {
+            // Whoever took it offline may have found the copy there.
+            log.take_offline();
+        }
         self.placed.lock().insert(partition.clone(), moving.to);
         drop(held);
         switched();

@@ -922,3 +922,25 @@ fn the_end_of_a_move_leaves_a_later_partition_of_the_name_alone() {
     }
     assert!(met > 0, "at some step it is not busy yet");
 }
+
+#[test]
+fn a_log_that_moves_to_a_directory_which_is_taken_offline_stays_where_it_is() {
+    let mut stays = 0;
+    for steps in 0.. {
+        let HungMove { disk, dirs, log, mover } = HungMove::begin("/b", steps);
+        if mover.is_finished() {
+            break;
+        }
+        dirs.take_offline(1, &std::io::Error::other("it has failed"));
+        disk.revive_dir(Path::new("/b"));
+        mover.join().unwrap();
+        let is_left = log.path() == Path::new("/b/orders-0");
+        assert_eq!((log.is_offline(), log.is_open()), (is_left, !is_left), "after {steps} operations");
+        assert_eq!(dirs.place_of(&partition(0)), Some(usize::from(is_left)), "after {steps} operations");
+        if !is_left {
+            fill(&log, 1);
+            stays += 1;
+        }
+    }
+    assert!(stays > 0);
+}
