@@ -405,7 +405,8 @@ fn reassign(client: &mut TestClient, partitions: &[i32], replicas: &[i32]) {
 fn a_replica_that_comes_back_before_its_files_are_gone_waits_and_is_taken_anew() {
     let disks: Vec<FaultDisk> = (0..3).map(|_| FaultDisk::new()).collect();
     let as_disks = disks.iter().map(|disk| Arc::new(disk.clone()) as Arc<dyn Disk>).collect();
-    let settings = [TWO, "broker.heartbeat.interval.ms=300", "min.insync.replicas=1"];
+    let settings =
+        [TWO, "broker.heartbeat.interval.ms=300", "min.insync.replicas=1", "admin.listener=127.0.0.1:0"];
     let mut cluster = TestCluster::start_on(as_disks, &settings);
     let assignments =
         (0..6).map(|partition_index| CreatableReplicaAssignment { partition_index, broker_ids: vec![1, 2] });

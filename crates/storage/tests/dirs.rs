@@ -765,7 +765,7 @@ fn a_partition_that_is_to_go_is_not_served_from_its_old_files_when_it_comes_back
     });
     assert!(disk.wait_for_hang(|| remover.is_finished()));
     let again = dirs.open_log(&partition(3), topic_id(), config(), NOW, Arrival::Later);
-    assert!(matches!(again, Err(StorageError::Moving)), "{again:?}");
+    assert!(matches!(again, Err(StorageError::Moving)));
     assert!(dirs.is_busy(&partition(3)) && dirs.begin_removal(&partition(3)).is_none());
     disk.revive_dir(Path::new("/b/orders-1"));
     remover.join().unwrap();
