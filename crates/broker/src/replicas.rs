@@ -251,6 +251,9 @@ fn changed_topics(broker: &Broker, image: &Image, touched: &Touched) -> BTreeSet
     topics
 }
 
+/// A partition that is out of service, and its files, unless whoever looks after them removes them.
+type Gone = (Arc<Partition>, Option<Removal>);
+
 /// Takes partitions out of service that are no longer this broker's, and removes their logs.
 async fn remove_gone(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid>) {
     let hosted = broker.partitions.load_full();
@@ -277,7 +280,7 @@ async fn remove_gone(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid
             }
         }
         // By data directory: a disk that hangs delays no other.
-        let mut by_dir: BTreeMap<usize, Vec<(Arc<Partition>, Option<Removal>)>> = BTreeMap::new();
+        let mut by_dir: BTreeMap<usize, Vec<Gone>> = BTreeMap::new();
         for partition in gone {
             broker.moves.give_up(&partition.id);
             // All of them before the first disk is asked: one that comes back meanwhile is not served from files that are still
@@ -304,7 +307,7 @@ async fn remove_gone(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid
 }
 
 /// Removes the files of partitions that are out of service. Blocks.
-fn remove_logs(broker: &Broker, gone: Vec<(Arc<Partition>, Option<Removal>)>) {
+fn remove_logs(broker: &Broker, gone: Vec<Gone>) {
     for (partition, removal) in gone {
         let removed = removal.map_or(Ok(()), |removal| broker.data_dirs.finish_removal(removal));
         if let Err(error) = removed {
