@@ -16,6 +16,7 @@ use wire::ErrorCode;
 
 use crate::blocking;
 use crate::broker::{Broker, stopped};
+use crate::replicas;
 
 /// How often it is asked whether a disk has failed somewhere.
 const LOOK: Duration = Duration::from_millis(500);
@@ -86,6 +87,7 @@ fn give_up(broker: &Arc<Broker>, failed: usize) {
             partition.waiting.fail(ErrorCode::KAFKA_STORAGE_ERROR);
         }
     }
+    replicas::make_elsewhere(broker);
     if broker.data_dirs.is_of_no_use() {
         broker.has_no_disk.send_replace(true);
     }

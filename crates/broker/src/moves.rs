@@ -20,6 +20,7 @@ use crate::blocking;
 use crate::broker::{Broker, stopped};
 use crate::node::fresh_id;
 use crate::partition::Partition;
+use crate::replicas;
 
 /// Pieces of a log that are copied before it is another one's turn.
 const PIECES: usize = 8;
@@ -308,6 +309,8 @@ fn copy_on(broker: &Arc<Broker>, moving: &Moving) -> Result<Stepped, AppendError
         });
         // What was appended meanwhile is acknowledged now, wherever it lies.
         broker.flusher.enqueue(partition);
+        // It may have been to go meanwhile, and come back.
+        replicas::files_are_free(broker, &partition.id);
         return Ok(match finished? {
             Some(superseded) => Stepped::Done(superseded),
             None => Stepped::NotYet,

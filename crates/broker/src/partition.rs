@@ -649,9 +649,9 @@ impl Partition {
 
     // Whether it can be relied on.
 
-    /// Whether others should lead, and not count on this replica: its log is offline, or has rotted.
+    /// Whether others should lead, and not count on this replica: its log takes nothing any more, or has rotted.
     pub(crate) fn is_out_of_service(&self) -> bool {
-        self.log.is_offline() || self.has_rot()
+        !self.log.is_open() || self.has_rot()
     }
 
     /// Whether the log has rotted.

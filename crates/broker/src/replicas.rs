@@ -14,7 +14,7 @@ use client::Address;
 use parking_lot::Mutex;
 use state::metadata::{ConfigResource, Image, ResourceKind, Topic, TopicRules};
 use state::partition::Assignment;
-use storage::{Arrival, StorageError};
+use storage::{Arrival, Removal, StorageError};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use wire::{BrokerId, ErrorCode, PartitionId, TopicPartition, Uuid};
@@ -31,7 +31,8 @@ use crate::transactions::TRANSACTIONS_TOPIC;
 /// Failures that are remembered for whoever made the topic.
 const FAILURES_MAX: usize = 1_000;
 
-/// How long everything else waits for files of partitions that go. A name that comes back before they are gone is refused.
+/// How long everything else waits for files of partitions that go. A name that comes back before they are gone is refused, and a
+/// replica that comes back waits.
 const REMOVED_MAX: Duration = Duration::from_secs(60);
 /// The same where it is known that the disk does not answer.
 const REMOVED_FROM_SILENT_MAX: Duration = Duration::from_secs(1);
@@ -54,6 +55,8 @@ struct Unopened {
     is_damaged: bool,
     /// Whether it may lie in a data directory that cannot be read, or lies in two: it is not tried again before the next start.
     is_out_of_reach: bool,
+    /// Whether somebody looked after its files: it is tried again when that ends.
+    is_busy: bool,
 }
 
 impl Replicas {
@@ -98,6 +101,32 @@ impl Replicas {
             !goes
         });
         damaged
+    }
+
+    /// The topics of those with a name that wait for whoever looks after files of that name.
+    fn waiting_for(&self, partition: &TopicPartition) -> Vec<Uuid> {
+        let unopened = self.unopened.lock();
+        let waiting =
+            unopened.iter().filter(|(_, unopened)| unopened.is_busy && unopened.partition == *partition);
+        waiting.map(|((topic, _), _)| *topic).collect()
+    }
+
+    /// The topics of those that are in no directory yet.
+    fn unplaced(&self, broker: &Broker) -> BTreeSet<Uuid> {
+        let unopened = self.unopened.lock();
+        let is_unplaced = |unopened: &&Unopened| broker.data_dirs.place_of(&unopened.partition).is_none();
+        let unplaced = unopened.iter().filter(|(_, unopened)| is_unplaced(unopened));
+        unplaced.map(|((topic, _), _)| *topic).collect()
+    }
+
+    /// A replica is in service that may not have been before.
+    fn note_opened(&self, topic: Uuid, partition: PartitionId) {
+        let mut unopened = self.unopened.lock();
+        let was_unopened = unopened.remove(&(topic, partition)).is_some();
+        if was_unopened && !unopened.keys().any(|(other, _)| *other == topic) {
+            // Nobody who changes the topic later is to be told.
+            self.failures.lock().remove(&topic);
+        }
     }
 
     fn is_out_of_reach(&self, topic: Uuid, partition: PartitionId) -> bool {
@@ -153,6 +182,7 @@ pub(crate) fn set_aside_strays(broker: &Broker) {
                 // It is not served, and the next start tries again.
                 tracing::error!(%partition, %error, "a log of no topic could not be set aside");
             }
+            files_are_free(broker, partition);
         }
     }
 }
@@ -216,6 +246,9 @@ fn changed_topics(broker: &Broker, image: &Image, touched: &Touched) -> BTreeSet
     topics
 }
 
+/// A partition that is out of service, and its files, unless whoever looks after them removes them.
+type Gone = (Arc<Partition>, Option<Removal>);
+
 /// Takes partitions out of service that are no longer this broker's, and removes their logs.
 async fn remove_gone(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid>) {
     let hosted = broker.partitions.load_full();
@@ -242,14 +275,17 @@ async fn remove_gone(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid
             }
         }
         // By data directory: a disk that hangs delays no other.
-        let mut by_dir: BTreeMap<usize, Vec<Arc<Partition>>> = BTreeMap::new();
+        let mut by_dir: BTreeMap<usize, Vec<Gone>> = BTreeMap::new();
         for partition in gone {
             broker.moves.give_up(&partition.id);
-            by_dir.entry(partition.lane()).or_default().push(partition);
+            // All of them before the first disk is asked: one that comes back meanwhile is not served from files that are still
+            // to go.
+            let removal = broker.data_dirs.begin_removal(&partition.id);
+            by_dir.entry(partition.lane()).or_default().push((partition, removal));
         }
         let removing = by_dir.into_iter().map(|(at, gone)| {
             let deleter = Arc::clone(broker);
-            (at, blocking::start(move || remove_logs(&deleter, &gone)))
+            (at, blocking::start(move || remove_logs(&deleter, gone)))
         });
         for (at, removing) in removing.collect::<Vec<_>>() {
             let wait = if broker.data_dirs.is_silent(at) { REMOVED_FROM_SILENT_MAX } else { REMOVED_MAX };
@@ -266,13 +302,29 @@ async fn remove_gone(broker: &Arc<Broker>, image: &Image, topics: &BTreeSet<Uuid
 }
 
 /// Removes the files of partitions that are out of service. Blocks.
-fn remove_logs(broker: &Broker, gone: &[Arc<Partition>]) {
-    for partition in gone {
-        if let Err(error) = broker.data_dirs.delete_log(&partition.id) {
+fn remove_logs(broker: &Broker, gone: Vec<Gone>) {
+    for (partition, removal) in gone {
+        let removed = removal.map_or(Ok(()), |removal| broker.data_dirs.finish_removal(removal));
+        if let Err(error) = removed {
             // It is out of service all the same: the next start finds a log of no topic and sets it aside.
             tracing::error!(partition = %partition.id, %error, "a partition's files could not be removed");
         }
         partition.waiting.fail(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+        files_are_free(broker, &partition.id);
+    }
+}
+
+/// Nobody looks after the files of a partition's name any more: a replica that waits for that is opened.
+pub(crate) fn files_are_free(broker: &Broker, partition: &TopicPartition) {
+    for topic in broker.replicas.waiting_for(partition) {
+        broker.metadata.quorum().touch(topic);
+    }
+}
+
+/// A directory is offline: what could not be made there is made in another one.
+pub(crate) fn make_elsewhere(broker: &Broker) {
+    for topic in broker.replicas.unplaced(broker) {
+        broker.metadata.quorum().touch(topic);
     }
 }
 
@@ -310,7 +362,7 @@ async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uu
             // One rotten file must not keep all other partitions from being served.
             Ok::<_, std::convert::Infallible>(match opened {
                 Ok(opened) => {
-                    opener.replicas.unopened.lock().remove(&(*topic_id, partition.partition));
+                    opener.replicas.note_opened(*topic_id, partition.partition);
                     Some(opened)
                 }
                 Err((error, cause)) => {
@@ -324,12 +376,22 @@ async fn open_new(broker: &Arc<Broker>, image: &Arc<Image>, topics: &BTreeSet<Uu
                             cause,
                             Some(StorageError::DirOffline { .. } | StorageError::Undecided { .. })
                         );
-                    tracing::error!(
-                        %partition, %error,
-                        "the partition is not served here: restore its directory from a copy, or move its replica away"
-                    );
-                    let unopened = Unopened { partition: partition.clone(), is_damaged, is_out_of_reach };
+                    let is_busy = matches!(cause, Some(StorageError::Moving));
+                    if is_busy {
+                        tracing::warn!(%partition, "the partition is not served here before the files of its last one are gone");
+                    } else {
+                        tracing::error!(
+                            %partition, %error,
+                            "the partition is not served here: restore its directory from a copy, or move its replica away"
+                        );
+                    }
+                    let unopened =
+                        Unopened { partition: partition.clone(), is_damaged, is_out_of_reach, is_busy };
                     opener.replicas.note_failure(*topic_id, unopened, error);
+                    if is_busy && !opener.data_dirs.is_busy(partition) {
+                        // It has ended before this was noted.
+                        files_are_free(&opener, partition);
+                    }
                     None
                 }
             })

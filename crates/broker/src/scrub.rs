@@ -17,6 +17,7 @@ use wire::{PartitionId, Uuid};
 use crate::blocking;
 use crate::broker::{Broker, stopped};
 use crate::partition::Partition;
+use crate::replicas;
 
 /// How often a part is read.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -98,7 +99,7 @@ fn look(
     from: Option<ScrubPoint>,
     bytes_max: u64,
 ) -> (Option<ScrubPoint>, u64) {
-    if !partition.log.is_open() || partition.is_out_of_service() {
+    if partition.is_out_of_service() {
         return (None, 0);
     }
     match partition.log.scrub(from, bytes_max) {
@@ -141,6 +142,7 @@ fn repair(broker: &Broker) {
             }
             Err(error) => tracing::error!(%partition, %error, "a damaged log could not be set aside"),
         }
+        replicas::files_are_free(broker, &partition);
     }
     let hosted = broker.partitions.load_full();
     for partition in hosted.partitions().filter(|partition| partition.has_rot()) {

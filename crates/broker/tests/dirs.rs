@@ -13,11 +13,17 @@ use storage::Disk;
 use storage::fault::FaultDisk;
 use support::{TestBroker, TestClient, TestCluster, batch_of, wait_until};
 use wire::ErrorCode;
+use wire::messages::alter_partition_reassignments::{
+    AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
+};
 use wire::messages::alter_replica_log_dirs::{
     AlterReplicaLogDir, AlterReplicaLogDirTopic, AlterReplicaLogDirsRequest,
 };
 use wire::messages::create_topics::{CreatableReplicaAssignment, CreatableTopic, CreateTopicsRequest};
 use wire::messages::describe_log_dirs::{DescribeLogDirsRequest, DescribeLogDirsResult};
+use wire::messages::describe_topic_partitions::{
+    DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponsePartition, TopicRequest,
+};
 use wire::records::Batches;
 
 const TWO: &str = "log.dirs=/a,/b";
@@ -372,4 +378,75 @@ fn a_broker_whose_metadata_disk_was_replaced_says_what_to_do_and_touches_nothing
     cluster.open(vec![1]);
     cluster.wait_for_partition(1, "t", |partition| partition.leader_id == 1);
     assert_eq!(values(&mut cluster.client(1), 0), [(0, "kept".to_owned())]);
+}
+
+/// A partition of topic `t` as a broker tells of it.
+fn state_of(cluster: &TestCluster, id: i32, index: i32) -> Option<DescribeTopicPartitionsResponsePartition> {
+    let topics = vec![TopicRequest { name: "t".into() }];
+    let request =
+        DescribeTopicPartitionsRequest { topics, response_partition_limit: 100, ..Default::default() };
+    let topic = cluster.client(id).ask(request).topics.pop()?;
+    topic.partitions.into_iter().find(|partition| partition.partition_index == index)
+}
+
+/// Has these brokers hold these partitions of topic `t`.
+fn reassign(client: &mut TestClient, partitions: &[i32], replicas: &[i32]) {
+    let partitions = partitions.iter();
+    let partitions = partitions
+        .map(|index| ReassignablePartition { partition_index: *index, replicas: Some(replicas.to_vec()) });
+    let topic = ReassignableTopic { name: "t".into(), partitions: partitions.collect() };
+    let request =
+        AlterPartitionReassignmentsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    let answer = client.ask(request);
+    assert!(answer.responses[0].partitions.iter().all(|partition| partition.error_code == ErrorCode::NONE));
+}
+
+#[test]
+fn a_replica_that_comes_back_before_its_files_are_gone_waits_and_is_taken_anew() {
+    let disks: Vec<FaultDisk> = (0..3).map(|_| FaultDisk::new()).collect();
+    let as_disks = disks.iter().map(|disk| Arc::new(disk.clone()) as Arc<dyn Disk>).collect();
+    let settings =
+        [TWO, "broker.heartbeat.interval.ms=300", "min.insync.replicas=1", "admin.listener=127.0.0.1:0"];
+    let mut cluster = TestCluster::start_on(as_disks, &settings);
+    let assignments =
+        (0..6).map(|partition_index| CreatableReplicaAssignment { partition_index, broker_ids: vec![1, 2] });
+    let topic = CreatableTopic {
+        name: "t".into(),
+        assignments: assignments.collect(),
+        num_partitions: -1,
+        replication_factor: -1,
+        ..Default::default()
+    };
+    let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    assert_eq!(cluster.client(1).ask(request).topics[0].error_code, ErrorCode::NONE);
+    let is_in_sync = |cluster: &TestCluster, index: i32| {
+        state_of(cluster, 1, index).is_some_and(|state| state.isr_nodes.contains(&2))
+    };
+    wait_until(|| (0..6).all(|index| is_in_sync(&cluster, index)));
+    let (disk, held) = (&disks[1], placement(&mut cluster.client(2)));
+    let [first, second, failing] = [0, 1, 2].map(|at| held["/b"][at].0);
+    assert!(first < second, "they are removed in this order");
+    assert_eq!(cluster.client(1).append("t", second, record("one")), 0);
+    // The disk of broker 2 does not answer, which shows when one log there fails.
+    disk.hang_dir(Path::new("/b/.probe.tmp"));
+    disk.kill_dir(&Path::new("/b").join(format!("t-{failing}")));
+    cluster.client(1).append("t", failing, record("without it"));
+    wait_until(|| cluster.metrics(2).contains("\nottla_silent_log_directories 1"));
+
+    // Two replicas leave, and the disk hangs at the first; the second one comes back.
+    let hangs = Path::new("/b").join(format!("t-{first}"));
+    disk.hang_dir(&hangs);
+    reassign(&mut cluster.client(1), &[first, second], &[1]);
+    wait_until(|| !placement(&mut cluster.client(2)).values().flatten().any(|(index, _)| *index == second));
+    reassign(&mut cluster.client(1), &[second], &[1, 2]);
+    wait_until(|| cluster.client(2).fetch("t", second, 0) == Err(ErrorCode::KAFKA_STORAGE_ERROR));
+    assert!(!is_in_sync(&cluster, second));
+    disk.revive_dir(&hangs);
+    disk.revive_dir(Path::new("/b/.probe.tmp"));
+    wait_until(|| is_in_sync(&cluster, second));
+    cluster.client(1).append("t", second, record("two"));
+    cluster.stop(1);
+    wait_until(|| state_of(&cluster, 3, second).is_some_and(|state| state.leader_id == 2));
+    let expected = [(0, "one".to_owned()), (1, "two".to_owned())];
+    assert_eq!(values(&mut cluster.client(2), second), expected);
 }

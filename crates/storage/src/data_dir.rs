@@ -199,7 +199,7 @@ impl DataDir {
                 Ok(self.logs.lock().entry(partition.clone()).or_insert(Arc::new(log)).clone())
             }
             Err(error) => {
-                if matches!(error, StorageError::Disk { .. }) {
+                if matches!(error, StorageError::Disk { .. } | StorageError::HalfMade(_)) {
                     self.checkpoints.suspect();
                 }
                 self.refused.lock().insert(partition.clone());

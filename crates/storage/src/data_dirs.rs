@@ -403,11 +403,21 @@ impl DataDirs {
         arrival: Arrival,
     ) -> Result<Arc<Log>, StorageError> {
         self.check_decided(partition, topic_id)?;
-        let place = &self.places[self.place(partition, arrival)?];
-        let Some(dir) = place.online() else {
-            return Err(StorageError::DirOffline { path: place.path.clone() });
+        let (at, is_new) = self.place(partition, arrival)?;
+        let place = &self.places[at];
+        let opened = match place.online() {
+            Some(dir) => dir.open_log(partition, topic_id, config, now),
+            None => Err(StorageError::DirOffline { path: place.path.clone() }),
         };
-        dir.open_log(partition, topic_id, config, now)
+        if let (Err(error), true, Some(dir)) = (&opened, is_new, &place.dir)
+            && !matches!(error, StorageError::HalfMade(_))
+            && !dir.holds(partition)
+        {
+            // Nothing of it is there: it may be made somewhere else the next time.
+            dir.forget(partition);
+            self.placed.lock().remove(partition);
+        }
+        opened
     }
 
     fn check_decided(&self, partition: &TopicPartition, topic_id: Uuid) -> Result<(), StorageError> {
@@ -422,14 +432,14 @@ impl DataDirs {
         }
     }
 
-    /// Where a partition is or goes.
-    fn place(&self, partition: &TopicPartition, arrival: Arrival) -> Result<usize, StorageError> {
+    /// Where a partition is or goes, and whether it was nowhere before.
+    fn place(&self, partition: &TopicPartition, arrival: Arrival) -> Result<(usize, bool), StorageError> {
         if self.busy.lock().contains_key(partition) {
             return Err(StorageError::Moving);
         }
         let mut placed = self.placed.lock();
         if let Some(at) = placed.get(partition) {
-            return Ok(*at);
+            return Ok((*at, false));
         }
         let unread = self.places.iter().find(|place| place.takes_partitions && place.dir.is_none());
         if let (Arrival::AtStart, Some(unread)) = (arrival, unread) {
@@ -446,7 +456,7 @@ impl DataDirs {
             return Err(StorageError::DirOffline { path: self.places[self.metadata_at].path.clone() });
         };
         placed.insert(partition.clone(), at);
-        Ok(at)
+        Ok((at, true))
     }
 
     /// Opens the metadata's log, in the directory that is its own.
@@ -501,20 +511,38 @@ impl DataDirs {
         }
     }
 
+    /// Whether somebody looks after a partition's files: until that ends it is not opened.
+    pub fn is_busy(&self, partition: &TopicPartition) -> bool {
+        self.busy.lock().contains_key(partition)
+    }
+
     /// Takes a partition out of service and removes it: at once, or when the move ends in which it is.
     pub fn delete_log(&self, partition: &TopicPartition) -> Result<(), StorageError> {
+        self.begin_removal(partition).map_or(Ok(()), |removal| self.finish_removal(removal))
+    }
+
+    /// The first half of it, in memory alone: from here on the partition is not opened until its files are gone. `None` where
+    /// whoever looks after them already removes them afterwards.
+    pub fn begin_removal(&self, partition: &TopicPartition) -> Option<Removal> {
         match self.busy.lock().entry(partition.clone()) {
             Entry::Occupied(mut busy) => {
                 *busy.get_mut() = true;
                 // While it is busy: afterwards there may be another one of its name.
                 let dir = self.place_of(partition).and_then(|at| self.places[at].dir.as_ref());
                 dir.and_then(|dir| dir.log(partition)).inspect(|log| log.leave());
-                return Ok(());
+                None
             }
-            Entry::Vacant(free) => free.insert(false),
-        };
-        let removed = self.remove(partition);
-        self.end(partition);
+            Entry::Vacant(free) => {
+                free.insert(false);
+                Some(Removal(partition.clone()))
+            }
+        }
+    }
+
+    /// The second half. Blocks, for as long as the disk wants to.
+    pub fn finish_removal(&self, Removal(partition): Removal) -> Result<(), StorageError> {
+        let removed = self.remove(&partition);
+        self.end(&partition);
         removed
     }
 
@@ -715,22 +743,37 @@ impl DataDirs {
         let Some(from) = from.filter(|_| !self.is_offline(moving.to)).cloned() else {
             return Err(StorageError::Offline.into());
         };
+        // It may have gone, and another one come by its name, before its files were this move's alone.
+        if from.log(partition).is_none_or(|placed| !Arc::ptr_eq(&placed, log)) {
+            return Err(StorageError::Closed.into());
+        }
         let durable_end = moving.copy.flushed_end();
         moving.dir.make_room(partition, durable_end, log.log_start())?;
         let left = log.log_dir();
         let Some((held, log_end, log_start)) = log.hold(&moving.copy, now)? else { return Ok(None) };
         let copy = (&moving.copy, moving.id);
         let installed = moving.dir.install_future(copy, &from, (durable_end.min(log_end), log_start));
-        let is_moved = installed.map_err(AppendError::from).and_then(|()| log.take_place(&moving.copy, now));
+        let is_moved = installed.map_err(AppendError::from).and_then(|()| {
+            // It may have been taken offline meanwhile, before the copy was there to go with it.
+            let path = &self.places[moving.to].path;
+            match self.is_offline(moving.to) {
+                true => Err(StorageError::DirOffline { path: path.clone() }.into()),
+                false => log.take_place(&moving.copy, now),
+            }
+        });
         if let Err(error) = is_moved {
             moving.is_taken_back.store(true, Ordering::Release);
             if !moving.dir.take_back(copy, &from) {
-                log.fail_over();
+                log.fail_over(held);
             }
             return Err(error);
         }
         from.remove(log);
         moving.dir.put(log.clone());
+        if self.is_offline(moving.to) {
+            // Whoever took it offline may have found the copy there.
+            log.take_offline();
+        }
         self.placed.lock().insert(partition.clone(), moving.to);
         drop(held);
         switched();
@@ -761,6 +804,11 @@ fn tell_offline(path: &Path, error: &str) {
          broker again, or take the directory out of log.dirs to have its partitions copied from other brokers"
     );
 }
+
+/// A partition whose files are about to go. It is not opened before they are gone.
+#[derive(Debug)]
+#[must_use]
+pub struct Removal(TopicPartition);
 
 /// A partition on its way to another directory.
 #[derive(Debug)]

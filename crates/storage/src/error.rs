@@ -45,6 +45,9 @@ pub enum StorageError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A log could not be made, for this reason, and some of it may be left.
+    #[error("{0}; what there is of the log could not be removed")]
+    HalfMade(Box<StorageError>),
     /// The data directory that holds the partition, or may hold it, is offline.
     #[error("data directory {path} is offline")]
     DirOffline {

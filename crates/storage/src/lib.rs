@@ -35,7 +35,7 @@ mod data_dirs;
 
 pub use config::{Cleanup, CompressionType, LogConfig, TimestampType};
 pub use data_dir::{DataDir, DataDirOptions, FoundLog};
-pub use data_dirs::{Arrival, DataDirs, DataDirsOptions, DirState, Move, Superseded};
+pub use data_dirs::{Arrival, DataDirs, DataDirsOptions, DirState, Move, Removal, Superseded};
 pub use disk::{
     DirEntry, Disk, DiskFile, DiskLock, OpenMode, read_small_if_exists, remove_if_exists, replace_file,
 };

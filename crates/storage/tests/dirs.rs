@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Make, Rng, as_leader, make, read_bytes, topic_id};
-use storage::fault::FaultDisk;
+use storage::fault::{Fault, FaultDisk};
 use storage::{
     Arrival, Clean, Cleanup, DataDirError, DataDirs, DataDirsOptions, Disk, Log, LogConfig, Move,
     StorageError,
@@ -745,4 +745,202 @@ fn a_checkpoint_that_hangs_keeps_no_log_of_its_directory_from_being_found_or_for
     assert!(!logs[1].is_open() && logs[3].is_offline() && logs[0].is_open());
     disk.revive_dir(Path::new("/b"));
     let _ = checkpoint.join().unwrap();
+}
+
+#[test]
+fn a_partition_that_is_to_go_is_not_served_from_its_old_files_when_it_comes_back() {
+    let disk = FaultDisk::new();
+    let dirs = Arc::new(open(&disk, &["/a", "/b"]));
+    let logs = [1, 3].map(|index| {
+        dirs.prefer(&partition(index), 1);
+        open_log(&dirs, index)
+    });
+    logs.iter().for_each(|log| fill(log, 3));
+    // The disk hangs at the first of two that go together.
+    disk.hang_dir(Path::new("/b/orders-1"));
+    let removals = [1, 3].map(|index| dirs.begin_removal(&partition(index)).expect("nobody else has it"));
+    let of_remover = Arc::clone(&dirs);
+    let remover = std::thread::spawn(move || {
+        removals.into_iter().for_each(|removal| of_remover.finish_removal(removal).expect("it is removed"));
+    });
+    assert!(disk.wait_for_hang(|| remover.is_finished()));
+    let again = dirs.open_log(&partition(3), topic_id(), config(), NOW, Arrival::Later);
+    assert!(matches!(again, Err(StorageError::Moving)));
+    assert!(dirs.is_busy(&partition(3)) && dirs.begin_removal(&partition(3)).is_none());
+    disk.revive_dir(Path::new("/b/orders-1"));
+    remover.join().unwrap();
+    assert!(!dirs.is_busy(&partition(3)) && logs.iter().all(|log| !log.is_open()));
+    assert_eq!(names(&disk, "/b"), Vec::<&str>::new());
+    let log = open_log(&dirs, 3);
+    assert_eq!(log.log_end(), Offset(0));
+    fill(&log, 2);
+}
+
+#[test]
+fn a_log_that_may_be_the_wrong_one_after_a_move_acknowledges_nothing_more() {
+    let mut failed = 0;
+    for steps in 0..80 {
+        let HungMove { disk, dirs, log, mover } = HungMove::begin("/b", steps);
+        let is_held = || log.flush().expect("it is asked for") < log.log_end();
+        if mover.is_finished() || log.path() != Path::new("/a/orders-0") {
+            disk.revive_dir(Path::new("/b"));
+            continue;
+        }
+        append(&log, make(&["while it hangs"])).expect("it is appended");
+        if is_held() {
+            let acknowledged = log.written_end();
+            assert!(acknowledged < log.log_end());
+            // Neither can the move end, nor can the directory that the partition leaves say so.
+            disk.kill_dir(Path::new("/a"));
+            dirs.take_offline(1, &std::io::Error::other("it has failed"));
+            disk.revive_dir(Path::new("/b"));
+            assert!(!mover.join().unwrap(), "after {steps} operations");
+            assert!(log.is_offline() && log.flush().is_err(), "after {steps} operations");
+            assert_eq!(log.written_end(), acknowledged, "after {steps} operations");
+            failed += 1;
+        } else {
+            disk.revive_dir(Path::new("/b"));
+            mover.join().unwrap();
+        }
+    }
+    assert!(failed > 0, "at some step nobody knows");
+}
+
+#[test]
+fn while_retention_hangs_where_a_partition_leaves_the_directory_that_it_goes_to_goes_on() {
+    let disk = FaultDisk::new();
+    let dirs = Arc::new(open(&disk, &["/a", "/b"]));
+    for index in 0..2 {
+        fill(&open_log(&dirs, index), 60);
+    }
+    let log = open_log(&dirs, 0);
+    let moving = begin(&dirs, &log, 1);
+    while moving.copy_on(NOW).expect("it is copied").is_some() {}
+    disk.hang_dir(Path::new("/a/orders-0/00000000000000000000.log"));
+    let of_cleaner = Arc::clone(&log);
+    let cleaner = std::thread::spawn(move || of_cleaner.advance_log_start(Offset(40)));
+    assert!(disk.wait_for_hang(|| cleaner.is_finished()));
+    let of_mover = Arc::clone(&dirs);
+    let mover = std::thread::spawn(move || finish(&of_mover, &moving));
+    while holders(&disk, &["/b"], "orders-0").is_empty() {
+        assert!(!mover.is_finished(), "it waits for retention");
+        std::thread::yield_now();
+    }
+    for _ in 0..20 {
+        let of_checkpoint = Arc::clone(&dirs);
+        at_once("a checkpoint", move || {
+            of_checkpoint.checkpoint(1, NOW).expect("recovery points are written")
+        });
+    }
+    disk.revive_dir(Path::new("/a/orders-0/00000000000000000000.log"));
+    cleaner.join().unwrap().expect("the log begins later");
+    assert!(mover.join().unwrap());
+    assert_eq!((log.path().as_path(), log.log_start()), (Path::new("/b/orders-0"), Offset(40)));
+    fill(&log, 1);
+}
+
+#[test]
+fn a_partition_that_a_dying_disk_could_not_make_is_made_on_another_one() {
+    let (mut elsewhere, mut half_made) = (0, 0);
+    for steps in 0.. {
+        let disk = FaultDisk::new();
+        let dirs = open(&disk, &["/a", "/b"]);
+        dirs.prefer(&partition(7), 1);
+        disk.kill_dir_after(Path::new("/b"), disk.operations() + steps);
+        if dirs.open_log(&partition(7), topic_id(), config(), NOW, Arrival::Later).is_ok() {
+            break;
+        }
+        let is_nowhere = dirs.place_of(&partition(7)).is_none();
+        assert_eq!(look_after(&dirs), [1]);
+        let again = dirs.open_log(&partition(7), topic_id(), config(), NOW, Arrival::Later);
+        if is_nowhere {
+            fill(&again.expect("it is made on the other disk"), 3);
+            elsewhere += 1;
+        } else {
+            // It may lie there.
+            assert!(matches!(again, Err(StorageError::DirOffline { .. })), "{again:?}");
+            half_made += 1;
+        }
+        drop(dirs);
+        disk.crash(&mut |bound: u64| u64::from(bound > 1));
+        disk.revive_dir(Path::new("/b"));
+        let dirs = open(&disk, &["/a", "/b"]);
+        assert_eq!(open_log(&dirs, 7).log_end(), Offset(if is_nowhere { 3 } else { 0 }), "{steps}");
+    }
+    assert!(elsewhere > 0 && half_made > 0, "{elsewhere}, {half_made}");
+}
+
+#[test]
+fn a_partition_that_could_not_be_made_leaves_nothing() {
+    let disk = FaultDisk::new();
+    let dirs = open(&disk, &["/a", "/b"]);
+    dirs.prefer(&partition(7), 1);
+    disk.inject(Fault::NoSpace);
+    dirs.open_log(&partition(7), topic_id(), config(), NOW, Arrival::Later).expect_err("the disk is full");
+    assert_eq!((dirs.place_of(&partition(7)), names(&disk, "/b")), (None, vec![]));
+    fill(&open_log(&dirs, 7), 1);
+    assert_eq!(dirs.place_of(&partition(7)), Some(0));
+    // Nothing unopened is left that would keep the stop from being clean.
+    dirs.close(NOW, 3).expect("everything is closed");
+    drop(dirs);
+    assert_eq!(open(&disk, &["/a", "/b"]).last_broker_epoch(), 3);
+}
+
+#[test]
+fn the_end_of_a_move_leaves_a_later_partition_of_the_name_alone() {
+    let mut met = 0;
+    for steps in 0..40 {
+        let disk = FaultDisk::new();
+        let dirs = Arc::new(open(&disk, &["/a", "/b"]));
+        let log = open_log(&dirs, 0);
+        fill(&log, 30);
+        let moving = begin(&dirs, &log, 1);
+        while moving.copy_on(NOW).expect("it is copied").is_some() {}
+        let copy = names(&disk, "/b").into_iter().find(|name| name.ends_with("-future")).expect("a copy");
+        let copy = Path::new("/b").join(copy);
+        disk.hang_dir_after(&copy, disk.operations() + steps);
+        let of_mover = Arc::clone(&dirs);
+        let mover = std::thread::spawn(move || finish(&of_mover, &moving));
+        if !disk.wait_for_hang(|| mover.is_finished()) || dirs.is_busy(&partition(0)) {
+            disk.revive_dir(&copy);
+            mover.join().unwrap();
+            continue;
+        }
+        // It is deleted and made anew, where the copy would go to.
+        dirs.delete_log(&partition(0)).expect("it is deleted");
+        dirs.prefer(&partition(0), 1);
+        let later = open_log(&dirs, 0);
+        fill(&later, 2);
+        disk.revive_dir(&copy);
+        assert!(!mover.join().unwrap(), "after {steps} operations");
+        assert_eq!(holders(&disk, &["/a", "/b"], "orders-0"), ["/b"], "after {steps} operations");
+        fill(&later, 1);
+        drop((log, later, dirs));
+        disk.crash(&mut |_: u64| 0);
+        assert_eq!(open_log(&open(&disk, &["/a", "/b"]), 0).log_end(), Offset(3));
+        met += 1;
+    }
+    assert!(met > 0, "at some step it is not busy yet");
+}
+
+#[test]
+fn a_log_that_moves_to_a_directory_which_is_taken_offline_stays_where_it_is() {
+    let mut stays = 0;
+    for steps in 0.. {
+        let HungMove { disk, dirs, log, mover } = HungMove::begin("/b", steps);
+        if mover.is_finished() {
+            break;
+        }
+        dirs.take_offline(1, &std::io::Error::other("it has failed"));
+        disk.revive_dir(Path::new("/b"));
+        mover.join().unwrap();
+        let is_left = log.path() == Path::new("/b/orders-0");
+        assert_eq!((log.is_offline(), log.is_open()), (is_left, !is_left), "after {steps} operations");
+        assert_eq!(dirs.place_of(&partition(0)), Some(usize::from(is_left)), "after {steps} operations");
+        if !is_left {
+            fill(&log, 1);
+            stays += 1;
+        }
+    }
+    assert!(stays > 0);
 }

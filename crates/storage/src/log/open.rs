@@ -21,7 +21,10 @@ use super::{Appender, Home, Log, OPEN, View, append::marker_of};
 use crate::{
     checkpoint::Checkpoints,
     config::LogConfig,
-    disk::{DirEntry, Disk, OpenMode, read_exact_at, read_small, read_small_if_exists, write_all_at},
+    disk::{
+        DirEntry, Disk, OpenMode, read_exact_at, read_small, read_small_if_exists, remove_if_exists,
+        write_all_at,
+    },
     epochs::Epochs,
     error::StorageError,
     header::{HEADER_BYTES, crc_matches},
@@ -79,7 +82,12 @@ impl Log {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 opening.checkpoints.forget_before_create(opening.partition)?;
                 opening.disk.create_dir(&dir.path()).map_err(StorageError::disk(&dir.path()))?;
-                recover(opening, dir, Found::default())
+                let (disk, root, path) = (opening.disk.clone(), opening.root.clone(), dir.path());
+                recover(opening, dir, Found::default()).map_err(|error| {
+                    // It has held nothing. Where it is made the next time may be somewhere else.
+                    let gone = remove_if_exists(&*disk, &path).and_then(|()| disk.sync_dir(&root));
+                    if gone.is_ok() { error } else { StorageError::HalfMade(Box::new(error)) }
+                })
             }
             Err(e) => Err(StorageError::disk(&dir.path())(e)),
         }

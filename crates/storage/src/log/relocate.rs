@@ -251,10 +251,15 @@ impl Log {
             if self.copy_to(copy, now)? != Copied::All {
                 continue;
             }
-            // The copy's own first: a checkpoint of its directory may be under way.
-            let _copy_turn = copy.flush_turn.lock();
+            // Retention may have the one while the disk here hangs, and a checkpoint the other while the disk there does: neither
+            // is waited for by whoever has the other.
+            let maintenance = self.interrupt_cleaning();
+            let Some(_copy_turn) = copy.flush_turn.try_lock() else {
+                drop(maintenance);
+                drop(copy.flush_turn.lock());
+                continue;
+            };
             copy.check_open()?;
-            let _maintenance = self.interrupt_cleaning();
             let mut appender = self.appender.lock();
             self.check_open()?;
             if self.is_equal(copy) {
@@ -299,8 +304,10 @@ impl Log {
         self.dir()
     }
 
-    /// Takes the log out of service if another copy of it may have been given its place on disk.
-    pub(crate) fn fail_over(&self) {
+    /// Takes the log out of service if another copy of it may have been given its place on disk. It stays held for good: whoever
+    /// found it open just before acknowledges nothing that the copy may lack.
+    pub(crate) fn fail_over(&self, held: Held<'_>) {
+        std::mem::forget(held);
         self.take_offline();
         tracing::error!(partition = %self.partition, "the log goes offline: its disk cannot say that it is still the right one");
     }
