@@ -500,15 +500,17 @@ pub(crate) async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
             () = sleep(WATCH_INTERVAL) => {}
         }
         let status = broker.metadata.quorum().status();
+        let image = broker.metadata.image();
+        if status.voters.contains(&broker.node_id) {
+            watched.follow(&broker, &image);
+        }
         if !status.is_active {
             balanced = Instant::now();
             continue;
         }
-        let image = broker.metadata.image();
         if image.config(&ConfigResource::cluster_default(), MIN_ISR_KEY).is_none() {
             settle_min_isr(&broker).await;
         }
-        watched.follow(&broker, &image);
         for id in broker.controller.silent(&image, status.term, broker.session_timeout()) {
             fence(&broker, id, "a broker fell silent and is fenced").await;
         }
@@ -521,7 +523,9 @@ pub(crate) async fn run(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
 }
 
 /// Connections that are held to notice at once when a broker's process ends: the kernel closes them then, and refuses the
-/// next. A machine that dies says nothing; that is what sessions are for.
+/// next. A machine that dies says nothing; that is what sessions are for. Nor is it enough that one refuses who was never
+/// reached: between it and us may be something that refuses in its name, while it goes on answering for what it led. So each
+/// voter holds them, whoever may be the next controller.
 #[derive(Default)]
 struct Watched {
     tasks: BTreeMap<(BrokerId, i64), JoinHandle<()>>,
@@ -551,16 +555,21 @@ async fn watch_process(broker: Arc<Broker>, key: (BrokerId, i64)) {
     let mut link = broker.metadata.quorum().peers().reach().link();
     let is_watched = || {
         let image = broker.metadata.image();
-        let is_counted_in = image.broker(id).is_some_and(|known| known.epoch == epoch && !known.fenced);
-        is_counted_in && broker.metadata.quorum().is_active_controller()
+        image.broker(id).is_some_and(|known| known.epoch == epoch && !known.fenced)
     };
+    let mut was_reached = false;
     while is_watched() {
         let Some(address) = broker.metadata.quorum().peers().address_of(id) else { return };
         match link.to(&address).await {
             Ok(connection) => {
+                was_reached = true;
                 let _ = timeout(WATCH_LOOK, connection.closed()).await;
             }
-            Err(client::Error::Connect { source, .. }) if source.kind() == ErrorKind::ConnectionRefused => {
+            Err(client::Error::Connect { source, .. })
+                if source.kind() == ErrorKind::ConnectionRefused
+                    && was_reached
+                    && broker.metadata.quorum().is_active_controller() =>
+            {
                 broker.controller.sessions.lock().refused.insert(key);
                 fence(&broker, id, "a broker's process has ended, and it is fenced").await;
                 return;
