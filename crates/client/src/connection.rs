@@ -247,7 +247,15 @@ impl Connection {
             let permit = self.permit().await?;
             self.enqueue(Outgoing { frame, pending: None, _in_flight: Some(permit) }).await
         };
-        timeout_at(deadline, send).await.unwrap_or_else(|_| Err(self.timed_out(C::API, begun)))
+        timeout_at(deadline, send).await.unwrap_or_else(|_| {
+            self.close("a request could not be written in time");
+            Err(self.timed_out(C::API, begun))
+        })
+    }
+
+    /// Ends the connection: who waits for an answer hears why.
+    pub(crate) fn close(&self, reason: &'static str) {
+        self.inner.shared.close(reason);
     }
 
     /// Sends a request in a version that the caller knows the other side to speak, and waits for its answer until the
@@ -466,8 +474,11 @@ impl Task {
             let Some(pending) = self.shared.pending().remove(&correlation_id) else {
                 return Err(invalid(format!("an answer to request {correlation_id}, which nobody sent")));
             };
+            let Pending { reply, _in_flight: permit } = pending;
+            // Whoever is answered may send the next one.
+            drop(permit);
             // A caller that gave up no longer listens.
-            let _ = pending.reply.send(Ok(frame));
+            let _ = reply.send(Ok(frame));
             self.touch();
         }
     }

@@ -140,10 +140,16 @@ impl Accumulator {
         topic.version = version;
         topic.partitions = topic.partitions.max(known.partitions.len() as u32);
         topic.queues.resize(topic.partitions as usize, None);
-        let led = known.partitions.iter().filter(|partition| partition.leader.is_some());
+        // An answer may leave partitions out, and name some that cannot be.
+        let there = |partition: &&metadata::Partition| (0..topic.partitions as i32).contains(&partition.id.0);
+        let there: Vec<_> = known.partitions.iter().filter(there).collect();
+        let led = there.iter().filter(|partition| partition.leader.is_some());
         topic.available = led.map(|partition| partition.id).collect();
         if topic.available.is_empty() {
-            topic.available = known.partitions.iter().map(|partition| partition.id).collect();
+            topic.available = there.iter().map(|partition| partition.id).collect();
+        }
+        if topic.available.is_empty() {
+            topic.available = (0..topic.partitions as i32).map(PartitionId).collect();
         }
     }
 

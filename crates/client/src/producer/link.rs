@@ -82,7 +82,12 @@ pub(super) async fn run(
             () = connection.closed(), if waiting.is_empty() => break,
             else => break,
         };
+        let is_lost = matches!(landing, Landing::Unanswered(_));
         report(Event::Landed { broker, parts, landing }).await;
+        if is_lost {
+            // The next try is another connection's: on this one nobody knows what is still to come.
+            connection.close("a batch was not answered");
+        }
     }
     requests.close();
     while let Some(Outgoing { parts, .. }) = requests.recv().await {

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use wire::{Millis, Offset, TopicPartition};
 
 use crate::cluster::Cluster;
@@ -166,6 +166,7 @@ impl Producer {
     /// [`Error::Timeout`] when something is left then: its handles say [`Error::Closed`]. What aborting an open
     /// transaction ended with.
     pub async fn close(mut self, within: Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + within;
         let outcome = self.wind_up(within).await;
         {
             let mut accumulator = self.shared.lock();
@@ -174,11 +175,11 @@ impl Producer {
         }
         self.shared.wake.notify_one();
         if outcome.is_ok() {
-            // It ends by itself; it can only fail by a bug, which has been reported by then.
-            drop((&mut self.task).await);
-        } else {
-            self.task.abort();
+            // It ends by itself when the last request is answered, whose records have their outcome already; it can only fail
+            // by a bug, which has been reported by then.
+            drop(timeout_at(deadline, &mut self.task).await);
         }
+        self.task.abort();
         outcome
     }
 }

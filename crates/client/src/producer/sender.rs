@@ -32,6 +32,8 @@ use crate::metadata::Leader;
 const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Events that wait for the task. Whoever reports waits.
 const EVENTS_MAX: usize = 64;
+/// Before anything is looked at again.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
 
 /// What the sending task is told.
 pub(super) enum Event {
@@ -130,6 +132,10 @@ impl Sender {
             while let Some(at) = accumulator.next_due(now) {
                 if let Some(error) = accumulator.queues[at].expire(now, &accumulator.rules) {
                     accumulator.fail_transaction(error, now);
+                    // Nothing of a transaction that has failed leaves any more: they are looked at again.
+                    for ready in std::mem::take(&mut ready).into_values().flatten() {
+                        accumulator.reschedule(ready, now);
+                    }
                 }
                 if accumulator.queues[at].wish(now, &accumulator.rules) != Wish::Send {
                     accumulator.reschedule(at, now);
@@ -266,7 +272,8 @@ impl Sender {
     fn pause(&self, tries: u32) -> Duration {
         let options = self.cluster.options();
         let pause = exponential(options.retry_backoff, options.retry_backoff_max, tries);
-        jittered(pause, self.cluster.environment().random())
+        // A queue that is to be looked at again at once is looked at for ever.
+        jittered(pause, self.cluster.environment().random()).max(PAUSE_MIN)
     }
 
     // What is asked for beside.
@@ -559,6 +566,10 @@ impl Sender {
         if accumulator.transactions.as_ref().is_some_and(|transactions| !transactions.is_sending()) {
             return Verdict::GiveUp(Error::Aborted { cause: None });
         }
+        if error.code() == Some(ErrorCode::CONCURRENT_TRANSACTIONS) {
+            // The last transaction is being ended, which is no failure of this batch.
+            return Verdict::Again(Some(now + self.pause(0).min(CONCURRENT_PAUSE_MAX)));
+        }
         if batch.tries > options.retries {
             return Verdict::GiveUp(error);
         }
@@ -573,8 +584,9 @@ impl Sender {
             {
                 return Verdict::OutOfStep;
             }
-            Some(ErrorCode::CONCURRENT_TRANSACTIONS) => {
-                return Verdict::Again(Some(now + self.pause(0).min(CONCURRENT_PAUSE_MAX)));
+            // It is numbered anew when the first in line is.
+            Some(ErrorCode::UNKNOWN_PRODUCER_ID) if is_numbered && !is_first && !in_transaction => {
+                return Verdict::Again(None);
             }
             _ => {}
         }

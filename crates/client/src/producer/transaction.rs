@@ -264,6 +264,8 @@ impl Transaction<'_> {
     /// the coordinator does not confirm within `default.api.timeout.ms`: the commit may have happened, and is asked for
     /// again before the next transaction begins.
     pub async fn commit(mut self) -> Result<(), Error> {
+        let _turn = self.producer.turn.lock().await;
+        // From here on it is being committed, also by whoever comes next if this future is dropped.
         self.is_over = true;
         self.producer.commit().await
     }
@@ -369,8 +371,8 @@ impl Producer {
         }
     }
 
+    /// Whoever calls it has the turn.
     async fn commit(&self) -> Result<(), Error> {
-        let _turn = self.turn.lock().await;
         if let Some(transactions) = &mut self.shared.lock().transactions
             && matches!(transactions.phase, Phase::Open)
         {
@@ -393,6 +395,10 @@ impl Producer {
 
     /// Ends what is open, as was decided: commits what is to be committed and aborts anything else.
     async fn finish(&self) -> Result<(), Error> {
+        if matches!(self.phase(), Some(Phase::Committing)) {
+            // Its commit may have been dropped before all its records were written.
+            self.flush().await;
+        }
         self.quiet().await;
         let (is_commit, id, has_begun, needs_epoch, protocol, identity) = {
             let accumulator = self.shared.lock();
