@@ -376,8 +376,11 @@ impl Driver {
 
     fn keep_membership(&mut self) {
         let Some(group) = &mut self.group else { return };
+        let actions = group.if_silent(&self.shared.lock().owned());
+        // What was lost is not owned any more when the coordinator is asked.
+        self.perform(actions);
+        let Some(group) = &mut self.group else { return };
         let owned = self.shared.lock().owned();
-        let actions = group.if_silent(&owned);
         if group.due().is_some_and(|due| due <= Instant::now())
             // Who is about to leave does not join, and stays until everything is given up.
             && (self.ending.is_none() || group.identity().is_settled)
@@ -385,7 +388,6 @@ impl Driver {
         {
             self.work.spawn(async move { Done::Told(asking.await) });
         }
-        self.perform(actions);
     }
 
     fn watch_topics(&mut self) {
@@ -410,6 +412,8 @@ impl Driver {
         let mut lost = BTreeSet::new();
         for action in actions {
             match action {
+                // Who is about to leave begins nothing.
+                Action::Begin(_) if self.ending.is_some() => {}
                 Action::Begin(partitions) => {
                     tracing::info!(partitions = %listed(&partitions), "assigned");
                     for partition in partitions {

@@ -68,6 +68,11 @@ impl Ledger {
         true
     }
 
+    /// Whether what was handed out there under this number still counts.
+    pub(super) fn counts(&self, id: u64, first: Offset) -> bool {
+        self.entries.get(&first).is_some_and(|entry| entry.id == id && !entry.is_done)
+    }
+
     /// What is held from `first` on is two things from now on, that end and begin at `at`.
     pub(super) fn split(&mut self, id: u64, first: Offset, at: Offset) {
         if let Some(entry) = self.entries.get_mut(&first).filter(|entry| entry.id == id && !entry.is_done)

@@ -341,6 +341,10 @@ impl State {
     pub(super) fn pause(&mut self, partition: &TopicPartition, is_paused: bool) -> bool {
         let Some(slot) = self.slots.get_mut(partition) else { return false };
         slot.is_paused = is_paused;
+        if is_paused {
+            // What it has in store would leave no room to others of its broker.
+            slot.rewind(slot.position);
+        }
         self.make_ready(partition);
         true
     }
@@ -672,7 +676,11 @@ impl Receipt {
 
     /// Whether these records are still this consumer's, and nobody waits for them to be let go.
     pub(super) fn is_wanted(&self) -> bool {
-        self.shared.lock().slots.get(&self.partition).is_some_and(|slot| !slot.is_leaving)
+        let state = self.shared.lock();
+        let Some(slot) = state.slots.get(&self.partition).filter(|slot| !slot.is_leaving) else {
+            return false;
+        };
+        slot.ledger.as_ref().is_some_and(|ledger| ledger.counts(self.id, self.first))
     }
 }
 
