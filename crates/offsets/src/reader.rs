@@ -5,7 +5,7 @@
 //! The position moves in order: a batch cannot be claimed before the one in front of it is stored. Its copy with the group
 //! coordinator is written behind the store's, for everybody's tools and to notice a store that has lost something.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,12 +15,12 @@ use client::{
     Admin, Assigned, Begin, BoxFuture, Cluster, Committed, Consumer, Environment, Error, Isolation,
     OffsetReset, OffsetSpec, Offsets, Options, Records, ResourceKind, Start,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use wire::{ErrorCode, LeaderEpoch, Offset, Str, TopicPartition};
 
 use crate::continuity::{self, Cause, First, Gap, Log, Policy};
 use crate::key::{Key, ReaderName};
-use crate::store::{Claim, Expected, Fence, OffsetStore, Position, StoreError, Stored};
+use crate::store::{Claim, Expected, Fence, Held, OffsetStore, Position, StoreError, Stored};
 
 /// How a reader reads.
 #[derive(Debug, Clone)]
@@ -105,6 +105,8 @@ impl From<ReaderError> for Error {
 pub struct Reader {
     consumer: Consumer,
     keeper: Arc<Keeper>,
+    /// Partitions whose position turned out to lie outside of the log, and about which nothing is decided yet.
+    passed: VecDeque<TopicPartition>,
 }
 
 /// Records of one partition, and the right to move its position over them.
@@ -125,6 +127,11 @@ struct Keeper {
     store: Arc<dyn OffsetStore>,
     options: ReaderOptions,
     holdings: Mutex<BTreeMap<TopicPartition, Holding>>,
+    /// What is being taken hold of, each time under another number: what is given up meanwhile is not taken.
+    taking: Mutex<BTreeMap<TopicPartition, u64>>,
+    tickets: AtomicU64,
+    /// Held while a fence is taken, so that a partition is given up only when none is on its way.
+    fencing: tokio::sync::Mutex<()>,
     resets: AtomicU64,
 }
 
@@ -146,13 +153,12 @@ impl Reader {
     ///
     /// The client's options get `auto.offset.reset=none` and, unless they name a group, the reader's name for `group.id`.
     pub fn subscribe<T: Into<Str>>(
-        mut client: Options,
+        client: Options,
         environment: Arc<dyn Environment>,
         store: Arc<dyn OffsetStore>,
         options: ReaderOptions,
         topics: impl IntoIterator<Item = T>,
     ) -> Result<Self, ReaderError> {
-        client.group_id.get_or_insert_with(|| options.name.to_string());
         let reader = Self::new(client, environment, store, options)?;
         reader.consumer.subscribe(topics)?;
         Ok(reader)
@@ -177,6 +183,7 @@ impl Reader {
         store: Arc<dyn OffsetStore>,
         options: ReaderOptions,
     ) -> Result<Self, ReaderError> {
+        client.group_id.get_or_insert_with(|| options.name.to_string());
         // Where to go on is the store's and the policy's to say, never the consumer's.
         client.auto_offset_reset = OffsetReset::None;
         let cluster = Cluster::new(client, environment)?;
@@ -185,10 +192,13 @@ impl Reader {
             store,
             options,
             holdings: Mutex::default(),
+            taking: Mutex::default(),
+            tickets: AtomicU64::new(0),
+            fencing: tokio::sync::Mutex::default(),
             resets: AtomicU64::new(0),
         });
         let consumer = Consumer::with_offsets(cluster, Arc::clone(&keeper) as Arc<dyn Offsets>);
-        Ok(Self { consumer, keeper })
+        Ok(Self { consumer, keeper, passed: VecDeque::new() })
     }
 
     /// The next records, or an error; `None` when nothing is read. After an error of one partition the others go on.
@@ -196,6 +206,20 @@ impl Reader {
     /// The future may be dropped: nothing is lost.
     pub async fn next(&mut self) -> Option<Result<Batch, ReaderError>> {
         loop {
+            // Kept until it is decided, as this future may be dropped meanwhile.
+            while let Some(partition) = self.passed.front().cloned() {
+                let decided = self.keeper.passed(&partition).await;
+                self.passed.pop_front();
+                match decided {
+                    Ok(Some(begin)) => {
+                        if self.consumer.seek(&partition, begin).is_err() {
+                            tracing::debug!(%partition, "it went to another reader meanwhile");
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(error) => return Some(Err(error)),
+                }
+            }
             match self.consumer.next().await? {
                 Ok(records) => match self.keeper.hand_out(records).await {
                     Ok(HandOut::Batch(batch)) => return Some(Ok(batch)),
@@ -214,16 +238,7 @@ impl Reader {
                 Err(Error::Stopped { partition, reason })
                     if reason.code() == Some(ErrorCode::OFFSET_OUT_OF_RANGE) =>
                 {
-                    match self.keeper.passed(&partition).await {
-                        // As the policy says.
-                        Ok(Some(begin)) => {
-                            if self.consumer.seek(&partition, begin).is_err() {
-                                tracing::debug!(%partition, "it went to another reader meanwhile");
-                            }
-                        }
-                        Ok(None) => {}
-                        Err(error) => return Some(Err(error)),
-                    }
+                    self.passed.push_back(partition);
                 }
                 Err(error) => return Some(Err(error.into())),
             }
@@ -234,9 +249,21 @@ impl Reader {
     /// does not answer, for `default.api.timeout.ms`.
     pub async fn commit(&self, batch: Batch) -> Result<(), ReaderError> {
         let claim = batch.claim()?;
-        self.keeper.commit(&claim).await?;
-        batch.stored();
-        Ok(())
+        match self.keeper.commit(&claim).await {
+            Ok(()) => {
+                batch.stored();
+                Ok(())
+            }
+            Err(error) if error.is_retriable() => Err(error.into()),
+            Err(error) => {
+                // The same records would be refused again and again. It may have gone to another reader meanwhile.
+                let stopped = self.consumer.stop(batch.partition(), ReaderError::Store(error.clone()).into());
+                if stopped.is_err() {
+                    tracing::debug!(partition = %batch.partition(), "it is not read any more");
+                }
+                Err(error.into())
+            }
+        }
     }
 
     /// The consumer, to pause, resume and look at positions. It is not to be sought in: the store says where to read.
@@ -359,7 +386,7 @@ impl Keeper {
     /// What the brokers say of partitions.
     async fn look(&self, partitions: &[TopicPartition]) -> Result<Looked, Error> {
         let admin = Admin::new(self.cluster.clone());
-        let mut looked = Looked { cluster_id: self.cluster.id().await?.to_string(), ..Looked::default() };
+        let mut looked = Looked::default();
         for (spec, ends) in
             [(OffsetSpec::Earliest, &mut looked.starts), (OffsetSpec::Latest, &mut looked.ends)]
         {
@@ -400,9 +427,12 @@ impl Keeper {
 
     /// At a gap: where to go on as the policy says, which is stored before anything is read there.
     async fn decide(&self, gap: Box<Gap>, fence: Fence) -> Result<Begin, ReaderError> {
-        let Some(next) = self.options.at_gap.resolve(gap.stored, &gap.log) else {
-            return Err(ReaderError::Gap(gap));
+        let next = match (gap.cause, self.options.at_gap) {
+            // Before a hole there is nothing that was not read, and the hole is there again.
+            (Cause::Hole, Policy::Earliest | Policy::Nearest) => gap.found,
+            (_, policy) => policy.resolve(gap.stored, &gap.log),
         };
+        let Some(next) = next else { return Err(ReaderError::Gap(gap)) };
         let position = Position { next, leader_epoch: LeaderEpoch::NONE };
         let key = Key { topic_id: gap.log.topic_id, ..gap.key.clone() };
         let claim = Claim { key, fence, expected: Expected::Anything, position };
@@ -442,7 +472,8 @@ impl Keeper {
         let deadline = Instant::now() + options.default_api_timeout;
         let mut pause = options.retry_backoff;
         loop {
-            match ask().await {
+            let asked = timeout_at(deadline, ask()).await;
+            match asked.unwrap_or_else(|_| Err(StoreError::Silent { after: options.default_api_timeout })) {
                 Err(error) if error.is_retriable() && Instant::now() + pause < deadline => {
                     tracing::debug!(%error, "asking the store again");
                     sleep(pause).await;
@@ -453,16 +484,27 @@ impl Keeper {
         }
     }
 
-    /// Takes hold of a partition, and looks where it goes on.
-    async fn take(&self, assigned: &Assigned, looked: &Looked) -> Result<Begin, ReaderError> {
-        let key = Key {
-            reader: self.options.name.clone(),
-            cluster_id: looked.cluster_id.clone(),
-            partition: assigned.partition.clone(),
-            topic_id: assigned.topic_id,
-        };
+    fn taking(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, u64>> {
+        self.taking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes hold of a partition, unless it has been given up since the ticket was drawn.
+    async fn acquire(&self, key: &Key, ticket: u64) -> Result<Held, ReaderError> {
+        let gone = || ReaderError::Gone { partition: key.partition.clone() };
+        let _alone = self.fencing.lock().await;
+        if self.taking().get(&key.partition) != Some(&ticket) {
+            return Err(gone());
+        }
+        Ok(self.insisting(|| self.store.acquire(key)).await?)
+    }
+
+    /// Looks where a partition that is held goes on. The look is newer than the hold, so that whoever held it before has written
+    /// nothing since.
+    async fn take(&self, key: Key, held: Held, ticket: u64, looked: &Looked) -> Result<Begin, ReaderError> {
+        if self.taking().get(&key.partition) != Some(&ticket) {
+            return Err(ReaderError::Gone { partition: key.partition });
+        }
         let log = looked.log(&key)?;
-        let held = self.insisting(|| self.store.acquire(&key)).await?;
         let Some(stored) = held.stored else { return self.begin(key, held.fence, log).await };
         match continuity::check(&key, &stored, &log) {
             Ok(position) => {
@@ -477,6 +519,12 @@ impl Keeper {
     /// Begins in a partition that was never read under this name. The place is stored first, so that a crash before the first
     /// commit begins there again, and not at an end that has moved on.
     async fn begin(&self, key: Key, fence: Fence, log: Log) -> Result<Begin, ReaderError> {
+        if let Some(copy) = log.copy {
+            // It was read under this name, and the store knows nothing of that.
+            let cause = Cause::StoreRolledBack;
+            let gap = Gap { key, cause, stored: copy, expected: copy, found: None, log };
+            return self.decide(Box::new(gap), fence).await;
+        }
         let elsewhere = self.insisting(|| self.store.list(&self.options.name)).await?;
         let elsewhere = elsewhere
             .iter()
@@ -519,7 +567,6 @@ impl Keeper {
 /// What the brokers say of some partitions.
 #[derive(Default)]
 struct Looked {
-    cluster_id: String,
     starts: BTreeMap<TopicPartition, Result<Offset, Error>>,
     ends: BTreeMap<TopicPartition, Result<Offset, Error>>,
     copies: BTreeMap<TopicPartition, Offset>,
@@ -561,9 +608,8 @@ struct Expects {
 
 impl Holding {
     fn expects(&self, records: &Records) -> Expects {
-        // Records that come again begin where they began.
-        let next = records.position().min(self.handed);
-        let position = Position { next, leader_epoch: self.stored.leader_epoch };
+        // The consumer's position has no holes: it moves over the ends of transactions, which nobody gets to see.
+        let position = Position { next: records.position(), leader_epoch: self.stored.leader_epoch };
         Expects { key: self.key.clone(), fence: self.fence, position, log: self.log }
     }
 
@@ -585,17 +631,39 @@ impl Offsets for Keeper {
     fn load<'a>(&'a self, assigned: &'a [Assigned]) -> BoxFuture<'a, Vec<Result<Option<Begin>, Error>>> {
         Box::pin(async move {
             let partitions: Vec<_> = assigned.iter().map(|assigned| assigned.partition.clone()).collect();
+            let tickets: Vec<u64> =
+                partitions.iter().map(|_| self.tickets.fetch_add(1, Ordering::Relaxed)).collect();
+            self.taking().extend(partitions.iter().cloned().zip(tickets.iter().copied()));
+            let cluster_id = match self.cluster.id().await {
+                Ok(id) => id.to_string(),
+                Err(error) => return partitions.iter().map(|_| Err(error.clone())).collect(),
+            };
+            let mut held = Vec::with_capacity(assigned.len());
+            for (assigned, &ticket) in assigned.iter().zip(&tickets) {
+                let key = Key {
+                    reader: self.options.name.clone(),
+                    cluster_id: cluster_id.clone(),
+                    partition: assigned.partition.clone(),
+                    topic_id: assigned.topic_id,
+                };
+                held.push((self.acquire(&key, ticket).await, key));
+            }
             let looked = match self.look(&partitions).await {
                 Ok(looked) => looked,
                 Err(error) => return partitions.iter().map(|_| Err(error.clone())).collect(),
             };
             let mut begins = Vec::with_capacity(assigned.len());
-            for assigned in assigned {
-                begins.push(match self.take(assigned, &looked).await {
+            for ((held, key), &ticket) in held.into_iter().zip(&tickets) {
+                let partition = key.partition.clone();
+                let begin = match held {
+                    Ok(held) => self.take(key, held, ticket, &looked).await,
+                    Err(error) => Err(error),
+                };
+                begins.push(match begin {
                     Ok(begin) => Ok(Some(begin)),
                     // What may go well later is asked again.
                     Err(ReaderError::Store(error)) if error.is_retriable() => Err(Error::Timeout {
-                        doing: format!("taking hold of {}", assigned.partition),
+                        doing: format!("taking hold of {partition}"),
                         after: self.cluster.options().default_api_timeout,
                         last: Some(Box::new(ReaderError::Store(error).into())),
                     }),
@@ -608,13 +676,15 @@ impl Offsets for Keeper {
 
     fn revoked<'a>(&'a self, partitions: &'a [TopicPartition]) -> BoxFuture<'a, ()> {
         self.lost(partitions);
-        Box::pin(async {})
+        // A fence that is on its way would take them from whoever gets them next.
+        Box::pin(async { drop(self.fencing.lock().await) })
     }
 
     fn lost(&self, partitions: &[TopicPartition]) {
-        let mut holdings = self.lock();
-        partitions.iter().for_each(|partition| {
+        let (mut taking, mut holdings) = (self.taking(), self.lock());
+        for partition in partitions {
+            taking.remove(partition);
             holdings.remove(partition);
-        });
+        }
     }
 }

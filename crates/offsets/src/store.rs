@@ -7,6 +7,7 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use client::BoxFuture;
 use wire::{LeaderEpoch, Millis, Offset, Uuid};
@@ -171,6 +172,12 @@ pub enum StoreError {
         /// The partition.
         key: Box<Key>,
     },
+    /// The store did not answer in time. Whether it has done what was asked is not known.
+    #[error("the store has not answered for {} ms", .after.as_millis())]
+    Silent {
+        /// How long it was asked.
+        after: Duration,
+    },
     /// The store did not answer, or refused. Whether it has done what was asked is not known.
     #[error("{store} does not do it: {source}")]
     Unavailable {
@@ -184,7 +191,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same may go well later.
     pub fn is_retriable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Busy { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Busy { .. } | Self::Silent { .. })
     }
 }
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker::embedded::EmbeddedBroker;
-use client::{Admin, Cluster, Execution, NewTopic, Options, Producer, ProducerRecord, TokioEnvironment};
+use client::{
+    Admin, Cluster, Execution, NewTopic, Options, Producer, ProducerRecord, Start, TokioEnvironment,
+};
 use offsets::{
     Batch, Cause, MemoryStore, OffsetStore, Policy, Reader, ReaderError, ReaderOptions, StoreError,
 };
@@ -301,4 +303,84 @@ async fn results_and_position_are_in_postgres_together_whatever_dies() {
         batch.stored();
     }
     reader.close(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ends_of_transactions_are_no_holes() {
+    let mut world = World::new().await;
+    let mut options = world.options();
+    options.set("transactional.id", "orders").unwrap();
+    let producer = Producer::new(Cluster::new(options, Arc::new(TokioEnvironment)).unwrap()).unwrap();
+    producer.init_transactions().await.unwrap();
+    let mut wanted = Vec::new();
+    for at in 0..6_i64 {
+        let transaction = producer.begin().await.unwrap();
+        let mut record = ProducerRecord::new("orders", at.to_string());
+        record.partition = Some(PartitionId(0));
+        transaction.send(record).await.unwrap();
+        match at % 3 {
+            2 => transaction.abort().await.unwrap(),
+            _ => {
+                transaction.commit().await.unwrap();
+                wanted.push(at);
+            }
+        }
+    }
+    producer.close(PATIENCE).await.unwrap();
+    let committed = |world: &World| {
+        let mut options = world.options();
+        options.set("isolation.level", "read_committed").unwrap();
+        let reader = ReaderOptions { at_gap: Policy::Stop, ..ReaderOptions::new("billing".parse().unwrap()) };
+        let store = Arc::clone(&world.store) as Arc<dyn OffsetStore>;
+        Reader::subscribe(options, Arc::new(TokioEnvironment), store, reader, ["orders"]).unwrap()
+    };
+    let mut reader = committed(&world);
+    assert_eq!(read(&mut reader, 2).await, wanted[..2]);
+    reader.close(PATIENCE).await.unwrap();
+    let mut reader = committed(&world);
+    assert_eq!(read(&mut reader, 2).await, wanted[2..]);
+    // Behind the end of the last one, too.
+    reader.close(PATIENCE).await.unwrap();
+    world.send(0, 1).await;
+    let mut reader = committed(&world);
+    assert_eq!(read(&mut reader, 1).await, [0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_lost_everything_is_not_begun_anew() {
+    let mut world = World::new().await;
+    let empty = world.store.snapshot();
+    world.send(0, 3).await;
+    let mut reader = world.own_reader();
+    read(&mut reader, 3).await;
+    reader.close(PATIENCE).await.unwrap();
+    world.store.roll_back(&empty);
+    world.send(0, 2).await;
+
+    let options = ReaderOptions { start: Start::Latest, ..ReaderOptions::new("billing".parse().unwrap()) };
+    let store = Arc::clone(&world.store) as Arc<dyn OffsetStore>;
+    let mut reader =
+        Reader::subscribe(world.options(), Arc::new(TokioEnvironment), store, options, ["orders"]).unwrap();
+    let found = gap(next(&mut reader).await);
+    assert_eq!((found.cause, found.expected), (Cause::StoreRolledBack, Offset(3)));
+    assert_eq!(world.stored(0).await, -1);
+    reader.close(PATIENCE).await.unwrap();
+
+    let mut reader = world.reader(Arc::clone(&world.store) as Arc<dyn OffsetStore>, Policy::Nearest);
+    assert_eq!(read(&mut reader, 2).await, [3, 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_is_refused_for_good_stops_the_partition() {
+    let mut world = World::new().await;
+    world.send(0, 2).await;
+    let mut reader = world.own_reader();
+    let batch = next(&mut reader).await.unwrap();
+    // Somebody takes the partition by its name in the store.
+    let claim = batch.claim().unwrap();
+    world.store.acquire(&claim.key).await.unwrap();
+    let refused = reader.commit(batch).await;
+    assert!(matches!(refused, Err(ReaderError::Store(StoreError::Fenced { .. }))), "{refused:?}");
+    let stopped = next(&mut reader).await.map(|batch| values(&batch));
+    assert!(matches!(stopped, Err(ReaderError::Store(StoreError::Fenced { .. }))), "{stopped:?}");
 }
