@@ -48,6 +48,8 @@ pub(super) enum Fate {
     Lost,
     /// It is carried out and never answered.
     Silence,
+    /// It is carried out, and its answer cannot be read.
+    Garbled,
     Refused(ErrorCode),
 }
 
@@ -70,6 +72,7 @@ pub(super) struct World {
     pub(super) ended: Vec<bool>,
     fate: FateOf,
     pub(super) is_hinting: bool,
+    is_garbling: bool,
     pub(super) batch_bytes_max: usize,
     /// What brokers answer to Metadata instead of the map.
     pub(super) metadata_error: ErrorCode,
@@ -107,6 +110,7 @@ impl Stage {
             ended: Vec::new(),
             fate: Box::new(|_| Fate::Served),
             is_hinting: false,
+            is_garbling: false,
             batch_bytes_max: usize::MAX,
             metadata_error: ErrorCode::NONE,
             cluster_id: "stage",
@@ -227,7 +231,13 @@ impl Stage {
             let Some(response) = self.answer(id, request).await else { return Ok(()) };
             let Some(response) = response else { std::future::pending().await };
             let frame = Frame::response(header.correlation_id, api, header.api_version, &response);
-            socket.write_all(&frame.unwrap().to_bytes()).await?;
+            let mut bytes = BytesMut::from(&*frame.unwrap().to_bytes());
+            if std::mem::take(&mut self.world().is_garbling) {
+                // Its length, the header, and the beginning of the rest.
+                bytes.truncate(12);
+                bytes[..4].copy_from_slice(&8_i32.to_be_bytes());
+            }
+            socket.write_all(&bytes).await?;
         }
     }
 
@@ -311,6 +321,10 @@ impl Stage {
                 match fate {
                     Fate::AnswerLost => return None,
                     Fate::Silence => return Some(None),
+                    Fate::Garbled => {
+                        self.world().is_garbling = true;
+                        response.into()
+                    }
                     _ if acks == 0 => unreachable!("no test asks a stage that way"),
                     _ => response.into(),
                 }

@@ -361,8 +361,12 @@ async fn nothing_of_a_transaction_leaves_in_the_moment_in_which_it_fails() {
     assert!(matches!(late.await, Err(Error::Timeout { .. })));
     assert!(matches!(ready.await, Err(Error::Aborted { .. })));
     assert!(matches!(txn.commit().await, Err(Error::Aborted { .. })));
-    assert_eq!(stage.values(0), ["first"]);
-    assert_eq!(stage.world().ended, [false]);
+    let txn = producer.begin().await.unwrap();
+    let next = timeout(DELIVERY * 2, txn.send(record(0, "next"))).await;
+    next.expect("the task lives").unwrap();
+    txn.commit().await.unwrap();
+    assert_eq!(stage.values(0), ["first", "next"]);
+    assert_eq!(stage.world().ended, [false, true]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -398,16 +402,23 @@ async fn without_a_pause_between_tries_the_task_still_breathes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_left_a_batch_unanswered_is_not_used_again() {
-    let stage = Stage::new(1, 1);
-    let producer = stage.producer(&[("request.timeout.ms", "5000"), ("linger.ms", "0")]);
-    producer.send(record(0, "0")).await.unwrap();
-    let dialled = stage.world().dialled.len();
-    stage.fate(|count| if count == 2 { Fate::Silence } else { Fate::Served });
-    let begun = Instant::now();
-    producer.send(record(0, "1")).await.unwrap();
-    assert_eq!(begun.elapsed().as_secs(), 5);
-    assert!(stage.world().dialled.len() > dialled, "another one was opened");
-    assert_eq!(stage.values(0), numbers(2));
+    for fate in [Fate::Silence, Fate::Garbled] {
+        let stage = Stage::new(1, 1);
+        let producer = stage.producer(&[("request.timeout.ms", "5000"), ("linger.ms", "0")]);
+        producer.send(record(0, "0")).await.unwrap();
+        let dialled = stage.world().dialled.len();
+        stage.fate(move |count| if count == 2 { fate } else { Fate::Served });
+        let begun = Instant::now();
+        match producer.send(record(0, "1")).await {
+            Ok(_) => assert!(fate == Fate::Silence && begun.elapsed().as_secs() == 5),
+            Err(error) => {
+                assert!(fate == Fate::Garbled && matches!(error, Error::Malformed { .. }), "{error}")
+            }
+        }
+        producer.send(record(0, "2")).await.unwrap();
+        assert!(stage.world().dialled.len() > dialled, "another one was opened");
+        assert_eq!(stage.values(0), numbers(3));
+    }
 }
 
 #[tokio::test(start_paused = true)]
