@@ -41,7 +41,7 @@ use shared::{Shared, Taken, Wish};
 
 pub use commit::Committed;
 pub use offsets::{Assigned, CommittedOffsets, Offsets};
-pub use positions::{Begin, Start, Watermarks};
+pub use positions::{Begin, Reached, Start, Watermarks};
 pub(crate) use protocol::decode_assignment;
 pub use records::{Record, Records, Singles};
 
@@ -256,6 +256,15 @@ impl Consumer {
         let state = self.shared.lock();
         let slot = state.slots.get(partition)?;
         slot.ledger.as_ref().map(|_| slot.position)
+    }
+
+    /// How far a partition is dealt with, once its position is known. Moves over what is not to be seen, as the ends of
+    /// transactions are, when all before it is dealt with.
+    pub fn reached(&self, partition: &TopicPartition) -> Option<Reached> {
+        let state = self.shared.lock();
+        let slot = state.slots.get(partition)?;
+        let handled = slot.ledger.as_ref()?.handled();
+        Some(Reached { next: handled.next, leader_epoch: handled.leader_epoch, committed: slot.committed })
     }
 
     /// The ends of a partition, as of the last fetch.
