@@ -385,9 +385,16 @@ pub struct SingleStream {
 }
 
 impl SingleStream {
-    /// The consumer, for all but taking records.
+    /// The consumer, for all but taking records and [unsubscribing](SingleStream::unsubscribe): what is in hand there is in this
+    /// stream's, too.
     pub fn consumer(&self) -> &Consumer {
         &self.consumer
+    }
+
+    /// Reads nothing any more, see [`Consumer::unsubscribe`]. Records that were not taken yet go back.
+    pub async fn unsubscribe(&mut self) -> Result<Committed, Error> {
+        self.current = None;
+        self.consumer.unsubscribe().await
     }
 
     /// The next record, as [`Consumer::next`].
