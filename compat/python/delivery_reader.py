@@ -5,6 +5,7 @@ handled. What it has come to it says on standard output; it ends when its standa
 """
 
 import argparse
+import os
 import queue
 import sys
 import threading
@@ -32,7 +33,14 @@ def main():
     args = parser.parse_args()
 
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.buffer.read(), ended.set()), daemon=True).start()
+
+    def wait_for_end():
+        # Unbuffered: a thread that holds a buffer's lock keeps the interpreter from ending.
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        ended.set()
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
     settings = {"bootstrap.servers": args.bootstrap, "group.id": args.name, "auto.offset.reset": "earliest"}
     if args.commit == "after":
         settings["enable.auto.commit"] = False

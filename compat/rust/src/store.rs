@@ -165,10 +165,18 @@ async fn handle(
                 say(format!("gone: {} {}", batch.partition(), batch.position()));
                 return Ok(());
             }
-            Err(error) => say(format!("error: {error}")),
+            Err(error) => say(format!("error: {}", causes(&*error))),
         }
         sleep(PAUSE).await;
     }
+}
+
+/// An error with what it came from: PostgreSQL's says nothing by itself.
+fn causes(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(|error| error.to_string())
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 /// An error is one that may be over soon; others end the program.

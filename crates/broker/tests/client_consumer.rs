@@ -441,6 +441,27 @@ fn single_records_are_acknowledged_by_themselves(place: Place) {
     });
 }
 
+#[test]
+fn single_records_are_unsubscribed_from_in_the_middle_of_a_batch() {
+    let broker = TestBroker::start(&[]);
+    let mut client = TestClient::connect(&broker);
+    client.create_topic("t", 1);
+    append(&mut client, "t", 0, 0..7);
+    run(async {
+        let consumer = self::consumer(&broker, &[]);
+        consumer.subscribe(["t"]).unwrap();
+        let mut singles = consumer.singles();
+        for _ in 0..3 {
+            timeout(PATIENCE, singles.next()).await.unwrap().unwrap().unwrap().done();
+        }
+        // What the stream has in hand itself is nothing to wait for.
+        let outcome = timeout(PATIENCE, singles.unsubscribe()).await.unwrap().unwrap();
+        assert_eq!(outcome.offsets, BTreeMap::from([(t(0), Offset(3))]));
+        assert!(singles.next().await.is_none());
+        singles.close(PATIENCE).await.unwrap();
+    });
+}
+
 /// The network, with scissors.
 #[derive(Default)]
 struct Cutting {

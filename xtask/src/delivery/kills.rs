@@ -23,8 +23,8 @@ const REDIS: &str = "kills-redis";
 const TABLE: &str = "kills_results";
 /// Of the readers of each store.
 const MEMBERS: usize = 2;
-/// For the readers to have read everything, once nothing is killed any more.
-const COMPLETE_MAX: Duration = Duration::from_secs(120);
+/// Of readers that have not read everything, once nothing is killed any more.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// What the caller has drawn up.
@@ -106,6 +106,9 @@ fn play(plan: &Plan, binary: &Path, program: &Path, home: &Path) -> Result<(), S
         // A broker is down for seconds at a time, and another one the next moment.
         "--set",
         "delivery.timeout.ms=600000",
+        // A batch is a transaction of its reader's, and a flush of a disk that others may use too.
+        "--set",
+        "linger.ms=100",
     ]);
     let mut producer = Program::start(produce, "producer", home)?;
 
@@ -206,24 +209,24 @@ impl World<'_> {
     }
 
     fn wait_until_read(&mut self, produced: u64) -> Result<(), String> {
-        let deadline = shell::now() + COMPLETE_MAX;
+        let (mut had, mut since) = ((0, 0), shell::now());
         loop {
-            let (in_table, in_hashes) = (table(&self.postgres).count()?, hashes(&self.redis).count()?);
-            if in_table >= produced && in_hashes >= produced {
+            let has = (table(&self.postgres).count()?, hashes(&self.redis).count()?);
+            if has.0 >= produced && has.1 >= produced {
                 return Ok(());
             }
             self.check()?;
-            if shell::now() > deadline {
+            if has != had {
+                (had, since) = (has, shell::now());
+            }
+            if since.elapsed() > SILENCE_MAX {
                 let told = judge("PostgreSQL", &table(&self.postgres), produced).and(judge(
                     "Redis",
                     &hashes(&self.redis),
                     produced,
                 ));
-                let seconds = COMPLETE_MAX.as_secs();
-                return Err(format!(
-                    "not everything is read after {seconds} s: {}",
-                    told.err().unwrap_or_default()
-                ));
+                let seconds = SILENCE_MAX.as_secs();
+                return Err(format!("nothing is read for {seconds} s: {}", told.err().unwrap_or_default()));
             }
             std::thread::sleep(PAUSE);
         }

@@ -69,7 +69,17 @@ fn text(played: &[Played]) -> Result<String, String> {
 A broker that keeps every record does not keep a reader from handling one twice or never. These are the known ways to
 that. Each was played against three brokers by a stock client and by ours; what is counted is what the readers left behind - lines
 of a file, rows of a table, fields of a hash, all of which outlive the process - against what was produced. `cargo xtask delivery
---docs` plays them and writes this page; `--quick` plays ours alone and is a stage of `cargo xtask test`.
+--docs` plays them and writes this page; `--quick` plays ours alone, in a minute, and is a stage of `cargo xtask test`.
+
+```
+ handled    ──────────────────●
+ committed  ────────○               offsets behind the results: from ○ to ● is handled twice (a, b, c, d, e)
+
+ handled    ────────●
+ committed  ──────────────────○     offsets ahead of the results: from ● to ○ is never handled (d', f, g)
+
+ a store    ──────────────────◉     results and position are written together: there is nothing between
+```
 
 Each cell is *doubled / lost*. *stops* means that the reader reads no further and says why, with nothing passed over before it.
 
@@ -125,7 +135,8 @@ one.
 
 `cargo xtask delivery --kills 100` runs a producer, two readers with PostgreSQL and two with Redis on three brokers, and kills (`kill
 -9`) a reader, a broker, Redis or PostgreSQL at random moments, a hundred times. At the end each number that was produced must be in
-PostgreSQL's table once and in Redis once, in order; a seed says what is killed when.
+PostgreSQL's table once and in Redis once, in order. It takes about five minutes; a seed says what is killed when. A reader that was
+killed is started again and goes on by itself, as does one whose store was gone for a while.
 ";
     Ok(page)
 }

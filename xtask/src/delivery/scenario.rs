@@ -38,7 +38,9 @@ pub(super) const SCENARIOS: [Scenario; 9] = [
         title: "Automatic commit, and unsubscribe before close",
         story: "A reader with automatic commit handles at least 300 records, calls `unsubscribe()` and then `close()`, as programs \
                 do that end properly, and another one is started.",
-        closed: "`unsubscribe()` and `close()` finish what is in hand and commit it, in whatever order they are called.",
+        closed: "librdkafka commits when `unsubscribe()` takes the partitions away; Java's consumer leaves its group without that, and \
+                 has nothing left to commit when it is closed. Ours finishes what is in hand in `unsubscribe()` and `close()` \
+                 alike and commits it, in whatever order they are called.",
         may_stop: false,
         play: unsubscribed_before_close,
     },
@@ -47,9 +49,9 @@ pub(super) const SCENARIOS: [Scenario; 9] = [
         title: "Handler slower than max.poll.interval.ms",
         story: "A record takes 9 s, and `max.poll.interval.ms` is 6 s. The group gives the partitions to another member meanwhile, \
                 and the first one goes on with what it has in hand.",
-        closed: "Heartbeats do not depend on the handler. One that exceeds the interval is told so, what it was done with is \
-                 committed, and the records in its hands are not its any more: it is not given them. What it was in the middle of \
-                 is handled twice at least once; a store refuses it.",
+        closed: "Heartbeats do not depend on the handler. A reader that exceeds the interval is told so; what it was done with is \
+                 committed before it leaves, and the rest of what was in its hands is not handed to it any more. The one record \
+                 that it was in the middle of is handled by both; a store refuses the second.",
         may_stop: false,
         play: slow_handler,
     },
@@ -80,7 +82,8 @@ pub(super) const SCENARIOS: [Scenario; 9] = [
                 than the session of 6 s; another one reads everything; then the first one goes on (`SIGCONT`) with what it had in \
                 hand.",
         closed: "Nothing keeps a process from finishing what it had begun before it hears that it was given up. A store's fence \
-                 does: its writes are refused with the position.",
+                 does: its writes are refused with the position. (A reader that is stopped with a transaction open holds its row \
+                 of PostgreSQL until it goes on or its connection ends: `idle_in_transaction_session_timeout` bounds that.)",
         may_stop: false,
         play: zombie,
     },
