@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use client::{Consumer, Error, ErrorKind, Producer, ProducerRecord, Records};
 use tokio::time::{sleep, timeout};
-use wire::PartitionId;
+use wire::{ErrorCode, PartitionId};
 
 use super::consuming::{self, values};
 use super::stage::{CLOSE_MAX, Life, SOURCE, Stage};
@@ -24,7 +24,9 @@ pub(super) async fn run(stage: Stage, host: &'static str, protocol: &'static [(&
         let life = stage.begin_life(host).await;
         if let Err(error) = live(&life, protocol).await {
             life.note(&format!("ends: {error}"));
-            if !consuming::is_expected(&error) {
+            // A coordinator that is cut off says what may be long over.
+            let is_over = error.code() == Some(ErrorCode::INVALID_TXN_STATE);
+            if !is_over && !consuming::is_expected(&error) {
                 life.anomaly(&format!("ends: {error}"));
             }
         }

@@ -153,8 +153,8 @@ async fn deal(life: &Life, reader: &Reader, access: &Access, batch: Batch, rows:
         return Next::GoOn;
     }
     let outcome = match access.store.kind {
-        Kind::Transactional => transact(life, access, batch, rows).await,
-        Kind::Redis | Kind::RedisForPositions => write_and_commit(life, reader, access, batch, rows).await,
+        Kind::Transactional | Kind::Redis => transact(life, access, batch, rows).await,
+        Kind::RedisForPositions => write_and_commit(life, reader, access, batch, rows).await,
     };
     match outcome {
         Ok(()) => Next::GoOn,
