@@ -30,8 +30,8 @@ pub use admin::{
 pub use cluster::Cluster;
 pub use connection::{Connection, SOFTWARE_NAME};
 pub use consumer::{
-    Assigned, Begin, Committed, CommittedOffsets, Consumer, Offsets, Record, Records, SingleStream, Singles,
-    Start, Watermarks,
+    Assigned, Begin, Committed, CommittedOffsets, Consumer, Offsets, Reached, Record, Records, SingleStream,
+    Singles, Start, Watermarks,
 };
 pub use environment::{Address, BoxFuture, Environment, Socket, TokioEnvironment};
 pub use error::{Error, ErrorKind};

@@ -239,6 +239,8 @@ impl Driver {
             };
             let position = slot.fetch_position;
             slot.standing = Standing::Reading;
+            // As Java's consumer does, the end of an older epoch is taken for enough: compaction removes the last records of an
+            // epoch, and a replica made since has never seen it. Whoever has to know more asks whether the topic is compacted.
             if end >= position {
                 slot.validated = leader;
                 continue;
@@ -483,7 +485,10 @@ impl Driver {
         // Whoever sought meanwhile wants other records than these.
         let is_wanted = |slot: &&mut Slot| {
             let is_reading = matches!(slot.standing, Standing::Reading | Standing::Validating);
-            is_reading && slot.fetch_position == asked.offset && slot.topic_id == asked.topic_id
+            is_reading
+                && !slot.is_leaving
+                && slot.fetch_position == asked.offset
+                && slot.topic_id == asked.topic_id
         };
         let Some(slot) = state.slots.get_mut(partition).filter(is_wanted) else { return };
         if !data.error_code.is_ok() {

@@ -4,7 +4,7 @@
 //! their time, and again after a failure. Nothing here knows what the application does, so that nothing it does
 //! delays a heartbeat.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use regex::Regex;
@@ -184,9 +184,10 @@ impl Group {
             let told = Told { wish: voice.wish.clone(), owned: owned.clone() };
             let request = self.heartbeat(&told);
             let unnamed = self.unnamed.clone();
+            let names = self.ids.iter().map(|(name, id)| (*id, name.clone())).collect();
             return Some(Box::pin(async move {
                 let outcome = match said(farewell).await {
-                    Ok(()) => voice.beat(request, unnamed).await,
+                    Ok(()) => voice.beat(request, unnamed, names).await,
                     Err(error) => Err(error),
                 };
                 Reply { group, stint, asked, told: Some(told), outcome }
@@ -440,6 +441,7 @@ impl Voice {
         &self,
         request: ConsumerGroupHeartbeatRequest,
         unnamed: Option<Vec<TopicPartitions>>,
+        names: HashMap<Uuid, Str>,
     ) -> Result<Said, Error> {
         let answer = self.cluster.call_coordinator(&self.group_id, Lane::Requests, request).await?;
         self.check(answer.error_code, answer.error_message.as_deref())?;
@@ -452,7 +454,7 @@ impl Voice {
         let mut unnamed = None;
         let target = match assigned {
             Some(assigned) => {
-                let (target, is_whole) = self.name(&assigned, &mut ids).await;
+                let (target, is_whole) = self.name(&assigned, &names, &mut ids).await;
                 unnamed = (!is_whole).then_some(assigned);
                 Some(target)
             }
@@ -463,13 +465,16 @@ impl Voice {
         Ok(Said { interval: interval.map(Duration::from_millis), ids, unnamed, ..Said::from(heard) })
     }
 
-    /// The partitions by name, and whether all could be named.
+    /// The partitions by name, and whether all could be named. A name that was once told is remembered: metadata is forgotten
+    /// whenever a leader changes, and a partition that has no name would be given up.
     async fn name(
         &self,
         assigned: &[TopicPartitions],
+        names: &HashMap<Uuid, Str>,
         ids: &mut BTreeMap<Str, Uuid>,
     ) -> (BTreeSet<TopicPartition>, bool) {
-        let unknown = |topic: &&TopicPartitions| self.cluster.topic_name(topic.topic_id).is_none();
+        let known = |id: Uuid| self.cluster.topic_name(id).or_else(|| names.get(&id).cloned());
+        let unknown = |topic: &&TopicPartitions| known(topic.topic_id).is_none();
         let unknown: Vec<_> = assigned.iter().filter(unknown).map(|topic| topic.topic_id).collect();
         if !unknown.is_empty() {
             let wait = self.cluster.options().heartbeat_interval;
@@ -483,7 +488,7 @@ impl Voice {
         }
         let (mut named, mut is_whole) = (BTreeSet::new(), true);
         for topic in assigned {
-            let Some(name) = self.cluster.topic_name(topic.topic_id) else {
+            let Some(name) = known(topic.topic_id) else {
                 is_whole = false;
                 continue;
             };
@@ -687,4 +692,35 @@ fn subscribed(wish: &Wish) -> (Vec<Str>, Option<Str>) {
 
 fn millis(duration: Duration) -> i32 {
     i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap};
+    use std::sync::Arc;
+
+    use wire::messages::consumer_group_heartbeat::TopicPartitions;
+    use wire::{PartitionId, Str, TopicPartition, Uuid};
+
+    use super::{Voice, Wish};
+    use crate::cluster::Cluster;
+    use crate::environment::TokioEnvironment;
+    use crate::options::Options;
+
+    #[tokio::test]
+    async fn a_topic_keeps_its_name_when_the_metadata_is_gone_and_nobody_answers() {
+        let mut options = Options::default();
+        // Nothing listens there.
+        options.set("bootstrap.servers", "127.0.0.1:1").unwrap();
+        let cluster = Cluster::new(options, Arc::new(TokioEnvironment)).unwrap();
+        let voice = Voice { cluster, group_id: Str::from("g"), instance_id: None, wish: Wish::Nothing };
+        let id = Uuid([7; 16]);
+        let assigned = [TopicPartitions { topic_id: id, partitions: vec![0, 2] }];
+        let names = HashMap::from([(id, Str::from("orders"))]);
+        let mut ids = BTreeMap::new();
+        let (named, is_whole) = voice.name(&assigned, &names, &mut ids).await;
+        let wanted = [0, 2].map(|id| TopicPartition::new("orders", PartitionId(id)));
+        assert_eq!((named, is_whole), (wanted.into(), true));
+        assert_eq!(ids, BTreeMap::from([(Str::from("orders"), id)]));
+    }
 }
