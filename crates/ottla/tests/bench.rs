@@ -201,10 +201,14 @@ fn what_cannot_be_measured_is_refused_by_name() {
     "#]],
     );
     let one = ["produce", "t", "--acks", "1", "-X", "enable.idempotence=true"];
-    check(&broker, &one, expect![[r#"
+    check(
+        &broker,
+        &one,
+        expect![[r#"
         error: acks=1 cannot be used: all, because enable.idempotence is true
         exit code 2
-    "#]]);
+    "#]],
+    );
     check(
         &broker,
         &["produce", "t", "-X", "linger.ms=soon"],
