@@ -262,9 +262,9 @@ impl Group {
             Err(error) => {
                 self.told = None;
                 let is_unreleased = error.code() == Some(ErrorCode::UNRELEASED_INSTANCE_ID);
-                let since = *self.unreleased_since.get_or_insert(now);
                 // Who had the name before may have died without a word: it is free when its session is over.
-                let may_be_freed = is_unreleased && since.elapsed() <= options.session_timeout;
+                let may_be_freed = is_unreleased
+                    && self.unreleased_since.get_or_insert(now).elapsed() <= options.session_timeout;
                 if error.kind() != ErrorKind::Retriable && !may_be_freed {
                     return Err(error);
                 }

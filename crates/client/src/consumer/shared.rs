@@ -415,6 +415,8 @@ impl State {
         } else {
             tracing::warn!(%partition, %offset, problem, "a damaged batch is fetched again");
             slot.life = life;
+            // What was asked about the life before is answered to nobody.
+            slot.is_asked = false;
             slot.rewind(slot.position);
         }
     }
