@@ -5,7 +5,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{audit, cluster, completions, consume, group, node, produce, quota, topic, txn};
+use crate::{audit, cluster, completions, consume, group, node, offsets, produce, quota, topic, txn};
 
 /// Durable, distributed event logs that every Kafka client takes for Kafka.
 #[derive(Debug, Parser)]
@@ -39,6 +39,7 @@ pub(crate) enum Command {
     Audit(audit::AuditArgs),
     Canary(audit::canary::CanaryArgs),
     Group(group::GroupArgs),
+    Offsets(offsets::OffsetsArgs),
     Txn(txn::TxnArgs),
     Quota(quota::QuotaArgs),
     Cluster(cluster::ClusterArgs),
@@ -87,6 +88,10 @@ mod tests {
             "ottla audit verify foo --live --for 10m --metrics 127.0.0.1:0",
             "ottla canary --every 100ms --for 1m --metrics :9645",
             "ottla group describe -s readers",
+            "ottla offsets show billing --store redis://127.0.0.1:6379/0 --format json",
+            "ottla offsets verify billing --table app.positions --wait 3",
+            "ottla offsets set billing orders:3 --to @2026-01-31 --dry-run --yes",
+            "ottla offsets set billing orders:3 --to -5 --group readers",
             "ottla cluster info --format json",
             "ottla cluster health --wait 60",
             "ottla cluster quorum add 4",

@@ -17,6 +17,7 @@ mod produce;
 mod consume;
 mod audit;
 mod group;
+mod offsets;
 mod txn;
 mod quota;
 mod cluster;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Audit(args) => connect::run(audit::run(args)),
         Command::Canary(args) => connect::run(audit::canary::run(args)),
         Command::Group(args) => connect::run(group::run(args)),
+        Command::Offsets(args) => connect::run(offsets::run(args)),
         Command::Txn(args) => connect::run(txn::run(args)),
         Command::Quota(args) => connect::run(quota::run(args)),
         Command::Cluster(args) => connect::run(cluster::run(args)),
