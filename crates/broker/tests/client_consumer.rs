@@ -4,6 +4,14 @@
 #[macro_use]
 mod support;
 
+// The client's examples, as their documents show them.
+#[path = "../../client/examples/consume_transform_produce.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod consume_transform_produce;
+#[path = "../../client/examples/consumer.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod consumer_example;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
@@ -155,6 +163,7 @@ on_both! {
     a_position_that_is_gone_stops_its_partition_alone_or_is_reset_and_counted,
     a_store_says_where_to_begin_and_stops_what_it_cannot_answer_for,
     what_cannot_work_is_said,
+    the_examples_do_what_they_say,
 }
 
 fn members_share_and_hand_over_without_loss_or_doubles(place: Place) {
@@ -960,5 +969,60 @@ fn what_cannot_work_is_said(place: Place) {
         let error = consumer.subscribe([Str::from("t")]).unwrap_err();
         assert_eq!(error.to_string(), "group.id= cannot be used: a name, to read as a member of a group");
         consumer.close(PATIENCE).await.unwrap();
+    });
+}
+
+/// Where an example writes its lines.
+struct Lines(mpsc::UnboundedSender<String>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send(String::from_utf8_lossy(bytes).into_owned()).map_err(io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn the_examples_do_what_they_say(place: Place) {
+    let broker = place.start();
+    let mut client = broker.client();
+    let amounts = broker.create_topic("amounts", 1);
+    let doubled = broker.create_topic("doubled", 1);
+    let address = broker.addr().to_string();
+    run(async {
+        // Each time it is started, it goes on where its last transaction ended.
+        for end in [9, 18] {
+            append(&mut client, amounts, 0, end - 9..end);
+            let mut reader = consumer(&broker, &[&[("isolation.level", "read_committed")]]);
+            reader.assign([(t(doubled, 0), Some(Start::Earliest))]).unwrap();
+            let mut seen = Vec::new();
+            let all_seen = async {
+                while seen.len() < end as usize {
+                    let records = next(&mut reader).await;
+                    seen.extend(records.iter().map(|record| record.value.clone().expect("an amount")));
+                    records.done();
+                }
+            };
+            consume_transform_produce::run(&address, amounts, doubled, all_seen).await.unwrap();
+            let expected: Vec<_> = (0..end).map(|amount| (amount * 2).to_string()).collect();
+            assert_eq!(seen, expected);
+        }
+
+        let (told, mut lines) = mpsc::unbounded_channel::<String>();
+        let mut said = String::new();
+        let all_said = async {
+            while said.matches('\n').count() < 18 {
+                said += &lines.recv().await.expect("it goes on");
+            }
+        };
+        let group = broker.name("readers");
+        consumer_example::run(&address, group, amounts, &mut Lines(told), all_said).await.unwrap();
+        let expected: Vec<_> = (0..18).map(|at| format!("{amounts}-0 {at}: {at}")).collect();
+        assert_eq!(said.lines().collect::<Vec<_>>(), expected);
+        let looker = consumer(&broker, &[&[("group.id", "readers")]]);
+        assert_eq!(committed(&looker, amounts, 0).await, Some(18));
     });
 }
