@@ -154,6 +154,7 @@ on_both! {
     a_consumer_that_is_dropped_commits_nothing_that_was_not_done,
     what_is_dropped_undone_comes_again_in_order,
     single_records_are_acknowledged_by_themselves,
+    single_records_are_unsubscribed_from_in_the_middle_of_a_batch,
     connections_that_break_change_nothing,
     topics_that_match_are_read_when_they_appear,
     partitions_that_are_added_are_read,
@@ -450,22 +451,21 @@ fn single_records_are_acknowledged_by_themselves(place: Place) {
     });
 }
 
-#[test]
-fn single_records_are_unsubscribed_from_in_the_middle_of_a_batch() {
-    let broker = TestBroker::start(&[]);
-    let mut client = TestClient::connect(&broker);
-    client.create_topic("t", 1);
-    append(&mut client, "t", 0, 0..7);
+fn single_records_are_unsubscribed_from_in_the_middle_of_a_batch(place: Place) {
+    let broker = place.start();
+    let mut client = broker.client();
+    let topic = broker.create_topic("t", 1);
+    append(&mut client, topic, 0, 0..7);
     run(async {
         let consumer = self::consumer(&broker, &[]);
-        consumer.subscribe(["t"]).unwrap();
+        consumer.subscribe([topic]).unwrap();
         let mut singles = consumer.singles();
         for _ in 0..3 {
             timeout(PATIENCE, singles.next()).await.unwrap().unwrap().unwrap().done();
         }
         // What the stream has in hand itself is nothing to wait for.
         let outcome = timeout(PATIENCE, singles.unsubscribe()).await.unwrap().unwrap();
-        assert_eq!(outcome.offsets, BTreeMap::from([(t(0), Offset(3))]));
+        assert_eq!(outcome.offsets, BTreeMap::from([(t(topic, 0), Offset(3))]));
         assert!(singles.next().await.is_none());
         singles.close(PATIENCE).await.unwrap();
     });
