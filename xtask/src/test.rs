@@ -78,5 +78,8 @@ fn unit() -> Result<(), String> {
         .current_dir(shell::root())
         .args(["test", "--workspace", "--quiet", "--no-fail-fast"])
         .env("OTTLA_KAFKA_LIB", toolbox.jars());
-    shell::run(&mut command)
+    shell::run(&mut command)?;
+    // Behind a feature, so that nobody else has to build sqlx.
+    let args = ["test", "--quiet", "-p", "ottla-offsets", "--features", "sqlx", "--test", "sqlx"];
+    shell::run(Command::new("cargo").current_dir(shell::root()).args(args))
 }

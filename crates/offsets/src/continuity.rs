@@ -25,10 +25,8 @@ pub struct Log {
     /// not newer, and its end; [`LeaderEpoch::NONE`] where there is nothing of an epoch so new.
     pub epoch_end: Option<(LeaderEpoch, Offset)>,
     /// The position's copy with the group coordinator. It is written behind the store's, and ahead of it only by what
-    /// nobody gets to see, as the ends of transactions.
+    /// nobody gets to see, as the ends of transactions. Nothing while it is of before the position's place was chosen.
     pub copy: Option<Offset>,
-    /// A copy that says nothing about the position: it was there when the position's place was chosen, and has not moved since.
-    pub void_copy: Option<Offset>,
 }
 
 /// Why reading does not simply go on.
@@ -81,12 +79,9 @@ impl fmt::Display for Cause {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{key} stops: {cause}; stored {stored}, expected {expected}, found {found}, log {start} to {end}; \
-     `ottla offsets set {reader} {topic}:{number} --to {nearest}` goes on {place}",
-    reader = key.reader,
-    nearest = self.nearest(),
+     `{command}` goes on {place}",
+    command = self.command(),
     place = self.place(),
-    topic = key.partition.topic,
-    number = key.partition.partition,
     found = found.map_or_else(|| "nothing".to_owned(), |found| found.to_string()),
     start = log.start,
     end = log.end,
@@ -119,6 +114,13 @@ impl Gap {
             _ => self.stored,
         };
         wanted.max(self.log.start).min(self.log.end)
+    }
+
+    /// The command that has a reader go on there, for a shell in which `OTTLA_BROKERS` and `OTTLA_OFFSETS_STORE` are set.
+    pub fn command(&self) -> String {
+        let Key { reader, partition, .. } = &self.key;
+        let (topic, number) = (&partition.topic, partition.partition);
+        format!("ottla offsets set {reader} {topic}:{number} --to {}", self.nearest())
     }
 
     /// What lies there, in words.
@@ -197,6 +199,28 @@ pub fn check(key: &Key, stored: &Stored, log: &Log) -> Result<Position, Box<Gap>
     Ok(stored.position)
 }
 
+/// Whether reading may begin in a partition of which the store has nothing in this cluster; `elsewhere` is a position in a partition
+/// of its name in another cluster.
+pub fn check_new(key: &Key, elsewhere: Option<&Stored>, log: &Log) -> Result<(), Box<Gap>> {
+    let (cause, stored, found) = match (log.copy, elsewhere) {
+        // It was read under this name, and the store knows nothing of that.
+        (Some(copy), _) => (Cause::StoreRolledBack, copy, None),
+        (None, Some(stored)) => (Cause::OtherCluster, stored.position.next, Some(log.start)),
+        (None, None) => return Ok(()),
+    };
+    Err(Box::new(Gap { key: key.clone(), cause, stored, expected: stored, found, log: *log }))
+}
+
+/// The position in a partition of the same name in another cluster, among all that a reader has.
+pub(crate) fn elsewhere<'a>(
+    key: &Key,
+    all: impl IntoIterator<Item = &'a (Key, Stored)>,
+) -> Option<&'a Stored> {
+    let is_elsewhere =
+        |(other, _): &&(Key, Stored)| other.partition == key.partition && other.cluster_id != key.cluster_id;
+    all.into_iter().find(is_elsewhere).map(|(_, stored)| stored)
+}
+
 /// The first records that came for a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct First {
@@ -248,14 +272,7 @@ mod tests {
     }
 
     fn log() -> Log {
-        Log {
-            topic_id: TOPIC_ID,
-            start: Offset(10),
-            end: Offset(50),
-            epoch_end: None,
-            copy: None,
-            void_copy: None,
-        }
+        Log { topic_id: TOPIC_ID, start: Offset(10), end: Offset(50), epoch_end: None, copy: None }
     }
 
     fn told(next: i64, log: Log, expected: Expect) {

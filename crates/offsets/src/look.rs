@@ -99,10 +99,9 @@ impl Looked {
         // A log without records tells nothing of its past.
         let epoch_end = self.epoch_ends.get(partition).filter(|_| start < end).cloned().transpose()?;
         let copy = self.copies.get(partition).copied();
-        // Where the copy was when the place was chosen, it still is: it says nothing about what was read since.
-        let is_void = stored.is_some_and(|stored| stored.over.is_some() && stored.over == copy);
-        let (copy, void_copy) = if is_void { (None, copy) } else { (copy, None) };
-        Ok(Log { topic_id: key.topic_id, start, end, epoch_end, copy, void_copy })
+        let over = stored.and_then(|stored| stored.over);
+        let copy = copy.filter(|copy| over.is_none_or(|over| *copy > over));
+        Ok(Log { topic_id: key.topic_id, start, end, epoch_end, copy })
     }
 
     /// The position's copy with the group coordinator, whatever it says.

@@ -272,6 +272,11 @@ impl PostgresStore {
         held
     }
 
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn table(&self) -> &str {
+        &self.inner.table
+    }
+
     // Rows, which may be of a table that is somebody else's.
 
     fn column<'a, T: FromSql<'a>>(&self, row: &'a Row, at: usize) -> Result<T, StoreError> {
@@ -328,23 +333,10 @@ impl PostgresStore {
             true => error.into_source().map_or_else(|| unreachable!("it has a cause"), Arc::from),
             false => Arc::new(error),
         };
-        let advice = match code.as_deref() {
-            Some("42501") => {
-                "give the reader's user SELECT, INSERT and UPDATE on its table, or CREATE on the schema"
-            }
-            Some("42P01") => "the table is gone: it is created again when the reader starts",
-            Some(code) if code.starts_with("42") => {
-                "another table has the name: choose another name for the reader's"
-            }
-            Some(code) if code.starts_with("28") => {
-                "set the user and the password in the store's address right"
-            }
-            Some("3D000") => "create the database, or set it right in the store's address",
-            Some("3F000") => "create the schema, or leave it out of the table's name",
-            None if is_login => "set the user and the password in the store's address right",
-            _ => return StoreError::Unavailable { store: STORE, source },
-        };
-        StoreError::Refused { store: STORE, source, advice }
+        match code.as_deref().and_then(advice).or(is_login.then_some(LOGIN)) {
+            Some(advice) => StoreError::Refused { store: STORE, source, advice },
+            None => StoreError::Unavailable { store: STORE, source },
+        }
     }
 }
 
@@ -405,7 +397,21 @@ impl OffsetStore for PostgresStore {
     }
 }
 
-const STORE: &str = "PostgreSQL";
+pub(crate) const STORE: &str = "PostgreSQL";
+const LOGIN: &str = "set the user and the password in the store's address right";
+
+/// What to change when PostgreSQL says this (SQLSTATE); nothing where asking again may help.
+pub(crate) fn advice(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "42501" => "give the reader's user SELECT, INSERT and UPDATE on its table, or CREATE on the schema",
+        "42P01" => "the table is gone: it is created again when the reader starts",
+        "3D000" => "create the database, or set it right in the store's address",
+        "3F000" => "create the schema, or leave it out of the table's name",
+        _ if code.starts_with("42") => "another table has the name: choose another name for the reader's",
+        _ if code.starts_with("28") => LOGIN,
+        _ => return None,
+    })
+}
 
 /// What is read of a row, in this order.
 const COLUMNS: &str = "had.fence, had.holder, had.next_offset, had.topic_id, had.leader_epoch, \

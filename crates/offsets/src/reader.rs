@@ -151,7 +151,7 @@ struct Holding {
     after: BTreeMap<Offset, Offset>,
     /// A position behind the stored one, over nothing that was to be handled, that the store may have or not.
     passing: Option<Position>,
-    /// The group's copy that says nothing about the position, until the copy has moved from there.
+    /// Copies up to here are of before the place was chosen, until this reader's own has been written.
     over: Option<Offset>,
     /// Where the reading began.
     begun: Offset,
@@ -289,6 +289,7 @@ impl Reader {
 
     /// Reads nothing more of a partition: the store would refuse its records again and again.
     fn stop(&self, partition: &TopicPartition, error: StoreError) {
+        self.keeper.lock().remove(partition);
         if self.consumer.stop(partition, ReaderError::Store(error).into()).is_err() {
             // It has gone to another reader meanwhile.
             tracing::debug!(%partition, "it is not read any more");
@@ -504,8 +505,8 @@ impl Keeper {
         let Some(next) = gap.resolve(self.options.at_gap) else { return Err(ReaderError::Gap(gap)) };
         let position = Position { next, leader_epoch: LeaderEpoch::NONE };
         let key = Key { topic_id: gap.log.topic_id, ..gap.key.clone() };
-        // The group's copy is of before. Should this reader die before it has moved it, the next one has to know.
-        let over = gap.log.copy.or(gap.log.void_copy);
+        // The group's copy is of before. Should this reader die before it has moved, the next one has to know.
+        let over = Some(gap.log.end);
         let claim = Claim { key, fence, expected: Expected::Anything, position, over };
         self.commit(&claim).await?;
         self.resets.fetch_add(1, Ordering::Relaxed);
@@ -515,12 +516,12 @@ impl Keeper {
             "the stored position cannot be continued, reading on as the policy says"
         );
         // What was done with before may come again from here on.
-        self.hold(claim, Log { copy: None, void_copy: over, ..gap.log });
+        self.hold(claim, Log { copy: None, ..gap.log });
         Ok(next.into())
     }
 
     fn hold(&self, claim: Claim, log: Log) {
-        let Claim { key, fence, position, .. } = claim;
+        let Claim { key, fence, position, over, .. } = claim;
         let partition = key.partition.clone();
         let holding = Holding {
             key,
@@ -529,7 +530,7 @@ impl Keeper {
             handed: position.next,
             after: BTreeMap::new(),
             passing: None,
-            over: log.void_copy,
+            over,
             begun: position.next,
             log,
         };
@@ -625,8 +626,9 @@ impl Keeper {
         let Some(stored) = held.stored else { return self.begin(key, held.fence, log).await };
         match continuity::check(&key, &stored, &log) {
             Ok(position) => {
-                let claim =
-                    Claim { key, fence: held.fence, expected: Expected::Anything, position, over: None };
+                // A copy that counts was written since the place was chosen.
+                let over = stored.over.filter(|_| log.copy.is_none());
+                let claim = Claim { key, fence: held.fence, expected: Expected::Anything, position, over };
                 self.hold(claim, log);
                 Ok(Begin { start: Start::Offset(position.next), leader_epoch: position.leader_epoch })
             }
@@ -637,27 +639,9 @@ impl Keeper {
     /// Begins in a partition that was never read under this name. The place is stored first, so that a crash before the first
     /// commit begins there again, and not at an end that has moved on.
     async fn begin(&self, key: Key, fence: Fence, log: Log) -> Result<Begin, ReaderError> {
-        if let Some(copy) = log.copy {
-            // It was read under this name, and the store knows nothing of that.
-            let cause = Cause::StoreRolledBack;
-            let gap = Gap { key, cause, stored: copy, expected: copy, found: None, log };
-            return self.decide(Box::new(gap), fence).await;
-        }
-        let elsewhere = self.insisting(|| self.store.list(&self.options.name)).await?;
-        let elsewhere = elsewhere
-            .iter()
-            .find(|(other, _)| other.partition == key.partition && other.cluster_id != key.cluster_id);
-        if let Some((_, stored)) = elsewhere {
-            let next = stored.position.next;
-            let gap = Gap {
-                key,
-                cause: Cause::OtherCluster,
-                stored: next,
-                expected: next,
-                found: Some(log.start),
-                log,
-            };
-            return self.decide(Box::new(gap), fence).await;
+        let listed = self.insisting(|| self.store.list(&self.options.name)).await?;
+        if let Err(gap) = continuity::check_new(&key, continuity::elsewhere(&key, &listed), &log) {
+            return self.decide(gap, fence).await;
         }
         let at = match self.options.start {
             Start::At(time) => {
@@ -716,7 +700,8 @@ impl Holding {
 
     /// Nothing that was to be handled lies between the position and where the consumer is.
     fn pass(&mut self, reached: Reached) {
-        if !self.after.is_empty() {
+        // What is on its way has to be there or not before anything else is.
+        if !self.after.is_empty() || self.passing.is_some() {
             return;
         }
         let has_copy_moved = reached.committed.is_some_and(|committed| committed > self.begun);
@@ -724,7 +709,7 @@ impl Holding {
         if reached.next > self.stored.next {
             self.passing = Some(Position { next: reached.next, leader_epoch: reached.leader_epoch });
         } else if is_forgotten {
-            self.passing = self.passing.or(Some(self.stored));
+            self.passing = Some(self.stored);
         }
     }
 

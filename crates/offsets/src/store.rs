@@ -48,7 +48,7 @@ pub struct Stored {
     pub topic_id: Uuid,
     /// When it was last moved, by the store's clock.
     pub updated: Millis,
-    /// The group's copy that was passed over when this place was chosen, see [`Claim::over`].
+    /// Copies of the position up to here are of before this place was chosen, see [`Claim::over`].
     pub over: Option<Offset>,
 }
 
@@ -93,8 +93,8 @@ pub struct Claim {
     pub expected: Expected,
     /// To where.
     pub position: Position,
-    /// If somebody, or a policy, chose the place: where the group's copy of the position was then. It says nothing about this
-    /// place, also to a reader that begins here before it has read anything.
+    /// If somebody, or a policy, chose the place: copies of the position with the group coordinator up to here are of before, and
+    /// say nothing about it, also to a reader that begins here before its own copy got there.
     pub over: Option<Offset>,
 }
 

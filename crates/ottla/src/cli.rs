@@ -5,7 +5,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{audit, bench, cluster, completions, consume, group, node, produce, quota, topic, txn};
+use crate::{audit, bench, cluster, completions, consume, group, node, offsets, produce, quota, topic, txn};
 
 /// Durable, distributed event logs that every Kafka client takes for Kafka.
 #[derive(Debug, Parser)]
@@ -40,6 +40,7 @@ pub(crate) enum Command {
     Canary(audit::canary::CanaryArgs),
     Bench(bench::BenchArgs),
     Group(group::GroupArgs),
+    Offsets(offsets::OffsetsArgs),
     Txn(txn::TxnArgs),
     Quota(quota::QuotaArgs),
     Cluster(cluster::ClusterArgs),
@@ -91,6 +92,10 @@ mod tests {
             "ottla bench consume orders -r 1000 -o -10",
             "ottla bench end-to-end orders --rate 100 -d 1m --format json",
             "ottla group describe -s readers",
+            "ottla offsets show billing --store redis://127.0.0.1:6379/0 --format json",
+            "ottla offsets verify billing --table app.positions --wait 3",
+            "ottla offsets set billing orders:3 --to @2026-01-31 --dry-run --yes",
+            "ottla offsets set billing orders:3 --to -5 --group readers",
             "ottla cluster info --format json",
             "ottla cluster health --wait 60",
             "ottla cluster quorum add 4",

@@ -18,6 +18,7 @@ mod consume;
 mod audit;
 mod bench;
 mod group;
+mod offsets;
 mod txn;
 mod quota;
 mod cluster;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Canary(args) => connect::run(audit::canary::run(args)),
         Command::Bench(args) => connect::run(bench::run(args)),
         Command::Group(args) => connect::run(group::run(args)),
+        Command::Offsets(args) => connect::run(offsets::run(args)),
         Command::Txn(args) => connect::run(txn::run(args)),
         Command::Quota(args) => connect::run(quota::run(args)),
         Command::Cluster(args) => connect::run(cluster::run(args)),

@@ -216,6 +216,7 @@ impl Sender {
             let outgoing = Self::outgoing(accumulator, &mut queues, &self.cluster);
             for part in &outgoing.parts {
                 let queue = &mut accumulator.queues[part.queue];
+                queue.gone = None;
                 if queue.broker.replace(broker) != Some(broker) {
                     queue.meet();
                 }
@@ -429,7 +430,6 @@ impl Sender {
             }
             let queue = &mut accumulator.queues[at];
             if self.cluster.leader(&queue.partition).is_some() {
-                queue.gone = None;
                 accumulator.reschedule(at, now);
                 continue;
             }

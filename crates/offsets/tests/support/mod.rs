@@ -140,6 +140,10 @@ impl Postgres {
         format!("host=127.0.0.1 port={} user=reader dbname=postgres connect_timeout=5", self.port)
     }
 
+    pub fn url(&self) -> String {
+        format!("postgres://reader@127.0.0.1:{}/postgres", self.port)
+    }
+
     /// A store in it, once it answers.
     pub async fn store(&self) -> PostgresStore {
         let address = self.address();

@@ -103,20 +103,21 @@ pub(super) async fn run(
     let mut arrivals = Arrivals { run, delays: Latencies::new(), records: 0, bytes: 0, last: Duration::ZERO };
     let outcome = watch(&mut consumer, &mut generator, &mut arrivals, &mut stop, &progress, clock).await;
     drop(progress);
-    let tally = lock(&generator.tally);
-    let missing = tally.acknowledged.saturating_sub(arrivals.records);
-    let figures = Figures {
-        records: arrivals.records,
-        bytes: arrivals.bytes,
-        seconds: arrivals.last.as_secs_f64(),
-        times: vec![("delay", &arrivals.delays), ("latency", &tally.latencies)],
-        more: vec![("acknowledged", tally.acknowledged), ("failed", tally.failed), ("missing", missing)],
+    let (missing, failure) = {
+        let tally = lock(&generator.tally);
+        let missing = tally.acknowledged.saturating_sub(arrivals.records);
+        let figures = Figures {
+            records: arrivals.records,
+            bytes: arrivals.bytes,
+            seconds: arrivals.last.as_secs_f64(),
+            times: vec![("delay", &arrivals.delays), ("latency", &tally.latencies)],
+            more: vec![("acknowledged", tally.acknowledged), ("failed", tally.failed), ("missing", missing)],
+        };
+        if tally.acknowledged + tally.failed + arrivals.records > 0 {
+            figures.print(output)?;
+        }
+        (missing, tally.error.clone())
     };
-    if tally.acknowledged + tally.failed + arrivals.records > 0 {
-        figures.print(output)?;
-    }
-    let failure = tally.error.clone();
-    drop(tally);
     // What they were given has been dealt with, or given up.
     let _ = consumer.close(CLOSE_MAX).await;
     if let Ok(producer) = Arc::try_unwrap(producer).map_err(drop) {

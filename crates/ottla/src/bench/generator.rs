@@ -4,6 +4,8 @@
 //! task hears of their delivery. A record's time counts from when it was due. At most `buffer.memory` is under way, so what
 //! is kept here is bounded as well.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -160,7 +162,7 @@ impl Sending {
                 ),
                 None => now,
             };
-            if due >= lasts || *self.ordered.borrow() != Order::Send {
+            if due >= lasts {
                 break;
             }
             if due > now {
@@ -179,6 +181,9 @@ impl Sending {
             if self.chunk.len() >= CHUNK_RECORDS {
                 self.pass_on().await;
                 now = self.clock.passed();
+                if *self.ordered.borrow() != Order::Send {
+                    break;
+                }
             }
         }
         Ok(number)
@@ -221,7 +226,7 @@ impl Sending {
         }
         // This thread is nobody else's.
         thread::sleep(left());
-        true
+        *self.ordered.borrow() == Order::Send
     }
 }
 
@@ -229,9 +234,20 @@ impl Sending {
 async fn collect(mut chunks: mpsc::Receiver<Vec<Sent>>, clock: Clock, tally: Shared<Tally>) {
     let mut heard = Vec::with_capacity(CHUNK_RECORDS);
     while let Some(chunk) = chunks.recv().await {
-        for Sent { due_micros, bytes, handle } in chunk {
-            let outcome = handle.await;
-            heard.push((due_micros, bytes, clock.passed(), outcome.err()));
+        let mut now = clock.passed();
+        for Sent { due_micros, bytes, mut handle } in chunk {
+            let mut is_over = true;
+            let outcome = poll_fn(|context| {
+                let polled = Pin::new(&mut handle).poll(context);
+                is_over &= polled.is_ready();
+                polled
+            })
+            .await;
+            // Records of a batch are heard of together: only who was waited for was heard of just now.
+            if !is_over {
+                now = clock.passed();
+            }
+            heard.push((due_micros, bytes, now, outcome.err()));
         }
         let mut tally = lock(&tally);
         for (due_micros, bytes, now, error) in heard.drain(..) {

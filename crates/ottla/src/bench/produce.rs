@@ -177,20 +177,21 @@ pub(super) async fn run(args: ProduceArgs, output: OutputArgs, connect: &Connect
         }
     };
     drop(progress);
-    let tally = lock(&generator.tally);
-    let outcome = Figures {
-        records: tally.acknowledged,
-        bytes: tally.bytes,
-        seconds: tally.last.as_secs_f64(),
-        times: vec![("latency", &tally.latencies)],
-        more: vec![("failed", tally.failed)],
+    let failure = {
+        let tally = lock(&generator.tally);
+        let figures = Figures {
+            records: tally.acknowledged,
+            bytes: tally.bytes,
+            seconds: tally.last.as_secs_f64(),
+            times: vec![("latency", &tally.latencies)],
+            more: vec![("failed", tally.failed)],
+        };
+        // Where nothing was sent the reason is all there is to say.
+        if tally.acknowledged + tally.failed > 0 {
+            figures.print(output)?;
+        }
+        tally.error.clone()
     };
-    // Where nothing was sent the reason is all there is to say.
-    if tally.acknowledged + tally.failed > 0 {
-        outcome.print(output)?;
-    }
-    let failure = tally.error.clone();
-    drop(tally);
     if let Ok(producer) = Arc::try_unwrap(producer).map_err(drop) {
         // What it was given has been heard of, or given up.
         let _ = producer.close(CLOSE_MAX).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use client::{Consumer, Error, ErrorKind, Producer, ProducerRecord, Records};
 use tokio::time::{sleep, timeout};
-use wire::{Offset, PartitionId, TopicPartition};
+use wire::{ErrorCode, PartitionId};
 
 use super::consuming::{self, values};
 use super::stage::{CLOSE_MAX, Life, SOURCE, Stage};
@@ -24,7 +24,9 @@ pub(super) async fn run(stage: Stage, host: &'static str, protocol: &'static [(&
         let life = stage.begin_life(host).await;
         if let Err(error) = live(&life, protocol).await {
             life.note(&format!("ends: {error}"));
-            if !consuming::is_expected(&error) {
+            // A coordinator that is cut off says what may be long over.
+            let is_over = error.code() == Some(ErrorCode::INVALID_TXN_STATE);
+            if !is_over && !consuming::is_expected(&error) {
                 life.anomaly(&format!("ends: {error}"));
             }
         }
@@ -71,13 +73,13 @@ async fn live(life: &Life, protocol: &[(&str, &str)]) -> Result<(), Error> {
 
 /// Copies records in one transaction. An error is an outcome that is not known, or the end of this process.
 async fn copy(life: &Life, producer: &Producer, consumer: &Consumer, records: Records) -> Result<(), Error> {
-    let partition = records.partition().clone();
-    let source = partition.partition.0;
+    let source = records.partition().partition.0;
     let values = values(&records);
     let first = values[0].0;
     life.stage.seen.given(ROLE, &life.name, (source, records.position().0), &values);
     life.work().await;
-    let outcome = transact(life, producer, consumer, (&partition, records.next_offset()), &values).await;
+    let outcome = transact(life, producer, consumer, &records, &values).await;
+    life.note(&format!("copied {source}/{first} to {}: {outcome:?}", records.next_offset()));
     match outcome {
         Ok(true) => {
             records.done();
@@ -104,10 +106,10 @@ async fn transact(
     life: &Life,
     producer: &Producer,
     consumer: &Consumer,
-    (partition, next): (&TopicPartition, Offset),
+    records: &Records,
     values: &[(i64, String)],
 ) -> Result<bool, Error> {
-    let source = partition.partition.0;
+    let source = records.partition().partition.0;
     let transaction = producer.begin().await?;
     for (offset, _) in values {
         let mut record = ProducerRecord::new(TOPIC, format!("{source}/{offset}"));
@@ -115,12 +117,12 @@ async fn transact(
         drop(transaction.enqueue(record).await?);
     }
     life.awake().await;
-    // Who is no member any more has nothing to commit.
-    let Some(member) = consumer.group_metadata() else {
+    // What is another's by now is not to be committed.
+    let Some(member) = consumer.group_metadata([records]) else {
         transaction.abort().await?;
         return Ok(false);
     };
-    transaction.send_offsets([(partition.clone(), next)], &member).await?;
+    transaction.send_offsets([(records.partition().clone(), records.next_offset())], &member).await?;
     if life.dice.percent(5) {
         transaction.abort().await?;
         return Ok(false);

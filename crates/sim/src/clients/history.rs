@@ -45,6 +45,14 @@ struct Sent {
     number: u64,
 }
 
+/// The copy of a stored position that the group's coordinator confirmed last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Confirmed {
+    pub(super) copy: i64,
+    /// How often it was decided to go back before.
+    pub(super) decisions: u64,
+}
+
 #[derive(Debug, Default)]
 struct Events {
     sent: BTreeMap<String, Sent>,
@@ -55,8 +63,7 @@ struct Events {
     handled: BTreeMap<(&'static str, i32), Offsets>,
     /// The largest offset that a member was told is committed.
     committed: BTreeMap<(&'static str, i32), i64>,
-    /// The copy of a stored position that the group's coordinator confirmed last.
-    copies: BTreeMap<(&'static str, i32), i64>,
+    copies: BTreeMap<(&'static str, i32), Confirmed>,
 }
 
 /// The record of what clients of one story were told. Clones share it.
@@ -154,20 +161,21 @@ impl ClientHistory {
         self.events.lock().committed.get(&(role, partition)).copied().unwrap_or(0)
     }
 
-    /// The coordinator confirmed the copy of a position; none is known from now on if somebody goes back by decision.
-    pub(super) fn copied(&self, role: &'static str, partition: i32, copy: Option<i64>) {
-        let mut events = self.events.lock();
-        match copy {
-            Some(copy) => events.copies.insert((role, partition), copy),
-            None => events.copies.remove(&(role, partition)),
-        };
+    /// The coordinator confirmed the copy of a position.
+    pub(super) fn copied(&self, role: &'static str, partition: i32, copy: i64) {
+        self.events.lock().copies.entry((role, partition)).or_default().copy = copy;
     }
 
-    /// The copies that are known.
-    pub(super) fn copies(&self, role: &'static str) -> BTreeMap<i32, i64> {
-        let events = self.events.lock();
-        let of_role = events.copies.iter().filter(|((of, _), _)| *of == role);
-        of_role.map(|((_, partition), copy)| (*partition, *copy)).collect()
+    /// Somebody goes on by decision, wherever that is: what was confirmed before is no measure any more.
+    pub(super) fn decides(&self, role: &'static str, partition: i32) {
+        let mut events = self.events.lock();
+        let confirmed = events.copies.entry((role, partition)).or_default();
+        *confirmed = Confirmed { copy: 0, decisions: confirmed.decisions + 1 };
+    }
+
+    /// The copy of a position.
+    pub(super) fn copy(&self, role: &'static str, partition: i32) -> Confirmed {
+        self.events.lock().copies.get(&(role, partition)).copied().unwrap_or_default()
     }
 
     /// Compares what lies in the log in the end with what was sent and acknowledged.
@@ -218,20 +226,22 @@ impl ClientHistory {
 
     /// Compares the committed copies with the log: each of its records once, in order.
     pub(super) fn check_copies(&self, copies: &[(Place, String)], ends: &BTreeMap<i32, i64>) {
-        let mut found: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
+        let mut found: BTreeMap<i32, Vec<(i64, Place)>> = BTreeMap::new();
         for (place, value) in copies {
             let source = value.split_once('/').and_then(|(p, o)| Some((p.parse().ok()?, o.parse().ok()?)));
             match source {
-                Some((partition, offset)) => found.entry(partition).or_default().push(offset),
+                Some((partition, offset)) => {
+                    found.entry(partition).or_default().push((offset, *place));
+                }
                 None => self.history.anomaly(format!("{value} at {place:?} is no copy")),
             }
         }
         for (partition, end) in ends {
             let copied = found.remove(partition).unwrap_or_default();
-            let odd = copied.iter().zip(0..).find(|(offset, expected)| **offset != *expected);
-            if let Some((offset, expected)) = odd {
+            let odd = copied.iter().zip(0..).find(|((offset, _), expected)| offset != expected);
+            if let Some(((offset, place), expected)) = odd {
                 self.history.anomaly(format!(
-                    "of {partition} the copy of {offset} is committed where that of {expected} should follow"
+                    "of {partition} the copy of {offset} is committed at {place:?} where that of {expected} should follow"
                 ));
             } else if i64::try_from(copied.len()) != Ok(*end) {
                 self.history.anomaly(format!(

@@ -210,12 +210,12 @@ async fn audit(stage: &Stage, admin: &Admin) {
 /// Waits until a group has committed everything. What a member was told to be committed is never taken back.
 async fn everything_is_committed(stage: &Stage, admin: &Admin, ends: &BTreeMap<i32, i64>) {
     loop {
+        let told = ends.keys().map(|partition| stage.seen.last_committed(consuming::ROLE, *partition));
+        let told: Vec<i64> = told.collect();
         if let Some(committed) = committed(admin).await {
-            for (partition, end) in ends {
-                let (now, told) = (
-                    committed.get(partition).copied().unwrap_or(0),
-                    stage.seen.last_committed(consuming::ROLE, *partition),
-                );
+            let now = |partition| committed.get(partition).copied().unwrap_or(0);
+            for ((partition, end), told) in ends.iter().zip(told) {
+                let now = now(partition);
                 stage.seen.committed(consuming::ROLE, *partition, now, false);
                 if now < told || now > *end {
                     stage.seen.history.anomaly(format!(
@@ -223,7 +223,7 @@ async fn everything_is_committed(stage: &Stage, admin: &Admin, ends: &BTreeMap<i
                     ));
                 }
             }
-            if ends.iter().all(|(partition, end)| committed.get(partition).copied().unwrap_or(0) == *end) {
+            if ends.iter().all(|(partition, end)| now(partition) == *end) {
                 return;
             }
         }

@@ -49,7 +49,7 @@ async fn live(life: &Life, store: &Store, protocol: &[(&str, &str)]) {
     let at_gap = if is_decided { Policy::Nearest } else { Policy::Stop };
     let options = ReaderOptions { at_gap, ..ReaderOptions::new(role.parse().expect("a name")) };
     life.note(&format!("begins to read, and at a gap {at_gap:?}"));
-    let copies = life.stage.seen.copies(role);
+    let copies = [0, 1, 2].map(|partition| life.stage.seen.copy(role, partition));
     let access = Access::new(store.clone(), life.clone());
     let reader = Reader::subscribe(
         life.stage.options(&settings),
@@ -69,12 +69,14 @@ async fn live(life: &Life, store: &Store, protocol: &[(&str, &str)]) {
                 let partition = batch.partition().partition.0;
                 let values = consuming::values(&batch);
                 let first = values[0].0;
+                let (seen, confirmed) = (&life.stage.seen, copies[partition as usize]);
+                let is_current = seen.copy(role, partition).decisions == confirmed.decisions;
                 if is_decided {
-                    life.stage.seen.copied(role, partition, None);
-                } else if copies.get(&partition).is_some_and(|copy| first < *copy) {
-                    let copy = copies[&partition];
+                    seen.decides(role, partition);
+                } else if is_current && first < confirmed.copy {
                     life.anomaly(&format!(
-                        "is given {partition}/{first} again without a word, and had come to {copy}"
+                        "is given {partition}/{first} again without a word, and {} was confirmed",
+                        confirmed.copy
                     ));
                 }
                 life.stage.seen.given(role, &life.name, (partition, batch.position().0), &values);
@@ -97,11 +99,15 @@ async fn live(life: &Life, store: &Store, protocol: &[(&str, &str)]) {
             Ok(None) => break,
         }
         life.awake().await;
+        // Somebody looks at what stopped, and the others have come to the end by then.
+        if life.stage.is_ending() && life.stage.is_stopped(life.host) {
+            break;
+        }
         if dice.percent(10) {
             match reader.consumer().commit().await {
                 Ok(committed) if !is_decided => {
                     for (partition, offset) in &committed.offsets {
-                        life.stage.seen.copied(role, partition.partition.0, Some(offset.0));
+                        life.stage.seen.copied(role, partition.partition.0, offset.0);
                     }
                 }
                 Ok(_) => {}
@@ -147,8 +153,8 @@ async fn deal(life: &Life, reader: &Reader, access: &Access, batch: Batch, rows:
         return Next::GoOn;
     }
     let outcome = match access.store.kind {
-        Kind::Transactional => transact(life, access, batch, rows).await,
-        Kind::Redis | Kind::RedisForPositions => write_and_commit(life, reader, access, batch, rows).await,
+        Kind::Transactional | Kind::Redis => transact(life, access, batch, rows).await,
+        Kind::RedisForPositions => write_and_commit(life, reader, access, batch, rows).await,
     };
     match outcome {
         Ok(()) => Next::GoOn,

@@ -27,9 +27,9 @@ const LOST_MAX: Duration = Duration::from_secs(1);
 pub(super) enum Kind {
     /// Results and position in one transaction, and nothing that was confirmed is lost.
     Transactional,
-    /// One write after the other; what was confirmed within the last second may be lost, positions and results alike.
+    /// Results, each in its own place, and position in one step, which may be lost within a second after it was confirmed.
     Redis,
-    /// Likewise, and the results are elsewhere: they are not lost, and each has its own place.
+    /// Positions alone, which may be lost likewise. The results are elsewhere, each in its own place, and are written before.
     RedisForPositions,
 }
 
@@ -131,11 +131,16 @@ impl Store {
         }
     }
 
-    /// Moves a position and adds results, both or neither.
+    /// Moves a position and adds results, and nothing comes in between. Where it is refused, the results are not added; in
+    /// Redis, which takes nothing back, they are.
     async fn apply(&self, claim: Option<&Claim>, rows: &[(Place, String)]) -> Result<(), StoreError> {
-        if let Some(claim) = claim {
-            // It does not wait: nothing comes in between.
-            self.memory.commit(claim).await?;
+        let moved = match claim {
+            // It does not wait.
+            Some(claim) => self.memory.commit(claim).await,
+            None => Ok(()),
+        };
+        if self.kind == Kind::Transactional {
+            moved.clone()?;
         }
         let mut state = self.state.lock();
         let mut wrong = None;
@@ -150,7 +155,7 @@ impl Store {
                     Some(format!("{value} of {place:?} is a second time in the results of {}", self.role));
             }
         }
-        if let Some(Claim { key, fence, position, .. }) = claim {
+        if let Some(Claim { key, fence, position, .. }) = claim.filter(|_| moved.is_ok()) {
             let partition = key.partition.partition.0;
             let holder = state.holders.get(&partition).copied();
             if holder != Some(fence.token) {
@@ -172,7 +177,7 @@ impl Store {
         if let Some(wrong) = wrong {
             self.seen.history.anomaly(wrong);
         }
-        Ok(())
+        moved
     }
 }
 
