@@ -1,6 +1,7 @@
 //! Everything is killed, again and again: readers, brokers, Redis and PostgreSQL, at moments that a seed says, while one producer
 //! writes numbers and two readers with each store write down what they read. At the end each number must be in PostgreSQL's table
-//! once and in Redis once. A reader of either store that was killed comes back by itself; so does one whose store was.
+//! once and in Redis once. A reader of either store that was killed comes back by itself; so does one whose store was. Now and then
+//! one is stopped for longer than its session, and goes on as a zombie.
 
 use super::program::Program;
 use super::stores::{Kind, Store};
@@ -12,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const BROKERS: u16 = 3;
 const PARTITIONS: u64 = 6;
@@ -26,6 +27,10 @@ const MEMBERS: usize = 2;
 /// Of readers that have not read everything, once nothing is killed any more.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long a member that is silent stays one, in milliseconds.
+const SESSION_MS: u64 = 6_000;
+/// One kill of so many comes with a reader that is stopped.
+const KILLS_PER_STOP: u64 = 8;
 
 /// What the caller has drawn up.
 pub(super) struct Plan {
@@ -72,6 +77,8 @@ struct World<'a> {
     redis: Store,
     postgres: Store,
     readers: Vec<Program>,
+    /// A reader that is stopped, and until when.
+    stopped: Option<(usize, Instant)>,
     program: &'a Path,
     home: PathBuf,
 }
@@ -91,8 +98,15 @@ fn play(plan: &Plan, binary: &Path, program: &Path, home: &Path) -> Result<(), S
     shell::pipe(&mut create, "", &home.join("topic.log"))?;
     let (redis, postgres) = (Store::start(Kind::Redis, home)?, Store::start(Kind::Postgres, home)?);
     table(&postgres).create()?;
-    let mut world =
-        World { cluster, redis, postgres, readers: Vec::new(), program, home: home.to_path_buf() };
+    let mut world = World {
+        cluster,
+        redis,
+        postgres,
+        readers: Vec::new(),
+        stopped: None,
+        program,
+        home: home.to_path_buf(),
+    };
     for place in 0..2 * MEMBERS {
         let reader = world.start_reader(place)?;
         world.readers.push(reader);
@@ -115,12 +129,19 @@ fn play(plan: &Plan, binary: &Path, program: &Path, home: &Path) -> Result<(), S
     let begin = shell::now();
     let mut dice = Dice::new(plan.seed);
     let mut killed: BTreeMap<&'static str, u64> = BTreeMap::new();
+    let mut stops = 0;
     let is_terminal = std::io::stdout().is_terminal();
     for number in 1..=plan.kills {
         std::thread::sleep(dice.millis(200, 2_500));
+        if dice.below(KILLS_PER_STOP) == 0 {
+            let place = usize::try_from(dice.below(2 * MEMBERS as u64)).expect("an index fits");
+            let rest = dice.millis(SESSION_MS + 1_000, SESSION_MS + 4_000);
+            stops += u64::from(world.stop_for(place, rest)?);
+        }
         let victim = Victim::choose(&mut dice);
         let rest = dice.millis(0, 1_000);
         world.strike(victim, rest)?;
+        world.resume(shell::now())?;
         producer.check()?;
         world.check()?;
         *killed.entry(victim.kind()).or_default() += 1;
@@ -141,6 +162,7 @@ fn play(plan: &Plan, binary: &Path, program: &Path, home: &Path) -> Result<(), S
         println!();
     }
 
+    world.resume_all()?;
     let said = producer.stop()?;
     let produced = said.iter().find_map(|line| line.strip_prefix("acknowledged ")?.parse::<u64>().ok());
     let produced = produced.ok_or("the producer has not said how many it produced")?;
@@ -152,7 +174,11 @@ fn play(plan: &Plan, binary: &Path, program: &Path, home: &Path) -> Result<(), S
     }
     world.cluster.check()?;
     let list: Vec<String> = killed.iter().map(|(kind, count)| format!("{count} × {kind}")).collect();
-    println!("killed: {}, in {:.0} s", list.join(", "), begin.elapsed().as_secs_f64());
+    println!(
+        "killed: {}; stopped for longer than a session: {stops} × reader; in {:.0} s",
+        list.join(", "),
+        begin.elapsed().as_secs_f64()
+    );
     let in_table = judge("PostgreSQL", &table(&world.postgres), produced);
     let in_hashes = judge("Redis", &hashes(&world.redis), produced);
     let again = hashes(&world.redis).again()?.unwrap_or(0);
@@ -189,6 +215,7 @@ impl World<'_> {
         match victim {
             Victim::Reader(place) => {
                 self.readers[place].kill()?;
+                self.stopped = self.stopped.filter(|(stopped, _)| *stopped != place);
                 std::thread::sleep(rest);
                 self.readers[place] = self.start_reader(place)?;
                 Ok(())
@@ -200,6 +227,31 @@ impl World<'_> {
             }
             Victim::Redis => strike_store(&mut self.redis, rest),
             Victim::Postgres => strike_store(&mut self.postgres, rest),
+        }
+    }
+
+    /// Stops a reader, unless one is stopped already.
+    fn stop_for(&mut self, place: usize, rest: Duration) -> Result<bool, String> {
+        if self.stopped.is_some() {
+            return Ok(false);
+        }
+        self.readers[place].signal("STOP")?;
+        self.stopped = Some((place, shell::now() + rest));
+        Ok(true)
+    }
+
+    /// Lets the one that is stopped go on when its time has come.
+    fn resume(&mut self, now: Instant) -> Result<(), String> {
+        match self.stopped {
+            Some((_, until)) if until <= now => self.resume_all(),
+            _ => Ok(()),
+        }
+    }
+
+    fn resume_all(&mut self) -> Result<(), String> {
+        match self.stopped.take() {
+            Some((place, _)) => self.readers[place].signal("CONT"),
+            None => Ok(()),
         }
     }
 

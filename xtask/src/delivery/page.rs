@@ -63,7 +63,7 @@ fn text(played: &[Played]) -> Result<String, String> {
     let java = pom.split("<kafka.version>").nth(1).and_then(|rest| rest.split('<').next());
     let (python, java) = (python.unwrap_or("?"), java.unwrap_or("?"));
 
-    let mut page = format!(
+    let mut page = String::from(
         "# Delivery: what is doubled and what is lost behind the broker
 
 A broker that keeps every record does not keep a reader from handling one twice or never. These are the known ways to
@@ -121,14 +121,15 @@ one.
 "
     );
     for scenario in &SCENARIOS {
-        let _ = write!(page, "\n## {}: {}\n\n{}\n\n", scenario.letter, scenario.title, scenario.story);
+        let story = wrapped(scenario.story);
+        let _ = write!(page, "\n## {}: {}\n\n{story}\n\n", scenario.letter, scenario.title);
         for who in Who::ALL {
             let found = played.iter().find(|one| one.scenario.letter == scenario.letter && one.who == who);
             if let Some(Ok(outcome)) = found.map(|one| &one.outcome) {
                 let _ = writeln!(page, "- {}: {}", headline(who), told(outcome));
             }
         }
-        let _ = write!(page, "\n{}\n", scenario.closed);
+        let _ = write!(page, "\n{}\n", wrapped(scenario.closed));
     }
     page += "
 ## All of it at once, a hundred times
@@ -136,7 +137,26 @@ one.
 `cargo xtask delivery --kills 100` runs a producer, two readers with PostgreSQL and two with Redis on three brokers, and kills (`kill
 -9`) a reader, a broker, Redis or PostgreSQL at random moments, a hundred times. At the end each number that was produced must be in
 PostgreSQL's table once and in Redis once, in order. It takes about five minutes; a seed says what is killed when. A reader that was
-killed is started again and goes on by itself, as does one whose store was gone for a while.
+killed is started again and goes on by itself, as does one whose store was gone for a while. Now and then a reader is stopped for
+longer than its session and goes on as a zombie.
 ";
     Ok(page)
+}
+
+/// In lines.
+fn wrapped(text: &str) -> String {
+    const WIDTH: usize = 130;
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().expect("there is always one");
+        if line.is_empty() {
+            *line += word;
+        } else if line.len() + 1 + word.len() <= WIDTH {
+            *line += " ";
+            *line += word;
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines.join("\n")
 }

@@ -71,7 +71,7 @@ pub(super) const SCENARIOS: [Scenario; 9] = [
         title: "The same with auto.offset.reset=latest",
         story: "As before, with the stock clients' default. Our group reader has `auto.offset.reset=none`.",
         closed: "`none` stops the partition and says so, instead of passing over what was never read; nothing is lost that \
-                 somebody could not still read.",
+                 somebody could not still read. Stock clients can be told the same (`none`; `error` of librdkafka).",
         may_stop: true,
         play: offsets_are_gone_latest,
     },
@@ -93,7 +93,8 @@ pub(super) const SCENARIOS: [Scenario; 9] = [
         story: "Records are handed to a worker through a queue in memory, 20 ms each; the poll loop goes on, and offsets are \
                 committed automatically every 5 s. The process is killed after 300 records, and another one goes on. Committing by \
                 hand, the reader has no queue.",
-        closed: "A record is committed only once its acknowledgement was released, wherever it is until then.",
+        closed: "A record is committed only once its acknowledgement was released, wherever it is until then. librdkafka leaves it to \
+                 its user with `enable.auto.offset.store=false`.",
         may_stop: false,
         play: committed_in_memory,
     },
@@ -101,10 +102,11 @@ pub(super) const SCENARIOS: [Scenario; 9] = [
         letter: "g",
         title: "A burst that outruns the reader",
         story: "The topic keeps 2 MiB (`retention.bytes`); a record of 1 KiB takes 2 ms. 6,000 come in one burst of somebody \
-                else's, and retention removes what was not read yet. \
-                So that a small burst is as good as a large one, no client keeps more than 1 MiB in memory (librdkafka would 64, ours 50). Our group reader has `auto.offset.reset=none`.",
+                else's, and retention removes what was not read yet. So that a small burst is as good as a large one, no client \
+                keeps more than 1 MiB in memory (librdkafka would 64, ours 50). Our group reader has `auto.offset.reset=none`.",
         closed: "The reader stops its partition and says what is missing: stored position, log, cause, and the command that \
-                 resolves it. Nothing is passed over in silence.",
+                 resolves it. Nothing is passed over in silence. Stock clients can be told to stop as well (`none`; `error` of \
+                 librdkafka).",
         may_stop: true,
         play: burst,
     },
