@@ -484,14 +484,14 @@ impl Task {
     }
 }
 
-/// Grows with what arrives, so that a length that lies costs nothing.
+/// A length that lies costs a step: there is room for the rest when that has come.
 async fn read_frame(reader: &mut (impl AsyncRead + Unpin), length: usize) -> io::Result<Bytes> {
     const STEP_BYTES_MAX: usize = 1024 * 1024;
     let mut frame = BytesMut::with_capacity(length.min(STEP_BYTES_MAX));
     let mut body = reader.take(length as u64);
     while frame.len() < length {
         if frame.len() == frame.capacity() {
-            frame.reserve((length - frame.len()).min(frame.len().max(STEP_BYTES_MAX)));
+            frame.reserve(length - frame.len());
         }
         if body.read_buf(&mut frame).await? == 0 {
             return Err(io::Error::new(

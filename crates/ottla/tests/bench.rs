@@ -141,11 +141,16 @@ impl Running {
         Self(Some(command(broker, arguments).spawn().unwrap()))
     }
 
+    /// What it says when it ends.
+    fn end(mut self) -> Output {
+        self.0.take().unwrap().wait_with_output().unwrap()
+    }
+
     /// What it says when it is interrupted.
-    fn interrupt(mut self) -> Output {
+    fn interrupt(self) -> Output {
         let id = self.0.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
-        self.0.take().unwrap().wait_with_output().unwrap()
+        self.end()
     }
 }
 
@@ -176,6 +181,30 @@ fn who_interrupts_a_bench_gets_the_figures_until_then() {
         assert!(figures["records"].as_u64().unwrap() > 0, "{figures}");
         ok(run(&broker, &["topic", "delete", "t"]));
         ok(run(&broker, &["topic", "create", "t", "-p", "3"]));
+    }
+}
+
+#[test]
+fn a_topic_that_goes_away_ends_a_bench_with_the_reason() {
+    let broker = start();
+    let load = ["bench", "end-to-end", "t", "--rate", "500", "--duration", "1h"];
+    let process = Running::start(&broker, &load);
+    wait_for_records(&broker);
+    ok(run(&broker, &["topic", "delete", "t"]));
+    let said = show(&process.end());
+    assert!(said.starts_with("RECORDS") && said.ends_with("exit code 1\n"), "{said}");
+    assert!(said.contains("error: topic t does not exist"), "{said}");
+}
+
+#[test]
+fn what_is_due_in_the_warm_up_counts_but_is_not_timed() {
+    let broker = start();
+    for bench_of in [&["produce"][..], &["end-to-end"]] {
+        let load = ["t", "--rate", "1000", "--records", "300", "--warm-up", "200ms"];
+        let figures = bench(&broker, &[bench_of, &load].concat());
+        assert_eq!(figures["records"], 300);
+        let bars = figures["histogram"].as_array().unwrap();
+        assert_eq!(bars.iter().map(|bar| bar["records"].as_u64().unwrap()).sum::<u64>(), 100);
     }
 }
 

@@ -267,6 +267,7 @@ impl Bench<'_> {
                 ottla.args(["end-to-end", target.topic, "-p", "all", "--rate", &rate.to_string()]);
                 ottla.args(["--size", &LATENCY_BYTES.to_string()]);
                 ottla.args(["--duration", &format!("{}s", seconds + WARM_UP_SECONDS)]);
+                ottla.args(["--warm-up", &format!("{WARM_UP_SECONDS}s")]);
                 settings(&mut ottla, "-X", &[&STEADY_PRODUCER, &CONSUMER[..3]]);
             }
         }

@@ -18,6 +18,9 @@ use crate::record::ConsumedRecord;
 /// The most that one batch may decompress to. Brokers keep batches near `max.message.bytes`, 1 MiB by default.
 const BATCH_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
+/// Room made because a batch says that it has so many records; what is more has to be there first.
+const RECORDS_TRUSTED_MAX: usize = 4096;
+
 /// What one fetch brought of one partition.
 #[derive(Debug)]
 pub(super) struct Fetched {
@@ -146,11 +149,12 @@ impl Packed {
         position: Offset,
     ) -> Result<Vec<ConsumedRecord>, BatchError> {
         self.batch.verify_crc()?;
-        let mut records = Vec::new();
         if self.is_hidden {
-            return Ok(records);
+            return Ok(Vec::new());
         }
         let batch = &self.batch;
+        let count = usize::try_from(batch.header().record_count()).unwrap_or(0);
+        let mut records = Vec::with_capacity(count.min(RECORDS_TRUSTED_MAX));
         let attributes = batch.attributes();
         for record in batch.records(BATCH_BYTES_MAX) {
             let record = record?;

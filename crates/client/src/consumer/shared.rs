@@ -347,6 +347,10 @@ impl State {
         }
         slot.source = source;
         slot.buffered_bytes += fetched.bytes();
+        // Most have one fetch waiting, of thousands of partitions: room for one more and no more than that while there are few.
+        if slot.buffer.len() < 4 {
+            slot.buffer.reserve_exact(1);
+        }
         slot.buffer.push_back(fetched);
         self.make_ready(partition);
     }

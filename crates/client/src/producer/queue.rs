@@ -27,7 +27,7 @@ use wire::{BrokerId, Millis, ProducerEpoch, ProducerId, TopicPartition};
 
 use super::outcome::{DeliveryHandle, Outcome, Promise};
 use crate::error::Error;
-use crate::options::Options;
+use crate::options::{IDEMPOTENT_IN_FLIGHT_MAX, Options};
 use crate::record::ProducerRecord;
 
 /// Who numbers the batches.
@@ -274,19 +274,32 @@ impl Queue {
         making: &Making,
         now: Instant,
     ) -> (DeliveryHandle, Pushed) {
-        let mut pushed = Pushed::Joined;
-        if !self.fresh.back().is_some_and(|last| last.has_room(bytes, making)) {
-            pushed = match self.fresh.back_mut() {
-                Some(last) => {
-                    last.is_full = true;
-                    Pushed::FilledOne
-                }
-                None => Pushed::Began,
-            };
-            self.fresh.push_back(Batch::new(&self.partition, making, now));
+        if let Some(handle) = self.join(record, bytes, timestamp, making) {
+            return (handle, Pushed::Joined);
         }
+        let pushed = match self.fresh.back_mut() {
+            Some(last) => {
+                last.is_full = true;
+                Pushed::FilledOne
+            }
+            None => Pushed::Began,
+        };
+        grow_by_one(&mut self.fresh);
+        self.fresh.push_back(Batch::new(&self.partition, making, now));
         let last = self.fresh.back_mut().expect("there is one by now");
         (last.append(record, bytes, timestamp), pushed)
+    }
+
+    /// The same for a record that the last batch has room for, which needs no time; none if it has not.
+    pub(super) fn join(
+        &mut self,
+        record: &ProducerRecord,
+        bytes: usize,
+        timestamp: Millis,
+        making: &Making,
+    ) -> Option<DeliveryHandle> {
+        let last = self.fresh.back_mut().filter(|last| last.has_room(bytes, making))?;
+        Some(last.append(record, bytes, timestamp))
     }
 
     /// Whether nothing waits and nothing is under way.
@@ -399,6 +412,7 @@ impl Queue {
         batch.is_full = true;
         batch.tries += 1;
         let ticket = self.ticket();
+        grow_by_one(&mut self.sent);
         self.sent.push_back(Sent {
             ticket,
             number,
@@ -550,6 +564,14 @@ impl Queue {
 impl Sent {
     fn is_settled(&self) -> bool {
         self.outcome.is_settled()
+    }
+}
+
+/// Room for one more and no more than that while there are few: most partitions have a batch at a time, of thousands of
+/// partitions.
+fn grow_by_one<T>(queue: &mut VecDeque<T>) {
+    if queue.len() < IDEMPOTENT_IN_FLIGHT_MAX {
+        queue.reserve_exact(1);
     }
 }
 

@@ -57,6 +57,7 @@ pub(crate) struct EndToEndArgs {
 /// What came.
 struct Arrivals {
     run: u64,
+    warm_up_micros: u64,
     delays: Latencies,
     records: u64,
     bytes: u64,
@@ -69,7 +70,9 @@ impl Arrivals {
             let Some(due) = Values::due(self.run, value) else { continue };
             self.records += 1;
             self.bytes += value.len() as u64;
-            self.delays.record(super::micros(now).saturating_sub(due));
+            if due >= self.warm_up_micros {
+                self.delays.record(super::micros(now).saturating_sub(due));
+            }
             self.last = now;
         }
     }
@@ -89,6 +92,7 @@ pub(super) async fn run(
     let run = TokioEnvironment.random();
     let values = Values::Stamped { run, noise: Noise::new(size) };
     let plan = args.load.plan(&cluster, values, size, Some(args.rate)).await?;
+    let warm_up_micros = super::micros(plan.warm_up);
     let admin = Admin::new(cluster.clone());
     let partitions = consume::partitions(&admin, &[args.load.name()], &[]).await?;
     // Offsets, so that nothing is missed between here and the first fetch.
@@ -100,9 +104,21 @@ pub(super) async fn run(
     let progress = Progress::new();
     let clock = Clock::begin();
     let mut generator = Generator::start(Arc::clone(&producer), plan, clock)?;
-    let mut arrivals = Arrivals { run, delays: Latencies::new(), records: 0, bytes: 0, last: Duration::ZERO };
+    let mut arrivals = Arrivals {
+        run,
+        warm_up_micros,
+        delays: Latencies::new(),
+        records: 0,
+        bytes: 0,
+        last: Duration::ZERO,
+    };
     let outcome = watch(&mut consumer, &mut generator, &mut arrivals, &mut stop, &progress, clock).await;
     drop(progress);
+    if outcome.is_err() {
+        // Its thread must not outlive the runtime.
+        generator.order(Order::Abandon);
+        let _ = generator.ended().await;
+    }
     let (missing, failure) = {
         let tally = lock(&generator.tally);
         let missing = tally.acknowledged.saturating_sub(arrivals.records);

@@ -40,6 +40,8 @@ pub(super) struct Plan {
     pub(super) interval: Option<Duration>,
     pub(super) records_max: Option<u64>,
     pub(super) lasts: Option<Duration>,
+    /// What is due before is not timed.
+    pub(super) warm_up: Duration,
 }
 
 /// What a generator is told.
@@ -93,7 +95,8 @@ impl Generator {
             last: Duration::ZERO,
         };
         let tally = Arc::new(std::sync::Mutex::new(tally));
-        let collecting = tokio::spawn(collect(received, clock, Arc::clone(&tally)));
+        let warm_up_micros = super::micros(plan.warm_up);
+        let collecting = tokio::spawn(collect(received, clock, warm_up_micros, Arc::clone(&tally)));
         let (end, ended) = oneshot::channel();
         let runtime = Handle::current();
         let work = move || {
@@ -117,7 +120,7 @@ impl Generator {
     }
 
     /// Waits until all is sent and heard of; how many records were handed over. May be dropped and called again until it
-    /// has returned.
+    /// has returned, and has to: the thread must not outlive the runtime.
     pub(super) async fn ended(&mut self) -> Result<u64, Error> {
         let sent = (&mut self.ended).await.unwrap_or(Err(Error::Closed));
         if *self.orders.borrow() == Order::Abandon {
@@ -231,7 +234,12 @@ impl Sending {
 }
 
 /// Hears of what was sent, in the order of sending.
-async fn collect(mut chunks: mpsc::Receiver<Vec<Sent>>, clock: Clock, tally: Shared<Tally>) {
+async fn collect(
+    mut chunks: mpsc::Receiver<Vec<Sent>>,
+    clock: Clock,
+    warm_up_micros: u64,
+    tally: Shared<Tally>,
+) {
     let mut heard = Vec::with_capacity(CHUNK_RECORDS);
     while let Some(chunk) = chunks.recv().await {
         let mut now = clock.passed();
@@ -256,7 +264,9 @@ async fn collect(mut chunks: mpsc::Receiver<Vec<Sent>>, clock: Clock, tally: Sha
                 None => {
                     tally.acknowledged += 1;
                     tally.bytes += u64::from(bytes);
-                    tally.latencies.record(super::micros(now).saturating_sub(due_micros));
+                    if due_micros >= warm_up_micros {
+                        tally.latencies.record(super::micros(now).saturating_sub(due_micros));
+                    }
                 }
                 Some(error) => {
                     tally.failed += 1;

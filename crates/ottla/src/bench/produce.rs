@@ -61,6 +61,9 @@ pub(super) struct LoadArgs {
     /// End after this long [default: 10s, without --records]
     #[arg(short, long, value_parser = crate::audit::duration)]
     pub(super) duration: Option<Duration>,
+    /// Do not time what is due in the first so long: connections, first batches, caches
+    #[arg(long, value_name = "DURATION", value_parser = crate::audit::duration)]
+    warm_up: Option<Duration>,
     /// Send to these partitions in turn, such as 0,1,2 or all [default: the partitioner chooses]
     #[arg(short, long, value_name = "LIST", value_parser = Turn::parse)]
     partitions: Option<Turn>,
@@ -142,6 +145,7 @@ impl LoadArgs {
             interval: rate.map(|rate| rate.interval(record_bytes)),
             records_max: self.records,
             lasts,
+            warm_up: self.warm_up.unwrap_or_default(),
         })
     }
 }
