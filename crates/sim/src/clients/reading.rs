@@ -136,11 +136,18 @@ fn judge(life: &Life, kind: Kind, error: &ReaderError) {
         ReaderError::Store(error) => error.is_retriable(),
         ReaderError::Gone { .. } => true,
         ReaderError::OutOfOrder { .. } => false,
+        ReaderError::Client(client::Error::Stopped { reason, .. }) if is_gone(reason) => true,
         ReaderError::Client(error) => consuming::is_expected(error),
     };
     if !is_expected {
         life.anomaly(&format!("is told: {error}"));
     }
+}
+
+/// Whether a partition went to another reader while this one took hold of it.
+fn is_gone(error: &client::Error) -> bool {
+    let client::Error::Store(source) = error else { return false };
+    matches!(source.downcast_ref::<ReaderError>(), Some(ReaderError::Gone { .. }))
 }
 
 /// Brings a batch's results to the store, and its position.
