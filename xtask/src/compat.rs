@@ -6,6 +6,7 @@ mod client;
 mod cluster;
 mod console;
 mod kcat;
+mod mixed;
 mod real_input;
 mod suites;
 
@@ -22,7 +23,7 @@ pub(crate) const USAGE: &str = "\
 usage: cargo xtask compat [options]
 
   --client LIST      some of java,confluent,kafka-python,aiokafka,kafkajs,franz-go,sarama,console,cluster,kcat,
-                     real-input (default: all but cluster)
+                     mixed,real-input (default: all but cluster)
   --peer NAME        ottla (default) or kafka, the reference
   --brokers N        a cluster of so many of ours, instead of one broker
   --bootstrap LIST   brokers (host:port,...) that already run, instead of starting one
@@ -48,11 +49,13 @@ enum Part {
     Console,
     Cluster,
     Kcat,
+    /// Groups of our client, Java's and librdkafka's.
+    Mixed,
     RealInput,
 }
 
 impl Part {
-    const ALL: [Part; 11] = [
+    const ALL: [Part; 12] = [
         Part::Java,
         Part::Confluent,
         Part::KafkaPython,
@@ -63,6 +66,7 @@ impl Part {
         Part::Console,
         Part::Cluster,
         Part::Kcat,
+        Part::Mixed,
         Part::RealInput,
     ];
 
@@ -78,6 +82,7 @@ impl Part {
             Part::Console => "console",
             Part::Cluster => "cluster",
             Part::Kcat => "kcat",
+            Part::Mixed => "mixed",
             Part::RealInput => "real-input",
         }
     }
@@ -89,6 +94,7 @@ impl Part {
             Part::Kafkajs => &[Kit::Node],
             Part::FranzGo | Part::Sarama => &[Kit::Go],
             Part::Kcat => &[Kit::Kcat],
+            Part::Mixed => &[Kit::Java, Kit::Kcat],
             Part::RealInput => &[Kit::Java, Kit::Python],
         }
     }
@@ -106,7 +112,7 @@ impl Part {
             Part::Kafkajs => Some(toolbox.node_program("kafkajs.js")),
             Part::FranzGo => Some(toolbox.go_program("franz")),
             Part::Sarama => Some(toolbox.go_program("sarama")),
-            Part::Console | Part::Cluster | Part::Kcat | Part::RealInput => None,
+            Part::Console | Part::Cluster | Part::Kcat | Part::Mixed | Part::RealInput => None,
         }
     }
 }
@@ -175,19 +181,13 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     }
     let toolbox = Toolbox::install(&kits)?;
     let logs = shell::scratch(if suites { "suites" } else { "compat" })?;
-    // A broker that already runs needs no binary.
-    let kind = match (kafka, &bootstrap) {
-        (true, _) => Kind::Kafka,
-        (false, Some(_)) => Kind::Ottla { binary: PathBuf::new() },
-        (false, None) => Kind::Ottla { binary: ottla(binary)? },
-    };
+    // A broker that already runs needs no binary; our client does.
+    let needed = (!kafka && bootstrap.is_none()) || parts.contains(&Part::Mixed);
+    let binary = if needed { ottla(binary)? } else { PathBuf::new() };
+    let kind = if kafka { Kind::Kafka } else { Kind::Ottla { binary: binary.clone() } };
     if suites {
         return suites::run(&toolbox, &kind, bootstrap.as_deref(), &logs);
     }
-    let binary = match &kind {
-        Kind::Ottla { binary } => binary.clone(),
-        Kind::Kafka => PathBuf::new(),
-    };
     let mut under_test = match bootstrap {
         Some(bootstrap) => UnderTest::Foreign(bootstrap),
         None if brokers > 1 => UnderTest::Cluster(DevCluster::start(&binary, brokers, &logs)?),
@@ -312,6 +312,7 @@ fn run_part(run: &Run<'_>, part: Part, log: &Path) -> (Vec<Step>, Result<(), Str
         (None, Part::Console) => in_steps(console::STEPS, |step| step(run, log)),
         (None, Part::Cluster) => cluster::run(run, log),
         (None, Part::Kcat) => in_steps(kcat::STEPS, |step| step(run, log)),
+        (None, Part::Mixed) => in_steps(mixed::STEPS, |step| step(run, log)),
         (None, _) => in_steps(real_input::STEPS, |step| step(run, log)),
     }
 }

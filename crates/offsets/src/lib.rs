@@ -24,7 +24,7 @@ mod window;
 pub use continuity::{Cause, First, Gap, Log, Policy, check, check_first, check_new};
 pub use inspect::{Inspected, Inspector, State};
 pub use key::{Key, ReaderName};
-pub use memory::MemoryStore;
+pub use memory::{MemoryStore, Snapshot};
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
 pub use reader::{Batch, Reader, ReaderError, ReaderOptions};

@@ -38,6 +38,8 @@ pub(super) struct Group {
     cluster: Cluster,
     voice: Voice,
     membership: Membership,
+    /// As which member it was silent: the coordinator is to forget that one before this one joins.
+    former: Option<Str>,
     /// Ids of the topics that were assigned (consumer protocol).
     ids: BTreeMap<Str, Uuid>,
     /// What the coordinator knows of this member; nothing after a failure.
@@ -113,15 +115,12 @@ impl Group {
         let options = cluster.options();
         let strategies = &options.assignment_strategies;
         let is_cooperative = strategies.iter().all(|strategy| strategy.is_cooperative());
-        let (protocol, member_id) = match options.group_protocol {
-            GroupProtocol::Consumer => {
-                let random = || u128::from(cluster.environment().random());
-                let id = Uuid::from_u128(random() << 64 | random());
-                (Protocol::Consumer, Str::from(id.to_string()))
-            }
-            GroupProtocol::Classic if is_cooperative => (Protocol::Cooperative, Str::default()),
-            GroupProtocol::Classic => (Protocol::Eager, Str::default()),
+        let protocol = match options.group_protocol {
+            GroupProtocol::Consumer => Protocol::Consumer,
+            GroupProtocol::Classic if is_cooperative => Protocol::Cooperative,
+            GroupProtocol::Classic => Protocol::Eager,
         };
+        let member_id = own_id(protocol, &cluster);
         let now = Instant::now();
         let voice = Voice {
             cluster: cluster.clone(),
@@ -133,6 +132,7 @@ impl Group {
             id,
             voice,
             membership: Membership::new(protocol, member_id),
+            former: None,
             ids: BTreeMap::new(),
             told: None,
             unnamed: None,
@@ -178,21 +178,27 @@ impl Group {
         let (voice, identity) = (self.voice.clone(), self.identity());
         let (group, stint) = (self.id, self.membership.stint());
         let protocol = self.membership.protocol();
+        let former = self.former.clone().filter(|_| asked == Ask::Join);
+        let farewell = former.and_then(|former| self.farewell(former));
         if protocol == Protocol::Consumer {
             let told = Told { wish: voice.wish.clone(), owned: owned.clone() };
             let request = self.heartbeat(&told);
             let unnamed = self.unnamed.clone();
             let names = self.ids.iter().map(|(name, id)| (*id, name.clone())).collect();
             return Some(Box::pin(async move {
-                let outcome = voice.beat(request, unnamed, names).await;
+                let outcome = match said(farewell).await {
+                    Ok(()) => voice.beat(request, unnamed, names).await,
+                    Err(error) => Err(error),
+                };
                 Reply { group, stint, asked, told: Some(told), outcome }
             }));
         }
         let owned: Vec<_> = owned.iter().cloned().collect();
         Some(Box::pin(async move {
-            let outcome = match asked {
-                Ask::Join => voice.join(identity, owned).await,
-                Ask::Heartbeat => voice.beat_classic(identity).await,
+            let outcome = match (said(farewell).await, asked) {
+                (Ok(()), Ask::Join) => voice.join(identity, owned).await,
+                (Ok(()), Ask::Heartbeat) => voice.beat_classic(identity).await,
+                (Err(error), _) => Err(error),
             };
             Reply { group, stint, asked, told: None, outcome }
         }))
@@ -256,9 +262,9 @@ impl Group {
             Err(error) => {
                 self.told = None;
                 let is_unreleased = error.code() == Some(ErrorCode::UNRELEASED_INSTANCE_ID);
-                let since = *self.unreleased_since.get_or_insert(now);
                 // Who had the name before may have died without a word: it is free when its session is over.
-                let may_be_freed = is_unreleased && since.elapsed() <= options.session_timeout;
+                let may_be_freed = is_unreleased
+                    && self.unreleased_since.get_or_insert(now).elapsed() <= options.session_timeout;
                 if error.kind() != ErrorKind::Retriable && !may_be_freed {
                     return Err(error);
                 }
@@ -268,6 +274,7 @@ impl Group {
             }
         };
         (self.answered, self.unreleased_since) = (now, None);
+        self.former = None;
         self.interval = said.interval.unwrap_or(self.interval);
         self.next = now + self.interval;
         self.told = reply.told;
@@ -310,7 +317,11 @@ impl Group {
         }
         tracing::warn!(group = %self.voice.group_id, "the coordinator was not heard for session.timeout.ms");
         self.told = None;
-        self.membership.heard(Heard::Silence, owned)
+        if self.membership.is_known() {
+            self.former = Some(self.membership.member_id().clone());
+        }
+        let anew = own_id(self.membership.protocol(), &self.cluster);
+        self.membership.heard(Heard::Silence { anew }, owned)
     }
 
     pub(super) fn released(&mut self, owned: &BTreeSet<TopicPartition>) -> Vec<Action> {
@@ -359,13 +370,20 @@ impl Group {
 
     /// Leaves; what comes back is the request, if there is anybody to tell.
     pub(super) fn leave(&mut self) -> Option<BoxFuture<'static, Result<(), Error>>> {
-        let is_known = self.membership.is_known();
-        let is_consumer = self.membership.protocol() == Protocol::Consumer;
-        let member_id = self.membership.member_id().clone();
+        let farewell = match self.membership.is_known() {
+            true => self.farewell(self.membership.member_id().clone()),
+            false => None,
+        };
         self.membership.leave();
         self.told = None;
+        farewell
+    }
+
+    /// Tells the coordinator that a member is none any more.
+    fn farewell(&self, member_id: Str) -> Option<BoxFuture<'static, Result<(), Error>>> {
+        let is_consumer = self.membership.protocol() == Protocol::Consumer;
         // In the classic protocol a static member stays, as it is expected back.
-        if !is_known || (!is_consumer && self.voice.instance_id.is_some()) {
+        if !is_consumer && self.voice.instance_id.is_some() {
             return None;
         }
         let voice = self.voice.clone();
@@ -379,7 +397,25 @@ impl Group {
 
     pub(super) fn enter(&mut self) {
         self.answered = Instant::now();
-        self.membership.enter();
+        self.membership.enter(own_id(self.membership.protocol(), &self.cluster));
+    }
+}
+
+/// Under which id a member asks to join: its own in the consumer protocol, else the coordinator gives it one.
+fn own_id(protocol: Protocol, cluster: &Cluster) -> Str {
+    match protocol {
+        Protocol::Consumer => {
+            let random = || u128::from(cluster.environment().random());
+            Str::from(Uuid::from_u128(random() << 64 | random()).to_string())
+        }
+        Protocol::Eager | Protocol::Cooperative => Str::default(),
+    }
+}
+
+async fn said(farewell: Option<BoxFuture<'static, Result<(), Error>>>) -> Result<(), Error> {
+    match farewell {
+        Some(farewell) => farewell.await,
+        None => Ok(()),
     }
 }
 

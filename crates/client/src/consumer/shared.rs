@@ -415,6 +415,8 @@ impl State {
         } else {
             tracing::warn!(%partition, %offset, problem, "a damaged batch is fetched again");
             slot.life = life;
+            // What was asked about the life before is answered to nobody.
+            slot.is_asked = false;
             slot.rewind(slot.position);
         }
     }
@@ -710,10 +712,14 @@ impl Receipt {
     /// Whether these records are still this consumer's, and nobody waits for them to be let go.
     pub(super) fn is_wanted(&self) -> bool {
         let state = self.shared.lock();
-        let Some(slot) = state.slots.get(&self.partition).filter(|slot| !slot.is_leaving) else {
-            return false;
-        };
-        slot.ledger.as_ref().is_some_and(|ledger| ledger.counts(self.id, self.first))
+        let is_leaving = state.slots.get(&self.partition).is_some_and(|slot| slot.is_leaving);
+        !is_leaving && self.counts_in(&state)
+    }
+
+    /// Whether acknowledging these records changes anything.
+    pub(super) fn counts_in(&self, state: &State) -> bool {
+        let ledger = state.slots.get(&self.partition).and_then(|slot| slot.ledger.as_ref());
+        ledger.is_some_and(|ledger| ledger.counts(self.id, self.first))
     }
 }
 
