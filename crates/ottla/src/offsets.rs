@@ -119,6 +119,8 @@ pub(crate) async fn run(args: OffsetsArgs) -> Result<(), Failure> {
             options.isolation_level = Isolation::ReadCommitted;
             // A position outside of the log is to be told, and not to be another one.
             options.auto_offset_reset = OffsetReset::None;
+            // Looking changes nothing.
+            options.enable_auto_commit = false;
         })
         .await?;
     let inspector =
