@@ -43,8 +43,6 @@ pub async fn run(brokers: &str, from: &str, to: &str, stop: impl Future) -> Resu
 }
 
 async fn double(from: &Producer, by: &Consumer, records: &Records, to: &str) -> Result<(), client::Error> {
-    // Who this is in the group, as long as the records are its own: whoever takes over fences the offsets below.
-    let (Some(member), true) = (by.group_metadata(), records.is_wanted()) else { return Ok(()) };
     let transaction = from.begin().await?;
     for record in records {
         let amount =
@@ -53,6 +51,8 @@ async fn double(from: &Producer, by: &Consumer, records: &Records, to: &str) -> 
         // The commit waits for it.
         drop(transaction.enqueue(ProducerRecord { key: record.key.clone(), ..doubled }).await?);
     }
+    // Who this is in the group, as long as the records are its own: whoever takes over fences these offsets.
+    let Some(member) = by.group_metadata([records]) else { return transaction.abort().await };
     transaction.send_offsets([(records.partition().clone(), records.next_offset())], &member).await?;
     transaction.commit().await
 }

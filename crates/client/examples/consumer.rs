@@ -35,18 +35,13 @@ pub async fn run(
     let mut consumer = Consumer::new(Cluster::new(options, Arc::new(TokioEnvironment))?);
     consumer.subscribe([topic.to_owned()])?;
     let mut stop = pin!(stop);
-    loop {
-        let records = tokio::select! {
-            records = consumer.next() => records,
-            // Nothing is lost by not waiting any longer.
-            _ = &mut stop => break,
-        };
+    // Nothing is lost by not waiting any longer.
+    while let Some(records) = tokio::select! { records = consumer.next() => records, _ = &mut stop => None } {
         match records {
             // Dropped instead of done, after an error or by a panic, they would come again.
-            Some(Ok(records)) if handle(&records, output).is_ok() => records.done(),
-            Some(Ok(_)) => {}
-            Some(Err(error)) => eprintln!("{error}"),
-            None => break,
+            Ok(records) if handle(&records, output).is_ok() => records.done(),
+            Ok(_) => {}
+            Err(error) => eprintln!("{error}"),
         }
     }
     // Commits what is done and leaves the group, so that others go on at once.
