@@ -185,6 +185,10 @@ impl Accumulator {
     /// Gives up what waits in a queue: it goes nowhere else, where it could come behind what was sent later.
     pub(super) fn give_up_queue(&mut self, at: usize, error: Error, now: Instant) {
         self.queues[at].gone = None;
+        if self.queues[at].is_idle() {
+            // Its records have expired or been dropped since.
+            return;
+        }
         self.queues[at].drop_unsent(&error);
         self.reschedule(at, now);
         self.fail_transaction(error, now);
