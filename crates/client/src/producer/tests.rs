@@ -726,6 +726,42 @@ async fn sending_waits_while_the_buffer_is_full() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_waits_for_company_while_the_buffer_is_full() {
+    let stage = Stage::new(1, 2);
+    let settings = [("buffer.memory", "1024"), ("max.request.size", "500"), ("linger.ms", "60000")];
+    let producer = stage.producer(&settings);
+    let begun = Instant::now();
+    for number in 0..20 {
+        drop(producer.enqueue(record(number % 2, &"x".repeat(400))).await.unwrap());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    // With room again, they wait again.
+    sleep(Duration::from_secs(120)).await;
+    let begun = Instant::now();
+    producer.send(record(0, "last")).await.unwrap();
+    assert_eq!(begun.elapsed().as_secs(), 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_of_a_topic_that_is_looked_up_take_no_room_from_others() {
+    let stage = Stage::new(1, 1);
+    let settings = [("buffer.memory", "1024"), ("max.request.size", "500"), ("linger.ms", "0")];
+    let producer = stage.producer(&settings);
+    let value = "x".repeat(400);
+    producer.send(record(0, &value)).await.unwrap();
+    stage.world().metadata_error = ErrorCode::COORDINATOR_NOT_AVAILABLE;
+    let unknown = async || {
+        let record = ProducerRecord::new("unknown", value.clone().into_bytes());
+        timeout(Duration::from_secs(10), producer.enqueue(record)).await.is_err()
+    };
+    let known = async {
+        sleep(Duration::from_secs(1)).await;
+        timeout(Duration::from_secs(1), producer.send(record(0, &value))).await.is_ok()
+    };
+    assert_eq!(tokio::join!(unknown(), unknown(), unknown(), known), (true, true, true, true));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_burst_is_shaped_at_its_source() {
     let stage = Stage::new(1, 1);
     let producer = stage.producer(&[("producer.rate.records", "100")]);
