@@ -526,14 +526,14 @@ impl Cluster {
         self.call_coordinator_of(Coordinates::Group, group, request, versions).await
     }
 
-    /// Asks the coordinator of a transactional id, in a version up to this; forgets it when it does not answer.
+    /// Asks the coordinator of a transactional id, in one of these versions; forgets it when it does not answer.
     pub(crate) async fn call_transaction_coordinator<C: Call>(
         &self,
         id: &Str,
         request: C,
-        version_max: i16,
+        versions: RangeInclusive<i16>,
     ) -> Result<C::Response, Error> {
-        self.call_coordinator_of(Coordinates::Transactions, id, request, 0..=version_max).await
+        self.call_coordinator_of(Coordinates::Transactions, id, request, versions).await
     }
 
     async fn call_coordinator_of<C: Call>(

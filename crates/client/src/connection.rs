@@ -80,6 +80,8 @@ struct Outgoing {
     frame: Frame,
     /// `None` for a produce request with acks=0, which is never answered.
     pending: Option<(i32, Pending)>,
+    /// Who waits for it to be written.
+    written: Option<oneshot::Sender<()>>,
     _in_flight: Option<OwnedSemaphorePermit>,
 }
 
@@ -228,7 +230,7 @@ impl Connection {
         let permit = Arc::clone(&self.inner.in_flight).try_acquire_owned().map_err(|_| self.lost())?;
         let (reply, received) = oneshot::channel();
         let pending = Some((correlation_id, Pending { reply, _in_flight: permit }));
-        let outgoing = Outgoing { frame, pending, _in_flight: None };
+        let outgoing = Outgoing { frame, pending, written: None, _in_flight: None };
         self.inner.outgoing.try_send(outgoing).map_err(|_| self.lost())?;
         let begun = Instant::now();
         Ok(Answer { connection: self.clone(), received, version, begun, deadline, request: PhantomData })
@@ -245,7 +247,10 @@ impl Connection {
         let begun = Instant::now();
         let send = async {
             let permit = self.permit().await?;
-            self.enqueue(Outgoing { frame, pending: None, _in_flight: Some(permit) }).await
+            let (written, is_written) = oneshot::channel();
+            let (written, _in_flight) = (Some(written), Some(permit));
+            self.enqueue(Outgoing { frame, pending: None, written, _in_flight }).await?;
+            is_written.await.map_err(|_| self.lost())
         };
         timeout_at(deadline, send).await.unwrap_or_else(|_| {
             self.close("a request could not be written in time");
@@ -275,7 +280,7 @@ impl Connection {
         let exchange = async {
             let permit = self.permit().await?;
             let pending = Some((correlation_id, Pending { reply, _in_flight: permit }));
-            self.enqueue(Outgoing { frame, pending, _in_flight: None }).await?;
+            self.enqueue(Outgoing { frame, pending, written: None, _in_flight: None }).await?;
             (&mut received).await.unwrap_or_else(|_| Err(self.lost()))
         };
         let answer = timeout_at(deadline, exchange).await;
@@ -432,6 +437,7 @@ impl Task {
         queue: &mut mpsc::Receiver<Outgoing>,
     ) -> io::Result<()> {
         let mut writer = BufWriter::with_capacity(16 * 1024, writer);
+        let mut written = Vec::new();
         while let Some(mut outgoing) = queue.recv().await {
             // Whatever else is waiting goes out in the same write.
             loop {
@@ -441,12 +447,17 @@ impl Task {
                 for chunk in &outgoing.frame.chunks {
                     writer.write_all(chunk.bytes()).await?;
                 }
+                written.extend(outgoing.written.take());
                 match queue.try_recv() {
                     Ok(next) => outgoing = next,
                     Err(_) => break,
                 }
             }
             writer.flush().await?;
+            for written in written.drain(..) {
+                // A caller that gave up no longer listens.
+                let _ = written.send(());
+            }
             self.touch();
         }
         writer.shutdown().await
@@ -521,9 +532,9 @@ mod tests {
     use bytes::{Buf, Bytes, BytesMut};
     use expect_test::{Expect, expect};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-    use tokio::time::Instant;
+    use tokio::time::{Instant, timeout};
     use wire::messages::api_versions::{ApiVersion, ApiVersionsResponse};
-    use wire::messages::metadata::{MetadataRequest, MetadataResponse};
+    use wire::messages::metadata::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
     use wire::{ApiKey, ErrorCode, Frame, Millis, Response};
 
     use super::Connection;
@@ -709,6 +720,24 @@ mod tests {
             ask(&connection).await,
             expect!["the connection to broker:9092 was lost: nobody used it for connections.max.idle.ms"],
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_answers_is_sent_when_it_is_written() {
+        let (connection, mut peer) = open(Peer::greet).await;
+        let connection = connection.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        // More than the stream holds.
+        let topic = MetadataRequestTopic { name: Some("x".repeat(1000).into()), ..Default::default() };
+        let large = || MetadataRequest { topics: Some(vec![topic.clone(); 200]), ..Default::default() };
+        let sending = connection.send(large(), 12, deadline);
+        tokio::pin!(sending);
+        assert!(timeout(Duration::from_secs(1), &mut sending).await.is_err(), "nobody has read it");
+        let (sent, _) = tokio::join!(sending, peer.request());
+        sent.unwrap();
+        let broker = async { drop(peer) };
+        let (sent, ()) = tokio::join!(connection.send(large(), 12, deadline), broker);
+        assert!(matches!(sent, Err(Error::Disconnected { .. })), "{sent:?}");
     }
 
     #[tokio::test]

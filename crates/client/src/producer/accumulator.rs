@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use wire::{Millis, PartitionId, Str, TopicPartition, Uuid};
@@ -25,6 +26,10 @@ pub(super) struct Accumulator {
     pub(super) queues: Vec<Queue>,
     agenda: Agenda,
     pub(super) rules: Rules,
+    /// How long batches wait for company while there is room for it.
+    linger: Duration,
+    /// Records that wait for room.
+    starving: usize,
     pub(super) making: Making,
     pub(super) identity: Option<Identity>,
     /// None for a producer without a transactional id.
@@ -64,7 +69,9 @@ impl Accumulator {
             topics: HashMap::new(),
             queues: Vec::new(),
             agenda: Agenda::default(),
+            linger: rules.linger,
             rules,
+            starving: 0,
             making,
             identity: None,
             transactions: options.transactional_id.as_deref().map(Transactions::new),
@@ -187,6 +194,10 @@ impl Accumulator {
     /// Gives up what waits in a queue: it goes nowhere else, where it could come behind what was sent later.
     pub(super) fn give_up_queue(&mut self, at: usize, error: Error, now: Instant) {
         self.queues[at].gone = None;
+        if self.queues[at].is_idle() {
+            // Its records have expired or been dropped since.
+            return;
+        }
         self.queues[at].drop_unsent(&error);
         self.reschedule(at, now);
         self.fail_transaction(error, now);
@@ -226,6 +237,26 @@ impl Accumulator {
     /// When the next queue's time comes.
     pub(super) fn next_time(&self) -> Option<Instant> {
         self.agenda.next()
+    }
+
+    /// A record waits for room, which company would take.
+    pub(super) fn begin_starving(&mut self, now: Instant) {
+        self.starving += 1;
+        if self.starving == 1 {
+            self.rules.linger = Duration::ZERO;
+            for at in 0..self.queues.len() {
+                if !self.queues[at].is_idle() {
+                    self.reschedule(at, now);
+                }
+            }
+        }
+    }
+
+    pub(super) fn end_starving(&mut self) {
+        self.starving -= 1;
+        if self.starving == 0 {
+            self.rules.linger = self.linger;
+        }
     }
 
     /// Everything that waits for company goes now; what is to be settled.

@@ -23,7 +23,7 @@ mod tests;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use wire::{Millis, Offset, TopicPartition};
@@ -69,6 +69,23 @@ struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Accumulator> {
         self.accumulator.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A record that waits for room in the buffer.
+struct Starving<'a>(&'a Shared);
+
+impl<'a> Starving<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.lock().begin_starving(Instant::now());
+        shared.wake.notify_one();
+        Self(shared)
+    }
+}
+
+impl Drop for Starving<'_> {
+    fn drop(&mut self) {
+        self.0.lock().end_starving();
     }
 }
 
@@ -128,7 +145,7 @@ impl Producer {
         record: ProducerRecord,
         transaction: Option<u64>,
     ) -> Result<DeliveryHandle, Error> {
-        let Shared { cluster, memory, .. } = &*self.shared;
+        let cluster = &self.shared.cluster;
         let options = cluster.options();
         let bytes = record.size();
         if bytes > options.request_bytes_max {
@@ -141,24 +158,36 @@ impl Producer {
                 sleep_until(when).await;
             }
         }
-        let permits = u32::try_from(bytes).expect("max.request.size fits 32 bits");
-        let memory = memory.acquire_many(permits).await.map_err(|_| Error::Closed)?;
-        let timestamp = record.timestamp.unwrap_or_else(|| cluster.environment().now());
-        let mut appended = self.shared.lock().append(cluster, &record, bytes, timestamp, transaction)?;
-        if appended.is_none() {
+        let queued = loop {
+            let room = self.room(bytes).await?;
+            let timestamp = record.timestamp.unwrap_or_else(|| cluster.environment().now());
+            let appended = self.shared.lock().append(cluster, &record, bytes, timestamp, transaction)?;
+            if let Some(queued) = appended {
+                // From here on the batch holds it.
+                room.forget();
+                break queued;
+            }
+            // Records of topics that can be written to do not wait for this one.
+            drop(room);
             let version = cluster.metadata_version();
             let topic = cluster.topic(&record.topic).await?;
-            let mut accumulator = self.shared.lock();
-            accumulator.learn(&record.topic, &topic, version);
-            appended = accumulator.append(cluster, &record, bytes, timestamp, transaction)?;
-        }
-        let queued = appended.expect("the topic is known by now");
-        // From here on the batch holds them.
-        memory.forget();
+            self.shared.lock().learn(&record.topic, &topic, version);
+        };
         if queued.wakes {
             self.shared.wake.notify_one();
         }
         Ok(queued.handle)
+    }
+
+    /// So much of the buffer. Until there is, nothing waits for company.
+    async fn room(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Error> {
+        let memory = &self.shared.memory;
+        let permits = u32::try_from(bytes).expect("max.request.size fits 32 bits");
+        if let Ok(room) = memory.try_acquire_many(permits) {
+            return Ok(room);
+        }
+        let _starving = Starving::new(&self.shared);
+        memory.acquire_many(permits).await.map_err(|_| Error::Closed)
     }
 
     /// Sends at once what waits for company, and returns when every record that was taken over before is delivered or

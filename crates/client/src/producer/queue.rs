@@ -160,7 +160,7 @@ impl Batch {
             promise,
             begun: self.begun,
             is_full: true,
-            tries: self.tries,
+            tries: 0,
             trouble: None,
             may_be_appended: false,
         };
@@ -427,6 +427,11 @@ impl Queue {
     /// Whether the batch is the first in line.
     pub(super) fn is_first(&self, ticket: u64) -> bool {
         self.sent.front().is_some_and(|first| first.ticket == ticket)
+    }
+
+    /// Whether its batches are to be numbered anew, and those that may be appended are asked about before.
+    pub(super) fn is_out_of_step(&self) -> bool {
+        self.is_out_of_step
     }
 
     /// Whether one behind the batch was appended before it.

@@ -530,8 +530,11 @@ impl Sender {
                     batch.tries -= 1;
                 }
                 batch.may_be_appended = match refused.error.code() {
-                    // Whatever was appended under its number would have been recognised.
+                    // Whatever was appended under its number would have been recognised, by a broker that still has its last
+                    // batches in mind: a restarted one of Apache Kafka has one of each producer.
                     Some(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER) => false,
+                    // It was asked about, and this is an answer.
+                    Some(ErrorCode::UNKNOWN_PRODUCER_ID) if accumulator.queues[at].is_out_of_step() => false,
                     code => batch.may_be_appended || !code.is_some_and(rules_out_append),
                 };
                 self.verdict(accumulator, at, ticket, &batch, refused, now)
@@ -592,21 +595,22 @@ impl Sender {
         if error.code() == Some(ErrorCode::CONCURRENT_TRANSACTIONS) {
             return Verdict::Again(Some(now + self.pause(0).min(CONCURRENT_PAUSE_MAX)));
         }
+        // The halves are batches of their own, not this one again.
+        if error.code() == Some(ErrorCode::MESSAGE_TOO_LARGE) && batch.records > 1 {
+            return match batch.may_be_appended {
+                false => Verdict::InHalves,
+                // The limit was lowered in between. The halves would be other batches than the one that may be there.
+                true => Verdict::GiveUp(Error::kafka(
+                    ErrorCode::MESSAGE_TOO_LARGE,
+                    format!("producing to {}", queue.partition),
+                    Some("the batch is too large by now, and an earlier try may have been appended"),
+                )),
+            };
+        }
         if batch.tries > options.retries {
             return Verdict::GiveUp(error);
         }
         match error.code() {
-            Some(ErrorCode::MESSAGE_TOO_LARGE) if batch.records > 1 => {
-                return match batch.may_be_appended {
-                    false => Verdict::InHalves,
-                    // The limit was lowered in between. The halves would be other batches than the one that may be there.
-                    true => Verdict::GiveUp(Error::kafka(
-                        ErrorCode::MESSAGE_TOO_LARGE,
-                        format!("producing to {}", queue.partition),
-                        Some("the batch is too large by now, and an earlier try may have been appended"),
-                    )),
-                };
-            }
             // The broker did not count when it took the one behind: this one can only come after it.
             Some(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER) if is_numbered && queue.is_overtaken(ticket) => {
                 return Verdict::GiveUp(error);
@@ -660,6 +664,9 @@ fn put_back(accumulator: &mut Accumulator, part: Part, now: Instant) {
     if is_over {
         batch.promise.settle(Err(Error::Aborted { cause: None }));
         accumulator.queues[at].give_up(ticket);
+        if let Some(transactions) = &mut accumulator.transactions {
+            transactions.miss_number();
+        }
     } else {
         batch.tries -= 1;
         accumulator.queues[at].retry(ticket, batch, None);

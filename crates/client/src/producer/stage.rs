@@ -11,6 +11,10 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use wire::messages::add_offsets_to_txn::AddOffsetsToTxnResponse;
+use wire::messages::add_partitions_to_txn::{
+    AddPartitionsToTxnPartitionResult, AddPartitionsToTxnResponse, AddPartitionsToTxnTopicResult,
+};
 use wire::messages::api_versions::{ApiVersion, ApiVersionsResponse, FinalizedFeatureKey};
 use wire::messages::end_txn::EndTxnResponse;
 use wire::messages::find_coordinator::{Coordinator, FindCoordinatorResponse};
@@ -35,7 +39,7 @@ use crate::options::Options;
 const PORT: u16 = 9000;
 /// How long an answer takes.
 const ROUND_TRIP: Duration = Duration::from_millis(2);
-/// How long offsets take.
+/// How long offsets take, and naming their group.
 const OFFSETS: Duration = Duration::from_secs(1);
 
 /// What becomes of a produce request.
@@ -60,6 +64,8 @@ pub(super) struct Stage {
     dice: Arc<AtomicU64>,
 }
 
+/// What becomes of a request to the coordinator: of which API, and its number among those.
+type CoordinatorFateOf = Box<dyn FnMut(ApiKey, usize) -> Fate + Send>;
 type FateOf = Box<dyn FnMut(usize) -> Fate + Send>;
 
 pub(super) struct World {
@@ -70,10 +76,21 @@ pub(super) struct World {
     producer_ids: i64,
     /// How transactions ended: whether by a commit.
     pub(super) ended: Vec<bool>,
+    /// The level of `transaction.version`.
+    level: i16,
+    /// Versions up to which APIs are offered, where that is not the newest.
+    versions_max: HashMap<ApiKey, i16>,
+    /// What the coordinator knows of the one transactional id there is.
+    coordinated: Option<Coordinated>,
+    /// How often the coordinator was asked what.
+    pub(super) coordinator_requests: HashMap<ApiKey, usize>,
+    coordinator_fate: CoordinatorFateOf,
     fate: FateOf,
     pub(super) is_hinting: bool,
     is_garbling: bool,
     pub(super) batch_bytes_max: usize,
+    /// What brokers say to a number that is not the next one.
+    pub(super) gap: ErrorCode,
     /// What brokers answer to Metadata instead of the map.
     pub(super) metadata_error: ErrorCode,
     pub(super) cluster_id: &'static str,
@@ -81,6 +98,21 @@ pub(super) struct World {
     pub(super) dialled: Vec<(Instant, i32)>,
     pub(super) metadata_requests: usize,
     pub(super) produces: usize,
+}
+
+struct Coordinated {
+    id: i64,
+    epoch: i16,
+    /// The one before, if its producer asked for the one there is.
+    last_epoch: i16,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Phase {
+    Empty,
+    Ongoing,
+    Ended { committed: bool },
 }
 
 struct Partition {
@@ -108,10 +140,16 @@ impl Stage {
             topic_id: 1,
             producer_ids: 0,
             ended: Vec::new(),
+            level: 2,
+            versions_max: HashMap::new(),
+            coordinated: None,
+            coordinator_requests: HashMap::new(),
+            coordinator_fate: Box::new(|_, _| Fate::Served),
             fate: Box::new(|_| Fate::Served),
             is_hinting: false,
             is_garbling: false,
             batch_bytes_max: usize::MAX,
+            gap: ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
             metadata_error: ErrorCode::NONE,
             cluster_id: "stage",
             dialled: Vec::new(),
@@ -128,6 +166,32 @@ impl Stage {
     /// The `n`th produce request, counted from 1, meets this.
     pub(super) fn fate(&self, fate: impl FnMut(usize) -> Fate + Send + 'static) {
         self.world().fate = Box::new(fate);
+    }
+
+    /// The same of requests to the transaction coordinator.
+    pub(super) fn coordinator_fate(&self, fate: impl FnMut(ApiKey, usize) -> Fate + Send + 'static) {
+        self.world().coordinator_fate = Box::new(fate);
+    }
+
+    /// The cluster speaks the first protocol of transactions.
+    pub(super) fn first_protocol(self) -> Self {
+        self.world().level = 1;
+        self
+    }
+
+    /// APIs are offered up to these versions alone.
+    pub(super) fn versions_max(&self, versions: &[(ApiKey, i16)]) {
+        self.world().versions_max = versions.iter().copied().collect();
+    }
+
+    /// The coordinator forgets the transactional id, as after `transactional.id.expiration.ms`.
+    pub(super) fn forget_transactional_id(&self) {
+        self.world().coordinated = None;
+    }
+
+    /// Whether the coordinator has a transaction that is open.
+    pub(super) fn is_ongoing(&self) -> bool {
+        self.world().coordinated.as_ref().is_some_and(|known| known.phase == Phase::Ongoing)
     }
 
     /// The broker ends: its connections break and nobody answers where it was.
@@ -243,7 +307,7 @@ impl Stage {
 
     /// The answer; the outer None breaks the connection, the inner one leaves it silent.
     async fn answer(&self, id: i32, request: Request) -> Option<Option<Response>> {
-        let response = match request {
+        let response = match &request {
             Request::ApiVersions(_) => {
                 let known = [
                     ApiKey::ApiVersions,
@@ -251,18 +315,21 @@ impl Stage {
                     ApiKey::InitProducerId,
                     ApiKey::Produce,
                     ApiKey::FindCoordinator,
+                    ApiKey::AddPartitionsToTxn,
+                    ApiKey::AddOffsetsToTxn,
                     ApiKey::TxnOffsetCommit,
                     ApiKey::EndTxn,
                 ];
+                let world = self.world();
                 let feature = FinalizedFeatureKey {
                     name: "transaction.version".into(),
-                    max_version_level: 2,
-                    min_version_level: 2,
+                    max_version_level: world.level,
+                    min_version_level: world.level,
                 };
                 let offered = |api: ApiKey| ApiVersion {
                     api_key: api.code(),
                     min_version: *api.versions().start(),
-                    max_version: *api.versions().end(),
+                    max_version: world.versions_max.get(&api).copied().unwrap_or(*api.versions().end()),
                 };
                 ApiVersionsResponse {
                     api_keys: known.into_iter().map(offered).collect(),
@@ -273,11 +340,17 @@ impl Stage {
                 .into()
             }
             Request::Metadata(_) => self.metadata().into(),
-            Request::InitProducerId(_) => {
+            Request::InitProducerId(request) if request.transactional_id.is_none() => {
                 let mut world = self.world();
                 world.producer_ids += 1;
                 InitProducerIdResponse { producer_id: world.producer_ids, ..Default::default() }.into()
             }
+            Request::InitProducerId(_) => return self.coordinate(ApiKey::InitProducerId, request).await,
+            Request::AddPartitionsToTxn(_) => {
+                return self.coordinate(ApiKey::AddPartitionsToTxn, request).await;
+            }
+            Request::AddOffsetsToTxn(_) => return self.coordinate(ApiKey::AddOffsetsToTxn, request).await,
+            Request::EndTxn(_) => return self.coordinate(ApiKey::EndTxn, request).await,
             Request::FindCoordinator(request) => {
                 let found = |key| Coordinator {
                     key,
@@ -287,7 +360,7 @@ impl Stage {
                     ..Default::default()
                 };
                 FindCoordinatorResponse {
-                    coordinators: request.coordinator_keys.into_iter().map(found).collect(),
+                    coordinators: request.coordinator_keys.iter().cloned().map(found).collect(),
                     ..Default::default()
                 }
                 .into()
@@ -295,15 +368,6 @@ impl Stage {
             Request::TxnOffsetCommit(_) => {
                 tokio::time::sleep(OFFSETS).await;
                 TxnOffsetCommitResponse::default().into()
-            }
-            Request::EndTxn(request) => {
-                self.world().ended.push(request.committed);
-                EndTxnResponse {
-                    producer_id: request.producer_id,
-                    producer_epoch: request.producer_epoch + 1,
-                    ..Default::default()
-                }
-                .into()
             }
             Request::Produce(request) => {
                 let fate = {
@@ -316,7 +380,7 @@ impl Stage {
                     return None;
                 }
                 let acks = request.acks;
-                let response = self.world().produce(id, request, fate);
+                let response = self.world().produce(id, request.clone(), fate);
                 tokio::time::sleep(ROUND_TRIP).await;
                 match fate {
                     Fate::AnswerLost => return None,
@@ -332,6 +396,27 @@ impl Stage {
             other => unreachable!("a stage is not asked {other:?}"),
         };
         Some(Some(response))
+    }
+
+    async fn coordinate(&self, api: ApiKey, request: Request) -> Option<Option<Response>> {
+        let (fate, response) = {
+            let mut world = self.world();
+            let count = world.coordinator_requests.entry(api).or_default();
+            *count += 1;
+            let count = *count;
+            let fate = (world.coordinator_fate)(api, count);
+            if fate == Fate::Lost {
+                return None;
+            }
+            (fate, world.coordinate(request, fate))
+        };
+        let taken = if api == ApiKey::AddOffsetsToTxn { OFFSETS } else { ROUND_TRIP };
+        tokio::time::sleep(taken).await;
+        match fate {
+            Fate::AnswerLost => None,
+            Fate::Silence => Some(None),
+            _ => Some(Some(response)),
+        }
     }
 
     fn metadata(&self) -> MetadataResponse {
@@ -365,6 +450,112 @@ impl Stage {
 }
 
 impl World {
+    /// What the coordinator does, as Apache Kafka's.
+    fn coordinate(&mut self, request: Request, fate: Fate) -> Response {
+        let refused = match fate {
+            Fate::Refused(code) => Err(code),
+            _ => Ok(()),
+        };
+        let code = |outcome: Result<(), ErrorCode>| outcome.err().unwrap_or(ErrorCode::NONE);
+        match request {
+            Request::InitProducerId(request) => {
+                let given = |()| self.next_identity(request.producer_id, request.producer_epoch);
+                match refused.and_then(given) {
+                    Ok((producer_id, producer_epoch)) => {
+                        InitProducerIdResponse { producer_id, producer_epoch, ..Default::default() }
+                    }
+                    Err(error_code) => InitProducerIdResponse { error_code, ..Default::default() },
+                }
+                .into()
+            }
+            Request::AddPartitionsToTxn(request) => {
+                let (id, epoch) = (request.v3_and_below_producer_id, request.v3_and_below_producer_epoch);
+                let partition_error_code = code(refused.and_then(|()| self.join(id, epoch)));
+                let topic = request.v3_and_below_topics.into_iter().map(|topic| {
+                    let result = |partition_index| AddPartitionsToTxnPartitionResult {
+                        partition_index,
+                        partition_error_code,
+                    };
+                    let results_by_partition = topic.partitions.into_iter().map(result).collect();
+                    AddPartitionsToTxnTopicResult { name: topic.name, results_by_partition }
+                });
+                let results_by_topic_v3_and_below = topic.collect();
+                AddPartitionsToTxnResponse { results_by_topic_v3_and_below, ..Default::default() }.into()
+            }
+            Request::AddOffsetsToTxn(request) => {
+                let joined = |()| self.join(request.producer_id, request.producer_epoch);
+                let error_code = code(refused.and_then(joined));
+                AddOffsetsToTxnResponse { error_code, ..Default::default() }.into()
+            }
+            Request::EndTxn(request) => {
+                let (producer_id, epoch) = (request.producer_id, request.producer_epoch);
+                let ended = |()| self.end(producer_id, epoch, request.committed);
+                match refused.and_then(ended) {
+                    Ok(producer_epoch) => {
+                        EndTxnResponse { producer_id, producer_epoch, ..Default::default() }
+                    }
+                    Err(error_code) => EndTxnResponse { error_code, ..Default::default() },
+                }
+                .into()
+            }
+            other => unreachable!("a coordinator is not asked {other:?}"),
+        }
+    }
+
+    /// The next epoch of this one, or with -1 of whichever there is.
+    fn next_identity(&mut self, id: i64, epoch: i16) -> Result<(i64, i16), ErrorCode> {
+        let Some(known) = &mut self.coordinated else {
+            self.producer_ids += 1;
+            let id = self.producer_ids;
+            self.coordinated = Some(Coordinated { id, epoch: 0, last_epoch: -1, phase: Phase::Empty });
+            return Ok((id, 0));
+        };
+        let is_known = id == known.id && (epoch == known.epoch || epoch == known.last_epoch);
+        if id >= 0 && !is_known {
+            return Err(ErrorCode::PRODUCER_FENCED);
+        }
+        if known.phase == Phase::Ongoing {
+            // It is aborted under an epoch of its own, and whoever asked comes again.
+            self.ended.push(false);
+            known.phase = Phase::Ended { committed: false };
+            (known.epoch, known.last_epoch) = (known.epoch + 1, -1);
+            return Err(ErrorCode::CONCURRENT_TRANSACTIONS);
+        }
+        if id < 0 || epoch == known.epoch {
+            let last_epoch = if id < 0 { -1 } else { epoch };
+            (known.epoch, known.last_epoch) = (known.epoch + 1, last_epoch);
+        }
+        Ok((known.id, known.epoch))
+    }
+
+    fn known(&mut self, id: i64, epoch: i16) -> Result<&mut Coordinated, ErrorCode> {
+        let known = self.coordinated.as_mut().filter(|known| known.id == id);
+        let known = known.ok_or(ErrorCode::INVALID_PRODUCER_ID_MAPPING)?;
+        // The word of brokers before Kafka 2.7.
+        if known.epoch == epoch { Ok(known) } else { Err(ErrorCode::INVALID_PRODUCER_EPOCH) }
+    }
+
+    fn join(&mut self, id: i64, epoch: i16) -> Result<(), ErrorCode> {
+        self.known(id, epoch)?.phase = Phase::Ongoing;
+        Ok(())
+    }
+
+    /// Ends the transaction; which epoch writes the next one.
+    fn end(&mut self, id: i64, epoch: i16, committed: bool) -> Result<i16, ErrorCode> {
+        let level = self.level;
+        let known = self.known(id, epoch)?;
+        let ended = Phase::Ended { committed };
+        if level < 2 && known.phase != Phase::Ongoing {
+            return if known.phase == ended { Ok(epoch) } else { Err(ErrorCode::INVALID_TXN_STATE) };
+        }
+        known.phase = ended;
+        // In the second protocol every end gives the next epoch.
+        known.epoch += i16::from(level >= 2);
+        let next = known.epoch;
+        self.ended.push(committed);
+        Ok(next)
+    }
+
     fn produce(&mut self, id: i32, request: ProduceRequest, fate: Fate) -> ProduceResponse {
         let mut node_endpoints = Vec::new();
         let mut responses = Vec::new();
@@ -399,6 +590,7 @@ impl World {
                     }
                     _ => match partition.append(Batch::parse(&records).unwrap()) {
                         Ok(base) => answer.base_offset = base,
+                        Err(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER) => answer.error_code = self.gap,
                         Err(code) => answer.error_code = code,
                     },
                 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
-use wire::{ErrorCode, Offset, PartitionId, TopicPartition};
+use wire::{ApiKey, ErrorCode, Offset, PartitionId, TopicPartition};
 
 use super::stage::{Fate, Stage};
 use super::{ConsumerGroupMetadata, DeliveryHandle, Producer};
@@ -342,6 +342,186 @@ async fn offsets_whose_call_was_dropped_are_not_left_out_of_a_commit() {
     assert_eq!(stage.world().ended, [false, true]);
 }
 
+async fn transactional(stage: &Stage) -> Producer {
+    let settings = [("transactional.id", "a"), ("linger.ms", "0"), ("default.api.timeout.ms", "3000")];
+    let producer = stage.producer(&settings);
+    producer.init_transactions().await.unwrap();
+    producer
+}
+
+fn offsets() -> [(TopicPartition, Offset); 1] {
+    [(TopicPartition::new("t", PartitionId(0)), Offset(1))]
+}
+
+/// The next transaction comes about.
+async fn commit_another(producer: &Producer) {
+    let txn = producer.begin().await.unwrap();
+    txn.send(record(0, "another")).await.unwrap();
+    txn.commit().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_that_was_taken_over_stays_out_of_old_brokers() {
+    for part in ["a record", "offsets"] {
+        let stage = Stage::new(1, 1).first_protocol();
+        // As Apache Kafka 2.1 does: nothing but a takeover gives another epoch.
+        stage.versions_max(&[
+            (ApiKey::InitProducerId, 1),
+            (ApiKey::AddPartitionsToTxn, 1),
+            (ApiKey::AddOffsetsToTxn, 1),
+            (ApiKey::EndTxn, 1),
+        ]);
+        let older = transactional(&stage).await;
+        let newer = transactional(&stage).await;
+        let txn = older.begin().await.unwrap();
+        let refused = match part {
+            "a record" => txn.send(record(0, "of the older")).await.map(drop),
+            _ => txn.send_offsets(offsets(), &ConsumerGroupMetadata::of_group("g")).await,
+        };
+        refused.unwrap_err();
+        assert_eq!(txn.commit().await.unwrap_err().kind(), ErrorKind::Fenced, "{part}");
+        assert_eq!(older.begin().await.err().unwrap().kind(), ErrorKind::Fenced, "{part}");
+        commit_another(&newer).await;
+        assert_eq!(stage.values(0), ["another"], "{part}");
+        assert_eq!(stage.world().ended, [true], "{part}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_needs_another_epoch_takes_nobody_over_for_it() {
+    let stage = Stage::new(1, 1).first_protocol();
+    stage.versions_max(&[(ApiKey::InitProducerId, 2)]);
+    let producer = transactional(&stage).await;
+    stage.fate(|count| if count == 1 { Fate::Refused(ErrorCode::INVALID_RECORD) } else { Fate::Served });
+    let txn = producer.begin().await.unwrap();
+    txn.send(record(0, "refused")).await.unwrap_err();
+    txn.abort().await.unwrap();
+    for _ in 0..2 {
+        let error = producer.begin().await.err().unwrap();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+    }
+    assert_eq!(stage.world().coordinator_requests[&ApiKey::InitProducerId], 1);
+    commit_another(&transactional(&stage).await).await;
+    assert_eq!(stage.world().ended, [false, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_of_which_nobody_knows_whether_it_began_is_aborted() {
+    for (part, ended) in
+        [("dropped offsets", &[false, true][..]), ("lost answers", &[false, true]), ("refused", &[true])]
+    {
+        let stage = Stage::new(1, 1).first_protocol();
+        let producer = transactional(&stage).await;
+        let txn = producer.begin().await.unwrap();
+        if part == "dropped offsets" {
+            let group = ConsumerGroupMetadata::of_group("g");
+            let sending = timeout(Duration::from_millis(100), txn.send_offsets(offsets(), &group)).await;
+            assert!(sending.is_err(), "it takes longer");
+        } else {
+            let refused = ErrorCode::TOPIC_AUTHORIZATION_FAILED;
+            let fate = if part == "refused" { Fate::Refused(refused) } else { Fate::AnswerLost };
+            stage.coordinator_fate(move |api, _| match api {
+                ApiKey::AddPartitionsToTxn => fate,
+                _ => Fate::Served,
+            });
+            txn.send(record(0, "of the first")).await.unwrap_err();
+        }
+        let error = txn.commit().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Abortable, "{part}: {error}");
+        stage.coordinator_fate(|_, _| Fate::Served);
+        commit_another(&producer).await;
+        assert_eq!(stage.values(0), ["another"], "{part}");
+        assert_eq!(stage.world().ended, ended, "{part}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_epoch_that_was_not_heard_of_is_asked_for_again() {
+    let stage = Stage::new(1, 1).first_protocol();
+    let producer = transactional(&stage).await;
+    stage.fate(|count| if count == 1 { Fate::Refused(ErrorCode::INVALID_RECORD) } else { Fate::Served });
+    stage.coordinator_fate(|api, _| match api {
+        ApiKey::InitProducerId => Fate::AnswerLost,
+        _ => Fate::Served,
+    });
+    let txn = producer.begin().await.unwrap();
+    txn.send(record(0, "refused")).await.unwrap_err();
+    txn.abort().await.unwrap();
+    for _ in 0..2 {
+        let error = producer.begin().await.err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Retriable, "{error}");
+    }
+    stage.coordinator_fate(|_, _| Fate::Served);
+    commit_another(&producer).await;
+    assert_eq!(stage.values(0), ["another"]);
+    assert_eq!(stage.world().ended, [false, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_that_is_being_aborted_is_not_begun_again() {
+    let stage = Stage::new(1, 2).first_protocol();
+    let producer = transactional(&stage).await;
+    let txn = producer.begin().await.unwrap();
+    drop(txn.enqueue(record(0, "first")).await.unwrap());
+    let asked = || stage.world().coordinator_requests.get(&ApiKey::AddPartitionsToTxn).copied();
+    while asked().is_none() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    // It has to wait until the first is answered.
+    drop(txn.enqueue(record(1, "second")).await.unwrap());
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    txn.abort().await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(asked(), Some(1));
+    assert!(!stage.is_ongoing());
+    commit_another(&producer).await;
+    assert_eq!(stage.values(0), ["another"]);
+    assert_eq!(stage.world().ended, [false, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_number_that_never_left_is_not_missed() {
+    for turns in 0..12 {
+        let stage = Stage::new(1, 1).first_protocol();
+        let producer = transactional(&stage).await;
+        let txn = producer.begin().await.unwrap();
+        txn.send(record(0, "first")).await.unwrap();
+        stage.kill(1);
+        stage.revive(1);
+        drop(txn.enqueue(record(0, "second")).await.unwrap());
+        // Somewhere in between it is with a connection that is gone.
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+        drop(txn);
+        commit_another(&producer).await;
+        assert_eq!(stage.values(0).last().unwrap(), "another", "{turns}");
+        assert_eq!(stage.world().ended, [false, true], "{turns}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transactional_id_that_was_forgotten_is_taken_anew() {
+    for stage in [Stage::new(1, 1), Stage::new(1, 1).first_protocol()] {
+        let producer = transactional(&stage).await;
+        commit_another(&producer).await;
+        stage.forget_transactional_id();
+        // In the second protocol the leader asks the coordinator.
+        let unknown = Fate::Refused(ErrorCode::INVALID_PRODUCER_ID_MAPPING);
+        stage.fate(move |count| if count == 2 { unknown } else { Fate::Served });
+        let txn = producer.begin().await.unwrap();
+        txn.send(record(0, "refused")).await.unwrap_err();
+        let error = txn.commit().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Abortable, "{error}");
+        stage.fate(|_| Fate::Served);
+        commit_another(&producer).await;
+        assert_eq!(stage.values(0), ["another", "another"]);
+        assert_eq!(stage.world().ended, [true, true]);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_of_a_transaction_leaves_in_the_moment_in_which_it_fails() {
     const LINGER: Duration = Duration::from_secs(1);
@@ -450,6 +630,40 @@ async fn a_batch_that_is_too_large_goes_in_halves() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn going_in_halves_uses_up_no_retries() {
+    for settings in [[("retries", "1"), ("acks", "all")], [("retries", "0"), ("enable.idempotence", "false")]]
+    {
+        let stage = Stage::new(1, 1);
+        stage.world().batch_bytes_max = 100;
+        let producer = stage.producer(&settings);
+        for handle in enqueue(&producer, &numbers(200)).await {
+            handle.await.unwrap();
+        }
+        assert_eq!(stage.values(0), numbers(200), "{settings:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_knows_the_producer_no_longer_is_asked_about_each_batch_once() {
+    let stage = Stage::new(1, 1);
+    stage.world().gap = ErrorCode::UNKNOWN_PRODUCER_ID;
+    let producer = stage.producer(&SINGLY);
+    for handle in enqueue(&producer, &numbers(10)).await {
+        handle.await.unwrap();
+    }
+    stage.truncate(0, 2);
+    let sent = stage.world().produces;
+    stage.fate(move |count| if count == sent + 2 { Fate::Lost } else { Fate::Served });
+    let begun = Instant::now();
+    for handle in enqueue(&producer, &numbers(15)[10..]).await {
+        handle.await.unwrap();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    let expected: Vec<_> = (0..8).chain(10..15).map(|number| number.to_string()).collect();
+    assert_eq!(stage.values(0), expected);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_cannot_be_delivered_fails_in_time_and_says_why() {
     let stage = Stage::new(1, 1);
     let settings = [("delivery.timeout.ms", "40000"), ("linger.ms", "0"), ("max.request.size", "1000")];
@@ -509,6 +723,42 @@ async fn sending_waits_while_the_buffer_is_full() {
         handle.await.unwrap();
     }
     assert_eq!(stage.values(0).len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_waits_for_company_while_the_buffer_is_full() {
+    let stage = Stage::new(1, 2);
+    let settings = [("buffer.memory", "1024"), ("max.request.size", "500"), ("linger.ms", "60000")];
+    let producer = stage.producer(&settings);
+    let begun = Instant::now();
+    for number in 0..20 {
+        drop(producer.enqueue(record(number % 2, &"x".repeat(400))).await.unwrap());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    // With room again, they wait again.
+    sleep(Duration::from_secs(120)).await;
+    let begun = Instant::now();
+    producer.send(record(0, "last")).await.unwrap();
+    assert_eq!(begun.elapsed().as_secs(), 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_of_a_topic_that_is_looked_up_take_no_room_from_others() {
+    let stage = Stage::new(1, 1);
+    let settings = [("buffer.memory", "1024"), ("max.request.size", "500"), ("linger.ms", "0")];
+    let producer = stage.producer(&settings);
+    let value = "x".repeat(400);
+    producer.send(record(0, &value)).await.unwrap();
+    stage.world().metadata_error = ErrorCode::COORDINATOR_NOT_AVAILABLE;
+    let unknown = async || {
+        let record = ProducerRecord::new("unknown", value.clone().into_bytes());
+        timeout(Duration::from_secs(10), producer.enqueue(record)).await.is_err()
+    };
+    let known = async {
+        sleep(Duration::from_secs(1)).await;
+        timeout(Duration::from_secs(1), producer.send(record(0, &value))).await.is_ok()
+    };
+    assert_eq!(tokio::join!(unknown(), unknown(), unknown(), known), (true, true, true, true));
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,6 +35,9 @@ const SECOND_PROTOCOL_LEVEL: i16 = 2;
 /// The last versions of EndTxn and TxnOffsetCommit that belong to the first protocol.
 const FIRST_PROTOCOL_END_VERSION_MAX: i16 = 4;
 const FIRST_PROTOCOL_OFFSETS_VERSION_MAX: i16 = 4;
+/// InitProducerId names the epoch that is to be followed from this version on (KIP-360). Before, it takes the
+/// transactional id over from whoever has it.
+const NEXT_EPOCH_VERSION_MIN: i16 = 3;
 const SENDING_OFFSETS: &str = "sending offsets";
 /// TxnOffsetCommit names the group's member from this version on (KIP-447).
 const GROUP_METADATA_VERSION_MIN: i16 = 3;
@@ -55,9 +58,10 @@ pub(super) struct Transactions {
     serial: u64,
     /// Calls that make offsets part of it and are not over yet.
     offering: usize,
-    /// Whether there is anything for the coordinator to end.
+    /// Whether the coordinator may have something to end: it was asked to begin, or is by the first batch.
     pub(super) has_begun: bool,
-    /// Whether a batch was numbered and given up: the next ones start again under another epoch.
+    /// Whether the next transaction needs another epoch, for a batch was numbered and given up, something of this one
+    /// may still be on its way, or the coordinator has forgotten the producer.
     needs_epoch: bool,
     /// Queues whose partitions belong to the transaction, are being added to it, and are to be.
     added: BTreeSet<usize>,
@@ -151,9 +155,11 @@ impl Transactions {
 
     /// The queues to be added now, if there are any and none are being added.
     pub(super) fn begin_adding(&mut self) -> Option<Vec<usize>> {
-        if !self.adding.is_empty() || self.wanted.is_empty() {
+        if !self.is_sending() || !self.adding.is_empty() || self.wanted.is_empty() {
             return None;
         }
+        // Whether the answer arrives or not.
+        self.has_begun = true;
         self.adding = std::mem::take(&mut self.wanted);
         Some(self.adding.iter().copied().collect())
     }
@@ -162,7 +168,6 @@ impl Transactions {
     pub(super) fn end_adding(&mut self, is_added: bool) -> BTreeSet<usize> {
         let tried = std::mem::take(&mut self.adding);
         if is_added {
-            self.has_begun = true;
             self.added.extend(&tried);
         }
         tried
@@ -172,10 +177,15 @@ impl Transactions {
         self.adding.is_empty()
     }
 
+    /// A number is missing: the next transaction starts again under another epoch, which the second protocol gives it
+    /// anyway.
+    pub(super) fn miss_number(&mut self) {
+        self.needs_epoch |= self.protocol == Protocol::First;
+    }
+
     fn end(&mut self) {
         self.phase = Phase::Ready;
         self.has_begun = false;
-        self.needs_epoch = false;
         self.added.clear();
         self.wanted.clear();
     }
@@ -185,7 +195,7 @@ impl Accumulator {
     /// A record, a partition or an offset could not become part of the transaction: nothing more does.
     pub(super) fn fail_transaction(&mut self, error: Error, now: Instant) {
         let Some(transactions) = &mut self.transactions else { return };
-        transactions.needs_epoch = true;
+        transactions.miss_number();
         if !transactions.is_sending() {
             return;
         }
@@ -207,7 +217,7 @@ impl Accumulator {
             if self.drop_unsent(&Error::Aborted { cause: None }, now)
                 && let Some(transactions) = &mut self.transactions
             {
-                transactions.needs_epoch = true;
+                transactions.miss_number();
             }
         }
     }
@@ -391,7 +401,8 @@ impl Producer {
     ///
     /// # Errors
     /// [`Error::State`] before [`Producer::init_transactions`] and while another one is open; of kind
-    /// [`ErrorKind::Fenced`] when another producer has taken over.
+    /// [`ErrorKind::Fenced`] when another producer has taken over; [`Error::Unsupported`] when records of the last one
+    /// were given up and the coordinator is older than Kafka 2.5: only another producer can go on then.
     pub async fn begin(&self) -> Result<Transaction<'_>, Error> {
         const DOING: &str = "beginning a transaction";
         let _turn = self.turn.lock().await;
@@ -406,6 +417,7 @@ impl Producer {
             Phase::Ready => {}
             Phase::Failed(_) | Phase::Committing => self.finish().await?,
         }
+        self.renew_epoch().await?;
         let mut accumulator = self.shared.lock();
         let transactions = accumulator.transactions.as_mut().expect("it has a phase");
         transactions.phase = Phase::Open;
@@ -468,10 +480,10 @@ impl Producer {
             self.flush().await;
         }
         self.quiet().await;
-        let (is_commit, id, has_begun, needs_epoch, protocol, identity) = {
-            let accumulator = self.shared.lock();
-            let (Some(transactions), Some(identity)) = (&accumulator.transactions, accumulator.identity)
-            else {
+        let (is_commit, id, has_begun, protocol, identity) = {
+            let mut accumulator = self.shared.lock();
+            let identity = accumulator.identity;
+            let (Some(transactions), Some(identity)) = (&mut accumulator.transactions, identity) else {
                 return Ok(());
             };
             let is_commit = match &transactions.phase {
@@ -480,26 +492,26 @@ impl Producer {
                 Phase::Dead(error) => return Err(error.clone()),
                 Phase::New | Phase::Ready | Phase::Open => return Ok(()),
             };
-            let Transactions { id, has_begun, needs_epoch, protocol, offering, .. } = transactions;
-            // What is still on its way then comes too late for the next one.
-            let needs_epoch = *needs_epoch || *offering > 0;
-            (is_commit, id.clone(), *has_begun, needs_epoch, *protocol, identity)
-        };
-        let ended = async {
-            let next = match has_begun {
-                true => self.end(&id, identity, protocol, is_commit).await?,
-                false => identity,
-            };
-            match needs_epoch && protocol == Protocol::First {
-                true => self.ask_epoch(&id, Some(next)).await,
-                false => Ok(next),
+            if transactions.offering > 0 {
+                // What is still on its way comes too late for the next one.
+                transactions.miss_number();
             }
+            (is_commit, transactions.id.clone(), transactions.has_begun, transactions.protocol, identity)
         };
-        match ended.await {
+        let ended = match has_begun {
+            true => match self.end(&id, identity, protocol, is_commit).await {
+                Err(error) if !is_commit && had_nothing(&error, protocol) => Ok(None),
+                ended => ended.map(Some),
+            },
+            false => Ok(Some(identity)),
+        };
+        match ended {
             Ok(next) => {
                 let mut accumulator = self.shared.lock();
-                accumulator.identity = Some(next);
+                accumulator.identity = Some(next.unwrap_or(identity));
                 if let Some(transactions) = &mut accumulator.transactions {
+                    // What the coordinator has not heard of may still be on its way to it.
+                    transactions.needs_epoch |= next.is_none();
                     transactions.end();
                 }
                 Ok(())
@@ -512,6 +524,36 @@ impl Producer {
                         self.set_phase(Phase::Failed(Some(error.clone())));
                     }
                     ErrorKind::Fenced | ErrorKind::Fatal => self.set_phase(Phase::Dead(error.clone())),
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks for the next epoch, if the next transaction needs one. Not heard of, it is asked for again by whoever begins
+    /// next, under the same epoch: the coordinator knows that it has given the next one out.
+    async fn renew_epoch(&self) -> Result<(), Error> {
+        let (id, identity) = {
+            let accumulator = self.shared.lock();
+            match (&accumulator.transactions, accumulator.identity) {
+                (Some(transactions), Some(identity)) if transactions.needs_epoch => {
+                    (transactions.id.clone(), identity)
+                }
+                _ => return Ok(()),
+            }
+        };
+        match self.ask_epoch(&id, Some(identity)).await {
+            Ok(next) => {
+                let mut accumulator = self.shared.lock();
+                accumulator.identity = Some(next);
+                if let Some(transactions) = &mut accumulator.transactions {
+                    transactions.needs_epoch = false;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                if matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Fatal) {
+                    self.set_phase(Phase::Dead(error.clone()));
                 }
                 Err(error)
             }
@@ -557,7 +599,8 @@ impl Producer {
         let cluster = &self.shared.cluster;
         cluster
             .retrying(doing, || async {
-                let answer = cluster.call_transaction_coordinator(id, request.clone(), version_max).await?;
+                let versions = 0..=version_max;
+                let answer = cluster.call_transaction_coordinator(id, request.clone(), versions).await?;
                 answered(cluster, id, answer.error_code, doing)?;
                 Ok(match answer.producer_id {
                     -1 => identity,
@@ -578,9 +621,11 @@ impl Producer {
             producer_id: current.map_or(-1, |current| current.id.0),
             producer_epoch: current.map_or(-1, |current| current.epoch.0),
         };
+        let version_min = current.map_or(0, |_| NEXT_EPOCH_VERSION_MIN);
         cluster
             .retrying(DOING, || async {
-                let answer = cluster.call_transaction_coordinator(id, request.clone(), i16::MAX).await?;
+                let versions = version_min..=i16::MAX;
+                let answer = cluster.call_transaction_coordinator(id, request.clone(), versions).await?;
                 answered(cluster, id, answer.error_code, DOING)?;
                 Ok(Identity {
                     id: ProducerId(answer.producer_id),
@@ -607,16 +652,14 @@ impl Producer {
                 return Ok(());
             }
             transactions.offering += 1;
+            // Whether an answer arrives or not.
+            transactions.has_begun = true;
             (transactions.id.clone(), transactions.protocol, identity)
         };
         let mut offering = Offering { producer: self, serial, is_answered: false };
         let sent = async {
             if protocol == Protocol::First {
                 add_offsets(&self.shared.cluster, &id, identity, &group.group_id).await?;
-            }
-            // From here on there is something to end, whether the answer arrives or not.
-            if let Some(transactions) = &mut self.shared.lock().transactions {
-                transactions.has_begun = true;
             }
             let check = || {
                 let accumulator = self.shared.lock();
@@ -669,7 +712,7 @@ pub(super) fn add_partitions(
     };
     async move {
         let ask = || async {
-            let answer = cluster.call_transaction_coordinator(&id, request.clone(), i16::MAX).await?;
+            let answer = cluster.call_transaction_coordinator(&id, request.clone(), 0..=i16::MAX).await?;
             let topics = answer.results_by_topic_v3_and_below.iter();
             let results = topics.flat_map(|topic| &topic.results_by_partition);
             let codes = results.map(|result| result.partition_error_code);
@@ -692,7 +735,7 @@ async fn add_offsets(cluster: &Cluster, id: &Str, identity: Identity, group_id: 
         group_id: group_id.clone(),
     };
     let ask = || async {
-        let answer = cluster.call_transaction_coordinator(id, request.clone(), i16::MAX).await?;
+        let answer = cluster.call_transaction_coordinator(id, request.clone(), 0..=i16::MAX).await?;
         answered(cluster, id, answer.error_code, DOING)
     };
     cluster.retrying(DOING, ask).await
@@ -744,7 +787,7 @@ async fn commit_offsets(
         if matches!(code, ErrorCode::NOT_COORDINATOR | ErrorCode::COORDINATOR_NOT_AVAILABLE) {
             cluster.forget_coordinator(&group.group_id);
         }
-        Err(Error::kafka(code, doing.clone(), None))
+        Err(Error::kafka(as_fenced(code), doing.clone(), None))
     };
     cluster.retrying(&doing, ask).await
 }
@@ -757,5 +800,21 @@ fn answered(cluster: &Cluster, id: &Str, code: ErrorCode, doing: &str) -> Result
     if matches!(code, ErrorCode::NOT_COORDINATOR | ErrorCode::COORDINATOR_NOT_AVAILABLE) {
         cluster.forget_transaction_coordinator(id);
     }
-    Err(Error::kafka(code, format!("{doing} of {id}"), None))
+    Err(Error::kafka(as_fenced(code), format!("{doing} of {id}"), None))
+}
+
+/// Brokers before Kafka 2.7 have no other word for a producer that was fenced, and coordinators mean nothing else by it.
+/// Only a partition's leader may.
+fn as_fenced(code: ErrorCode) -> ErrorCode {
+    if code == ErrorCode::INVALID_PRODUCER_EPOCH { ErrorCode::PRODUCER_FENCED } else { code }
+}
+
+/// Whether a coordinator that was to abort has nothing to abort: nothing was begun, or the transactional id has not been
+/// used for so long that it is forgotten (`transactional.id.expiration.ms`).
+fn had_nothing(error: &Error, protocol: Protocol) -> bool {
+    match error.code() {
+        Some(ErrorCode::INVALID_PRODUCER_ID_MAPPING) => true,
+        Some(ErrorCode::INVALID_TXN_STATE) => protocol == Protocol::First,
+        _ => false,
+    }
 }
