@@ -394,6 +394,7 @@ impl Keeper {
             base: records.base_offset(),
             offset: records[0].offset,
             log_start: records.watermarks().log_start,
+            log_end: records.watermarks().high_watermark,
             is_compacted: false,
         };
         if first.base > expected.position.next {
@@ -407,7 +408,13 @@ impl Keeper {
                 stored: next,
                 expected: next,
                 found: Some(first.base),
-                log: Log { topic_id: records.topic_id(), start: first.log_start, ..expected.log },
+                log: Log {
+                    topic_id: records.topic_id(),
+                    start: first.log_start,
+                    end: first.log_end,
+                    epoch_end: None,
+                    ..expected.log
+                },
             };
             return Ok(HandOut::Gap(Box::new(gap), expected.fence));
         }
@@ -505,8 +512,10 @@ impl Keeper {
         let Some(next) = gap.resolve(self.options.at_gap) else { return Err(ReaderError::Gap(gap)) };
         let position = Position { next, leader_epoch: LeaderEpoch::NONE };
         let key = Key { topic_id: gap.log.topic_id, ..gap.key.clone() };
-        // The group's copy is of before. Should this reader die before it has moved, the next one has to know.
-        let over = Some(gap.log.end);
+        // The group's copy is of before. Should this reader die before it has moved, the next one has to know. A copy in a topic
+        // that is no more may lie behind the end of this one.
+        let over = gap.log.copy.into_iter().fold(gap.log.end.max(gap.expected), Offset::max);
+        let over = Some(over);
         let claim = Claim { key, fence, expected: Expected::Anything, position, over };
         self.commit(&claim).await?;
         self.resets.fetch_add(1, Ordering::Relaxed);
