@@ -365,6 +365,31 @@ async fn a_row_that_stays_locked_is_not_waited_for_for_ever_and_keeps_no_other_w
 }
 
 #[tokio::test]
+async fn many_rows_that_stay_locked_are_waited_for_together() {
+    let postgres = Postgres::start().await;
+    let store = postgres.store().await;
+    let keys: Vec<Key> = (0..20).map(key).collect();
+    let held = store.acquire_all(&keys[..15]).await;
+    let mut results = postgres.client().await;
+    let transaction = results.transaction().await.unwrap();
+    for (key, held) in keys.iter().zip(held).take(12) {
+        let claim = claim(key, held.unwrap().fence, Expected::Nothing, 1);
+        store.commit_in(&transaction, &claim).await.unwrap();
+    }
+
+    let address = format!("{} options='-c lock_timeout=2000'", postgres.address());
+    let other = PostgresStore::connect(&address).await.unwrap();
+    let patience = std::time::Duration::from_secs(12);
+    let taken = tokio::time::timeout(patience, other.acquire_all(&keys)).await;
+    let taken = taken.expect("they are not waited for one after the other");
+    let fences: Vec<_> = taken.iter().map(|held| held.as_ref().ok().map(|held| held.fence.number)).collect();
+    assert_eq!(fences, [vec![None; 12], vec![Some(2); 3], vec![Some(1); 5]].concat());
+    assert!(taken.iter().filter_map(|held| held.as_ref().err()).all(StoreError::is_retriable));
+    transaction.rollback().await.unwrap();
+    assert!(other.acquire_all(&keys).await.iter().all(Result::is_ok), "they are free");
+}
+
+#[tokio::test]
 async fn what_somebody_has_to_change_is_said_and_not_tried_again() {
     let postgres = Postgres::start().await;
     let (store, key) = (postgres.store().await, key(0));
