@@ -186,6 +186,42 @@ async fn what_retention_has_removed_stops_its_partition_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_policy_chooses_no_place_while_records_before_the_gap_are_in_hand() {
+    for is_stored in [true, false] {
+        let mut world = World::new().await;
+        world.send(0, 2).await;
+        let store = Arc::clone(&world.store) as Arc<dyn OffsetStore>;
+        let mut reader = world.reader(store, Policy::Nearest);
+        let mut in_hand = vec![next(&mut reader).await.unwrap()];
+        while in_hand.last().unwrap().next_offset() < Offset(2) {
+            in_hand.push(next(&mut reader).await.unwrap());
+        }
+        // What comes behind them is removed before it is fetched.
+        let first = TopicPartition::new("orders", PartitionId(0));
+        reader.consumer().pause([&first]).unwrap();
+        world.send(0, 4).await;
+        let deleted = world.admin().delete_records(&[(first.clone(), Offset(4))]).await.unwrap();
+        assert!(deleted.iter().all(|(_, deleted)| deleted.is_ok()));
+        reader.consumer().resume([&first]).unwrap();
+        // The other partition goes on.
+        for sent in 6..9 {
+            world.send(1, 1).await;
+            assert_eq!(read(&mut reader, 1).await, [sent]);
+        }
+        assert_eq!((world.stored(0).await, reader.resets()), (0, 0), "nothing moves under what is in hand");
+        for batch in in_hand {
+            match is_stored {
+                true => reader.commit(batch).await.unwrap(),
+                false => drop(batch),
+            }
+        }
+        assert_eq!(world.stored(0).await, if is_stored { 2 } else { 0 });
+        assert_eq!(read(&mut reader, 2).await, [4, 5]);
+        assert_eq!((world.stored(0).await, reader.resets()), (6, 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_was_created_again_is_another_one() {
     let mut world = World::new().await;
     world.send(0, 3).await;
