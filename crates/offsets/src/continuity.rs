@@ -230,6 +230,8 @@ pub struct First {
     pub offset: Offset,
     /// The oldest offset there is, as of the same answer.
     pub log_start: Offset,
+    /// Behind the newest record, as of the same answer.
+    pub log_end: Offset,
     /// Whether the topic is compacted, so that batches may be missing.
     pub is_compacted: bool,
 }
@@ -245,7 +247,8 @@ pub fn check_first(key: &Key, position: Position, first: First, log: &Log) -> Re
         _ => Cause::Hole,
     };
     let found = Some(if cause == Cause::StoreRolledBack { first.offset } else { first.base });
-    let log = Log { start: first.log_start, ..*log };
+    // The log has grown since it was looked at, and a place in it is never before what was read meanwhile.
+    let log = Log { start: first.log_start, end: log.end.max(first.log_end), ..*log };
     let expected = log.copy.filter(|_| cause == Cause::StoreRolledBack).unwrap_or(position.next);
     let gap = Gap { key: key.clone(), cause, stored: position.next, expected, found, log };
     Err(Box::new(gap))
@@ -350,7 +353,8 @@ mod tests {
         let told = |base: i64, log_start: i64, is_compacted: bool| {
             let position = Position { next: Offset(40), leader_epoch: LeaderEpoch(4) };
             let (base, log_start) = (Offset(base), Offset(log_start));
-            let first = First { base, offset: base.max(position.next), log_start, is_compacted };
+            let offset = base.max(position.next);
+            let first = First { base, offset, log_start, log_end: Offset(50), is_compacted };
             check_first(&key(), position, first, &log()).map_or_else(|gap| gap.cause.name(), |()| "continues")
         };
         assert_eq!(told(40, 10, false), "continues");
@@ -362,11 +366,31 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_that_comes_long_after_the_log_was_looked_at_goes_on_where_the_log_is_now() {
+        let looked_at = Log { start: Offset(0), end: Offset(100), ..log() };
+        let at = |next: i64, base: i64, log_start: i64, log_end: i64, policy: &str| {
+            let position = Position { next: Offset(next), leader_epoch: LeaderEpoch(4) };
+            let (base, log_start, log_end) = (Offset(base), Offset(log_start), Offset(log_end));
+            let first = First { base, offset: base, log_start, log_end, is_compacted: false };
+            let gap = check_first(&key(), position, first, &looked_at).unwrap_err();
+            let next = gap.resolve(policy.parse().unwrap()).unwrap();
+            (gap.cause.name(), next.0, gap.command())
+        };
+        let command = |to: i64| format!("ottla offsets set billing orders:3 --to {to}");
+        assert_eq!(at(900, 950, 0, 1000, "nearest"), ("hole", 950, command(950)));
+        assert_eq!(at(900, 950, 0, 1000, "latest"), ("hole", 1000, command(950)));
+        assert_eq!(at(900, 950, 950, 1000, "nearest"), ("retention-passed", 950, command(950)));
+        // A leader that was just elected may not know yet how far all of it is replicated.
+        assert_eq!(at(60, 70, 0, 90, "latest"), ("hole", 100, command(70)));
+    }
+
+    #[test]
     fn a_record_that_was_done_with_before_tells_that_the_store_was_rolled_back() {
         let told = |offset: i64| {
             let position = Position { next: Offset(40), leader_epoch: LeaderEpoch(4) };
             let (base, log_start) = (Offset(40), Offset(10));
-            let first = First { base, offset: Offset(offset), log_start, is_compacted: false };
+            let log_end = Offset(50);
+            let first = First { base, offset: Offset(offset), log_start, log_end, is_compacted: false };
             let log = Log { copy: Some(Offset(42)), ..log() };
             check_first(&key(), position, first, &log)
                 .map_err(|gap| (gap.cause.name(), gap.expected.0, gap.found))

@@ -158,6 +158,7 @@ impl Inspector {
                         base: records.base_offset(),
                         offset: records[0].offset,
                         log_start: records.watermarks().log_start,
+                        log_end: records.watermarks().high_watermark,
                         is_compacted: false,
                     };
                     if first.base > position.next {
@@ -237,7 +238,7 @@ impl Inspector {
 
     /// Moves a position that still is as it was inspected. Whoever holds the partition is refused from then on.
     pub async fn set(&self, inspected: &Inspected, to: Offset) -> Result<(), StoreError> {
-        let Inspected { seen: Seen { key, stored, .. }, log: Some(log), .. } = inspected else {
+        let Inspected { seen: Seen { key, stored, .. }, log: Some(log), copy, .. } = inspected else {
             return Err(StoreError::Lost { key: Box::new(inspected.seen.key.clone()) });
         };
         let key = Key { topic_id: log.topic_id, ..key.clone() };
@@ -257,8 +258,10 @@ impl Inspector {
             _ => {}
         }
         let position = Position { next: to, leader_epoch: LeaderEpoch::NONE };
-        // Whoever reads now may write its copy once more, of what it had read.
-        let claim = Claim { key, fence: held.fence, expected, position, over: Some(log.end) };
+        // Whoever reads now may write its copy once more, of what it had read; and a copy in a topic that is no more may lie
+        // behind the end of this one.
+        let over = copy.map_or(log.end, |copy| copy.max(log.end));
+        let claim = Claim { key, fence: held.fence, expected, position, over: Some(over) };
         match self.store.commit(&claim).await {
             Err(StoreError::AlreadyThere { .. }) => Ok(()),
             outcome => outcome,

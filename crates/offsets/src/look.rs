@@ -68,8 +68,9 @@ async fn epoch_ends(
         let end = match told {
             Ok(Some((epoch, end))) if epoch < position.leader_epoch && position.next <= end => {
                 // Compaction removes the last records of an epoch, and a replica made since has never seen it.
-                let is_explained = is_compacted(cluster, &partition.topic).await?;
-                Ok((if is_explained { position.leader_epoch } else { epoch }, end))
+                let is_explained = is_compacted(cluster, &partition.topic).await;
+                is_explained
+                    .map(|is_explained| (if is_explained { position.leader_epoch } else { epoch }, end))
             }
             Ok(Some(end)) => Ok(end),
             Ok(None) => Ok((LeaderEpoch::NONE, Offset(-1))),

@@ -4,7 +4,7 @@
 //! they should be; inside the user's transaction it locks the row until results and position are there together, or neither.
 //! A reader that takes hold meanwhile waits for that, for a while. Nothing here begins or ends a transaction of the user's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -246,17 +246,49 @@ impl PostgresStore {
         Ok(held)
     }
 
-    /// Takes hold of what can be had at once; of what somebody's transaction has locked, one after the other.
+    /// Which of these somebody's transaction has locked.
+    async fn locked(&self, keys: &[&Key]) -> Result<HashSet<TopicPartition>, StoreError> {
+        let Some(first) = keys.first() else { return Ok(HashSet::new()) };
+        let table = &self.inner.table;
+        let (reader, cluster_id) = (first.reader.as_str(), &first.cluster_id);
+        let topics: Vec<&str> = keys.iter().map(|key| &*key.partition.topic).collect();
+        let partitions: Vec<i32> = keys.iter().map(|key| key.partition.partition.0).collect();
+        let asked = format!(
+            "FROM {table} AS had WHERE had.reader = $1 AND had.cluster_id = $2 AND (had.topic, had.partition) IN
+             (SELECT * FROM unnest($3::text[], $4::integer[]))"
+        );
+        let look = format!(
+            "WITH free AS (SELECT had.topic, had.partition {asked} FOR UPDATE SKIP LOCKED)
+             SELECT had.topic, had.partition {asked} AND (had.topic, had.partition) NOT IN (SELECT * FROM free)"
+        );
+        let client = self.client().await?;
+        let rows = self.asking(client.query(&look, &[&reader, cluster_id, &topics, &partitions])).await?;
+        let place = |row: &Row| {
+            let partition = PartitionId(self.column(row, 1)?);
+            Ok(TopicPartition::new(Str::copy_from(self.column(row, 0)?), partition))
+        };
+        rows.iter().map(place).collect()
+    }
+
+    /// Takes hold of what can be had. What somebody's transaction has locked keeps all of it waiting once, and the rest never more
+    /// than once again.
     async fn take_all(&self, keys: &[&Key]) -> HashMap<TopicPartition, Result<Held, StoreError>> {
         let mut held = HashMap::new();
         let mut left: Vec<&Key> = keys.to_vec();
+        let mut is_sorted = false;
         for _ in 0..TRIES_MAX {
             match self.take(&left).await {
                 Ok(taken) => held.extend(taken),
-                Err(error) if is_locked(&error) && left.len() > 1 => {
-                    for key in left.drain(..) {
-                        held.extend(Box::pin(self.take_all(&[key])).await);
-                    }
+                Err(error) if is_locked(&error) && left.len() > 1 && !is_sorted => {
+                    is_sorted = true;
+                    let locked = self.locked(&left).await;
+                    let refused = |key: &&Key| match &locked {
+                        Ok(locked) => locked.contains(&key.partition).then(|| error.clone()),
+                        Err(error) => Some(error.clone()),
+                    };
+                    held.extend(
+                        left.iter().filter_map(|key| Some((key.partition.clone(), Err(refused(key)?)))),
+                    );
                 }
                 Err(error) => {
                     held.extend(left.drain(..).map(|key| (key.partition.clone(), Err(error.clone()))));

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -107,8 +107,8 @@ impl From<ReaderError> for Error {
 pub struct Reader {
     consumer: Consumer,
     keeper: Arc<Keeper>,
-    /// Partitions whose position turned out to lie outside of the log, and about which nothing is decided yet.
-    passed: VecDeque<TopicPartition>,
+    /// Partitions that cannot be read on as they are, and about which nothing is decided yet.
+    undecided: VecDeque<(TopicPartition, Undecided)>,
     /// When positions are moved over tails in which there is nothing to handle.
     next_pass: Instant,
 }
@@ -118,12 +118,34 @@ pub struct Reader {
 /// Dropped without [`Batch::stored`], they come again.
 pub struct Batch {
     records: Records,
-    keeper: Arc<Keeper>,
     /// Which time of holding the partition they came in.
     fence: Fence,
     /// The position that they continue.
     after: Offset,
+    /// Let go last, when what becomes of the records is known.
+    hand: Hand,
 }
+
+/// Counts what the application has of a partition.
+struct Hand {
+    keeper: Arc<Keeper>,
+    in_hand: Arc<AtomicUsize>,
+}
+
+/// Why a partition cannot be read on as it is.
+enum Undecided {
+    /// The consumer's position lies outside of the log.
+    Refused,
+    /// There is a gap behind what is not stored yet. It is looked at again once that is stored, or was given back.
+    Behind,
+    /// Nothing is in hand, and this is found.
+    Found(Box<Gap>, Fence),
+}
+
+/// Why the consumer stops at a gap behind what is not stored yet. Nobody gets to see it.
+#[derive(Debug, thiserror::Error)]
+#[error("what was handed out before is dealt with first")]
+struct Waits;
 
 /// Takes hold of partitions and says where they begin.
 struct Keeper {
@@ -136,6 +158,8 @@ struct Keeper {
     tickets: AtomicU64,
     /// Something was given up: whoever is taking hold looks whether it still should.
     given_up: Notify,
+    /// The application has let go of a batch.
+    put_down: Notify,
     resets: AtomicU64,
 }
 
@@ -149,6 +173,8 @@ struct Holding {
     handed: Offset,
     /// What each batch continues that is not stored yet, by the offset it begins at: it may come again.
     after: BTreeMap<Offset, Offset>,
+    /// Batches that the application has. While there is one the position moves over batches only.
+    in_hand: Arc<AtomicUsize>,
     /// A position behind the stored one, over nothing that was to be handled, that the store may have or not.
     passing: Option<Position>,
     /// Copies up to here are of before the place was chosen, until this reader's own has been written.
@@ -200,7 +226,7 @@ impl Reader {
         let next_pass = Instant::now() + cluster.options().auto_commit_interval;
         let keeper = Arc::new(Keeper::new(cluster.clone(), store, options));
         let consumer = Consumer::with_offsets(cluster, Arc::clone(&keeper) as Arc<dyn Offsets>);
-        Ok(Self { consumer, keeper, passed: VecDeque::new(), next_pass })
+        Ok(Self { consumer, keeper, undecided: VecDeque::new(), next_pass })
     }
 
     /// The next records, or an error; `None` when nothing is read. After an error of one partition the others go on.
@@ -209,18 +235,20 @@ impl Reader {
     pub async fn next(&mut self) -> Option<Result<Batch, ReaderError>> {
         loop {
             // Kept until it is decided, as this future may be dropped meanwhile.
-            while let Some(partition) = self.passed.front().cloned() {
-                let decided = self.keeper.passed(&partition).await;
-                self.passed.pop_front();
-                match decided {
-                    Ok(Some(begin)) => {
-                        if self.consumer.seek(&partition, begin).is_err() {
-                            tracing::debug!(%partition, "it went to another reader meanwhile");
-                        }
-                    }
-                    Ok(None) => {}
-                    Err(error) => return Some(Err(error)),
+            while let Some(at) =
+                self.undecided.iter().position(|(partition, _)| self.keeper.is_put_down(partition))
+            {
+                let (partition, why) = &mut self.undecided[at];
+                let decided = self.keeper.settle(partition, why).await;
+                let done = match decided {
+                    Ok(Some(begin)) => self.consumer.seek(partition, begin),
+                    Ok(None) => Ok(()),
+                    Err(error) => self.consumer.stop(partition, error.into()),
+                };
+                if done.is_err() {
+                    tracing::debug!(%partition, "it went to another reader meanwhile");
                 }
+                self.undecided.remove(at);
             }
             let next = tokio::select! {
                 next = self.consumer.next() => next?,
@@ -229,6 +257,7 @@ impl Reader {
                     self.next_pass = Instant::now() + self.keeper.cluster.options().auto_commit_interval;
                     continue;
                 }
+                () = self.keeper.put_down.notified(), if !self.undecided.is_empty() => continue,
             };
             match next {
                 Ok(records) => match self.keeper.hand_out(records).await {
@@ -238,19 +267,22 @@ impl Reader {
                     Ok(HandOut::Gone) => {}
                     Ok(HandOut::Gap(gap, fence)) => {
                         let partition = gap.key.partition.clone();
-                        // It may have been given up meanwhile, and is not read then either.
-                        let _ = match self.keeper.decide(gap, fence).await {
-                            Ok(begin) => self.consumer.seek(&partition, begin),
-                            Err(error) => self.consumer.stop(&partition, error.into()),
-                        };
+                        let is_first = self.keeper.has_nothing_out(&partition);
+                        if is_first || self.keeper.options.at_gap == Policy::Stop {
+                            self.undecided.push_back((partition, Undecided::Found(gap, fence)));
+                        } else if self.consumer.stop(&partition, Error::Store(Arc::new(Waits))).is_ok() {
+                            self.undecided.push_back((partition, Undecided::Behind));
+                        }
                     }
                     Err(error) => return Some(Err(error)),
                 },
                 Err(Error::Stopped { partition, reason })
                     if reason.code() == Some(ErrorCode::OFFSET_OUT_OF_RANGE) =>
                 {
-                    self.passed.push_back(partition);
+                    self.undecided.push_back((partition, Undecided::Refused));
                 }
+                Err(Error::Stopped { reason, .. }) if matches!(&*reason, Error::Store(source) if source.is::<Waits>()) =>
+                    {}
                 Err(error) => return Some(Err(error.into())),
             }
         }
@@ -320,7 +352,7 @@ impl Batch {
     /// What moves the position over these records; to be committed together with their results, in order, one batch of a
     /// partition after the other. Then [`Batch::stored`] says that it has been.
     pub fn claim(&self) -> Result<Claim, ReaderError> {
-        let holdings = self.keeper.lock();
+        let holdings = self.hand.keeper.lock();
         let partition = self.records.partition();
         let holding = holdings.get(partition).filter(|holding| holding.fence == self.fence);
         let Some(holding) = holding.filter(|_| self.records.is_wanted()) else {
@@ -336,9 +368,10 @@ impl Batch {
     /// The claim is committed: the next batch of the partition can be claimed.
     pub fn stored(self) {
         let position = self.position();
-        let mut holdings = self.keeper.lock();
+        let mut holdings = self.hand.keeper.lock();
         if let Some(holding) = holdings.get_mut(self.records.partition())
             && holding.fence == self.fence
+            && holding.stored.next == self.after
         {
             holding.stored = position;
             holding.after = holding.after.split_off(&position.next);
@@ -349,6 +382,20 @@ impl Batch {
 
     fn position(&self) -> Position {
         Position { next: self.records.next_offset(), leader_epoch: self.records.leader_epoch() }
+    }
+}
+
+impl Hand {
+    fn new(keeper: &Arc<Keeper>, in_hand: Arc<AtomicUsize>) -> Self {
+        in_hand.fetch_add(1, Ordering::SeqCst);
+        Self { keeper: Arc::clone(keeper), in_hand }
+    }
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        self.in_hand.fetch_sub(1, Ordering::SeqCst);
+        self.keeper.put_down.notify_one();
     }
 }
 
@@ -370,6 +417,7 @@ impl Keeper {
             taking: Mutex::default(),
             tickets: AtomicU64::new(0),
             given_up: Notify::new(),
+            put_down: Notify::new(),
             resets: AtomicU64::new(0),
         }
     }
@@ -394,6 +442,7 @@ impl Keeper {
             base: records.base_offset(),
             offset: records[0].offset,
             log_start: records.watermarks().log_start,
+            log_end: records.watermarks().high_watermark,
             is_compacted: false,
         };
         if first.base > expected.position.next {
@@ -407,7 +456,13 @@ impl Keeper {
                 stored: next,
                 expected: next,
                 found: Some(first.base),
-                log: Log { topic_id: records.topic_id(), start: first.log_start, ..expected.log },
+                log: Log {
+                    topic_id: records.topic_id(),
+                    start: first.log_start,
+                    end: first.log_end,
+                    epoch_end: None,
+                    ..expected.log
+                },
             };
             return Ok(HandOut::Gap(Box::new(gap), expected.fence));
         }
@@ -421,8 +476,9 @@ impl Keeper {
             return Ok(HandOut::Gone);
         };
         let after = holding.hand_out(&records);
+        let hand = Hand::new(self, Arc::clone(&holding.in_hand));
         drop(holdings);
-        Ok(HandOut::Batch(Batch { records, keeper: Arc::clone(self), fence: expected.fence, after }))
+        Ok(HandOut::Batch(Batch { records, fence: expected.fence, after, hand }))
     }
 
     async fn look(&self, partitions: &[(TopicPartition, Option<Position>)]) -> Result<Looked, Error> {
@@ -479,8 +535,79 @@ impl Keeper {
         }
     }
 
-    /// The position lies outside of the log. Where to go on, if the policy says so.
-    async fn passed(&self, partition: &TopicPartition) -> Result<Option<Begin>, ReaderError> {
+    // Where nothing continues the position.
+
+    /// Whether it can be decided where to go on: what is in hand is stored or given back first, or its results and the
+    /// position would part. To stop does not move the position.
+    fn is_put_down(&self, partition: &TopicPartition) -> bool {
+        let in_hand = |holding: &Holding| holding.in_hand.load(Ordering::SeqCst);
+        self.options.at_gap == Policy::Stop
+            || self.lock().get(partition).is_none_or(|held| in_hand(held) == 0)
+    }
+
+    /// Whether all that was handed out of a partition is stored.
+    fn has_nothing_out(&self, partition: &TopicPartition) -> bool {
+        let is_clear =
+            |holding: &Holding| holding.after.is_empty() && holding.in_hand.load(Ordering::SeqCst) == 0;
+        self.lock().get(partition).is_none_or(is_clear)
+    }
+
+    /// Where to go on in a partition that is put down; nothing if it is not held any more. What is found is kept in `why`:
+    /// asked again, as the answer was not waited for, it decides the same.
+    async fn settle(
+        &self,
+        partition: &TopicPartition,
+        why: &mut Undecided,
+    ) -> Result<Option<Begin>, ReaderError> {
+        if self.options.at_gap != Policy::Stop {
+            self.finish_passing(partition).await?;
+        }
+        let (gap, fence) = match why {
+            Undecided::Behind => return Ok(self.back(partition)),
+            Undecided::Refused => match self.passed(partition).await? {
+                Some((gap, fence)) => {
+                    *why = Undecided::Found(gap.clone(), fence);
+                    (gap, fence)
+                }
+                None => return Ok(None),
+            },
+            Undecided::Found(gap, fence) => (gap.clone(), *fence),
+        };
+        let is_same_topic = gap.key.topic_id == gap.log.topic_id;
+        let stored = self.held(partition, fence, |holding| holding.stored.next);
+        let Some(stored) = stored else { return Ok(None) };
+        // Nobody but this reader moves it, and what it still had under way has to be seen.
+        let expected = if is_same_topic { Expected::At(stored) } else { Expected::Anything };
+        let chosen = self.choose(gap, fence, expected).await;
+        if self.held(partition, fence, |_| ()).is_none() {
+            return Ok(None);
+        }
+        let (claim, log) = chosen?;
+        Ok(Some(self.hold_there(claim, log)))
+    }
+
+    /// Goes back to what is stored.
+    fn back(&self, partition: &TopicPartition) -> Option<Begin> {
+        let mut holdings = self.lock();
+        let holding = holdings.get_mut(partition)?;
+        holding.after.clear();
+        let Position { next, leader_epoch } = holding.stored;
+        holding.handed = next;
+        Some(Begin { start: Start::Offset(next), leader_epoch })
+    }
+
+    /// Asks a partition that is held under this fence.
+    fn held<T>(
+        &self,
+        partition: &TopicPartition,
+        fence: Fence,
+        ask: impl FnOnce(&Holding) -> T,
+    ) -> Option<T> {
+        self.lock().get(partition).filter(|holding| holding.fence == fence).map(ask)
+    }
+
+    /// The position lies outside of the log: why.
+    async fn passed(&self, partition: &TopicPartition) -> Result<Option<(Box<Gap>, Fence)>, ReaderError> {
         let held = |held: &Holding| (held.key.clone(), held.fence, held.stored, held.over);
         let Some((key, fence, stored, over)) = self.lock().get(partition).map(held) else {
             return Ok(None);
@@ -496,18 +623,36 @@ impl Keeper {
             }
             Err(gap) => gap,
         };
-        let begin = self.decide(gap, fence).await?;
-        Ok(Some(begin))
+        Ok(Some((gap, fence)))
     }
 
-    /// At a gap: where to go on as the policy says, which is stored before anything is read there.
+    /// At a gap where reading would begin, when nothing is in hand: where to go on.
     async fn decide(&self, gap: Box<Gap>, fence: Fence) -> Result<Begin, ReaderError> {
+        let (claim, log) = self.choose(gap, fence, Expected::Anything).await?;
+        Ok(self.hold_there(claim, log))
+    }
+
+    fn hold_there(&self, claim: Claim, log: Log) -> Begin {
+        let next = claim.position.next;
+        self.hold(claim, log);
+        next.into()
+    }
+
+    /// Moves the position to where the policy says, before anything is read there.
+    async fn choose(
+        &self,
+        gap: Box<Gap>,
+        fence: Fence,
+        expected: Expected,
+    ) -> Result<(Claim, Log), ReaderError> {
         let Some(next) = gap.resolve(self.options.at_gap) else { return Err(ReaderError::Gap(gap)) };
         let position = Position { next, leader_epoch: LeaderEpoch::NONE };
         let key = Key { topic_id: gap.log.topic_id, ..gap.key.clone() };
-        // The group's copy is of before. Should this reader die before it has moved, the next one has to know.
-        let over = Some(gap.log.end);
-        let claim = Claim { key, fence, expected: Expected::Anything, position, over };
+        // The group's copy is of before. Should this reader die before it has moved, the next one has to know. A copy in a topic
+        // that is no more may lie behind the end of this one.
+        let over = gap.log.copy.into_iter().fold(gap.log.end.max(gap.expected), Offset::max);
+        let over = Some(over);
+        let claim = Claim { key, fence, expected, position, over };
         self.commit(&claim).await?;
         self.resets.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(
@@ -516,8 +661,7 @@ impl Keeper {
             "the stored position cannot be continued, reading on as the policy says"
         );
         // What was done with before may come again from here on.
-        self.hold(claim, Log { copy: None, ..gap.log });
-        Ok(next.into())
+        Ok((claim, Log { copy: None, ..gap.log }))
     }
 
     fn hold(&self, claim: Claim, log: Log) {
@@ -529,6 +673,7 @@ impl Keeper {
             stored: position,
             handed: position.next,
             after: BTreeMap::new(),
+            in_hand: Arc::default(),
             passing: None,
             over,
             begun: position.next,
@@ -597,7 +742,9 @@ impl Keeper {
             };
             let silent = StoreError::Silent { after: options.default_api_timeout };
             let taken = taken.unwrap_or_else(|_| left.iter().map(|_| Err(silent.clone())).collect());
-            let may_ask_again = Instant::now() + pause < deadline;
+            // What was taken begins: the others are asked about again by themselves.
+            let is_any_taken = taken.iter().any(Result::is_ok);
+            let may_ask_again = !is_any_taken && Instant::now() + pause < deadline;
             for (at, taken) in left.into_iter().zip(taken) {
                 match taken {
                     Err(error) if error.is_retriable() && may_ask_again => {

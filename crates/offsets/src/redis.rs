@@ -6,6 +6,7 @@
 //! as a whole. What Redis has acknowledged it can still lose: with `appendfsync everysec` the last second when the machine dies,
 //! with an asynchronous replica what had not arrived there when it took over. A reader notices, and stops.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,12 +45,14 @@ redis.call('HSET', KEYS[1], 'holder', ARGV[1])
 return redis.call('HMGET', KEYS[1], 'fence', 'holder', 'offset', 'leader_epoch', 'topic_id', 'updated_ms', 'chosen_over')
 ";
 
-/// KEYS: the hash. ARGV: fence, holder, what `offset` and `topic_id` have to be ('' for absent, '*' for anything), then the new
+/// KEYS: the hash. ARGV: fence, holder, what `offset` and `topic_id` have to be (without an offset '' and any topic, '*' for anything), then the new
 /// offset, leader epoch and topic id, and the copy that is passed over ('' for none). Returns nil when it was done, and else what is there.
 const COMMIT: &str = "
 local at = redis.call('HMGET', KEYS[1], 'fence', 'holder', 'offset', 'topic_id')
 local is_held = at[1] == ARGV[1] and at[2] == ARGV[2]
-local is_expected = ARGV[3] == '*' or ((at[3] or '') == ARGV[3] and (at[4] or '') == ARGV[4])
+local is_expected = ARGV[3] == '*'
+    or (ARGV[3] == '' and not at[3])
+    or (ARGV[3] ~= '' and at[3] == ARGV[3] and at[4] == ARGV[4])
 if not (is_held and is_expected) then return {at[1], at[2], at[3], at[4]} end
 local time = redis.call('TIME')
 local ms = time[1] .. string.format('%03d', math.floor(time[2] / 1000))
@@ -158,7 +161,8 @@ impl OffsetStore for RedisStore {
                 Some(fence) => Some(Found { fence, at: place_in_topic(&place, offset, topic_id)? }),
             };
             judge(claim, found)?;
-            unreachable!("the script refuses what is refused here, and nothing else")
+            // The script compares texts, and there is one text of a number.
+            Err(StoreError::Busy { key: Box::new(claim.key.clone()) })
         })
     }
 
@@ -232,15 +236,15 @@ fn row(place: &str, fields: Fields) -> Result<(Option<Fence>, Option<Stored>), S
     let Some((next, topic_id)) = place_in_topic(place, offset, topic_id)? else { return Ok((fence, None)) };
     let leader_epoch = match leader_epoch {
         None => LeaderEpoch::NONE,
-        Some(text) => LeaderEpoch(text.parse().map_err(|_| garbage(place, &text, "leader epoch"))?),
+        Some(text) => LeaderEpoch(read(place, &text, "leader epoch")?),
     };
     let updated = match updated {
         None => Millis(-1),
-        Some(text) => Millis(text.parse().map_err(|_| garbage(place, &text, "time"))?),
+        Some(text) => Millis(read(place, &text, "time")?),
     };
     let over = match over {
         None => None,
-        Some(text) => Some(Offset(text.parse().map_err(|_| garbage(place, &text, "offset of a copy"))?)),
+        Some(text) => Some(Offset(read(place, &text, "offset of a copy")?)),
     };
     let position = Position { next, leader_epoch };
     Ok((fence, Some(Stored { position, topic_id, updated, over })))
@@ -263,18 +267,24 @@ fn place_in_topic(
     topic_id: Option<String>,
 ) -> Result<Option<(Offset, Uuid)>, StoreError> {
     let Some(offset) = offset else { return Ok(None) };
-    let next =
-        offset.parse().ok().filter(|&next| next >= 0).ok_or_else(|| garbage(place, &offset, "offset"))?;
-    let topic_id = topic_id.unwrap_or_default();
-    let topic_id = topic_id.parse().map_err(|_| garbage(place, &topic_id, "topic id"))?;
+    let next = read(place, &offset, "offset")?;
+    if next < 0 {
+        return Err(garbage(place, &offset, "offset"));
+    }
+    let topic_id = read(place, &topic_id.unwrap_or_default(), "topic id")?;
     Ok(Some((Offset(next), topic_id)))
 }
 
 fn fence(place: &str, number: Option<String>, token: Option<String>) -> Result<Option<Fence>, StoreError> {
     let (Some(number), Some(token)) = (number, token) else { return Ok(None) };
-    let number = number.parse().map_err(|_| garbage(place, &number, "fence"))?;
-    let token = token.parse().map_err(|_| garbage(place, &token, "holder"))?;
+    let (number, token) = (read(place, &number, "fence")?, read(place, &token, "holder")?);
     Ok(Some(Fence { number, token }))
+}
+
+/// What a text says, if it is the one text that says so: `040` is no other way to write 40, as a commit compares texts.
+fn read<T: FromStr + ToString>(place: &str, text: &str, expected: &'static str) -> Result<T, StoreError> {
+    let said = text.parse().ok().filter(|said: &T| said.to_string() == text);
+    said.ok_or_else(|| garbage(place, text, expected))
 }
 
 fn garbage(place: &str, found: &str, expected: &'static str) -> StoreError {

@@ -5,14 +5,17 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use broker::embedded::EmbeddedBroker;
 use client::{
-    Admin, Cluster, Execution, NewTopic, Options, Producer, ProducerRecord, Start, TokioEnvironment,
+    Admin, BoxFuture, Cluster, Execution, NewTopic, Options, Producer, ProducerRecord, Start,
+    TokioEnvironment,
 };
 use offsets::{
-    Batch, Cause, MemoryStore, OffsetStore, Policy, Reader, ReaderError, ReaderOptions, StoreError,
+    Batch, Cause, Claim, Held, Key, MemoryStore, OffsetStore, Policy, Reader, ReaderError, ReaderName,
+    ReaderOptions, StoreError, Stored,
 };
 use support::Postgres;
 use tokio::time::timeout;
@@ -180,6 +183,42 @@ async fn what_retention_has_removed_stops_its_partition_and_no_other() {
     assert_eq!(read(&mut reader, 2).await, [6, 7]);
     assert_eq!(reader.resets(), 1);
     assert_eq!(world.stored(0).await, 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_chooses_no_place_while_records_before_the_gap_are_in_hand() {
+    for is_stored in [true, false] {
+        let mut world = World::new().await;
+        world.send(0, 2).await;
+        let store = Arc::clone(&world.store) as Arc<dyn OffsetStore>;
+        let mut reader = world.reader(store, Policy::Nearest);
+        let mut in_hand = vec![next(&mut reader).await.unwrap()];
+        while in_hand.last().unwrap().next_offset() < Offset(2) {
+            in_hand.push(next(&mut reader).await.unwrap());
+        }
+        // What comes behind them is removed before it is fetched.
+        let first = TopicPartition::new("orders", PartitionId(0));
+        reader.consumer().pause([&first]).unwrap();
+        world.send(0, 4).await;
+        let deleted = world.admin().delete_records(&[(first.clone(), Offset(4))]).await.unwrap();
+        assert!(deleted.iter().all(|(_, deleted)| deleted.is_ok()));
+        reader.consumer().resume([&first]).unwrap();
+        // The other partition goes on.
+        for sent in 6..9 {
+            world.send(1, 1).await;
+            assert_eq!(read(&mut reader, 1).await, [sent]);
+        }
+        assert_eq!((world.stored(0).await, reader.resets()), (0, 0), "nothing moves under what is in hand");
+        for batch in in_hand {
+            match is_stored {
+                true => reader.commit(batch).await.unwrap(),
+                false => drop(batch),
+            }
+        }
+        assert_eq!(world.stored(0).await, if is_stored { 2 } else { 0 });
+        assert_eq!(read(&mut reader, 2).await, [4, 5]);
+        assert_eq!((world.stored(0).await, reader.resets()), (6, 1));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -452,6 +491,85 @@ async fn the_position_moves_over_a_tail_that_nobody_gets_to_see() {
     let mut second = Reader::subscribe(options, Arc::new(TokioEnvironment), store, name, ["orders"]).unwrap();
     assert_eq!(read(&mut second, 1).await, [0]);
     assert_eq!(world.stored(0).await, 5);
+}
+
+/// A store that, once it is cut off, does what it is asked first and says nothing any more.
+struct CutOff {
+    store: MemoryStore,
+    is_cut_off: AtomicBool,
+    has_done: AtomicBool,
+}
+
+impl OffsetStore for CutOff {
+    fn acquire<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Held, StoreError>> {
+        self.store.acquire(key)
+    }
+
+    fn commit<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            if !self.is_cut_off.load(Ordering::SeqCst) {
+                return self.store.commit(claim).await;
+            }
+            if !self.has_done.swap(true, Ordering::SeqCst) {
+                self.store.commit(claim).await?;
+            }
+            Err(StoreError::Silent { after: Duration::ZERO })
+        })
+    }
+
+    fn list<'a>(&'a self, reader: &'a ReaderName) -> BoxFuture<'a, Result<Vec<(Key, Stored)>, StoreError>> {
+        self.store.list(reader)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_that_grows_while_the_store_says_nothing_is_passed_all_the_same() {
+    let world = World::new().await;
+    let mut options = world.options();
+    options.set("transactional.id", "orders").unwrap();
+    let producer = Producer::new(Cluster::new(options, Arc::new(TokioEnvironment)).unwrap()).unwrap();
+    producer.init_transactions().await.unwrap();
+    let send = async |is_kept: bool| {
+        let transaction = producer.begin().await.unwrap();
+        let mut record = ProducerRecord::new("orders", "7");
+        record.partition = Some(PartitionId(0));
+        transaction.send(record).await.unwrap();
+        match is_kept {
+            true => transaction.commit().await.unwrap(),
+            false => transaction.abort().await.unwrap(),
+        }
+    };
+    let store = MemoryStore::clone(&world.store);
+    let store = CutOff { store, is_cut_off: AtomicBool::new(false), has_done: AtomicBool::new(false) };
+    let store = Arc::new(store);
+    let mut options = world.options();
+    options.set("isolation.level", "read_committed").unwrap();
+    options.set("auto.commit.interval.ms", "50").unwrap();
+    let name = ReaderOptions::new("billing".parse().unwrap());
+    let mut reader =
+        Reader::subscribe(options, Arc::new(TokioEnvironment), store.clone(), name, ["orders"]).unwrap();
+    send(true).await;
+    assert_eq!(read(&mut reader, 1).await, [7]);
+    until(&mut reader, async || world.stored(0).await == 2).await;
+
+    store.is_cut_off.store(true, Ordering::SeqCst);
+    send(false).await;
+    until(&mut reader, async || world.stored(0).await == 4).await;
+    // Nobody knows that it is there, and the tail grows.
+    send(false).await;
+    let partition = TopicPartition::new("orders", PartitionId(0));
+    let consumer = async |reader: &mut Reader, at: i64| {
+        while reader.consumer().reached(&partition).is_none_or(|reached| reached.next < Offset(at)) {
+            if let Ok(next) = timeout(Duration::from_millis(20), reader.next()).await {
+                panic!("something comes: {:?}", next.map(|next| next.map(|batch| values(&batch))));
+            }
+        }
+    };
+    timeout(PATIENCE, consumer(&mut reader, 6)).await.expect("it gets there");
+    store.is_cut_off.store(false, Ordering::SeqCst);
+    until(&mut reader, async || world.stored(0).await == 6).await;
+    send(true).await;
+    assert_eq!(read(&mut reader, 1).await, [7], "it reads on");
 }
 
 #[tokio::test(flavor = "multi_thread")]

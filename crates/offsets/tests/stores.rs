@@ -171,6 +171,43 @@ async fn redis_keeps_its_promises_and_does_not_overwrite_what_it_cannot_read() {
 }
 
 #[tokio::test]
+async fn a_field_that_somebody_has_changed_in_redis_is_told_and_brings_nothing_down() {
+    let redis = Redis::start().await;
+    let store = redis.store().await;
+    let key = key(3);
+    let place = "ottla:offsets:billing:cluster-a:new-orders-3";
+    let first = store.acquire(&key).await.unwrap();
+    store.commit(&claim(&key, first.fence, Expected::Nothing, 40)).await.unwrap();
+
+    // Only the offset is gone: there is no position, whatever else is left of it.
+    redis.command(&["HDEL", place, "offset"]).await;
+    let held = store.acquire(&key).await.unwrap();
+    assert_eq!(held.stored, None);
+    store.commit(&claim(&key, held.fence, Expected::Nothing, 40)).await.unwrap();
+
+    // A number has one way to be written, as the commit compares it by its text.
+    for (field, was, text, what) in [
+        ("offset", "40", "0040", "offset"),
+        ("offset", "40", "+40", "offset"),
+        ("offset", "40", "", "offset"),
+        ("fence", "2", "02", "fence"),
+    ] {
+        redis.command(&["HSET", place, field, text]).await;
+        let told = format!("{place} holds \"{text}\", which is no {what}: it is left as it is");
+        for expected in [Expected::At(Offset(40)), Expected::Nothing] {
+            assert_eq!(refused(store.commit(&claim(&key, held.fence, expected, 41)).await), told);
+        }
+        if field == "offset" {
+            assert_eq!(refused(store.acquire(&key).await.map(drop)), told);
+            // Who asks takes hold all the same, so that whoever held it before moves nothing.
+            redis.command(&["HSET", place, "fence", "2", "holder", &held.fence.token.to_string()]).await;
+        }
+        redis.command(&["HSET", place, field, was]).await;
+    }
+    store.commit(&claim(&key, held.fence, Expected::At(Offset(40)), 41)).await.unwrap();
+}
+
+#[tokio::test]
 async fn postgres_keeps_its_promises_and_moves_results_and_position_together() {
     let mut postgres = Postgres::start().await;
     let store = postgres.store().await;
@@ -325,6 +362,31 @@ async fn a_row_that_stays_locked_is_not_waited_for_for_ever_and_keeps_no_other_w
     assert_eq!(taken[1].as_ref().map(|held| held.fence.number).unwrap(), 1);
     transaction.rollback().await.unwrap();
     other.acquire(&stuck).await.expect("it is free");
+}
+
+#[tokio::test]
+async fn many_rows_that_stay_locked_are_waited_for_together() {
+    let postgres = Postgres::start().await;
+    let store = postgres.store().await;
+    let keys: Vec<Key> = (0..20).map(key).collect();
+    let held = store.acquire_all(&keys[..15]).await;
+    let mut results = postgres.client().await;
+    let transaction = results.transaction().await.unwrap();
+    for (key, held) in keys.iter().zip(held).take(12) {
+        let claim = claim(key, held.unwrap().fence, Expected::Nothing, 1);
+        store.commit_in(&transaction, &claim).await.unwrap();
+    }
+
+    let address = format!("{} options='-c lock_timeout=2000'", postgres.address());
+    let other = PostgresStore::connect(&address).await.unwrap();
+    let patience = std::time::Duration::from_secs(12);
+    let taken = tokio::time::timeout(patience, other.acquire_all(&keys)).await;
+    let taken = taken.expect("they are not waited for one after the other");
+    let fences: Vec<_> = taken.iter().map(|held| held.as_ref().ok().map(|held| held.fence.number)).collect();
+    assert_eq!(fences, [vec![None; 12], vec![Some(2); 3], vec![Some(1); 5]].concat());
+    assert!(taken.iter().filter_map(|held| held.as_ref().err()).all(StoreError::is_retriable));
+    transaction.rollback().await.unwrap();
+    assert!(other.acquire_all(&keys).await.iter().all(Result::is_ok), "they are free");
 }
 
 #[tokio::test]
