@@ -19,6 +19,7 @@ mod audit;
 mod group;
 mod txn;
 mod quota;
+mod sink;
 mod cluster;
 mod completions;
 mod reference;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Group(args) => connect::run(group::run(args)),
         Command::Txn(args) => connect::run(txn::run(args)),
         Command::Quota(args) => connect::run(quota::run(args)),
+        Command::Sink(args) => connect::run(sink::run(args)),
         Command::Cluster(args) => connect::run(cluster::run(args)),
         Command::Completions(args) => completions::run(&args),
         Command::MarkdownHelp => reference::run(),
