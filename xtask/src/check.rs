@@ -25,8 +25,14 @@ pub(crate) fn format() -> Result<(), String> {
 }
 
 pub(crate) fn lint() -> Result<(), String> {
-    let args = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
-    shell::run(Command::new("cargo").current_dir(shell::root()).args(args))
+    let all = ["--workspace"].as_slice();
+    // What is behind a feature.
+    let sqlx = ["-p", "ottla-offsets", "--features", "sqlx"].as_slice();
+    [all, sqlx].into_iter().try_for_each(|what| {
+        let mut command = Command::new("cargo");
+        command.current_dir(shell::root()).arg("clippy").args(what);
+        shell::run(command.args(["--all-targets", "--quiet", "--", "-D", "warnings"]))
+    })
 }
 
 pub(crate) fn licences() -> Result<(), String> {

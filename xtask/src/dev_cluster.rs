@@ -30,6 +30,16 @@ pub(crate) struct DevCluster<'a> {
 
 impl<'a> DevCluster<'a> {
     pub(crate) fn start(binary: &'a Path, brokers: u16, home: &'a Path) -> Result<Self, String> {
+        Self::start_with(binary, brokers, home, &[])
+    }
+
+    /// With these settings, `key=value`, in each broker.
+    pub(crate) fn start_with(
+        binary: &'a Path,
+        brokers: u16,
+        home: &'a Path,
+        settings: &[&str],
+    ) -> Result<Self, String> {
         let ports = shell::lasting_ports(2 * usize::from(brokers))?;
         let (port, admin_port) = (ports[0], ports[usize::from(brokers)]);
         let log = home.join("brokers.log");
@@ -40,6 +50,9 @@ impl<'a> DevCluster<'a> {
             "--admin",
             &format!("127.0.0.1:{admin_port}"),
         ]);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
         let process = command
             .stdin(Stdio::null())
             .stdout(shell::append(&log)?)

@@ -28,6 +28,7 @@ pub(crate) fn check() -> Result<usize, String> {
     command.current_dir(shell::root()).args([
         "tree",
         "--workspace",
+        "--all-features",
         "--target",
         "all",
         "--edges",

@@ -17,6 +17,7 @@ mod check;
 mod licences;
 mod compat;
 mod crash;
+mod delivery;
 mod streams;
 mod chaos;
 mod sim;
@@ -33,6 +34,7 @@ usage: cargo xtask <command> [options]
   check    format, lints with warnings denied, licences of all dependencies
   compat   real clients, console tools and real input against the broker
   crash    kill -9 under load from three clients, again and again, and nothing acknowledged is lost
+  delivery the known ways to doubled and lost records, with stock clients and ours; and a kill loop over everything
   streams  Kafka Streams, exactly once, while brokers and its own instances are killed
   chaos    three brokers killed, paused, cut off, and without power, in random mixes; nothing acknowledged is lost
   sim      whole clusters in one thread, from seeds; the bugs that they must find
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         "check" => check::run(rest),
         "compat" => compat::run(rest),
         "crash" => crash::run(rest),
+        "delivery" => delivery::run(rest),
         "streams" => streams::run(rest),
         "chaos" => chaos::run(rest),
         "sim" => sim::run(rest),

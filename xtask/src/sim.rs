@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const USAGE: &str = "\
-usage: cargo xtask sim [--seeds N] [--first SEED] [--seconds N] [--group KIND]
-       cargo xtask sim --seed SEED [--seconds N] [--group KIND]
+usage: cargo xtask sim [--seeds N] [--first SEED] [--seconds N] [--group KIND | --clients]
+       cargo xtask sim --seed SEED [--seconds N] [--group KIND | --clients]
        cargo xtask sim --mutations [--seeds N]
 
   --seeds N       how many stories to tell [2000]; with --mutations, the most for one bug [1000]
@@ -17,6 +17,8 @@ usage: cargo xtask sim [--seeds N] [--first SEED] [--seconds N] [--group KIND]
   --seed SEED     tell one story again, byte for byte, and show what happened in it
   --seconds N     for how long faults come, in the story's time [12]
   --group KIND    the group that every story has: classic, consumer, mixed or share [as the seed says, mostly none]
+  --clients       only stories of the product's own clients: producers, members of groups, readers with a store of their own
+                  [one of these behind every five others]
   --mutations     the bugs of crates/sim/MUTATIONS.md, one at a time, each of which some story must find
 
 With --seed, OTTLA_LOG=broker=info,sim=info shows what the brokers log, between what happens to them.
@@ -28,12 +30,15 @@ Examples:
 
 /// Seeds that CI runs.
 const SEEDS: u64 = 2_000;
+/// So many stories of the load that speaks the protocol by itself have one of the product's own clients beside them.
+const STORIES_PER_CLIENTS: u64 = 5;
 /// Seeds that one bug is given.
 const MUTATION_SEEDS: u64 = 1_000;
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let Some(mut arguments) = Arguments::new(args, USAGE) else { return Ok(()) };
     let mutations = arguments.flag("--mutations");
+    let clients = arguments.flag("--clients");
     let seeds = arguments.number("--seeds", if mutations { MUTATION_SEEDS } else { SEEDS })?;
     let first = arguments.number("--first", 1)?;
     let seconds = arguments.number("--seconds", 12)?.to_string();
@@ -43,16 +48,27 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if mutations {
         return mutations::run(seeds);
     }
-    let mut command = Command::new(build(&shell::root(), &shell::target())?);
-    command.args(["--seconds", &seconds]);
-    if let Some(group) = group {
-        command.args(["--group", &group]);
-    }
-    match seed {
-        Some(seed) => command.args(["--seed", &seed]),
-        None => command.args(["--seeds", &seeds.to_string(), "--first", &first.to_string()]),
+    let simulator = build(&shell::root(), &shell::target())?;
+    let tell = |clients: bool, seeds: u64| {
+        let mut command = Command::new(&simulator);
+        command.args(["--seconds", &seconds]);
+        if let Some(group) = &group {
+            command.args(["--group", group]);
+        }
+        if clients {
+            command.arg("--clients");
+        }
+        match &seed {
+            Some(seed) => command.args(["--seed", seed]),
+            None => command.args(["--seeds", &seeds.to_string(), "--first", &first.to_string()]),
+        };
+        shell::run(&mut command)
     };
-    shell::run(&mut command)
+    let told = tell(clients, seeds);
+    match clients || seed.is_some() || group.is_some() {
+        true => told,
+        false => told.and(tell(true, seeds / STORIES_PER_CLIENTS)),
+    }
 }
 
 /// Builds the simulator of some sources as tests are built: every assertion is in it.

@@ -4,7 +4,7 @@
 use crate::arguments::Arguments;
 use crate::shell;
 use crate::toolbox::{Kit, Toolbox};
-use crate::{check, compat, crash, operations, sim, streams};
+use crate::{check, compat, crash, delivery, operations, sim, streams};
 use std::process::Command;
 
 const USAGE: &str = "\
@@ -12,13 +12,13 @@ usage: cargo xtask test
 
 Format, lints, licences, unit and integration tests, 2,000 simulated clusters and the bugs that such must find, release
 build, every command of docs/operations.md, all real clients (5,000 records each), Apache Kafka's tools for clusters,
-two crashes of a broker and three in a cluster, and a short round of Kafka Streams.
+two crashes of a broker and three in a cluster, the known ways to doubled and lost records, and a short round of Kafka Streams.
 Client libraries are installed into .tools/ first.
 ";
 
 type Stage = (&'static str, fn() -> Result<(), String>);
 
-const STAGES: [Stage; 14] = [
+const STAGES: [Stage; 16] = [
     ("format", check::format),
     ("licences", check::licences),
     ("tools", tools),
@@ -32,6 +32,8 @@ const STAGES: [Stage; 14] = [
     ("tools of clusters", || compat::run(&words("--client cluster"))),
     ("crash", || crash::run(&words("--rounds 2"))),
     ("crash of a cluster", || crash::run(&words("--brokers 3 --rounds 3"))),
+    ("delivery", || delivery::run(&words("--quick"))),
+    ("delivery, kills", || delivery::run(&words("--kills 5"))),
     ("streams", || streams::run(&words("--rounds 1 --seconds 30"))),
 ];
 
@@ -76,5 +78,8 @@ fn unit() -> Result<(), String> {
         .current_dir(shell::root())
         .args(["test", "--workspace", "--quiet", "--no-fail-fast"])
         .env("OTTLA_KAFKA_LIB", toolbox.jars());
-    shell::run(&mut command)
+    shell::run(&mut command)?;
+    // Behind a feature, so that nobody else has to build sqlx.
+    let args = ["test", "--quiet", "-p", "ottla-offsets", "--features", "sqlx", "--test", "sqlx"];
+    shell::run(Command::new("cargo").current_dir(shell::root()).args(args))
 }

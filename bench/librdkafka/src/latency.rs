@@ -1,4 +1,5 @@
-//! End-to-end latency at a fixed rate: from the moment a record was due to be sent to the moment its consumer holds it.
+//! End-to-end latency at a fixed rate: from the moment a record was due to be sent to the moment its consumer holds it, and
+//! beside it to the moment at which it was acknowledged.
 //! Producer and consumer share one process and one monotonic clock; a record carries its due time, so a stalled broker
 //! cannot hide the records that it kept from being sent (coordinated omission). The first seconds are warm-up.
 //! It never lowers the rate: a broker that does not hold it is reported with `held=0`.
@@ -7,11 +8,13 @@ use crate::arguments::Arguments;
 use crate::consume::{assignment, consumer};
 use crate::produce::{learn, payload};
 use hdrhistogram::Histogram;
+use rdkafka::ClientContext;
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use std::sync::{Arc, Mutex};
 use std::sync::mpsc::Receiver;
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -35,7 +38,10 @@ pub fn latency(arguments: &Arguments) -> Result<String, String> {
     // The one departure from defaults: a sender who cares for latency does not linger.
     let mut config = arguments.client()?;
     config.set("acks", "all").set("linger.ms", "0");
-    let producer: ThreadedProducer<DefaultProducerContext> = config.create().map_err(|e| e.to_string())?;
+    let latencies = Arc::new(Mutex::new(Histogram::new(3).map_err(|e| e.to_string())?));
+    let context = Acknowledged { warm_up: plan.warm_up, latencies: Arc::clone(&latencies) };
+    let producer: ThreadedProducer<Acknowledged> =
+        config.create_with_context(context).map_err(|e| e.to_string())?;
     learn(producer.client(), topic)?;
     let consumer = consumer(arguments)?;
     learn(consumer.client(), topic)?;
@@ -55,8 +61,10 @@ pub fn latency(arguments: &Arguments) -> Result<String, String> {
         sending.as_secs_f64() < planned * OVERRUN_MAX && read.last.as_secs_f64() < planned * OVERRUN_MAX;
     let ms = |micros: u64| micros as f64 / 1e3;
     let at = |quantile| ms(read.latencies.value_at_quantile(quantile));
+    let acknowledged = latencies.lock().map_err(|_| "a delivery report panicked".to_owned())?;
+    let acknowledged_at = |quantile| ms(acknowledged.value_at_quantile(quantile));
     Ok(format!(
-        "records={} rate={} held={} p50_ms={:.3} p99_ms={:.3} p999_ms={:.3} max_ms={:.3}",
+        "records={} rate={} held={} p50_ms={:.3} p99_ms={:.3} p999_ms={:.3} max_ms={:.3} ack_p50_ms={:.3} ack_p99_ms={:.3}",
         read.latencies.len(),
         plan.rate,
         u8::from(held),
@@ -64,7 +72,38 @@ pub fn latency(arguments: &Arguments) -> Result<String, String> {
         at(0.99),
         at(0.999),
         ms(read.latencies.max()),
+        acknowledged_at(0.5),
+        acknowledged_at(0.99),
     ))
+}
+
+/// Hears of each record when it is acknowledged.
+struct Acknowledged {
+    warm_up: Duration,
+    latencies: Arc<Mutex<Histogram<u64>>>,
+}
+
+/// When a record was due, and the clock that says so.
+struct Due {
+    begin: Instant,
+    due: Duration,
+}
+
+impl ClientContext for Acknowledged {}
+
+impl ProducerContext for Acknowledged {
+    type DeliveryOpaque = Box<Due>;
+
+    /// What fails never arrives, which the reader tells.
+    fn delivery(&self, result: &DeliveryResult<'_>, sent: Box<Due>) {
+        if result.is_ok() && sent.due >= self.warm_up {
+            let micros = sent.begin.elapsed().saturating_sub(sent.due).as_micros() as u64;
+            if let Ok(mut latencies) = self.latencies.lock() {
+                // It grows with what it is given.
+                let _ = latencies.record(micros);
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -92,7 +131,7 @@ struct Read {
 }
 
 fn send(
-    producer: &ThreadedProducer<DefaultProducerContext>,
+    producer: &ThreadedProducer<Acknowledged>,
     topic: &str,
     partitions: i32,
     begin: Instant,
@@ -106,7 +145,9 @@ fn send(
         }
         value[..DUE_BYTES].copy_from_slice(&(due.as_nanos() as u64).to_be_bytes());
         let partition = (n % partitions as u64) as i32;
-        let mut record = BaseRecord::<(), [u8]>::to(topic).partition(partition).payload(value.as_slice());
+        let mut record = BaseRecord::<(), [u8], Box<Due>>::with_opaque_to(topic, Box::new(Due { begin, due }))
+            .partition(partition)
+            .payload(value.as_slice());
         while let Err((error, refused)) = producer.send(record) {
             if error != KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) {
                 return Err(error.to_string());

@@ -81,7 +81,7 @@ pub(crate) enum Lane {
 
 /// How long a topic that nobody knows is asked for. A topic that was just created takes a moment to be known by
 /// all brokers; one that is still unknown then is misspelt.
-const UNKNOWN_TOPIC_GRACE: Duration = Duration::from_secs(1);
+pub(crate) const UNKNOWN_TOPIC_GRACE: Duration = Duration::from_secs(1);
 
 /// Into how many looks `metadata.max.age.ms` is divided, and after how many of them what is in use is asked for.
 const AGE_LOOKS: u32 = 10;

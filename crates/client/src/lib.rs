@@ -30,8 +30,8 @@ pub use admin::{
 pub use cluster::Cluster;
 pub use connection::{Connection, SOFTWARE_NAME};
 pub use consumer::{
-    Assigned, Begin, Committed, CommittedOffsets, Consumer, Offsets, Record, Records, SingleStream, Singles,
-    Start, Watermarks,
+    Assigned, Begin, Committed, CommittedOffsets, Consumer, Offsets, Reached, Record, Records, SingleStream,
+    Singles, Start, Watermarks,
 };
 pub use environment::{Address, BoxFuture, Environment, Socket, TokioEnvironment};
 pub use error::{Error, ErrorKind};
@@ -42,3 +42,8 @@ pub use options::{
 pub use partitioner::{murmur2, partition_for_key};
 pub use producer::{ConsumerGroupMetadata, Delivery, DeliveryHandle, Producer, Transaction};
 pub use record::{ConsumedRecord, Header, ProducerRecord, TimestampType};
+
+// The page for those who come from another client, whose code is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/from-rdkafka.md")]
+struct FromRdkafka;

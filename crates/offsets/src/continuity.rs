@@ -21,10 +21,11 @@ pub struct Log {
     pub start: Offset,
     /// Behind the newest record that can be read.
     pub end: Offset,
-    /// Where the stored position's leader epoch ends in this log (KIP-320), if it was asked for and is known.
+    /// Where the stored position's leader epoch ends in this log (KIP-320), if it was asked for: the newest epoch there is that is
+    /// not newer, and its end; [`LeaderEpoch::NONE`] where there is nothing of an epoch so new.
     pub epoch_end: Option<(LeaderEpoch, Offset)>,
     /// The position's copy with the group coordinator. It is written behind the store's, and ahead of it only by what
-    /// nobody gets to see, as the ends of transactions.
+    /// nobody gets to see, as the ends of transactions. Nothing while it is of before the position's place was chosen.
     pub copy: Option<Offset>,
 }
 
@@ -78,10 +79,9 @@ impl fmt::Display for Cause {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{key} stops: {cause}; stored {stored}, expected {expected}, found {found}, log {start} to {end}; \
-     `ottla offsets set {reader} {topic}:{number} --to OFFSET|earliest|latest|nearest` says where to go on",
-    reader = key.reader,
-    topic = key.partition.topic,
-    number = key.partition.partition,
+     `{command}` goes on {place}",
+    command = self.command(),
+    place = self.place(),
     found = found.map_or_else(|| "nothing".to_owned(), |found| found.to_string()),
     start = log.start,
     end = log.end,
@@ -101,6 +101,51 @@ pub struct Gap {
     pub log: Log,
 }
 
+impl Gap {
+    /// Where to go on so that as little as possible is left out or comes again: before what is there in place of what was
+    /// expected. Offsets of another topic or cluster mean nothing, so that all of it is read.
+    pub fn nearest(&self) -> Offset {
+        let wanted = match (self.cause, self.found) {
+            (Cause::TopicRecreated | Cause::OtherCluster, _) => self.log.start,
+            // Behind the hole; before it there is nothing that was not read.
+            (Cause::Hole, Some(found)) => found,
+            // Where the logs part.
+            (Cause::Truncated, Some(found)) => found.min(self.stored),
+            _ => self.stored,
+        };
+        wanted.max(self.log.start).min(self.log.end)
+    }
+
+    /// The command that has a reader go on there, for a shell in which `OTTLA_BROKERS` and `OTTLA_OFFSETS_STORE` are set.
+    pub fn command(&self) -> String {
+        let Key { reader, partition, .. } = &self.key;
+        let (topic, number) = (&partition.topic, partition.partition);
+        format!("ottla offsets set {reader} {topic}:{number} --to {}", self.nearest())
+    }
+
+    /// What lies there, in words.
+    fn place(&self) -> &'static str {
+        match self.cause {
+            Cause::RetentionPassed => "at the oldest record there is",
+            Cause::TopicRecreated | Cause::OtherCluster => "at its oldest record",
+            Cause::Truncated => "where the logs part",
+            Cause::StoreRolledBack => "where the store is, and reads again what was read from there",
+            Cause::Hole => "behind the hole",
+        }
+    }
+
+    /// Where to go on, if the policy says so.
+    pub(crate) fn resolve(&self, policy: Policy) -> Option<Offset> {
+        match policy {
+            Policy::Stop => None,
+            Policy::Latest => Some(self.log.end),
+            // The hole would be there again.
+            Policy::Earliest if self.cause != Cause::Hole => Some(self.log.start),
+            Policy::Earliest | Policy::Nearest => Some(self.nearest()),
+        }
+    }
+}
+
 /// What to do at a gap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Policy {
@@ -111,20 +156,8 @@ pub enum Policy {
     Earliest,
     /// Begin behind the newest.
     Latest,
-    /// Begin at the record there is that is nearest to the position.
+    /// Begin where as little as possible is left out or comes again, see [`Gap::nearest`].
     Nearest,
-}
-
-impl Policy {
-    /// Where to go on, if the policy says so.
-    pub fn resolve(self, stored: Offset, log: &Log) -> Option<Offset> {
-        match self {
-            Self::Stop => None,
-            Self::Earliest => Some(log.start),
-            Self::Latest => Some(log.end),
-            Self::Nearest => Some(stored.max(log.start).min(log.end)),
-        }
-    }
 }
 
 impl FromStr for Policy {
@@ -152,6 +185,8 @@ pub fn check(key: &Key, stored: &Stored, log: &Log) -> Result<Position, Box<Gap>
     }
     // The epoch's end says more than the log's: the log may have grown past the position again.
     match log.epoch_end {
+        Some((LeaderEpoch::NONE, _)) => return gap(Cause::Truncated, None),
+        // The record before the position was of this epoch, and is of another now.
         Some((epoch, end)) if epoch != stored.position.leader_epoch || end < next => {
             return gap(Cause::Truncated, Some(end));
         }
@@ -162,6 +197,28 @@ pub fn check(key: &Key, stored: &Stored, log: &Log) -> Result<Position, Box<Gap>
         return gap(Cause::RetentionPassed, Some(log.start));
     }
     Ok(stored.position)
+}
+
+/// Whether reading may begin in a partition of which the store has nothing in this cluster; `elsewhere` is a position in a partition
+/// of its name in another cluster.
+pub fn check_new(key: &Key, elsewhere: Option<&Stored>, log: &Log) -> Result<(), Box<Gap>> {
+    let (cause, stored, found) = match (log.copy, elsewhere) {
+        // It was read under this name, and the store knows nothing of that.
+        (Some(copy), _) => (Cause::StoreRolledBack, copy, None),
+        (None, Some(stored)) => (Cause::OtherCluster, stored.position.next, Some(log.start)),
+        (None, None) => return Ok(()),
+    };
+    Err(Box::new(Gap { key: key.clone(), cause, stored, expected: stored, found, log: *log }))
+}
+
+/// The position in a partition of the same name in another cluster, among all that a reader has.
+pub(crate) fn elsewhere<'a>(
+    key: &Key,
+    all: impl IntoIterator<Item = &'a (Key, Stored)>,
+) -> Option<&'a Stored> {
+    let is_elsewhere =
+        |(other, _): &&(Key, Stored)| other.partition == key.partition && other.cluster_id != key.cluster_id;
+    all.into_iter().find(is_elsewhere).map(|(_, stored)| stored)
 }
 
 /// The first records that came for a position.
@@ -199,7 +256,7 @@ mod tests {
     use expect_test::{Expect, expect};
     use wire::{LeaderEpoch, Millis, Offset, PartitionId, TopicPartition, Uuid};
 
-    use super::{First, Log, Policy, check, check_first};
+    use super::{Cause, First, Gap, Log, Policy, check, check_first};
     use crate::key::Key;
     use crate::store::{Position, Stored};
 
@@ -220,7 +277,7 @@ mod tests {
 
     fn told(next: i64, log: Log, expected: Expect) {
         let position = Position { next: Offset(next), leader_epoch: LeaderEpoch(4) };
-        let stored = Stored { position, topic_id: TOPIC_ID, updated: Millis(0) };
+        let stored = Stored { position, topic_id: TOPIC_ID, updated: Millis(0), over: None };
         expected.assert_eq(&match check(&key(), &stored, &log) {
             Ok(position) => format!("reads on at {}", position.next),
             Err(gap) => gap.to_string(),
@@ -242,14 +299,14 @@ mod tests {
             9,
             log(),
             expect![
-                "orders-3 of reader billing stops: records that were not read yet have been removed (retention, or deleted by hand); stored 9, expected 9, found 10, log 10 to 50; `ottla offsets set billing orders:3 --to OFFSET|earliest|latest|nearest` says where to go on"
+                "orders-3 of reader billing stops: records that were not read yet have been removed (retention, or deleted by hand); stored 9, expected 9, found 10, log 10 to 50; `ottla offsets set billing orders:3 --to 10` goes on at the oldest record there is"
             ],
         );
         told(
             51,
             log(),
             expect![
-                "orders-3 of reader billing stops: the log was cut below the position and written anew (unclean election); stored 51, expected 51, found 50, log 10 to 50; `ottla offsets set billing orders:3 --to OFFSET|earliest|latest|nearest` says where to go on"
+                "orders-3 of reader billing stops: the log was cut below the position and written anew (unclean election); stored 51, expected 51, found 50, log 10 to 50; `ottla offsets set billing orders:3 --to 50` goes on where the logs part"
             ],
         );
         let cut = Log { epoch_end: Some((LeaderEpoch(4), Offset(30))), ..log() };
@@ -257,7 +314,7 @@ mod tests {
             40,
             cut,
             expect![
-                "orders-3 of reader billing stops: the log was cut below the position and written anew (unclean election); stored 40, expected 40, found 30, log 10 to 50; `ottla offsets set billing orders:3 --to OFFSET|earliest|latest|nearest` says where to go on"
+                "orders-3 of reader billing stops: the log was cut below the position and written anew (unclean election); stored 40, expected 40, found 30, log 10 to 50; `ottla offsets set billing orders:3 --to 30` goes on where the logs part"
             ],
         );
         let unknown_epoch = Log { epoch_end: Some((LeaderEpoch(3), Offset(45))), ..log() };
@@ -265,7 +322,15 @@ mod tests {
             40,
             unknown_epoch,
             expect![
-                "orders-3 of reader billing stops: the log was cut below the position and written anew (unclean election); stored 40, expected 40, found 45, log 10 to 50; `ottla offsets set billing orders:3 --to OFFSET|earliest|latest|nearest` says where to go on"
+                "orders-3 of reader billing stops: the log was cut below the position and written anew (unclean election); stored 40, expected 40, found 45, log 10 to 50; `ottla offsets set billing orders:3 --to 40` goes on where the logs part"
+            ],
+        );
+        let older_log = Log { epoch_end: Some((LeaderEpoch::NONE, Offset(-1))), ..log() };
+        told(
+            40,
+            older_log,
+            expect![
+                "orders-3 of reader billing stops: the log was cut below the position and written anew (unclean election); stored 40, expected 40, found nothing, log 10 to 50; `ottla offsets set billing orders:3 --to 40` goes on where the logs part"
             ],
         );
         let ahead = Log { copy: Some(Offset(45)), ..log() };
@@ -275,7 +340,7 @@ mod tests {
             40,
             other,
             expect![
-                "orders-3 of reader billing stops: the topic was deleted and created again; stored 40, expected 40, found 10, log 10 to 50; `ottla offsets set billing orders:3 --to OFFSET|earliest|latest|nearest` says where to go on"
+                "orders-3 of reader billing stops: the topic was deleted and created again; stored 40, expected 40, found 10, log 10 to 50; `ottla offsets set billing orders:3 --to 10` goes on at its oldest record"
             ],
         );
     }
@@ -312,13 +377,22 @@ mod tests {
 
     #[test]
     fn a_policy_decides_only_what_it_was_asked_to() {
-        let at = |policy: &str, stored| {
-            policy.parse::<Policy>().unwrap().resolve(Offset(stored), &log()).map(|offset| offset.0)
+        let at = |policy: &str, cause, stored, found: Option<i64>| {
+            let (stored, found) = (Offset(stored), found.map(Offset));
+            let gap = Gap { key: key(), cause, stored, expected: stored, found, log: log() };
+            gap.resolve(policy.parse().unwrap()).map(|offset| offset.0)
         };
-        assert_eq!(at("stop", 5), None);
-        assert_eq!(at("earliest", 30), Some(10));
-        assert_eq!(at("latest", 30), Some(50));
-        assert_eq!((at("nearest", 5), at("nearest", 30), at("nearest", 70)), (Some(10), Some(30), Some(50)));
+        let passed = |policy, stored| at(policy, Cause::RetentionPassed, stored, Some(10));
+        assert_eq!(passed("stop", 5), None);
+        assert_eq!(passed("earliest", 5), Some(10));
+        assert_eq!(passed("latest", 5), Some(50));
+        assert_eq!(passed("nearest", 5), Some(10));
+        assert_eq!(at("nearest", Cause::StoreRolledBack, 30, Some(30)), Some(30));
+        assert_eq!(at("nearest", Cause::Truncated, 70, Some(50)), Some(50));
+        assert_eq!(at("nearest", Cause::Truncated, 40, Some(30)), Some(30), "where the logs part");
+        assert_eq!(at("nearest", Cause::TopicRecreated, 30, Some(10)), Some(10), "another topic's offset");
+        assert_eq!(at("nearest", Cause::Hole, 30, Some(35)), Some(35));
+        assert_eq!(at("earliest", Cause::Hole, 30, Some(35)), Some(35), "it would be there again");
         assert_eq!(
             "newest".parse::<Policy>().unwrap_err(),
             "\"newest\" is none of stop, earliest, latest, nearest"

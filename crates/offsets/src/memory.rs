@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use client::{BoxFuture, Environment};
-use wire::{Millis, TopicPartition};
+use wire::{Millis, TopicPartition, Uuid};
 
 use crate::key::{Key, ReaderName};
-use crate::store::{Claim, Fence, Found, Held, OffsetStore, StoreError, Stored, judge};
+use crate::store::{Claim, Fence, Found, Held, OffsetStore, Seen, StoreError, Stored, judge, positions};
 
 /// Positions in memory. Clones share them.
 #[derive(Clone)]
@@ -80,26 +80,33 @@ impl OffsetStore for MemoryStore {
             });
             judge(claim, found)?;
             let row = row.expect("a claim on nothing is refused");
-            row.stored = Some(Stored { position: claim.position, topic_id: claim.key.topic_id, updated });
+            let Claim { key, position, over, .. } = claim;
+            row.stored = Some(Stored { position: *position, topic_id: key.topic_id, updated, over: *over });
             Ok(())
         })
     }
 
     fn list<'a>(&'a self, reader: &'a ReaderName) -> BoxFuture<'a, Result<Vec<(Key, Stored)>, StoreError>> {
+        Box::pin(async move { Ok(positions(self.survey(reader).await?)) })
+    }
+
+    fn survey<'a>(
+        &'a self,
+        reader: &'a ReaderName,
+    ) -> BoxFuture<'a, Result<Vec<Result<Seen, StoreError>>, StoreError>> {
         Box::pin(async move {
             let rows = self.rows();
             let of_reader = rows.iter().filter(|((name, ..), _)| name == reader);
-            let listed = of_reader.filter_map(|((reader, cluster_id, partition), row)| {
-                let stored = row.stored?;
+            let seen = of_reader.map(|((reader, cluster_id, partition), row)| {
                 let key = Key {
                     reader: reader.clone(),
                     cluster_id: cluster_id.clone(),
                     partition: partition.clone(),
-                    topic_id: stored.topic_id,
+                    topic_id: row.stored.map_or(Uuid::ZERO, |stored| stored.topic_id),
                 };
-                Some((key, stored))
+                Ok(Seen { key, fence: Some(row.fence), stored: row.stored })
             });
-            Ok(listed.collect())
+            Ok(seen.collect())
         })
     }
 }

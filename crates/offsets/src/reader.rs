@@ -13,13 +13,15 @@ use std::time::Duration;
 
 use client::{
     Admin, Assigned, Begin, BoxFuture, Cluster, Committed, Consumer, Environment, Error, Isolation,
-    OffsetReset, OffsetSpec, Offsets, Options, Records, ResourceKind, Start,
+    OffsetReset, OffsetSpec, Offsets, Options, Reached, Records, Start,
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use wire::{ErrorCode, LeaderEpoch, Offset, Str, TopicPartition};
 
 use crate::continuity::{self, Cause, First, Gap, Log, Policy};
 use crate::key::{Key, ReaderName};
+use crate::look::{Looked, is_compacted, look};
 use crate::store::{Claim, Expected, Fence, Held, OffsetStore, Position, StoreError, Stored};
 
 /// How a reader reads.
@@ -107,6 +109,8 @@ pub struct Reader {
     keeper: Arc<Keeper>,
     /// Partitions whose position turned out to lie outside of the log, and about which nothing is decided yet.
     passed: VecDeque<TopicPartition>,
+    /// When positions are moved over tails in which there is nothing to handle.
+    next_pass: Instant,
 }
 
 /// Records of one partition, and the right to move its position over them.
@@ -130,8 +134,8 @@ struct Keeper {
     /// What is being taken hold of, each time under another number: what is given up meanwhile is not taken.
     taking: Mutex<BTreeMap<TopicPartition, u64>>,
     tickets: AtomicU64,
-    /// Held while a fence is taken, so that a partition is given up only when none is on its way.
-    fencing: tokio::sync::Mutex<()>,
+    /// Something was given up: whoever is taking hold looks whether it still should.
+    given_up: Notify,
     resets: AtomicU64,
 }
 
@@ -145,6 +149,12 @@ struct Holding {
     handed: Offset,
     /// What each batch continues that is not stored yet, by the offset it begins at: it may come again.
     after: BTreeMap<Offset, Offset>,
+    /// A position behind the stored one, over nothing that was to be handled, that the store may have or not.
+    passing: Option<Position>,
+    /// Copies up to here are of before the place was chosen, until this reader's own has been written.
+    over: Option<Offset>,
+    /// Where the reading began.
+    begun: Offset,
     log: Log,
 }
 
@@ -187,18 +197,10 @@ impl Reader {
         // Where to go on is the store's and the policy's to say, never the consumer's.
         client.auto_offset_reset = OffsetReset::None;
         let cluster = Cluster::new(client, environment)?;
-        let keeper = Arc::new(Keeper {
-            cluster: cluster.clone(),
-            store,
-            options,
-            holdings: Mutex::default(),
-            taking: Mutex::default(),
-            tickets: AtomicU64::new(0),
-            fencing: tokio::sync::Mutex::default(),
-            resets: AtomicU64::new(0),
-        });
+        let next_pass = Instant::now() + cluster.options().auto_commit_interval;
+        let keeper = Arc::new(Keeper::new(cluster.clone(), store, options));
         let consumer = Consumer::with_offsets(cluster, Arc::clone(&keeper) as Arc<dyn Offsets>);
-        Ok(Self { consumer, keeper, passed: VecDeque::new() })
+        Ok(Self { consumer, keeper, passed: VecDeque::new(), next_pass })
     }
 
     /// The next records, or an error; `None` when nothing is read. After an error of one partition the others go on.
@@ -220,9 +222,18 @@ impl Reader {
                     Err(error) => return Some(Err(error)),
                 }
             }
-            match self.consumer.next().await? {
+            let next = tokio::select! {
+                next = self.consumer.next() => next?,
+                () = sleep_until(self.next_pass) => {
+                    self.pass_tails().await;
+                    self.next_pass = Instant::now() + self.keeper.cluster.options().auto_commit_interval;
+                    continue;
+                }
+            };
+            match next {
                 Ok(records) => match self.keeper.hand_out(records).await {
                     Ok(HandOut::Batch(batch)) => return Some(Ok(batch)),
+                    Ok(HandOut::Refused(partition, error)) => self.stop(&partition, error),
                     // They go to somebody else.
                     Ok(HandOut::Gone) => {}
                     Ok(HandOut::Gap(gap, fence)) => {
@@ -256,13 +267,32 @@ impl Reader {
             }
             Err(error) if error.is_retriable() => Err(error.into()),
             Err(error) => {
-                // The same records would be refused again and again. It may have gone to another reader meanwhile.
-                let stopped = self.consumer.stop(batch.partition(), ReaderError::Store(error.clone()).into());
-                if stopped.is_err() {
-                    tracing::debug!(partition = %batch.partition(), "it is not read any more");
-                }
+                self.stop(batch.partition(), error.clone());
                 Err(error.into())
             }
+        }
+    }
+
+    /// Moves positions over the ends of partitions where all is handled and what follows is not to be seen, as ends of
+    /// transactions are. What fails now is done the next time, or ends the reading of its partition.
+    async fn pass_tails(&self) {
+        for partition in self.keeper.in_order() {
+            let Some(reached) = self.consumer.reached(&partition) else { continue };
+            let Err(error) = self.keeper.pass(&partition, reached).await else { continue };
+            if error.is_retriable() {
+                tracing::warn!(%partition, %error, "its position is moved later");
+                return;
+            }
+            self.stop(&partition, error);
+        }
+    }
+
+    /// Reads nothing more of a partition: the store would refuse its records again and again.
+    fn stop(&self, partition: &TopicPartition, error: StoreError) {
+        self.keeper.lock().remove(partition);
+        if self.consumer.stop(partition, ReaderError::Store(error).into()).is_err() {
+            // It has gone to another reader meanwhile.
+            tracing::debug!(%partition, "it is not read any more");
         }
     }
 
@@ -278,7 +308,11 @@ impl Reader {
 
     /// Waits for the batches in hand, within `timeout`, and leaves. Never hangs.
     pub async fn close(self, timeout: Duration) -> Result<Committed, ReaderError> {
-        Ok(self.consumer.close(timeout).await?)
+        let begun = Instant::now();
+        if timeout_at(begun + timeout / 4, self.pass_tails()).await.is_err() {
+            tracing::debug!("positions are not moved over what is not to be seen: the store takes too long");
+        }
+        Ok(self.consumer.close(timeout.saturating_sub(begun.elapsed())).await?)
     }
 }
 
@@ -296,12 +330,7 @@ impl Batch {
             let (at, stored) = (self.records.position(), holding.stored.next);
             return Err(ReaderError::OutOfOrder { key: Box::new(holding.key.clone()), at, stored });
         }
-        Ok(Claim {
-            key: holding.key.clone(),
-            fence: holding.fence,
-            expected: Expected::At(self.after),
-            position: self.position(),
-        })
+        Ok(holding.claim(self.position()))
     }
 
     /// The claim is committed: the next batch of the partition can be claimed.
@@ -332,12 +361,31 @@ impl Deref for Batch {
 }
 
 impl Keeper {
+    fn new(cluster: Cluster, store: Arc<dyn OffsetStore>, options: ReaderOptions) -> Self {
+        Self {
+            cluster,
+            store,
+            options,
+            holdings: Mutex::default(),
+            taking: Mutex::default(),
+            tickets: AtomicU64::new(0),
+            given_up: Notify::new(),
+            resets: AtomicU64::new(0),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, Holding>> {
         self.holdings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks whether records continue what was handed out before.
     async fn hand_out(self: &Arc<Self>, records: Records) -> Result<HandOut, ReaderError> {
+        match self.finish_passing(records.partition()).await {
+            Err(error) if !error.is_retriable() => {
+                return Ok(HandOut::Refused(records.partition().clone(), error));
+            }
+            outcome => outcome?,
+        }
         let Some(expected) = self.lock().get(records.partition()).map(|holding| holding.expects(&records))
         else {
             return Ok(HandOut::Gone);
@@ -349,7 +397,7 @@ impl Keeper {
             is_compacted: false,
         };
         if first.base > expected.position.next {
-            first.is_compacted = self.is_compacted(&records.partition().topic).await?;
+            first.is_compacted = is_compacted(&self.cluster, &records.partition().topic).await?;
         }
         if records.topic_id() != expected.key.topic_id {
             let next = expected.position.next;
@@ -377,41 +425,68 @@ impl Keeper {
         Ok(HandOut::Batch(Batch { records, keeper: Arc::clone(self), fence: expected.fence, after }))
     }
 
-    async fn is_compacted(&self, topic: &Str) -> Result<bool, Error> {
-        let settings = Admin::new(self.cluster.clone()).describe_configs(ResourceKind::Topic, topic).await?;
-        let policy = settings.iter().find(|setting| &*setting.name == "cleanup.policy");
-        Ok(policy.and_then(|policy| policy.value.as_deref()).is_some_and(|value| value.contains("compact")))
+    async fn look(&self, partitions: &[(TopicPartition, Option<Position>)]) -> Result<Looked, Error> {
+        look(&self.cluster, self.cluster.options().group_id.as_deref(), partitions).await
     }
 
-    /// What the brokers say of partitions.
-    async fn look(&self, partitions: &[TopicPartition]) -> Result<Looked, Error> {
-        let admin = Admin::new(self.cluster.clone());
-        let mut looked = Looked::default();
-        for (spec, ends) in
-            [(OffsetSpec::Earliest, &mut looked.starts), (OffsetSpec::Latest, &mut looked.ends)]
-        {
-            let asked: Vec<_> = partitions.iter().map(|partition| (partition.clone(), spec)).collect();
-            for (partition, listed) in admin.list_offsets(&asked, Isolation::ReadUncommitted).await? {
-                ends.insert(partition, listed.map(|listed| listed.offset.unwrap_or(Offset::ZERO)));
-            }
+    // Over what is not to be seen.
+
+    /// The partitions of which everything that was handed out is stored.
+    fn in_order(&self) -> Vec<TopicPartition> {
+        let holdings = self.lock();
+        let in_order = holdings.iter().filter(|(_, holding)| holding.after.is_empty());
+        in_order.map(|(partition, _)| partition.clone()).collect()
+    }
+
+    /// Moves a partition's position to where the consumer is, if nothing that was to be handled lies between. Asks the store once.
+    async fn pass(&self, partition: &TopicPartition, reached: Reached) -> Result<(), StoreError> {
+        if let Some(holding) = self.lock().get_mut(partition) {
+            holding.pass(reached);
         }
-        if let Some(group) = self.cluster.options().group_id.as_deref().map(Str::copy_from) {
-            let offsets = admin.group_offsets(&group).await?;
-            looked.copies =
-                offsets.committed.into_iter().map(|(of, committed)| (of, committed.offset)).collect();
+        let Some(claim) = self.passing(partition) else { return Ok(()) };
+        let patience = self.cluster.options().request_timeout;
+        match timeout(patience, self.store.commit(&claim)).await {
+            Ok(Ok(()) | Err(StoreError::AlreadyThere { .. })) => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(StoreError::Silent { after: patience }),
         }
-        Ok(looked)
+        self.has_passed(&claim);
+        Ok(())
+    }
+
+    /// What was begun is finished before anything else happens to the position, as nobody knows whether the store has it.
+    async fn finish_passing(&self, partition: &TopicPartition) -> Result<(), StoreError> {
+        if let Some(claim) = self.passing(partition) {
+            self.commit(&claim).await?;
+            self.has_passed(&claim);
+        }
+        Ok(())
+    }
+
+    fn passing(&self, partition: &TopicPartition) -> Option<Claim> {
+        let holdings = self.lock();
+        let holding = holdings.get(partition)?;
+        Some(holding.claim(holding.passing?))
+    }
+
+    fn has_passed(&self, claim: &Claim) {
+        let mut holdings = self.lock();
+        let holding = holdings.get_mut(&claim.key.partition).filter(|holding| holding.fence == claim.fence);
+        if let Some(holding) = holding {
+            holding.passing = None;
+            holding.stored = claim.position;
+            holding.handed = claim.position.next;
+        }
     }
 
     /// The position lies outside of the log. Where to go on, if the policy says so.
     async fn passed(&self, partition: &TopicPartition) -> Result<Option<Begin>, ReaderError> {
-        let Some((key, fence, stored)) =
-            self.lock().get(partition).map(|found| (found.key.clone(), found.fence, found.stored))
-        else {
+        let held = |held: &Holding| (held.key.clone(), held.fence, held.stored, held.over);
+        let Some((key, fence, stored, over)) = self.lock().get(partition).map(held) else {
             return Ok(None);
         };
-        let log = self.look(std::slice::from_ref(partition)).await?.log(&key)?;
-        let was = Stored { position: stored, topic_id: key.topic_id, updated: wire::Millis(-1) };
+        let was = Stored { position: stored, topic_id: key.topic_id, updated: wire::Millis(-1), over };
+        let log = self.look(&[(partition.clone(), Some(stored))]).await?.log(&key, Some(&was))?;
         let gap = match continuity::check(&key, &was, &log) {
             // The consumer was refused, so that it is a truncation that has been written over since.
             Ok(position) => {
@@ -427,15 +502,12 @@ impl Keeper {
 
     /// At a gap: where to go on as the policy says, which is stored before anything is read there.
     async fn decide(&self, gap: Box<Gap>, fence: Fence) -> Result<Begin, ReaderError> {
-        let next = match (gap.cause, self.options.at_gap) {
-            // Before a hole there is nothing that was not read, and the hole is there again.
-            (Cause::Hole, Policy::Earliest | Policy::Nearest) => gap.found,
-            (_, policy) => policy.resolve(gap.stored, &gap.log),
-        };
-        let Some(next) = next else { return Err(ReaderError::Gap(gap)) };
+        let Some(next) = gap.resolve(self.options.at_gap) else { return Err(ReaderError::Gap(gap)) };
         let position = Position { next, leader_epoch: LeaderEpoch::NONE };
         let key = Key { topic_id: gap.log.topic_id, ..gap.key.clone() };
-        let claim = Claim { key, fence, expected: Expected::Anything, position };
+        // The group's copy is of before. Should this reader die before it has moved, the next one has to know.
+        let over = Some(gap.log.end);
+        let claim = Claim { key, fence, expected: Expected::Anything, position, over };
         self.commit(&claim).await?;
         self.resets.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(
@@ -449,10 +521,19 @@ impl Keeper {
     }
 
     fn hold(&self, claim: Claim, log: Log) {
-        let Claim { key, fence, position, .. } = claim;
+        let Claim { key, fence, position, over, .. } = claim;
         let partition = key.partition.clone();
-        let holding =
-            Holding { key, fence, stored: position, handed: position.next, after: BTreeMap::new(), log };
+        let holding = Holding {
+            key,
+            fence,
+            stored: position,
+            handed: position.next,
+            after: BTreeMap::new(),
+            passing: None,
+            over,
+            begun: position.next,
+            log,
+        };
         self.lock().insert(partition, holding);
     }
 
@@ -488,14 +569,51 @@ impl Keeper {
         self.taking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes hold of a partition, unless it has been given up since the ticket was drawn.
-    async fn acquire(&self, key: &Key, ticket: u64) -> Result<Held, ReaderError> {
-        let gone = || ReaderError::Gone { partition: key.partition.clone() };
-        let _alone = self.fencing.lock().await;
-        if self.taking().get(&key.partition) != Some(&ticket) {
-            return Err(gone());
+    /// Takes hold of partitions that were not given up since the tickets were drawn. Once one is given up, no more is asked of
+    /// the store about it; and what is on its way there takes nothing from whoever takes hold after.
+    async fn acquire(&self, keys: &[Key], tickets: &[u64]) -> Vec<Result<Held, ReaderError>> {
+        let options = self.cluster.options();
+        let deadline = Instant::now() + options.default_api_timeout;
+        let mut pause = options.retry_backoff;
+        let mut held: Vec<Option<Result<Held, ReaderError>>> = keys.iter().map(|_| None).collect();
+        loop {
+            let given_up = self.given_up.notified();
+            tokio::pin!(given_up);
+            given_up.as_mut().enable();
+            for ((key, ticket), held) in keys.iter().zip(tickets).zip(&mut held) {
+                if self.taking().get(&key.partition) != Some(ticket) {
+                    *held = Some(Err(ReaderError::Gone { partition: key.partition.clone() }));
+                }
+            }
+            let left: Vec<usize> = (0..keys.len()).filter(|&at| held[at].is_none()).collect();
+            if left.is_empty() {
+                return held.into_iter().flatten().collect();
+            }
+            let asked: Vec<Key> = left.iter().map(|&at| keys[at].clone()).collect();
+            let taken = tokio::select! {
+                biased;
+                () = &mut given_up => continue,
+                taken = timeout_at(deadline, self.store.acquire_all(&asked)) => taken,
+            };
+            let silent = StoreError::Silent { after: options.default_api_timeout };
+            let taken = taken.unwrap_or_else(|_| left.iter().map(|_| Err(silent.clone())).collect());
+            let may_ask_again = Instant::now() + pause < deadline;
+            for (at, taken) in left.into_iter().zip(taken) {
+                match taken {
+                    Err(error) if error.is_retriable() && may_ask_again => {
+                        tracing::debug!(%error, "asking the store again");
+                    }
+                    taken => held[at] = Some(taken.map_err(ReaderError::from)),
+                }
+            }
+            if held.iter().any(Option::is_none) {
+                tokio::select! {
+                    biased;
+                    () = given_up => {}
+                    () = sleep(pause) => pause = (pause * 2).min(options.retry_backoff_max),
+                }
+            }
         }
-        Ok(self.insisting(|| self.store.acquire(key)).await?)
     }
 
     /// Looks where a partition that is held goes on. The look is newer than the hold, so that whoever held it before has written
@@ -504,11 +622,13 @@ impl Keeper {
         if self.taking().get(&key.partition) != Some(&ticket) {
             return Err(ReaderError::Gone { partition: key.partition });
         }
-        let log = looked.log(&key)?;
+        let log = looked.log(&key, held.stored.as_ref())?;
         let Some(stored) = held.stored else { return self.begin(key, held.fence, log).await };
         match continuity::check(&key, &stored, &log) {
             Ok(position) => {
-                let claim = Claim { key, fence: held.fence, expected: Expected::Anything, position };
+                // A copy that counts was written since the place was chosen.
+                let over = stored.over.filter(|_| log.copy.is_none());
+                let claim = Claim { key, fence: held.fence, expected: Expected::Anything, position, over };
                 self.hold(claim, log);
                 Ok(Begin { start: Start::Offset(position.next), leader_epoch: position.leader_epoch })
             }
@@ -519,27 +639,9 @@ impl Keeper {
     /// Begins in a partition that was never read under this name. The place is stored first, so that a crash before the first
     /// commit begins there again, and not at an end that has moved on.
     async fn begin(&self, key: Key, fence: Fence, log: Log) -> Result<Begin, ReaderError> {
-        if let Some(copy) = log.copy {
-            // It was read under this name, and the store knows nothing of that.
-            let cause = Cause::StoreRolledBack;
-            let gap = Gap { key, cause, stored: copy, expected: copy, found: None, log };
-            return self.decide(Box::new(gap), fence).await;
-        }
-        let elsewhere = self.insisting(|| self.store.list(&self.options.name)).await?;
-        let elsewhere = elsewhere
-            .iter()
-            .find(|(other, _)| other.partition == key.partition && other.cluster_id != key.cluster_id);
-        if let Some((_, stored)) = elsewhere {
-            let next = stored.position.next;
-            let gap = Gap {
-                key,
-                cause: Cause::OtherCluster,
-                stored: next,
-                expected: next,
-                found: Some(log.start),
-                log,
-            };
-            return self.decide(Box::new(gap), fence).await;
+        let listed = self.insisting(|| self.store.list(&self.options.name)).await?;
+        if let Err(gap) = continuity::check_new(&key, continuity::elsewhere(&key, &listed), &log) {
+            return self.decide(gap, fence).await;
         }
         let at = match self.options.start {
             Start::At(time) => {
@@ -557,41 +659,18 @@ impl Keeper {
         };
         let next = self.options.start.resolve(log.start, log.end, at);
         let position = Position { next, leader_epoch: LeaderEpoch::NONE };
-        let claim = Claim { key, fence, expected: Expected::Nothing, position };
+        let claim = Claim { key, fence, expected: Expected::Nothing, position, over: None };
         self.commit(&claim).await?;
         self.hold(claim, log);
         Ok(next.into())
     }
 }
 
-/// What the brokers say of some partitions.
-#[derive(Default)]
-struct Looked {
-    starts: BTreeMap<TopicPartition, Result<Offset, Error>>,
-    ends: BTreeMap<TopicPartition, Result<Offset, Error>>,
-    copies: BTreeMap<TopicPartition, Offset>,
-}
-
-impl Looked {
-    /// One of them. What its leader epochs say of a truncation, the consumer finds out before it reads anything (KIP-320).
-    fn log(&self, key: &Key) -> Result<Log, Error> {
-        let of = |ends: &BTreeMap<TopicPartition, Result<Offset, Error>>| match ends.get(&key.partition) {
-            Some(end) => end.clone(),
-            None => Err(Error::UnknownTopic(key.partition.topic.to_string())),
-        };
-        Ok(Log {
-            topic_id: key.topic_id,
-            start: of(&self.starts)?,
-            end: of(&self.ends)?,
-            epoch_end: None,
-            copy: self.copies.get(&key.partition).copied(),
-        })
-    }
-}
-
 /// What becomes of records.
 enum HandOut {
     Batch(Batch),
+    /// The store refuses to move the position to them.
+    Refused(TopicPartition, StoreError),
     /// They do not continue what this holder has.
     Gap(Box<Gap>, Fence),
     /// Their partition is not held.
@@ -611,6 +690,27 @@ impl Holding {
         // The consumer's position has no holes: it moves over the ends of transactions, which nobody gets to see.
         let position = Position { next: records.position(), leader_epoch: self.stored.leader_epoch };
         Expects { key: self.key.clone(), fence: self.fence, position, log: self.log }
+    }
+
+    /// What moves the position from where it is.
+    fn claim(&self, position: Position) -> Claim {
+        let expected = Expected::At(self.stored.next);
+        Claim { key: self.key.clone(), fence: self.fence, expected, position, over: self.over }
+    }
+
+    /// Nothing that was to be handled lies between the position and where the consumer is.
+    fn pass(&mut self, reached: Reached) {
+        // What is on its way has to be there or not before anything else is.
+        if !self.after.is_empty() || self.passing.is_some() {
+            return;
+        }
+        let has_copy_moved = reached.committed.is_some_and(|committed| committed > self.begun);
+        let is_forgotten = has_copy_moved && self.over.take().is_some();
+        if reached.next > self.stored.next {
+            self.passing = Some(Position { next: reached.next, leader_epoch: reached.leader_epoch });
+        } else if is_forgotten {
+            self.passing = Some(self.stored);
+        }
     }
 
     /// Notes them, and gives the position that they continue.
@@ -638,22 +738,22 @@ impl Offsets for Keeper {
                 Ok(id) => id.to_string(),
                 Err(error) => return partitions.iter().map(|_| Err(error.clone())).collect(),
             };
-            let mut held = Vec::with_capacity(assigned.len());
-            for (assigned, &ticket) in assigned.iter().zip(&tickets) {
-                let key = Key {
-                    reader: self.options.name.clone(),
-                    cluster_id: cluster_id.clone(),
-                    partition: assigned.partition.clone(),
-                    topic_id: assigned.topic_id,
-                };
-                held.push((self.acquire(&key, ticket).await, key));
-            }
-            let looked = match self.look(&partitions).await {
+            let keys = assigned.iter().map(|assigned| Key {
+                reader: self.options.name.clone(),
+                cluster_id: cluster_id.clone(),
+                partition: assigned.partition.clone(),
+                topic_id: assigned.topic_id,
+            });
+            let keys: Vec<Key> = keys.collect();
+            let held = self.acquire(&keys, &tickets).await;
+            let positions = held.iter().map(|held| Some(held.as_ref().ok()?.stored?.position));
+            let positions: Vec<_> = partitions.iter().cloned().zip(positions).collect();
+            let looked = match self.look(&positions).await {
                 Ok(looked) => looked,
                 Err(error) => return partitions.iter().map(|_| Err(error.clone())).collect(),
             };
             let mut begins = Vec::with_capacity(assigned.len());
-            for ((held, key), &ticket) in held.into_iter().zip(&tickets) {
+            for ((held, key), &ticket) in held.into_iter().zip(keys).zip(&tickets) {
                 let partition = key.partition.clone();
                 let begin = match held {
                     Ok(held) => self.take(key, held, ticket, &looked).await,
@@ -676,8 +776,7 @@ impl Offsets for Keeper {
 
     fn revoked<'a>(&'a self, partitions: &'a [TopicPartition]) -> BoxFuture<'a, ()> {
         self.lost(partitions);
-        // A fence that is on its way would take them from whoever gets them next.
-        Box::pin(async { drop(self.fencing.lock().await) })
+        Box::pin(async {})
     }
 
     fn lost(&self, partitions: &[TopicPartition]) {
@@ -686,5 +785,93 @@ impl Offsets for Keeper {
             taking.remove(partition);
             holdings.remove(partition);
         }
+        drop((taking, holdings));
+        self.given_up.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use broker::embedded::EmbeddedBroker;
+    use client::{
+        Admin, Assigned, BoxFuture, Cluster, Execution, NewTopic, Offsets, Options, TokioEnvironment,
+    };
+    use tokio::sync::Notify;
+    use wire::{PartitionId, TopicPartition, Uuid};
+
+    use super::{Keeper, ReaderOptions};
+    use crate::key::{Key, ReaderName};
+    use crate::memory::MemoryStore;
+    use crate::store::{Claim, Held, OffsetStore, StoreError, Stored};
+
+    /// A store that takes hold only when it is let.
+    struct Slow {
+        store: MemoryStore,
+        is_asked: Notify,
+        go_on: Notify,
+    }
+
+    impl OffsetStore for Slow {
+        fn acquire<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Held, StoreError>> {
+            Box::pin(async move {
+                let going_on = self.go_on.notified();
+                self.is_asked.notify_one();
+                going_on.await;
+                self.store.acquire(key).await
+            })
+        }
+
+        fn commit<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<(), StoreError>> {
+            self.store.commit(claim)
+        }
+
+        fn list<'a>(
+            &'a self,
+            reader: &'a ReaderName,
+        ) -> BoxFuture<'a, Result<Vec<(Key, Stored)>, StoreError>> {
+            self.store.list(reader)
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_partition_that_is_lost_while_it_is_taken_is_not_taken() {
+        let broker = EmbeddedBroker::start().unwrap();
+        let mut options = Options::default();
+        options.set("bootstrap.servers", &broker.bootstrap_servers()).unwrap();
+        let cluster = Cluster::new(options, Arc::new(TokioEnvironment)).unwrap();
+        let topic =
+            NewTopic { name: "orders".into(), partitions: Some(2), replicas: Some(1), configs: Vec::new() };
+        let created = Admin::new(cluster.clone()).create_topics(&[topic], Execution::Apply).await.unwrap();
+        assert!(created.iter().all(|(_, created)| created.is_ok()));
+
+        let memory = MemoryStore::new(Arc::new(TokioEnvironment));
+        let slow = Slow { store: memory.clone(), is_asked: Notify::new(), go_on: Notify::new() };
+        let slow = Arc::new(slow);
+        let name: ReaderName = "billing".parse().unwrap();
+        let store = Arc::clone(&slow) as Arc<dyn OffsetStore>;
+        let keeper = Arc::new(Keeper::new(cluster.clone(), store, ReaderOptions::new(name.clone())));
+        let topic_id = Uuid([7; 16]);
+        let partition = |id| TopicPartition::new("orders", PartitionId(id));
+        let assigned = [0, 1].map(|id| Assigned { partition: partition(id), topic_id, epoch: 1 });
+        let loading = tokio::spawn({
+            let keeper = Arc::clone(&keeper);
+            async move { keeper.load(&assigned).await }
+        });
+        slow.is_asked.notified().await;
+        keeper.lost(&[partition(0)]);
+        // The other one is asked about again, without it.
+        slow.is_asked.notified().await;
+        slow.go_on.notify_waiters();
+        let begins = loading.await.unwrap();
+        assert_eq!(
+            begins[0].as_ref().map(drop).unwrap_err().to_string(),
+            "orders-0 is not this reader's any more"
+        );
+        assert!(begins[1].is_ok());
+        let held = memory.survey(&name).await.unwrap();
+        let held: Vec<_> = held.into_iter().map(|seen| seen.unwrap().key.partition).collect();
+        assert_eq!(held, [partition(1)], "no fence was taken of what was lost");
     }
 }

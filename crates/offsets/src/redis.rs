@@ -1,32 +1,51 @@
 //! Positions in Redis, for output that is in Redis too or that can be rebuilt.
 //!
 //! Each partition is a hash that people can read: `HGETALL ottla:offsets:READER:CLUSTER:TOPIC-PARTITION` shows `offset`,
-//! `leader_epoch`, `topic_id`, `fence`, `holder` and `updated_ms`. One script takes hold and one commits, so that each happens
+//! `leader_epoch`, `topic_id`, `fence`, `holder` and `updated_ms`, and `chosen_over` while nothing was read from a place that was
+//! chosen. One script takes hold and one commits, so that each happens
 //! as a whole. What Redis has acknowledged it can still lose: with `appendfsync everysec` the last second when the machine dies,
 //! with an asynchronous replica what had not arrived there when it took over. A reader notices, and stops.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use client::BoxFuture;
-use redis::aio::ConnectionManager;
-use redis::{AsyncCommands, Client, RedisError, Script};
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{AsyncCommands, Client, ErrorKind, RedisError, Script};
+use tokio::task::JoinSet;
 use wire::{LeaderEpoch, Millis, Offset, PartitionId, Str, TopicPartition, Uuid};
 
 use crate::key::{Key, ReaderName};
-use crate::store::{Claim, Expected, Fence, Found, Held, OffsetStore, Position, StoreError, Stored, judge};
+use crate::store::{
+    Claim, Expected, Fence, Found, Held, OffsetStore, Position, Seen, StoreError, Stored, judge, positions,
+};
 
+const STORE: &str = "Redis";
 const PREFIX: &str = "ottla:offsets";
+/// For a connection to be there.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// For any answer; with `appendfsync always` it waits for a disk.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// KEYS: the hash. ARGV: the token. Returns the new fence's number and what is there.
+/// Others that take hold of the same partition in the same moment make it try again.
+const TRIES_MAX: u32 = 100;
+/// Partitions that are asked about at once.
+const TOGETHER_MAX: usize = 100;
+/// What there is of a partition.
+const FIELDS: [&str; 7] =
+    ["fence", "holder", "offset", "leader_epoch", "topic_id", "updated_ms", "chosen_over"];
+
+/// KEYS: the hash. ARGV: the token, and the fence that was seen ('' for none). Returns what is there, with the new fence, or nil if
+/// somebody else has taken hold since.
 const ACQUIRE: &str = "
-local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
+if (redis.call('HGET', KEYS[1], 'fence') or '') ~= ARGV[2] then return nil end
+redis.call('HINCRBY', KEYS[1], 'fence', 1)
 redis.call('HSET', KEYS[1], 'holder', ARGV[1])
-local at = redis.call('HMGET', KEYS[1], 'offset', 'leader_epoch', 'topic_id', 'updated_ms')
-return {tostring(fence), ARGV[1], at[1], at[2], at[3], at[4]}
+return redis.call('HMGET', KEYS[1], 'fence', 'holder', 'offset', 'leader_epoch', 'topic_id', 'updated_ms', 'chosen_over')
 ";
 
 /// KEYS: the hash. ARGV: fence, holder, what `offset` and `topic_id` have to be ('' for absent, '*' for anything), then the new
-/// offset, leader epoch and topic id. Returns nil when it was done, and else what is there.
+/// offset, leader epoch and topic id, and the copy that is passed over ('' for none). Returns nil when it was done, and else what is there.
 const COMMIT: &str = "
 local at = redis.call('HMGET', KEYS[1], 'fence', 'holder', 'offset', 'topic_id')
 local is_held = at[1] == ARGV[1] and at[2] == ARGV[2]
@@ -35,6 +54,7 @@ if not (is_held and is_expected) then return {at[1], at[2], at[3], at[4]} end
 local time = redis.call('TIME')
 local ms = time[1] .. string.format('%03d', math.floor(time[2] / 1000))
 redis.call('HSET', KEYS[1], 'offset', ARGV[5], 'leader_epoch', ARGV[6], 'topic_id', ARGV[7], 'updated_ms', ms)
+if ARGV[8] == '' then redis.call('HDEL', KEYS[1], 'chosen_over') else redis.call('HSET', KEYS[1], 'chosen_over', ARGV[8]) end
 return nil
 ";
 
@@ -49,29 +69,62 @@ pub struct RedisStore {
 impl RedisStore {
     /// Connects to an address such as `redis://127.0.0.1:6379/0`.
     pub async fn connect(address: &str) -> Result<Self, StoreError> {
-        let client = Client::open(address).map_err(unavailable)?;
-        let connection = client.get_connection_manager().await.map_err(unavailable)?;
+        let client = Client::open(address).map_err(failed)?;
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(CONNECT_MAX))
+            .set_response_timeout(Some(ANSWER_MAX))
+            // Whoever asks tries again by itself, or has to be told.
+            .set_number_of_retries(1);
+        let connection = client.get_connection_manager_with_config(config).await.map_err(failed)?;
         let script = |text| Arc::new(Script::new(text));
         Ok(Self { connection, acquire: script(ACQUIRE), commit: script(COMMIT) })
+    }
+
+    /// Takes hold if nobody has done so since it was looked: what arrives late takes nothing from whoever came meanwhile.
+    async fn take(&self, key: &Key) -> Result<Held, StoreError> {
+        let place = place(key);
+        let token: i64 = rand::random();
+        let mut connection = self.connection.clone();
+        for _ in 0..TRIES_MAX {
+            let seen: Option<String> =
+                connection.hget(&place, "fence").await.map_err(|error| refused(&place, error))?;
+            let answer: Option<Fields> = self
+                .acquire
+                .key(&place)
+                .arg(token)
+                .arg(seen.unwrap_or_default())
+                .invoke_async(&mut connection)
+                .await
+                .map_err(|error| refused(&place, error))?;
+            if let Some(fields) = answer {
+                let (fence, stored) = row(&place, fields)?;
+                return Ok(Held { fence: fence.ok_or_else(|| garbage(&place, "nothing", "fence"))?, stored });
+            }
+        }
+        Err(StoreError::Busy { key: Box::new(key.clone()) })
     }
 }
 
 impl OffsetStore for RedisStore {
     fn acquire<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Held, StoreError>> {
+        Box::pin(self.take(key))
+    }
+
+    fn acquire_all<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Held, StoreError>>> {
         Box::pin(async move {
-            let place = place(key);
-            let token: i64 = rand::random();
-            let mut connection = self.connection.clone();
-            let answer: [Option<String>; 6] = self
-                .acquire
-                .key(&place)
-                .arg(token)
-                .invoke_async(&mut connection)
-                .await
-                .map_err(|e| refused(&place, e))?;
-            let [number, token, offset, leader_epoch, topic_id, updated] = answer;
-            let fence = fence(&place, number, token)?.ok_or_else(|| garbage(&place, "nothing", "fence"))?;
-            Ok(Held { fence, stored: stored(&place, offset, leader_epoch, topic_id, updated)? })
+            let mut held = Vec::with_capacity(keys.len());
+            for keys in keys.chunks(TOGETHER_MAX) {
+                // They share the connection, on which one does not wait for the answer to the other.
+                let mut taking = JoinSet::new();
+                for (at, key) in keys.iter().enumerate() {
+                    let (store, key) = (self.clone(), key.clone());
+                    taking.spawn(async move { (at, store.take(&key).await) });
+                }
+                let mut taken = taking.join_all().await;
+                taken.sort_unstable_by_key(|(at, _)| *at);
+                held.extend(taken.into_iter().map(|(_, held)| held));
+            }
+            held
         })
     }
 
@@ -95,6 +148,7 @@ impl OffsetStore for RedisStore {
                 .arg(claim.position.next.0)
                 .arg(claim.position.leader_epoch.0)
                 .arg(topic_id)
+                .arg(claim.over.map(|over| over.0.to_string()).unwrap_or_default())
                 .invoke_async(&mut connection)
                 .await
                 .map_err(|error| refused(&place, error))?;
@@ -109,41 +163,87 @@ impl OffsetStore for RedisStore {
     }
 
     fn list<'a>(&'a self, reader: &'a ReaderName) -> BoxFuture<'a, Result<Vec<(Key, Stored)>, StoreError>> {
+        Box::pin(async move { Ok(positions(self.survey(reader).await?)) })
+    }
+
+    fn survey<'a>(
+        &'a self,
+        reader: &'a ReaderName,
+    ) -> BoxFuture<'a, Result<Vec<Result<Seen, StoreError>>, StoreError>> {
         Box::pin(async move {
             let mut connection = self.connection.clone();
             let prefix = format!("{PREFIX}:{reader}:");
             let mut places = Vec::new();
-            let mut found =
-                connection.scan_match::<_, String>(format!("{prefix}*")).await.map_err(unavailable)?;
+            let mut found = connection.scan_match::<_, String>(format!("{prefix}*")).await.map_err(failed)?;
             while let Some(place) = found.next_item().await {
-                places.push(place.map_err(unavailable)?);
+                places.push(place.map_err(failed)?);
             }
             drop(found);
             places.sort();
             // A scan may name a key twice.
             places.dedup();
-            let mut listed = Vec::new();
-            for place in places {
-                let fields = ["offset", "leader_epoch", "topic_id", "updated_ms"];
-                let [offset, leader_epoch, topic_id, updated]: [Option<String>; 4] =
-                    connection.hmget(&place, &fields).await.map_err(|error| refused(&place, error))?;
-                let rest = place.strip_prefix(&prefix).and_then(|rest| rest.rsplit_once(':'));
-                let named = rest.and_then(|(cluster, partition)| Some((cluster, named(partition)?)));
-                let Some((cluster_id, partition)) = named else {
-                    return Err(garbage(&place, &place, "key of a partition"));
-                };
-                let Some(stored) = stored(&place, offset, leader_epoch, topic_id, updated)? else { continue };
-                let key = Key {
-                    reader: reader.clone(),
-                    cluster_id: cluster_id.to_owned(),
-                    partition,
-                    topic_id: stored.topic_id,
-                };
-                listed.push((key, stored));
+            let mut all = Vec::with_capacity(places.len());
+            for places in places.chunks(TOGETHER_MAX) {
+                let mut asking = redis::pipe();
+                asking.ignore_errors();
+                for place in places {
+                    asking.hmget(place, &FIELDS);
+                }
+                let answers: Vec<Result<Fields, RedisError>> =
+                    asking.query_async(&mut connection).await.map_err(failed)?;
+                for (place, answer) in places.iter().zip(answers) {
+                    match seen(reader, &prefix, place, answer) {
+                        Ok(Some(seen)) => all.push(Ok(seen)),
+                        // It went away meanwhile.
+                        Ok(None) => {}
+                        Err(error @ StoreError::Garbage { .. }) => all.push(Err(error)),
+                        Err(error) => return Err(error),
+                    }
+                }
             }
-            Ok(listed)
+            Ok(all)
         })
     }
+}
+
+/// What there is of a partition, as [`FIELDS`] say.
+type Fields = [Option<String>; 7];
+
+fn seen(
+    reader: &ReaderName,
+    prefix: &str,
+    place: &str,
+    answer: Result<Fields, RedisError>,
+) -> Result<Option<Seen>, StoreError> {
+    let rest = place.strip_prefix(prefix).and_then(|rest| rest.rsplit_once(':'));
+    let named = rest.and_then(|(cluster, partition)| Some((cluster, named(partition)?)));
+    let (cluster_id, partition) = named.ok_or_else(|| garbage(place, place, "key of a partition"))?;
+    let fields = answer.map_err(|error| refused(place, error))?;
+    let (fence, stored) = row(place, fields)?;
+    let topic_id = stored.map_or(Uuid::ZERO, |stored| stored.topic_id);
+    let key = Key { reader: reader.clone(), cluster_id: cluster_id.to_owned(), partition, topic_id };
+    Ok((fence.is_some() || stored.is_some()).then_some(Seen { key, fence, stored }))
+}
+
+/// Who holds a partition, and where it is.
+fn row(place: &str, fields: Fields) -> Result<(Option<Fence>, Option<Stored>), StoreError> {
+    let [number, token, offset, leader_epoch, topic_id, updated, over] = fields;
+    let fence = fence(place, number, token)?;
+    let Some((next, topic_id)) = place_in_topic(place, offset, topic_id)? else { return Ok((fence, None)) };
+    let leader_epoch = match leader_epoch {
+        None => LeaderEpoch::NONE,
+        Some(text) => LeaderEpoch(text.parse().map_err(|_| garbage(place, &text, "leader epoch"))?),
+    };
+    let updated = match updated {
+        None => Millis(-1),
+        Some(text) => Millis(text.parse().map_err(|_| garbage(place, &text, "time"))?),
+    };
+    let over = match over {
+        None => None,
+        Some(text) => Some(Offset(text.parse().map_err(|_| garbage(place, &text, "offset of a copy"))?)),
+    };
+    let position = Position { next, leader_epoch };
+    Ok((fence, Some(Stored { position, topic_id, updated, over })))
 }
 
 fn place(key: &Key) -> String {
@@ -155,25 +255,6 @@ fn place(key: &Key) -> String {
 fn named(text: &str) -> Option<TopicPartition> {
     let (topic, partition) = text.rsplit_once('-')?;
     Some(TopicPartition::new(Str::copy_from(topic), PartitionId(partition.parse().ok()?)))
-}
-
-fn stored(
-    place: &str,
-    offset: Option<String>,
-    leader_epoch: Option<String>,
-    topic_id: Option<String>,
-    updated: Option<String>,
-) -> Result<Option<Stored>, StoreError> {
-    let Some((next, topic_id)) = place_in_topic(place, offset, topic_id)? else { return Ok(None) };
-    let leader_epoch = match leader_epoch {
-        None => LeaderEpoch::NONE,
-        Some(text) => LeaderEpoch(text.parse().map_err(|_| garbage(place, &text, "leader epoch"))?),
-    };
-    let updated = match updated {
-        None => Millis(-1),
-        Some(text) => Millis(text.parse().map_err(|_| garbage(place, &text, "time"))?),
-    };
-    Ok(Some(Stored { position: Position { next, leader_epoch }, topic_id, updated }))
 }
 
 fn place_in_topic(
@@ -205,10 +286,21 @@ fn refused(place: &str, error: RedisError) -> StoreError {
     let said = error.to_string();
     match said.contains("WRONGTYPE") || said.contains("not an integer") {
         true => StoreError::Garbage { place: place.to_owned(), found: said, expected: "position" },
-        false => unavailable(error),
+        false => failed(error),
     }
 }
 
-fn unavailable(error: RedisError) -> StoreError {
-    StoreError::Unavailable { store: "Redis", source: Arc::new(error) }
+/// What an error means, for whoever asks again or has to change something.
+fn failed(error: RedisError) -> StoreError {
+    const LOGIN: &str =
+        "set the user and the password in the store's address right (redis://USER:PASSWORD@HOST/)";
+    let advice = match (error.kind(), error.code()) {
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => LOGIN,
+        (_, Some("NOPERM")) => {
+            "allow the user ~ottla:offsets:* and +@hash +@scripting +time +scan (ACL SETUSER)"
+        }
+        (ErrorKind::InvalidClientConfig, _) => "an address is redis://USER:PASSWORD@HOST:PORT/DATABASE",
+        _ => return StoreError::Unavailable { store: STORE, source: Arc::new(error) },
+    };
+    StoreError::Refused { store: STORE, source: Arc::new(error), advice }
 }

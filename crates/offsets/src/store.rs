@@ -48,6 +48,8 @@ pub struct Stored {
     pub topic_id: Uuid,
     /// When it was last moved, by the store's clock.
     pub updated: Millis,
+    /// Copies of the position up to here are of before this place was chosen, see [`Claim::over`].
+    pub over: Option<Offset>,
 }
 
 /// A partition that is held.
@@ -91,6 +93,20 @@ pub struct Claim {
     pub expected: Expected,
     /// To where.
     pub position: Position,
+    /// If somebody, or a policy, chose the place: copies of the position with the group coordinator up to here are of before, and
+    /// say nothing about it, also to a reader that begins here before its own copy got there.
+    pub over: Option<Offset>,
+}
+
+/// What a store has of a partition of a reader's, for people to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The partition. The topic's id is the position's; zero without a position.
+    pub key: Key,
+    /// Who holds it, or held it last; nothing where the store does not tell.
+    pub fence: Option<Fence>,
+    /// Its position, unless it was only taken hold of so far.
+    pub stored: Option<Stored>,
 }
 
 /// Keeps positions. All methods are safe to repeat after an error whose outcome is not known.
@@ -101,8 +117,46 @@ pub trait OffsetStore: Send + Sync + 'static {
     /// Moves the position. One that is there already, by the same holder, is [`StoreError::AlreadyThere`].
     fn commit<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// All that a reader has, in whatever cluster, by cluster and partition.
+    /// Takes hold of several partitions, of one reader in one cluster, each by itself. Answers in their order.
+    ///
+    /// Dropped before it is over, it takes hold of nothing any more that another holder takes meanwhile.
+    fn acquire_all<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Result<Held, StoreError>>> {
+        Box::pin(async move {
+            let mut held = Vec::with_capacity(keys.len());
+            for key in keys {
+                held.push(self.acquire(key).await);
+            }
+            held
+        })
+    }
+
+    /// All positions that a reader has, in whatever cluster, by cluster and partition. What cannot be read is left out, and said
+    /// in the log.
     fn list<'a>(&'a self, reader: &'a ReaderName) -> BoxFuture<'a, Result<Vec<(Key, Stored)>, StoreError>>;
+
+    /// All that there is of a reader, by cluster and partition, with what cannot be read.
+    fn survey<'a>(
+        &'a self,
+        reader: &'a ReaderName,
+    ) -> BoxFuture<'a, Result<Vec<Result<Seen, StoreError>>, StoreError>> {
+        Box::pin(async move {
+            let listed = self.list(reader).await?;
+            let seen = |(key, stored)| Ok(Seen { key, fence: None, stored: Some(stored) });
+            Ok(listed.into_iter().map(seen).collect())
+        })
+    }
+}
+
+/// The positions among what was seen; what cannot be read is said.
+pub(crate) fn positions(seen: Vec<Result<Seen, StoreError>>) -> Vec<(Key, Stored)> {
+    let position = |seen: Result<Seen, StoreError>| match seen {
+        Ok(seen) => Some((seen.key, seen.stored?)),
+        Err(error) => {
+            tracing::warn!(%error, "what cannot be read in the store is left out");
+            None
+        }
+    };
+    seen.into_iter().filter_map(position).collect()
 }
 
 /// Why a store did not do what it was asked.
@@ -178,7 +232,17 @@ pub enum StoreError {
         /// How long it was asked.
         after: Duration,
     },
-    /// The store did not answer, or refused. Whether it has done what was asked is not known.
+    /// The store refuses, and will until somebody changes something.
+    #[error("{store} refuses: {source}; {advice}")]
+    Refused {
+        /// Which store.
+        store: &'static str,
+        /// What it said.
+        source: Arc<dyn Error + Send + Sync>,
+        /// What to change.
+        advice: &'static str,
+    },
+    /// The store did not answer, or could not. Whether it has done what was asked is not known.
     #[error("{store} does not do it: {source}")]
     Unavailable {
         /// Which store.

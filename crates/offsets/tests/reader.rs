@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +29,10 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let broker = EmbeddedBroker::builder().start().unwrap();
+        Self::on(EmbeddedBroker::builder().start().unwrap()).await
+    }
+
+    async fn on(broker: EmbeddedBroker) -> Self {
         let world = Self { broker, store: Arc::new(MemoryStore::new(Arc::new(TokioEnvironment))), sent: 0 };
         world.create().await;
         world
@@ -383,4 +387,158 @@ async fn a_commit_that_is_refused_for_good_stops_the_partition() {
     assert!(matches!(refused, Err(ReaderError::Store(StoreError::Fenced { .. }))), "{refused:?}");
     let stopped = next(&mut reader).await.map(|batch| values(&batch));
     assert!(matches!(stopped, Err(ReaderError::Store(StoreError::Fenced { .. }))), "{stopped:?}");
+}
+
+/// Lets the reader do what it does while nothing comes, until the store has what is waited for.
+async fn until(reader: &mut Reader, mut is_there: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !is_there().await {
+            if let Ok(next) = timeout(Duration::from_millis(20), reader.next()).await {
+                panic!("something comes: {:?}", next.map(|next| next.map(|batch| values(&batch))));
+            }
+        }
+    };
+    timeout(PATIENCE, waiting).await.expect("it gets there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_position_moves_over_a_tail_that_nobody_gets_to_see() {
+    let world = World::new().await;
+    let mut options = world.options();
+    options.set("transactional.id", "orders").unwrap();
+    let producer = Producer::new(Cluster::new(options, Arc::new(TokioEnvironment)).unwrap()).unwrap();
+    producer.init_transactions().await.unwrap();
+    for is_kept in [true, false] {
+        let transaction = producer.begin().await.unwrap();
+        let mut record = ProducerRecord::new("orders", "7");
+        record.partition = Some(PartitionId(0));
+        transaction.send(record).await.unwrap();
+        match is_kept {
+            true => transaction.commit().await.unwrap(),
+            false => transaction.abort().await.unwrap(),
+        }
+    }
+    producer.close(PATIENCE).await.unwrap();
+    let reader = |interval: &str| {
+        let mut options = world.options();
+        options.set("isolation.level", "read_committed").unwrap();
+        options.set("auto.commit.interval.ms", interval).unwrap();
+        let reader = ReaderOptions::new("billing".parse().unwrap());
+        let store = Arc::clone(&world.store) as Arc<dyn OffsetStore>;
+        Reader::subscribe(options, Arc::new(TokioEnvironment), store, reader, ["orders"]).unwrap()
+    };
+    // A record and the end of its transaction, then one that was taken back, and that end.
+    let mut first = reader("50");
+    assert_eq!(read(&mut first, 1).await, [7]);
+    let group = Str::from("billing");
+    let copy = async || {
+        let offsets = world.admin().group_offsets(&group).await.unwrap();
+        offsets.committed.get(&TopicPartition::new("orders", PartitionId(0))).map(|copy| copy.offset.0)
+    };
+    until(&mut first, async || world.stored(0).await == 4 && copy().await == Some(4)).await;
+    first.close(PATIENCE).await.unwrap();
+
+    // All of it goes, and none of it was missed.
+    let whole = (TopicPartition::new("orders", PartitionId(0)), Offset(4));
+    world.admin().delete_records(&[whole]).await.unwrap().into_iter().for_each(|(_, deleted)| {
+        deleted.unwrap();
+    });
+    let mut world = world;
+    world.send(0, 1).await;
+    let mut options = world.options();
+    options.set("auto.commit.interval.ms", "600000").unwrap();
+    let store = Arc::clone(&world.store) as Arc<dyn OffsetStore>;
+    let name = ReaderOptions::new("billing".parse().unwrap());
+    let mut second = Reader::subscribe(options, Arc::new(TokioEnvironment), store, name, ["orders"]).unwrap();
+    assert_eq!(read(&mut second, 1).await, [0]);
+    assert_eq!(world.stored(0).await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_a_policy_chose_stays_chosen_when_the_reader_dies() {
+    let mut world = World::new().await;
+    world.send(0, 1).await;
+    let mut reader = world.own_reader();
+    read(&mut reader, 1).await;
+    let before = world.store.snapshot();
+    for _ in 0..3 {
+        world.send(0, 1).await;
+        read(&mut reader, 1).await;
+    }
+    reader.close(PATIENCE).await.unwrap();
+    world.store.roll_back(&before);
+    let without_copies = |policy| {
+        let mut options = world.options();
+        options.set("enable.auto.commit", "false").unwrap();
+        let name = ReaderOptions { at_gap: policy, ..ReaderOptions::new("billing".parse().unwrap()) };
+        let store = Arc::clone(&world.store) as Arc<dyn OffsetStore>;
+        Reader::subscribe(options, Arc::new(TokioEnvironment), store, name, ["orders"]).unwrap()
+    };
+    // The policy chooses, and the reader dies before anything is stored.
+    let mut reader = without_copies(Policy::Nearest);
+    assert_eq!(values(&next(&mut reader).await.unwrap()), [1]);
+    assert_eq!(reader.resets(), 1);
+    reader.close(Duration::ZERO).await.unwrap();
+    // The next one dies before its copy goes to the coordinator.
+    let mut reader = without_copies(Policy::Stop);
+    assert_eq!(read(&mut reader, 1).await, [1]);
+    reader.close(Duration::ZERO).await.unwrap();
+
+    let over = async |world: &World| {
+        let listed = world.store.list(&"billing".parse().unwrap()).await.unwrap();
+        listed.iter().find(|(key, _)| key.partition.partition.0 == 0).unwrap().1.over
+    };
+    assert_eq!((world.stored(0).await, over(&world).await), (2, Some(Offset(4))));
+    let mut options = world.options();
+    options.set("auto.commit.interval.ms", "50").unwrap();
+    let name = ReaderOptions::new("billing".parse().unwrap());
+    let store = Arc::clone(&world.store) as Arc<dyn OffsetStore>;
+    let mut reader = Reader::subscribe(options, Arc::new(TokioEnvironment), store, name, ["orders"]).unwrap();
+    assert_eq!(read(&mut reader, 2).await, [2, 3]);
+    // The copy has moved, so that it counts again.
+    until(&mut reader, async || over(&world).await.is_none()).await;
+    reader.close(PATIENCE).await.unwrap();
+    world.store.roll_back(&before);
+    let mut reader = world.own_reader();
+    assert_eq!(gap(next(&mut reader).await).cause, Cause::StoreRolledBack);
+}
+
+/// All files of a directory, with what is in them.
+fn files(of: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = std::fs::read_dir(of).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.is_file()).map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_cut_and_written_anew_is_another_even_if_it_is_as_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::on(EmbeddedBroker::builder().data_dir(dir.path()).start().unwrap()).await;
+    world.send(0, 3).await;
+    // What a replica has that has fallen behind.
+    let log = world.broker.data_dir().join("orders-0");
+    world.broker.kill();
+    let behind = files(&log);
+    world.broker.start_again().unwrap();
+    world.send(0, 2).await;
+    let mut reader = world.own_reader();
+    read(&mut reader, 5).await;
+    reader.close(PATIENCE).await.unwrap();
+
+    // It is elected, and others write where the reader has been.
+    world.broker.kill();
+    files(&log).into_iter().for_each(|(path, _)| std::fs::remove_file(path).unwrap());
+    behind.into_iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+    world.broker.start_again().unwrap();
+    world.send(0, 4).await;
+    let mut reader = world.own_reader();
+    let found = gap(next(&mut reader).await);
+    assert_eq!(
+        (found.cause, found.stored, found.found, found.log.end),
+        (Cause::Truncated, Offset(5), Some(Offset(3)), Offset(7))
+    );
+    assert_eq!(world.stored(0).await, 5);
+    drop(reader);
+
+    let mut reader = world.reader(Arc::clone(&world.store) as Arc<dyn OffsetStore>, Policy::Nearest);
+    assert_eq!(read(&mut reader, 4).await, [5, 6, 7, 8], "from where the logs part");
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use client::TokioEnvironment;
 use offsets::{
-    Claim, Expected, Fence, Held, Key, MemoryStore, OffsetStore, Position, PostgresStore, StoreError,
+    Claim, Expected, Fence, Held, Key, MemoryStore, OffsetStore, Position, PostgresStore, RedisStore,
+    StoreError,
 };
 use support::{Postgres, Redis};
 use wire::{LeaderEpoch, Offset, PartitionId, TopicPartition, Uuid};
@@ -24,7 +25,7 @@ fn key(partition: i32) -> Key {
 
 fn claim(key: &Key, held: Fence, expected: Expected, next: i64) -> Claim {
     let position = Position { next: Offset(next), leader_epoch: LeaderEpoch(3) };
-    Claim { key: key.clone(), fence: held, expected, position }
+    Claim { key: key.clone(), fence: held, expected, position, over: None }
 }
 
 fn next(held: &Held) -> Option<i64> {
@@ -76,6 +77,21 @@ async fn keeps_its_promises(store: &dyn OffsetStore) {
     assert!(matches!(other, Err(StoreError::OtherTopic { .. })), "{other:?}");
     store.commit(&claim(&recreated, third.fence, Expected::Anything, 0)).await.unwrap();
 
+    // What was passed over when a place was chosen is kept until the position moves from there by itself.
+    let passed = Claim { over: Some(Offset(40)), ..claim(&recreated, third.fence, Expected::Anything, 7) };
+    store.commit(&passed).await.unwrap();
+    let fourth = store.acquire(&recreated).await.unwrap();
+    assert_eq!((next(&fourth), fourth.stored.unwrap().over), (Some(7), Some(Offset(40))));
+    store.commit(&claim(&recreated, fourth.fence, Expected::At(Offset(7)), 0)).await.unwrap();
+
+    // Several at once, in their order, each by itself.
+    let several =
+        [Key { partition: TopicPartition::new("a", PartitionId(9)), ..recreated.clone() }, recreated.clone()];
+    let all: Vec<Held> = store.acquire_all(&several).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(all.iter().map(next).collect::<Vec<_>>(), [None, Some(0)]);
+    assert_eq!(all.iter().map(|held| held.fence.number).collect::<Vec<_>>(), [1, fourth.fence.number + 1]);
+    assert_eq!(all[1].stored.unwrap().over, None);
+
     // Each partition, cluster and reader by itself.
     let elsewhere = Key { cluster_id: "cluster-b".to_owned(), ..key.clone() };
     assert_eq!(next(&store.acquire(&elsewhere).await.unwrap()), None);
@@ -84,7 +100,26 @@ async fn keeps_its_promises(store: &dyn OffsetStore) {
     store.commit(&claim(&of_another, held.fence, Expected::Nothing, 5)).await.unwrap();
     let listed = store.list(&key.reader).await.unwrap();
     let listed: Vec<_> = listed.iter().map(|(key, stored)| (key.clone(), stored.position.next.0)).collect();
-    assert_eq!(listed, [(recreated, 0)]);
+    assert_eq!(listed, [(recreated.clone(), 0)]);
+    // People see as well what is held and has no position.
+    let seen = store.survey(&key.reader).await.unwrap();
+    let seen: Vec<_> = seen.into_iter().map(Result::unwrap).collect();
+    let shown = seen.iter().map(|seen| {
+        let at = seen.stored.map(|stored| stored.position.next.0);
+        (
+            seen.key.cluster_id.as_str(),
+            seen.key.partition.to_string(),
+            seen.fence.map(|fence| fence.number),
+            at,
+        )
+    });
+    let fence = all[1].fence.number;
+    let wanted = [
+        ("cluster-a", "a-9".to_owned(), Some(1), None),
+        ("cluster-a", "new-orders-3".to_owned(), Some(fence), Some(0)),
+        ("cluster-b", "new-orders-3".to_owned(), Some(1), None),
+    ];
+    assert_eq!(shown.collect::<Vec<_>>(), wanted);
 }
 
 #[tokio::test]
@@ -112,6 +147,21 @@ async fn redis_keeps_its_promises_and_does_not_overwrite_what_it_cannot_read() {
     assert_eq!(garbage, format!("{place} holds \"twelve\", which is no offset: it is left as it is"));
     redis.command(&["SET", place, "something else"]).await;
     assert!(matches!(store.acquire(&key).await, Err(StoreError::Garbage { .. })));
+    // The others are listed, and the one that cannot be read is told.
+    redis.command(&["SET", "ottla:offsets:billing:nothing", "1"]).await;
+    let other = self::key(7);
+    let held_there = store.acquire(&other).await.unwrap();
+    store.commit(&claim(&other, held_there.fence, Expected::Nothing, 4)).await.unwrap();
+    let listed = store.list(&key.reader).await.unwrap();
+    assert_eq!(listed.iter().map(|(key, _)| key.partition.partition.0).collect::<Vec<_>>(), [7]);
+    let seen = store.survey(&key.reader).await.unwrap();
+    let told: Vec<_> = seen.iter().filter_map(|seen| seen.as_ref().err()).map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].starts_with(&format!("{place} holds \"WRONGTYPE")), "{told:?}");
+    assert_eq!(
+        told[1],
+        "ottla:offsets:billing:nothing holds \"ottla:offsets:billing:nothing\", which is no key of a partition: it is left as it is"
+    );
     redis.command(&["FLUSHALL"]).await;
     let lost = store.commit(&claim(&key, held.fence, Expected::At(Offset(0)), 1)).await;
     assert_eq!(
@@ -217,5 +267,139 @@ async fn many_take_hold_at_once_and_one_of_them_holds() {
         assert_eq!(numbers, (1..=16).collect::<Vec<_>>());
         assert_eq!(last, 16, "the last holder's commit went through");
         assert_eq!(next(&store.acquire(&key).await.unwrap()), Some(16));
+    }
+}
+
+#[tokio::test]
+async fn what_takes_hold_late_takes_nothing_from_whoever_came_meanwhile() {
+    let postgres = Postgres::start().await;
+    let store = postgres.store().await;
+    let key = key(0);
+    let held = store.acquire(&key).await.unwrap();
+    // The holder's transaction is open, so that whoever takes hold waits in PostgreSQL.
+    let mut results = postgres.client().await;
+    let transaction = results.transaction().await.unwrap();
+    store.commit_in(&transaction, &claim(&key, held.fence, Expected::Nothing, 1)).await.unwrap();
+    let watcher = postgres.client().await;
+    let waiting = async |count: i64| {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        while watcher.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    let take = |store: PostgresStore| {
+        let key = key.clone();
+        tokio::spawn(async move { store.acquire(&key).await })
+    };
+    let late = take(postgres.store().await);
+    waiting(1).await;
+    // It has lost the partition and does not wait any more, but what it asked is on its way.
+    late.abort();
+    let after = take(postgres.store().await);
+    waiting(2).await;
+    transaction.commit().await.unwrap();
+    let taken = after.await.unwrap().unwrap();
+    assert_eq!(next(&taken), Some(1));
+    store.commit(&claim(&key, taken.fence, Expected::At(Offset(1)), 2)).await.expect("it still holds it");
+}
+
+#[tokio::test]
+async fn a_row_that_stays_locked_is_not_waited_for_for_ever_and_keeps_no_other_waiting() {
+    let postgres = Postgres::start().await;
+    let store = postgres.store().await;
+    let (stuck, free) = (key(0), key(1));
+    let held = store.acquire(&stuck).await.unwrap();
+    let mut results = postgres.client().await;
+    let transaction = results.transaction().await.unwrap();
+    store.commit_in(&transaction, &claim(&stuck, held.fence, Expected::Nothing, 1)).await.unwrap();
+
+    let address = format!("{} options='-c lock_timeout=100'", postgres.address());
+    let other = PostgresStore::connect(&address).await.unwrap();
+    let taken = other.acquire_all(&[stuck.clone(), free.clone()]).await;
+    let error = taken[0].as_ref().expect_err("it is locked");
+    assert!(error.is_retriable(), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "PostgreSQL does not do it: ERROR: canceling statement due to lock timeout"
+    );
+    assert_eq!(taken[1].as_ref().map(|held| held.fence.number).unwrap(), 1);
+    transaction.rollback().await.unwrap();
+    other.acquire(&stuck).await.expect("it is free");
+}
+
+#[tokio::test]
+async fn what_somebody_has_to_change_is_said_and_not_tried_again() {
+    let postgres = Postgres::start().await;
+    let (store, key) = (postgres.store().await, key(0));
+    let admin = postgres.client().await;
+    let setup = "CREATE ROLE weak LOGIN;
+        CREATE TABLE foreigners (reader text, cluster_id text, topic text, partition integer, topic_id text,
+            next_offset bigint, leader_epoch integer, fence text, holder bigint, updated_at timestamptz, chosen_over bigint);
+        INSERT INTO foreigners VALUES ('billing', 'c', 'orders', 0, '', 1, 1, 'x', 1, now(), NULL);
+        CREATE TABLE other_things (name text)";
+    admin.batch_execute(setup).await.unwrap();
+    let told = |outcome: Result<(), StoreError>| {
+        let error = outcome.expect_err("it is to be refused");
+        assert!(!error.is_retriable(), "{error}");
+        error.to_string()
+    };
+    // The table is there, and this user may not touch it.
+    let weak = PostgresStore::connect(&postgres.address().replace("user=reader", "user=weak")).await.unwrap();
+    assert_eq!(
+        told(weak.acquire(&key).await.map(drop)),
+        "PostgreSQL refuses: ERROR: permission denied for table ottla_offsets; give the reader's user SELECT, INSERT and \
+         UPDATE on its table, or CREATE on the schema"
+    );
+    let nobody = PostgresStore::connect(&postgres.address().replace("user=reader", "user=nobody")).await;
+    assert_eq!(
+        told(nobody.map(drop)),
+        "PostgreSQL refuses: FATAL: role \"nobody\" does not exist; set the user and the password in the store's address right"
+    );
+    let nowhere = PostgresStore::connect(&postgres.address().replace("dbname=postgres", "dbname=none")).await;
+    assert_eq!(
+        told(nowhere.map(drop)),
+        "PostgreSQL refuses: FATAL: database \"none\" does not exist; create the database, or set it right in the store's address"
+    );
+    let no_address = PostgresStore::connect("postgresql//x").await;
+    assert!(told(no_address.map(drop)).starts_with("PostgreSQL refuses: "));
+    // Tables of other people's that have the name.
+    let other = PostgresStore::connect_table(&postgres.address(), "other_things").await.unwrap();
+    assert_eq!(
+        told(other.acquire(&key).await.map(drop)),
+        "PostgreSQL refuses: ERROR: column had.reader does not exist; another table has the name: choose another name for the \
+         reader's"
+    );
+    let foreign = PostgresStore::connect_table(&postgres.address(), "foreigners").await.unwrap();
+    let seen = foreign.survey(&key.reader).await.unwrap();
+    assert_eq!(
+        told(seen.into_iter().next().unwrap().map(drop)),
+        "table foreigners holds cannot convert between the Rust type `i64` and the Postgres type `text`, which is no table of \
+         positions (another table has its name: choose another name): it is left as it is"
+    );
+    drop(store);
+
+    let redis = Redis::start().await;
+    redis.command(&["ACL", "SETUSER", "weak", "on", ">word", "~mine:*", "+@all"]).await;
+    let weak = RedisStore::connect(&redis.address().replace("://", "://weak:word@")).await.unwrap();
+    let refusals = [
+        (weak.acquire(&key).await.map(drop), "NOPERM", "allow the user ~ottla:offsets:* and +@hash"),
+        (
+            RedisStore::connect(&redis.address().replace("://", "://weak:wrong@")).await.map(drop),
+            "AUTHENTICATIONFAILED",
+            "set the user and the password in the store's address right",
+        ),
+        {
+            redis.command(&["CONFIG", "SET", "requirepass", "secret"]).await;
+            let nobody = RedisStore::connect(&redis.address()).await;
+            let nobody = async { nobody?.acquire(&key).await.map(drop) };
+            (nobody.await, "NOAUTH", "set the user and the password in the store's address right")
+        },
+    ];
+    for (refusal, code, advice) in refusals {
+        let said = told(refusal);
+        let is_told = said.starts_with("Redis refuses: ")
+            && said.to_uppercase().contains(code)
+            && said.contains(advice);
+        assert!(is_told, "{code}: {said}");
     }
 }

@@ -5,7 +5,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{audit, cluster, completions, consume, group, node, produce, quota, sink, topic, txn};
+use crate::{
+    audit, bench, cluster, completions, consume, group, node, offsets, produce, quota, sink, topic, txn,
+};
 
 /// Durable, distributed event logs that every Kafka client takes for Kafka.
 #[derive(Debug, Parser)]
@@ -38,7 +40,9 @@ pub(crate) enum Command {
     Consume(consume::ConsumeArgs),
     Audit(audit::AuditArgs),
     Canary(audit::canary::CanaryArgs),
+    Bench(bench::BenchArgs),
     Group(group::GroupArgs),
+    Offsets(offsets::OffsetsArgs),
     Txn(txn::TxnArgs),
     Quota(quota::QuotaArgs),
     Sink(sink::SinkArgs),
@@ -87,7 +91,14 @@ mod tests {
             "ottla audit verify foo -o @-1h:end --run a --expect 7 --bucket 10s --format json",
             "ottla audit verify foo --live --for 10m --metrics 127.0.0.1:0",
             "ottla canary --every 100ms --for 1m --metrics :9645",
+            "ottla bench produce orders --rate 10MB/s --size 1000 -p 0,1 -z lz4 --acks all -X linger.ms=20",
+            "ottla bench consume orders -r 1000 -o -10",
+            "ottla bench end-to-end orders --rate 100 -d 1m --format json",
             "ottla group describe -s readers",
+            "ottla offsets show billing --store redis://127.0.0.1:6379/0 --format json",
+            "ottla offsets verify billing --table app.positions --wait 3",
+            "ottla offsets set billing orders:3 --to @2026-01-31 --dry-run --yes",
+            "ottla offsets set billing orders:3 --to -5 --group readers",
             "ottla cluster info --format json",
             "ottla cluster health --wait 60",
             "ottla cluster quorum add 4",

@@ -16,7 +16,9 @@ mod topic;
 mod produce;
 mod consume;
 mod audit;
+mod bench;
 mod group;
+mod offsets;
 mod txn;
 mod quota;
 mod sink;
@@ -39,7 +41,9 @@ fn main() -> ExitCode {
         Command::Consume(args) => connect::run(consume::run(args)),
         Command::Audit(args) => connect::run(audit::run(args)),
         Command::Canary(args) => connect::run(audit::canary::run(args)),
+        Command::Bench(args) => connect::run(bench::run(args)),
         Command::Group(args) => connect::run(group::run(args)),
+        Command::Offsets(args) => connect::run(offsets::run(args)),
         Command::Txn(args) => connect::run(txn::run(args)),
         Command::Quota(args) => connect::run(quota::run(args)),
         Command::Sink(args) => connect::run(sink::run(args)),

@@ -16,6 +16,7 @@ mod load;
 mod transactions;
 mod groups;
 mod shares;
+mod clients;
 mod faults;
 mod story;
 

@@ -16,14 +16,15 @@ use parking_lot::Mutex;
 use sim::{GroupKind, Story, tell};
 
 const USAGE: &str = "\
-usage: ottla-sim --seed SEED [--seconds N] [--group KIND]
-       ottla-sim [--seeds N] [--first SEED] [--seconds N] [--group KIND] [--jobs N] [--until-bad]
+usage: ottla-sim --seed SEED [--seconds N] [--group KIND | --clients]
+       ottla-sim [--seeds N] [--first SEED] [--seconds N] [--group KIND | --clients] [--jobs N] [--until-bad]
 
   --seed SEED     tell one story with its trace; the same seed gives the same trace, byte for byte
   --seeds N       tell so many stories and show those in which something went wrong [100]
   --first SEED    the first of them [1]
   --seconds N     for how long faults come, in the story's time [12]
   --group KIND    the group that every story has: classic, consumer, mixed or share [as the seed says, mostly none]
+  --clients       stories of the product's own clients: producers, members of groups, readers with a store of their own
   --until-bad     end with the first story in which something went wrong
   --jobs N        how many are told at a time [as many as there are processors]
 
@@ -37,11 +38,18 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (mut seeds, mut first, mut only, mut seconds) = (100, 1, None, 12);
     let mut jobs = thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    let (mut until_bad, mut group) = (false, None);
+    let (mut until_bad, mut group, mut clients) = (false, None, false);
     while let Some(argument) = arguments.next() {
-        if argument == "--until-bad" {
-            until_bad = true;
-            continue;
+        match argument.as_str() {
+            "--until-bad" => {
+                until_bad = true;
+                continue;
+            }
+            "--clients" => {
+                clients = true;
+                continue;
+            }
+            _ => {}
         }
         let value = arguments.next();
         if argument == "--group" {
@@ -63,7 +71,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    let how = How { seconds, group };
+    let how = How { seconds, group, clients };
     let is_clean = match only {
         Some(seed) => tell_one(seed, how),
         None => tell_many(first..first + seeds, how, jobs, until_bad),
@@ -76,13 +84,15 @@ fn main() -> ExitCode {
 struct How {
     seconds: u64,
     group: Option<GroupKind>,
+    clients: bool,
 }
 
 impl How {
     fn arguments(self) -> Vec<String> {
         let group = self.group.map(|group| ["--group".to_owned(), group.name().to_owned()]);
         let seconds = ["--seconds".to_owned(), self.seconds.to_string()];
-        seconds.into_iter().chain(group.into_iter().flatten()).collect()
+        let clients = self.clients.then(|| "--clients".to_owned());
+        seconds.into_iter().chain(group.into_iter().flatten()).chain(clients).collect()
     }
 }
 
@@ -91,7 +101,8 @@ fn tell_one(seed: u64, how: How) -> bool {
     if let Ok(filter) = std::env::var("OTTLA_LOG") {
         let _ = broker::logging::init(broker::logging::LogFormat::Text, &filter);
     }
-    let story = Story { seed, faults: Duration::from_secs(how.seconds), group: how.group };
+    let How { seconds, group, clients } = how;
+    let story = Story { seed, faults: Duration::from_secs(seconds), group, clients };
     // A thread of its own, whose hash tables have the same keys whether or not there was logging before.
     let outcome = thread::spawn(move || tell(story)).join().expect("a panic ends the story, not the thread");
     print!("{}", outcome.trace);

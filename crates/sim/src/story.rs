@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use turmoil::Builder;
 
+use crate::clients;
 use crate::dice::Dice;
 use crate::faults::Faults;
 use crate::group_history::GroupHistory;
@@ -29,6 +30,8 @@ pub struct Story {
     pub faults: Duration,
     /// The kind of group whose members are there, where the seed is not to decide.
     pub group: Option<GroupKind>,
+    /// Whether it is about the product's own clients, instead of the load that speaks the protocol by itself.
+    pub clients: bool,
 }
 
 /// A kind of group.
@@ -125,7 +128,10 @@ pub fn tell(story: Story) -> Outcome {
     // Dice of their own: a story without groups is the same as ever.
     let kind = story.group.or_else(|| which_group(&Dice::new(story.seed ^ 0x6772_6f75_7073)));
     let (group, has_shares) = (kind.and_then(GroupKind::group), kind == Some(GroupKind::Share));
-    {
+    let mut mishaps = None;
+    if story.clients {
+        mishaps = Some(clients::enter(&mut sim, &history, &dice.fork(), brokers, (CALM, until)));
+    } else {
         let (history, dice, truth) = (history.clone(), dice.fork(), truth.clone());
         sim.client("load", async move {
             let client = || Client::new(brokers, dice.fork());
@@ -186,12 +192,15 @@ pub fn tell(story: Story) -> Outcome {
     let mut healed = false;
     loop {
         faults.tend(&mut sim);
+        mishaps.iter_mut().for_each(|mishaps| mishaps.tend(&mut sim));
         if !healed && sim.elapsed() >= CALM {
             if sim.elapsed() < until {
                 faults.step(&mut sim);
+                mishaps.iter_mut().for_each(|mishaps| mishaps.step(&mut sim));
             } else {
                 healed = true;
                 faults.heal(&mut sim);
+                mishaps.iter_mut().for_each(|mishaps| mishaps.heal(&mut sim));
             }
         }
         match sim.step() {

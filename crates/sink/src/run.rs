@@ -252,7 +252,12 @@ impl Sink {
         for (name, Reading { partition, log, .. }) in &readings {
             partition.compare(&listing).await?;
             let committed = partition.stored().committed;
-            let stored = offsets::Stored { position: committed, topic_id: log.topic_id, updated: Millis(-1) };
+            let stored = offsets::Stored {
+                position: committed,
+                topic_id: log.topic_id,
+                updated: Millis(-1),
+                over: None,
+            };
             if let Err(gap) = offsets::check(&reader_key(partition.key()), &stored, log) {
                 return Err(told(partition, *gap));
             }

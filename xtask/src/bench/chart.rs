@@ -43,7 +43,7 @@ pub(crate) fn svg(figures: &[Figure]) -> String {
         r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" font-family="sans-serif" font-size="12">
 <style>.head{{font-weight:bold}} .even{{stroke:#333}} .goal{{stroke:#333;stroke-dasharray:2 2}} .ok{{fill:#2a7f62}} .missed{{fill:#c8553d}} .open{{fill:#7d8597}}</style>
 <rect width="100%" height="100%" fill="#fff"/>
-<text x="8" y="20" font-size="15" class="head">Ottla as a share of Apache Kafka (or of the minimal receiver)</text>
+<text x="8" y="20" font-size="15" class="head">Ottla as a share of the other side</text>
 <text x="8" y="36">solid line: even; dashed line: goal; green: goal reached, red: missed, grey: no goal on the ratio</text>
 {body}</svg>
 "##
@@ -60,7 +60,9 @@ fn better(kind: Kind) -> &'static str {
         | Kind::TransactionShare
         | Kind::OffsetCommits
         | Kind::ShareRate
-        | Kind::CompactionRate => "longer is better",
+        | Kind::CompactionRate
+        | Kind::ClientProduceRate
+        | Kind::ClientConsumeRate => "longer is better",
         _ => "shorter is better",
     }
 }

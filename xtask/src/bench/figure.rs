@@ -41,6 +41,12 @@ pub(crate) enum Kind {
     ManyMemory,
     GrowthLatency,
     GrowthCpu,
+    ClientProduceRate,
+    ClientConsumeRate,
+    ClientProduceCpu,
+    ClientConsumeCpu,
+    ClientLatency,
+    ClientMemory,
 }
 
 /// What is published together: a bench of one part leaves the figures of the others as they are.
@@ -50,10 +56,12 @@ pub(crate) enum Chapter {
     Cluster,
     /// Transactions, groups, quotas, compaction.
     Delivery,
+    /// Ottla's own client.
+    Clients,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 33] = [
+    pub(crate) const ALL: [Self; 39] = [
         Self::ProduceCpu,
         Self::ConsumeCpu,
         Self::ProduceRate,
@@ -87,6 +95,12 @@ impl Kind {
         Self::ManyMemory,
         Self::GrowthLatency,
         Self::GrowthCpu,
+        Self::ClientProduceRate,
+        Self::ClientConsumeRate,
+        Self::ClientProduceCpu,
+        Self::ClientConsumeCpu,
+        Self::ClientLatency,
+        Self::ClientMemory,
     ];
 
     pub(crate) fn chapter(self) -> Chapter {
@@ -124,6 +138,12 @@ impl Kind {
             | Self::CompactionMemory
             | Self::CompactionLatency
             | Self::CompactionLatencyShare => Chapter::Delivery,
+            Self::ClientProduceRate
+            | Self::ClientConsumeRate
+            | Self::ClientProduceCpu
+            | Self::ClientConsumeCpu
+            | Self::ClientLatency
+            | Self::ClientMemory => Chapter::Clients,
         }
     }
 
@@ -166,6 +186,12 @@ impl Kind {
             Self::ManyMemory => "Many partitions: a broker's own memory, KiB per partition of the cluster",
             Self::GrowthLatency => "Growth: p99 of an acknowledgement, ms",
             Self::GrowthCpu => "Growth: CPU of three brokers, seconds per GiB produced",
+            Self::ClientProduceRate => "Client: records produced per second",
+            Self::ClientConsumeRate => "Client: records consumed per second",
+            Self::ClientProduceCpu => "Client: its CPU, seconds per GiB produced",
+            Self::ClientConsumeCpu => "Client: its CPU, seconds per GiB consumed",
+            Self::ClientLatency => "Client: until a record is acknowledged, ms",
+            Self::ClientMemory => "Client: its largest own memory (RssAnon), MiB",
         }
     }
 }

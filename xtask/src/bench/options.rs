@@ -52,10 +52,12 @@ pub(crate) enum Part {
     Failover,
     Scale,
     Growth,
+    /// Ottla's own client beside others.
+    Clients,
 }
 
 impl Part {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Lifecycle,
         Self::Latency,
         Self::Flood,
@@ -67,6 +69,7 @@ impl Part {
         Self::Failover,
         Self::Scale,
         Self::Growth,
+        Self::Clients,
     ];
     /// What `cluster` stands for.
     const OF_CLUSTERS: [Self; 4] = [Self::Replicated, Self::Failover, Self::Scale, Self::Growth];
@@ -265,6 +268,7 @@ impl fmt::Display for Part {
             Self::Failover => "failover",
             Self::Scale => "scale",
             Self::Growth => "growth",
+            Self::Clients => "clients",
         })
     }
 }

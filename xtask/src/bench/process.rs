@@ -20,10 +20,19 @@ const BLOCK_BYTES: usize = 1 << 20;
 
 /// User and system seconds that `pid` has used so far.
 pub(crate) fn cpu_seconds(pid: u32) -> Result<f64, String> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+    seconds(&format!("/proc/{pid}/stat"), 11)
+}
+
+/// The same of all children of this process that have ended and been waited for, and of theirs.
+pub(crate) fn children_cpu_seconds() -> Result<f64, String> {
+    seconds("/proc/self/stat", 13)
+}
+
+/// Two neighbours among the fields behind the program's name.
+fn seconds(path: &str, first: usize) -> Result<f64, String> {
+    let stat = fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?;
     let ticks = || -> Option<f64> {
-        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(first);
         Some(fields.next()?.parse::<f64>().ok()? + fields.next()?.parse::<f64>().ok()?)
     };
     Ok(ticks().ok_or_else(|| format!("{path}: unexpected form"))? / TICKS_PER_SECOND)

@@ -20,7 +20,7 @@ struct Place {
     chart: &'static str,
 }
 
-const PLACES: [Place; 3] = [
+const PLACES: [Place; 4] = [
     Place {
         chapter: Chapter::OneBroker,
         begin_mark: "<!-- figures: written by cargo xtask bench --docs -->",
@@ -38,6 +38,12 @@ const PLACES: [Place; 3] = [
         begin_mark: "<!-- delivery figures: written by cargo xtask bench --docs -->",
         end_mark: "<!-- end of delivery figures -->",
         chart: "benchmarks-delivery.svg",
+    },
+    Place {
+        chapter: Chapter::Clients,
+        begin_mark: "<!-- client figures: written by cargo xtask bench --docs -->",
+        end_mark: "<!-- end of client figures -->",
+        chart: "benchmarks-clients.svg",
     },
 ];
 const GROWTH_CHART: &str = "benchmarks-growth.svg";
@@ -115,7 +121,11 @@ fn sections(figures: &[Figure]) -> impl Iterator<Item = (Kind, Vec<&Figure>)> {
 }
 
 fn other(kind: Kind) -> &'static str {
-    if kind == Kind::AgainstTheMachine { "receiver" } else { "Kafka" }
+    match kind {
+        Kind::AgainstTheMachine => "receiver",
+        kind if kind.chapter() == Chapter::Clients => "the other",
+        _ => "Kafka",
+    }
 }
 
 fn row(figure: &Figure) -> [String; 6] {

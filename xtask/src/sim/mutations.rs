@@ -19,7 +19,7 @@ const SWITCHED: &str = "MUTATED";
 #[derive(Debug)]
 struct Mutation {
     name: String,
-    /// The group whose members find it, where only they can.
+    /// The group whose members find it, or `clients`, where only they can.
     group: Option<String>,
     edits: Vec<Edit>,
 }
@@ -88,10 +88,14 @@ impl Mutation {
 
     /// The first seed that finds it, and how.
     fn find(&self, simulator: &Path, seeds: u64) -> Result<Option<(String, String)>, String> {
-        let group = self.group.as_deref().map(|group| ["--group", group]);
+        let cast: &[&str] = match self.group.as_deref() {
+            Some("clients") => &["--clients"],
+            Some(group) => &["--group", group],
+            None => &[],
+        };
         let output = Command::new(simulator)
             .args(["--until-bad", "--seeds", &seeds.to_string()])
-            .args(group.into_iter().flatten())
+            .args(cast)
             .env(SWITCH, &self.name)
             .stdin(Stdio::null())
             .output()

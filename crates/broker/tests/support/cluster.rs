@@ -257,7 +257,7 @@ fn start(broker: EmbeddedBuilder) -> Result<EmbeddedBroker, StartError> {
     })
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
     socket.local_addr().expect("it is bound").port()
 }

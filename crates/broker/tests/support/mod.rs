@@ -9,9 +9,11 @@ mod client;
 mod cluster;
 mod mutation;
 mod raw;
+mod site;
 
 pub use self::broker::{TestBroker, set};
 pub use self::client::{TestClient, batch_of};
 pub use self::cluster::{TestCluster, wait_until};
 pub use self::mutation::{Xorshift, is_answered_at_once, mutate, resident_bytes, sample_frames};
 pub use self::raw::{connect, get_metrics, header, read_frame};
+pub use self::site::{Place, Site};

@@ -1,6 +1,6 @@
 //! Offsets of partitions: where they begin and end, what was written when, and deleting up to a place.
 //!
-//! Both operations go to the partitions' leaders, one request per broker, and ask again only for those
+//! All of them go to the partitions' leaders, one request per broker, and ask again only for those
 //! partitions whose leader turned out to be another.
 
 use std::collections::HashMap;
@@ -8,6 +8,9 @@ use std::collections::HashMap;
 use wire::messages::delete_records::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic};
 use wire::messages::list_offsets::{
     ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic, UnreadRecord,
+};
+use wire::messages::offset_for_leader_epoch::{
+    OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str, TopicPartition};
 
@@ -142,6 +145,42 @@ impl Admin {
             }
         };
         at_leaders(&self.cluster, "listing offsets", names, ask).await
+    }
+
+    /// How far each partition's log goes in a leader epoch (KIP-320): the largest epoch in it that is at most the one asked about,
+    /// and the offset where that ends. `None` of a log that has nothing of an epoch so new.
+    pub async fn epoch_ends(
+        &self,
+        partitions: &[(TopicPartition, LeaderEpoch)],
+    ) -> Result<Outcomes<TopicPartition, Option<(LeaderEpoch, Offset)>>, Error> {
+        let epochs: HashMap<_, _> = partitions.iter().cloned().collect();
+        let names = partitions.iter().map(|(partition, _)| partition.clone()).collect();
+        let cluster = self.cluster.clone();
+        let ask = move |broker: BrokerId, asked: Vec<(TopicPartition, LeaderEpoch)>| {
+            let cluster = cluster.clone();
+            let topics = by_topic(asked, |partition, current| OffsetForLeaderPartition {
+                partition: partition.partition.0,
+                current_leader_epoch: current.0,
+                leader_epoch: epochs[partition].0,
+            });
+            let topics =
+                topics.into_iter().map(|(topic, partitions)| OffsetForLeaderTopic { topic, partitions });
+            let request = OffsetForLeaderEpochRequest { replica_id: -1, topics: topics.collect() };
+            async move {
+                let response = cluster.call(broker, Lane::Requests, request).await?;
+                let answers = response.topics.into_iter().flat_map(|topic| {
+                    topic.partitions.into_iter().map(move |answer| {
+                        let id = PartitionId(answer.partition);
+                        let partition = TopicPartition::new(topic.topic.clone(), id);
+                        let is_known = answer.leader_epoch >= 0 && answer.end_offset >= 0;
+                        let end = (LeaderEpoch(answer.leader_epoch), Offset(answer.end_offset));
+                        (partition, answer.error_code, is_known.then_some(end))
+                    })
+                });
+                Ok(answers.collect())
+            }
+        };
+        at_leaders(&self.cluster, "asking about leader epochs", names, ask).await
     }
 
     /// Deletes what lies before the given offsets; tells where the partitions begin now.

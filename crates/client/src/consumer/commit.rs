@@ -45,7 +45,8 @@ impl Committer {
         Self { shared, cluster, turn: Arc::default() }
     }
 
-    /// Commits what is done of these partitions, or of all, trying until the deadline.
+    /// Commits what is done of these partitions, which are being given up, or what is done by now of all, trying until the
+    /// deadline.
     pub(super) async fn commit(
         &self,
         of: Option<&BTreeSet<TopicPartition>>,
@@ -78,7 +79,13 @@ impl Committer {
                 return Ok(committed);
             }
             let asking = self.commit_once(&group, &doing, identity.as_ref(), &uncommitted, &mut committed);
-            let Err(error) = timeout_at(deadline, asking).await.map_err(|_| late(None))? else { continue };
+            let Err(error) = timeout_at(deadline, asking).await.map_err(|_| late(None))? else {
+                match of {
+                    // What is handed out still is done with meanwhile, too, and nothing follows.
+                    Some(_) => continue,
+                    None => return Ok(committed),
+                }
+            };
             if !self.may_help(&error, identity.as_ref()) {
                 return Err(error);
             }

@@ -465,11 +465,7 @@ impl Driver {
     fn release(&mut self, partitions: BTreeSet<TopicPartition>, within: Within) {
         let mut state = self.shared.lock();
         let id = state.id();
-        for partition in &partitions {
-            if let Some(slot) = state.slots.get_mut(partition) {
-                slot.is_leaving = true;
-            }
-        }
+        state.leave(&partitions);
         drop(state);
         if let Some(before) = self.release.take() {
             before.task.abort();

@@ -134,6 +134,11 @@ impl Packed {
         self.batch.partition_leader_epoch()
     }
 
+    /// Whether its records are not to be seen, whatever they are.
+    pub(super) fn is_hidden(&self) -> bool {
+        self.is_hidden
+    }
+
     /// The records from `position` on that are to be seen. Takes as long as decompressing them does.
     pub(super) fn unpack(
         &self,

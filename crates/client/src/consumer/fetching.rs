@@ -27,6 +27,14 @@ use crate::options::OffsetReset;
 /// The last version of Fetch that names topics instead of giving their ids.
 const BY_NAME_VERSION_MAX: i16 = 12;
 
+/// What a fetch asks for, in this order: a broker gives as much of the first as it may, and of the rest what is left. So
+/// those of which nothing waits go before those of which something does, or with many partitions these would stay first.
+#[derive(Default)]
+struct Wanted {
+    first: Vec<(TopicPartition, Asked, LeaderEpoch)>,
+    behind: Vec<(TopicPartition, Asked, LeaderEpoch)>,
+}
+
 impl Driver {
     // Where to begin.
 
@@ -239,6 +247,8 @@ impl Driver {
             };
             let position = slot.fetch_position;
             slot.standing = Standing::Reading;
+            // As Java's consumer does, the end of an older epoch is taken for enough: compaction removes the last records of an
+            // epoch, and a replica made since has never seen it. Whoever has to know more asks whether the topic is compacted.
             if end >= position {
                 slot.validated = leader;
                 continue;
@@ -275,7 +285,7 @@ impl Driver {
     pub(super) fn send_fetches(&mut self) {
         let now = Instant::now();
         let bytes_max = self.cluster.options().fetch_bytes_max;
-        let mut by_broker: HashMap<BrokerId, Vec<(TopicPartition, Asked, LeaderEpoch)>> = HashMap::new();
+        let mut by_broker: HashMap<BrokerId, Wanted> = HashMap::new();
         let mut buffered: HashMap<BrokerId, usize> = HashMap::new();
         let mut unknown = BTreeSet::new();
         let mut recreated = Vec::new();
@@ -306,7 +316,9 @@ impl Driver {
                 slot.preferred.filter(|(broker, until)| now < *until && self.cluster.has_broker(*broker));
             let broker = slot.preferred.map_or(leader.broker, |(broker, _)| broker);
             let asked = Asked { topic_id: slot.topic_id, offset: slot.fetch_position };
-            by_broker.entry(broker).or_default().push((partition.clone(), asked, leader.epoch));
+            let Wanted { first, behind } = by_broker.entry(broker).or_default();
+            let wanted = if slot.buffered_bytes() == 0 { first } else { behind };
+            wanted.push((partition.clone(), asked, leader.epoch));
         }
         for (partition, topic_id) in recreated {
             tracing::warn!(%partition, "the topic was deleted and created again: what was read is gone");
@@ -368,38 +380,36 @@ impl Driver {
         }
     }
 
-    fn fetch(
-        &mut self,
-        broker: BrokerId,
-        partitions: Vec<(TopicPartition, Asked, LeaderEpoch)>,
-        bytes_max: usize,
-    ) {
+    fn fetch(&mut self, broker: BrokerId, Wanted { first, behind }: Wanted, bytes_max: usize) {
         let options = self.cluster.options();
         let size = |bytes: usize| i32::try_from(bytes).unwrap_or(i32::MAX);
-        let mut topics: HashMap<(Str, Uuid), Vec<FetchPartition>> = HashMap::new();
-        let mut all_asked = HashMap::with_capacity(partitions.len());
-        for (partition, asked, leader_epoch) in partitions {
-            topics.entry((partition.topic.clone(), asked.topic_id)).or_default().push(FetchPartition {
+        let mut topics: Vec<FetchTopic> = Vec::new();
+        let mut all_asked = HashMap::with_capacity(first.len() + behind.len());
+        for (partition, asked, leader_epoch) in first.into_iter().chain(behind) {
+            let fetched = FetchPartition {
                 partition: partition.partition.0,
                 current_leader_epoch: leader_epoch.0,
                 fetch_offset: asked.offset.0,
                 partition_max_bytes: size(options.partition_fetch_bytes_max),
                 ..Default::default()
-            });
+            };
+            match topics.last_mut().filter(|last| last.topic == partition.topic) {
+                Some(last) => last.partitions.push(fetched),
+                None => topics.push(FetchTopic {
+                    topic: partition.topic.clone(),
+                    topic_id: asked.topic_id,
+                    partitions: vec![fetched],
+                }),
+            }
             all_asked.insert(partition, asked);
         }
-        let topics = topics.into_iter().map(|((topic, topic_id), partitions)| FetchTopic {
-            topic,
-            topic_id,
-            partitions,
-        });
         let request = FetchRequest {
             max_wait_ms: i32::try_from(options.fetch_wait_max.as_millis()).unwrap_or(i32::MAX),
             min_bytes: size(options.fetch_bytes_min),
             max_bytes: size(bytes_max),
             isolation_level: options.isolation_level.code(),
             rack_id: options.client_rack.as_deref().map_or_else(Str::default, Str::copy_from),
-            topics: topics.collect(),
+            topics,
             ..Default::default()
         };
         self.fetching.insert(broker);
@@ -483,7 +493,12 @@ impl Driver {
         // Whoever sought meanwhile wants other records than these.
         let is_wanted = |slot: &&mut Slot| {
             let is_reading = matches!(slot.standing, Standing::Reading | Standing::Validating);
-            is_reading && slot.fetch_position == asked.offset && slot.topic_id == asked.topic_id
+            is_reading
+                && !slot.is_leaving
+                // It would leave no room to others of its broker.
+                && !slot.is_paused
+                && slot.fetch_position == asked.offset
+                && slot.topic_id == asked.topic_id
         };
         let Some(slot) = state.slots.get_mut(partition).filter(is_wanted) else { return };
         if !data.error_code.is_ok() {

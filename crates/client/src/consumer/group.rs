@@ -4,7 +4,7 @@
 //! their time, and again after a failure. Nothing here knows what the application does, so that nothing it does
 //! delays a heartbeat.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use regex::Regex;
@@ -38,6 +38,8 @@ pub(super) struct Group {
     cluster: Cluster,
     voice: Voice,
     membership: Membership,
+    /// As which member it was silent: the coordinator is to forget that one before this one joins.
+    former: Option<Str>,
     /// Ids of the topics that were assigned (consumer protocol).
     ids: BTreeMap<Str, Uuid>,
     /// What the coordinator knows of this member; nothing after a failure.
@@ -113,15 +115,12 @@ impl Group {
         let options = cluster.options();
         let strategies = &options.assignment_strategies;
         let is_cooperative = strategies.iter().all(|strategy| strategy.is_cooperative());
-        let (protocol, member_id) = match options.group_protocol {
-            GroupProtocol::Consumer => {
-                let random = || u128::from(cluster.environment().random());
-                let id = Uuid::from_u128(random() << 64 | random());
-                (Protocol::Consumer, Str::from(id.to_string()))
-            }
-            GroupProtocol::Classic if is_cooperative => (Protocol::Cooperative, Str::default()),
-            GroupProtocol::Classic => (Protocol::Eager, Str::default()),
+        let protocol = match options.group_protocol {
+            GroupProtocol::Consumer => Protocol::Consumer,
+            GroupProtocol::Classic if is_cooperative => Protocol::Cooperative,
+            GroupProtocol::Classic => Protocol::Eager,
         };
+        let member_id = own_id(protocol, &cluster);
         let now = Instant::now();
         let voice = Voice {
             cluster: cluster.clone(),
@@ -133,6 +132,7 @@ impl Group {
             id,
             voice,
             membership: Membership::new(protocol, member_id),
+            former: None,
             ids: BTreeMap::new(),
             told: None,
             unnamed: None,
@@ -178,20 +178,27 @@ impl Group {
         let (voice, identity) = (self.voice.clone(), self.identity());
         let (group, stint) = (self.id, self.membership.stint());
         let protocol = self.membership.protocol();
+        let former = self.former.clone().filter(|_| asked == Ask::Join);
+        let farewell = former.and_then(|former| self.farewell(former));
         if protocol == Protocol::Consumer {
             let told = Told { wish: voice.wish.clone(), owned: owned.clone() };
             let request = self.heartbeat(&told);
             let unnamed = self.unnamed.clone();
+            let names = self.ids.iter().map(|(name, id)| (*id, name.clone())).collect();
             return Some(Box::pin(async move {
-                let outcome = voice.beat(request, unnamed).await;
+                let outcome = match said(farewell).await {
+                    Ok(()) => voice.beat(request, unnamed, names).await,
+                    Err(error) => Err(error),
+                };
                 Reply { group, stint, asked, told: Some(told), outcome }
             }));
         }
         let owned: Vec<_> = owned.iter().cloned().collect();
         Some(Box::pin(async move {
-            let outcome = match asked {
-                Ask::Join => voice.join(identity, owned).await,
-                Ask::Heartbeat => voice.beat_classic(identity).await,
+            let outcome = match (said(farewell).await, asked) {
+                (Ok(()), Ask::Join) => voice.join(identity, owned).await,
+                (Ok(()), Ask::Heartbeat) => voice.beat_classic(identity).await,
+                (Err(error), _) => Err(error),
             };
             Reply { group, stint, asked, told: None, outcome }
         }))
@@ -255,9 +262,9 @@ impl Group {
             Err(error) => {
                 self.told = None;
                 let is_unreleased = error.code() == Some(ErrorCode::UNRELEASED_INSTANCE_ID);
-                let since = *self.unreleased_since.get_or_insert(now);
                 // Who had the name before may have died without a word: it is free when its session is over.
-                let may_be_freed = is_unreleased && since.elapsed() <= options.session_timeout;
+                let may_be_freed = is_unreleased
+                    && self.unreleased_since.get_or_insert(now).elapsed() <= options.session_timeout;
                 if error.kind() != ErrorKind::Retriable && !may_be_freed {
                     return Err(error);
                 }
@@ -267,6 +274,7 @@ impl Group {
             }
         };
         (self.answered, self.unreleased_since) = (now, None);
+        self.former = None;
         self.interval = said.interval.unwrap_or(self.interval);
         self.next = now + self.interval;
         self.told = reply.told;
@@ -309,7 +317,11 @@ impl Group {
         }
         tracing::warn!(group = %self.voice.group_id, "the coordinator was not heard for session.timeout.ms");
         self.told = None;
-        self.membership.heard(Heard::Silence, owned)
+        if self.membership.is_known() {
+            self.former = Some(self.membership.member_id().clone());
+        }
+        let anew = own_id(self.membership.protocol(), &self.cluster);
+        self.membership.heard(Heard::Silence { anew }, owned)
     }
 
     pub(super) fn released(&mut self, owned: &BTreeSet<TopicPartition>) -> Vec<Action> {
@@ -358,13 +370,20 @@ impl Group {
 
     /// Leaves; what comes back is the request, if there is anybody to tell.
     pub(super) fn leave(&mut self) -> Option<BoxFuture<'static, Result<(), Error>>> {
-        let is_known = self.membership.is_known();
-        let is_consumer = self.membership.protocol() == Protocol::Consumer;
-        let member_id = self.membership.member_id().clone();
+        let farewell = match self.membership.is_known() {
+            true => self.farewell(self.membership.member_id().clone()),
+            false => None,
+        };
         self.membership.leave();
         self.told = None;
+        farewell
+    }
+
+    /// Tells the coordinator that a member is none any more.
+    fn farewell(&self, member_id: Str) -> Option<BoxFuture<'static, Result<(), Error>>> {
+        let is_consumer = self.membership.protocol() == Protocol::Consumer;
         // In the classic protocol a static member stays, as it is expected back.
-        if !is_known || (!is_consumer && self.voice.instance_id.is_some()) {
+        if !is_consumer && self.voice.instance_id.is_some() {
             return None;
         }
         let voice = self.voice.clone();
@@ -378,7 +397,25 @@ impl Group {
 
     pub(super) fn enter(&mut self) {
         self.answered = Instant::now();
-        self.membership.enter();
+        self.membership.enter(own_id(self.membership.protocol(), &self.cluster));
+    }
+}
+
+/// Under which id a member asks to join: its own in the consumer protocol, else the coordinator gives it one.
+fn own_id(protocol: Protocol, cluster: &Cluster) -> Str {
+    match protocol {
+        Protocol::Consumer => {
+            let random = || u128::from(cluster.environment().random());
+            Str::from(Uuid::from_u128(random() << 64 | random()).to_string())
+        }
+        Protocol::Eager | Protocol::Cooperative => Str::default(),
+    }
+}
+
+async fn said(farewell: Option<BoxFuture<'static, Result<(), Error>>>) -> Result<(), Error> {
+    match farewell {
+        Some(farewell) => farewell.await,
+        None => Ok(()),
     }
 }
 
@@ -404,6 +441,7 @@ impl Voice {
         &self,
         request: ConsumerGroupHeartbeatRequest,
         unnamed: Option<Vec<TopicPartitions>>,
+        names: HashMap<Uuid, Str>,
     ) -> Result<Said, Error> {
         let answer = self.cluster.call_coordinator(&self.group_id, Lane::Requests, request).await?;
         self.check(answer.error_code, answer.error_message.as_deref())?;
@@ -416,7 +454,7 @@ impl Voice {
         let mut unnamed = None;
         let target = match assigned {
             Some(assigned) => {
-                let (target, is_whole) = self.name(&assigned, &mut ids).await;
+                let (target, is_whole) = self.name(&assigned, &names, &mut ids).await;
                 unnamed = (!is_whole).then_some(assigned);
                 Some(target)
             }
@@ -427,13 +465,16 @@ impl Voice {
         Ok(Said { interval: interval.map(Duration::from_millis), ids, unnamed, ..Said::from(heard) })
     }
 
-    /// The partitions by name, and whether all could be named.
+    /// The partitions by name, and whether all could be named. A name that was once told is remembered: metadata is forgotten
+    /// whenever a leader changes, and a partition that has no name would be given up.
     async fn name(
         &self,
         assigned: &[TopicPartitions],
+        names: &HashMap<Uuid, Str>,
         ids: &mut BTreeMap<Str, Uuid>,
     ) -> (BTreeSet<TopicPartition>, bool) {
-        let unknown = |topic: &&TopicPartitions| self.cluster.topic_name(topic.topic_id).is_none();
+        let known = |id: Uuid| self.cluster.topic_name(id).or_else(|| names.get(&id).cloned());
+        let unknown = |topic: &&TopicPartitions| known(topic.topic_id).is_none();
         let unknown: Vec<_> = assigned.iter().filter(unknown).map(|topic| topic.topic_id).collect();
         if !unknown.is_empty() {
             let wait = self.cluster.options().heartbeat_interval;
@@ -447,7 +488,7 @@ impl Voice {
         }
         let (mut named, mut is_whole) = (BTreeSet::new(), true);
         for topic in assigned {
-            let Some(name) = self.cluster.topic_name(topic.topic_id) else {
+            let Some(name) = known(topic.topic_id) else {
                 is_whole = false;
                 continue;
             };
@@ -651,4 +692,35 @@ fn subscribed(wish: &Wish) -> (Vec<Str>, Option<Str>) {
 
 fn millis(duration: Duration) -> i32 {
     i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap};
+    use std::sync::Arc;
+
+    use wire::messages::consumer_group_heartbeat::TopicPartitions;
+    use wire::{PartitionId, Str, TopicPartition, Uuid};
+
+    use super::{Voice, Wish};
+    use crate::cluster::Cluster;
+    use crate::environment::TokioEnvironment;
+    use crate::options::Options;
+
+    #[tokio::test]
+    async fn a_topic_keeps_its_name_when_the_metadata_is_gone_and_nobody_answers() {
+        let mut options = Options::default();
+        // Nothing listens there.
+        options.set("bootstrap.servers", "127.0.0.1:1").unwrap();
+        let cluster = Cluster::new(options, Arc::new(TokioEnvironment)).unwrap();
+        let voice = Voice { cluster, group_id: Str::from("g"), instance_id: None, wish: Wish::Nothing };
+        let id = Uuid([7; 16]);
+        let assigned = [TopicPartitions { topic_id: id, partitions: vec![0, 2] }];
+        let names = HashMap::from([(id, Str::from("orders"))]);
+        let mut ids = BTreeMap::new();
+        let (named, is_whole) = voice.name(&assigned, &names, &mut ids).await;
+        let wanted = [0, 2].map(|id| TopicPartition::new("orders", PartitionId(id)));
+        assert_eq!((named, is_whole), (wanted.into(), true));
+        assert_eq!(ids, BTreeMap::from([(Str::from("orders"), id)]));
+    }
 }

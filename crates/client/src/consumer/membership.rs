@@ -72,8 +72,11 @@ pub(super) enum Heard {
         target: Option<BTreeSet<TopicPartition>>,
     },
     Refused(ErrorCode),
-    /// It has not been heard for as long as a session lasts.
-    Silence,
+    /// It has not been heard for as long as a session lasts. It joins again as another member, under this id: what it had
+    /// under way as the one it was must not count for what it is given then, and the coordinator may know nothing of a break.
+    Silence {
+        anew: Str,
+    },
 }
 
 /// What to do with partitions.
@@ -180,7 +183,10 @@ impl Membership {
                 }
             }
             Heard::Refused(code) => self.refused(code, owned),
-            Heard::Silence => self.lose(),
+            Heard::Silence { anew } => {
+                self.member_id = anew;
+                self.lose()
+            }
         }
     }
 
@@ -299,14 +305,12 @@ impl Membership {
         self.target.clear();
     }
 
-    /// It wants to be one again.
-    pub(super) fn enter(&mut self) {
+    /// It wants to be one again, another one: that it left may not have arrived.
+    pub(super) fn enter(&mut self, anew: Str) {
         if self.phase == Phase::Outside {
             self.phase = Phase::Joining;
             self.is_urgent = true;
-            if self.protocol != Protocol::Consumer {
-                self.member_id = Str::default();
-            }
+            self.member_id = anew;
         }
     }
 }
@@ -358,13 +362,13 @@ mod tests {
                     member.released(&owned)
                 }
                 "changed" => member.changed(&owned),
-                "silence" => member.heard(Heard::Silence, &owned),
+                "silence" => member.heard(Heard::Silence { anew: "another".into() }, &owned),
                 "leave" => {
                     member.leave();
                     Vec::new()
                 }
                 "enter" => {
-                    member.enter();
+                    member.enter("another".into());
                     Vec::new()
                 }
                 name => {

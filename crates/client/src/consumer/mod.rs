@@ -41,7 +41,7 @@ use shared::{Shared, Taken, Wish};
 
 pub use commit::Committed;
 pub use offsets::{Assigned, CommittedOffsets, Offsets};
-pub use positions::{Begin, Start, Watermarks};
+pub use positions::{Begin, Reached, Start, Watermarks};
 pub(crate) use protocol::decode_assignment;
 pub use records::{Record, Records, Singles};
 
@@ -258,6 +258,15 @@ impl Consumer {
         slot.ledger.as_ref().map(|_| slot.position)
     }
 
+    /// How far a partition is dealt with, once its position is known. Moves over what is not to be seen, as the ends of
+    /// transactions are, when all before it is dealt with.
+    pub fn reached(&self, partition: &TopicPartition) -> Option<Reached> {
+        let state = self.shared.lock();
+        let slot = state.slots.get(partition)?;
+        let handled = slot.ledger.as_ref()?.handled();
+        Some(Reached { next: handled.next, leader_epoch: handled.leader_epoch, committed: slot.committed })
+    }
+
     /// The ends of a partition, as of the last fetch.
     pub fn watermarks(&self, partition: &TopicPartition) -> Option<Watermarks> {
         self.shared.lock().slots.get(partition)?.watermarks
@@ -286,12 +295,23 @@ impl Consumer {
         Ok(committed)
     }
 
-    /// Who this consumer is in its group, for a transaction that commits its offsets ([`Transaction`](crate::Transaction)).
-    /// Nobody while it reads as no member of a group. Taken when the offsets are sent: a rebalance makes it another.
-    pub fn group_metadata(&self) -> Option<ConsumerGroupMetadata> {
+    /// Who this consumer is in its group, for a transaction that commits the offsets of these records
+    /// ([`Transaction`](crate::Transaction)). Nobody as soon as one of them is not this consumer's any more:
+    /// whoever reads its partition now does that work, and the transaction is to be aborted. Ask when all
+    /// else of the transaction is sent; what happens to the group from then on, its coordinator notices.
+    pub fn group_metadata<'a>(
+        &self,
+        records: impl IntoIterator<Item = &'a Records>,
+    ) -> Option<ConsumerGroupMetadata> {
         let options = self.cluster.options();
         let group_id = options.group_id.as_deref().map(Str::copy_from)?;
-        let identity = self.shared.lock().identity.clone()?;
+        let state = self.shared.lock();
+        // Both at once: who came back as another member may not speak for what it had before.
+        let identity = state.identity.clone().filter(|identity| identity.epoch >= 0)?;
+        if !records.into_iter().all(|records| records.counts_in(&state)) {
+            return None;
+        }
+        drop(state);
         Some(ConsumerGroupMetadata {
             group_id,
             generation_id: identity.epoch,
@@ -376,9 +396,16 @@ pub struct SingleStream {
 }
 
 impl SingleStream {
-    /// The consumer, for all but taking records.
+    /// The consumer, for all but taking records and [unsubscribing](SingleStream::unsubscribe): what is in hand there is in this
+    /// stream's, too.
     pub fn consumer(&self) -> &Consumer {
         &self.consumer
+    }
+
+    /// Reads nothing any more, see [`Consumer::unsubscribe`]. Records that were not taken yet go back.
+    pub async fn unsubscribe(&mut self) -> Result<Committed, Error> {
+        self.current = None;
+        self.consumer.unsubscribe().await
     }
 
     /// The next record, as [`Consumer::next`].

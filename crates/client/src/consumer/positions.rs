@@ -55,6 +55,17 @@ impl From<Offset> for Begin {
     }
 }
 
+/// How far a partition is dealt with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    /// The next offset.
+    pub next: Offset,
+    /// The epoch of the leader that wrote what lies before it, or [`LeaderEpoch::NONE`].
+    pub leader_epoch: LeaderEpoch,
+    /// Up to where the group has it, as far as this consumer knows: where it began or what it has committed since.
+    pub committed: Option<Offset>,
+}
+
 /// The ends of a partition, as of the last fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watermarks {

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use wire::{LeaderEpoch, Offset, TopicPartition, Uuid};
 
 use super::positions::Watermarks;
-use super::shared::{About, Receipt};
+use super::shared::{About, Receipt, State};
 use crate::record::ConsumedRecord;
 
 /// Records of one batch of one partition, in order, and the right to say that they are dealt with.
@@ -81,6 +81,10 @@ impl Records {
     /// are dropped the sooner their partition moves on.
     pub fn is_wanted(&self) -> bool {
         self.receipt.is_wanted()
+    }
+
+    pub(super) fn counts_in(&self, state: &State) -> bool {
+        self.receipt.counts_in(state)
     }
 }
 

@@ -325,6 +325,19 @@ impl State {
         }
     }
 
+    /// Partitions are being given up: what is in hand still counts, and what is not is left to whoever gets them next, so that
+    /// it takes no room meanwhile.
+    pub(super) fn leave(&mut self, partitions: &BTreeSet<TopicPartition>) {
+        for partition in partitions {
+            let id = self.id();
+            if let Some(slot) = self.slots.get_mut(partition) {
+                slot.pass_hidden(partition, id);
+                slot.is_leaving = true;
+                slot.rewind(slot.position);
+            }
+        }
+    }
+
     /// Fetched bytes of a partition arrived.
     pub(super) fn put(&mut self, partition: &TopicPartition, fetched: Fetched, source: BrokerId) {
         let Some(slot) = self.slots.get_mut(partition) else { return };
@@ -402,6 +415,8 @@ impl State {
         } else {
             tracing::warn!(%partition, %offset, problem, "a damaged batch is fetched again");
             slot.life = life;
+            // What was asked about the life before is answered to nobody.
+            slot.is_asked = false;
             slot.rewind(slot.position);
         }
     }
@@ -546,6 +561,26 @@ impl Slot {
         self.is_asked = false;
     }
 
+    /// What is next and not to be seen is done with when all before it is.
+    fn pass_hidden(&mut self, partition: &TopicPartition, id: u64) {
+        let (Some(ledger), None) = (self.ledger.as_mut(), &self.rest) else { return };
+        while let Some(fetched) = self.buffer.front_mut() {
+            let Some(next) = fetched.next(self.position) else {
+                self.buffer.pop_front();
+                continue;
+            };
+            let is_nothing = |packed: &Packed| {
+                packed.unpack(partition, self.position).is_ok_and(|records| records.is_empty())
+            };
+            let Some(packed) = next.ok().filter(|packed| packed.is_hidden() && is_nothing(packed)) else {
+                return;
+            };
+            ledger.hand_out(id, self.position, packed.next(), packed.leader_epoch());
+            ledger.done(id, self.position, packed.next());
+            self.position = packed.next();
+        }
+    }
+
     /// Goes back to what was handed out before; what lies in the buffer is fetched again.
     fn rewind(&mut self, offset: Offset) {
         self.clear();
@@ -677,10 +712,14 @@ impl Receipt {
     /// Whether these records are still this consumer's, and nobody waits for them to be let go.
     pub(super) fn is_wanted(&self) -> bool {
         let state = self.shared.lock();
-        let Some(slot) = state.slots.get(&self.partition).filter(|slot| !slot.is_leaving) else {
-            return false;
-        };
-        slot.ledger.as_ref().is_some_and(|ledger| ledger.counts(self.id, self.first))
+        let is_leaving = state.slots.get(&self.partition).is_some_and(|slot| slot.is_leaving);
+        !is_leaving && self.counts_in(&state)
+    }
+
+    /// Whether acknowledging these records changes anything.
+    pub(super) fn counts_in(&self, state: &State) -> bool {
+        let ledger = state.slots.get(&self.partition).and_then(|slot| slot.ledger.as_ref());
+        ledger.is_some_and(|ledger| ledger.counts(self.id, self.first))
     }
 }
 
@@ -691,5 +730,67 @@ impl Drop for Receipt {
             self.shared.hands.notify_waiters();
             self.shared.driver.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::task::Waker;
+
+    use bytes::Bytes;
+    use wire::records::{BatchBuilder, BatchOptions};
+    use wire::{BrokerId, Millis, Offset, PartitionId, ProducerEpoch, ProducerId, TopicPartition, Uuid};
+
+    use super::{Shared, Taken};
+    use crate::consumer::fetched::Fetched;
+    use crate::consumer::positions::{Begin, Watermarks};
+    use crate::options::Isolation;
+
+    /// A record of a transaction at an offset, or the end of the transaction.
+    fn batch(at: i64, is_control: bool) -> Bytes {
+        let mut builder = BatchBuilder::new(BatchOptions {
+            base_offset: Offset(at),
+            producer_id: ProducerId(1),
+            producer_epoch: ProducerEpoch(0),
+            base_sequence: if is_control { -1 } else { 0 },
+            is_transactional: true,
+            is_control,
+            ..Default::default()
+        });
+        let key: Option<&[u8]> = is_control.then_some(&[0, 0, 0, 1]);
+        builder.append(Millis(1), key, Some(b"value-"), &[]);
+        builder.build()
+    }
+
+    fn fetched(batches: &[Bytes]) -> Fetched {
+        let end = Offset(100);
+        let watermarks = Watermarks { log_start: Offset(0), last_stable: end, high_watermark: end };
+        Fetched::new(batches.concat().into(), watermarks, Vec::new(), Isolation::ReadCommitted)
+    }
+
+    #[test]
+    fn a_partition_that_is_given_up_leaves_its_room_to_others_and_ends_behind_what_nobody_sees() {
+        let shared = Arc::new(Shared::new());
+        let partition = TopicPartition::new("t", PartitionId(0));
+        shared.lock().begin(partition.clone(), Uuid::ZERO, Some(Begin::from(Offset(0))));
+        let batches = [batch(0, false), batch(1, true), batch(2, true), batch(3, false)];
+        shared.lock().put(&partition, fetched(&batches), BrokerId(1));
+        let Taken::Packed { receipt, .. } = shared.take(10, Waker::noop()) else {
+            panic!("a batch is to be had");
+        };
+        assert!(shared.lock().slots[&partition].buffered_bytes() > 0);
+
+        shared.lock().leave(&[partition.clone()].into());
+        let at = |shared: &Shared| {
+            let state = shared.lock();
+            let slot = &state.slots[&partition];
+            let handled = slot.ledger.as_ref().map(|ledger| ledger.handled().next);
+            (handled, slot.position, slot.buffered_bytes())
+        };
+        assert_eq!(at(&shared), (Some(Offset(0)), Offset(3), 0), "what is in hand is not done with");
+        assert!(matches!(shared.take(10, Waker::noop()), Taken::End));
+        receipt.done();
+        assert_eq!(at(&shared).0, Some(Offset(3)), "behind the ends of the transactions");
     }
 }

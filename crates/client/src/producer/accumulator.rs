@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use wire::{Millis, PartitionId, Str, TopicPartition};
+use wire::{Millis, PartitionId, Str, TopicPartition, Uuid};
 
 use super::outcome::{DeliveryHandle, Outcome};
 use super::queue::{Identity, Making, Pushed, Queue, Rules, Wish};
@@ -37,6 +37,7 @@ pub(super) struct Accumulator {
 struct Topic {
     /// The map's version that this is from.
     version: u64,
+    id: Uuid,
     partitions: u32,
     /// Those that have a leader, or all if none has.
     available: Vec<PartitionId>,
@@ -78,12 +79,13 @@ impl Accumulator {
         record: &ProducerRecord,
         bytes: usize,
         timestamp: Millis,
+        transaction: Option<u64>,
     ) -> Result<Option<Queued>, Error> {
         if self.is_closing {
             return Err(Error::Closed);
         }
         if let Some(transactions) = &self.transactions {
-            transactions.check_open()?;
+            transactions.check_open(transaction)?;
         }
         if !self.knows(cluster, &record.topic) {
             return Ok(None);
@@ -138,8 +140,18 @@ impl Accumulator {
     pub(super) fn learn(&mut self, name: &Str, known: &metadata::Topic, version: u64) {
         let topic = self.topics.entry(Str::copy_from(name)).or_insert_with(Topic::unknown);
         topic.version = version;
-        topic.partitions = topic.partitions.max(known.partitions.len() as u32);
-        topic.queues.resize(topic.partitions as usize, None);
+        let count = known.partitions.len() as u32;
+        if topic.id == known.id {
+            // Topics do not shrink: a broker that says so is behind.
+            topic.partitions = topic.partitions.max(count);
+        } else {
+            // It was deleted and made anew; nobody there knows this producer.
+            topic.id = known.id;
+            topic.partitions = count;
+            topic.queues.iter().flatten().for_each(|&at| self.queues[at].meet());
+        }
+        // Those of partitions that are no longer there may hold something still.
+        topic.queues.resize(topic.queues.len().max(count as usize), None);
         // An answer may leave partitions out, and name some that cannot be.
         let there = |partition: &&metadata::Partition| (0..topic.partitions as i32).contains(&partition.id.0);
         let there: Vec<_> = known.partitions.iter().filter(there).collect();
@@ -151,6 +163,31 @@ impl Accumulator {
         if topic.available.is_empty() {
             topic.available = (0..topic.partitions as i32).map(PartitionId).collect();
         }
+    }
+
+    /// Looks at what the cluster's map says of a topic by now.
+    pub(super) fn look_up(&mut self, cluster: &Cluster, name: &Str) {
+        if self.topics.contains_key(name) {
+            self.knows(cluster, name);
+        }
+    }
+
+    /// What is wrong with a queue whose topic was deleted and made anew with fewer partitions.
+    pub(super) fn missing_partition(&self, at: usize) -> Option<Error> {
+        let partition = &self.queues[at].partition;
+        let partitions = self.topics.get(&partition.topic)?.partitions;
+        let is_there = (0..partitions as i32).contains(&partition.partition.0);
+        let error =
+            || Error::UnknownPartition { partition: partition.clone(), partitions: partitions as usize };
+        (!is_there).then(error)
+    }
+
+    /// Gives up what waits in a queue: it goes nowhere else, where it could come behind what was sent later.
+    pub(super) fn give_up_queue(&mut self, at: usize, error: Error, now: Instant) {
+        self.queues[at].gone = None;
+        self.queues[at].drop_unsent(&error);
+        self.reschedule(at, now);
+        self.fail_transaction(error, now);
     }
 
     /// A batch of the partition leaves: the next record without a key goes elsewhere.
@@ -226,6 +263,7 @@ impl Topic {
     fn unknown() -> Self {
         Self {
             version: 0,
+            id: Uuid::default(),
             partitions: 0,
             available: Vec::new(),
             sticky: Sticky::default(),

@@ -119,6 +119,15 @@ impl Producer {
     /// topic cannot be looked up within `default.api.timeout.ms`; [`Error::State`] on a transactional producer without
     /// an open transaction; [`Error::Closed`].
     pub async fn enqueue(&self, record: ProducerRecord) -> Result<DeliveryHandle, Error> {
+        self.enqueue_in(record, None).await
+    }
+
+    /// The same as part of one transaction alone, if one is named.
+    async fn enqueue_in(
+        &self,
+        record: ProducerRecord,
+        transaction: Option<u64>,
+    ) -> Result<DeliveryHandle, Error> {
         let Shared { cluster, memory, .. } = &*self.shared;
         let options = cluster.options();
         let bytes = record.size();
@@ -135,13 +144,13 @@ impl Producer {
         let permits = u32::try_from(bytes).expect("max.request.size fits 32 bits");
         let memory = memory.acquire_many(permits).await.map_err(|_| Error::Closed)?;
         let timestamp = record.timestamp.unwrap_or_else(|| cluster.environment().now());
-        let mut appended = self.shared.lock().append(cluster, &record, bytes, timestamp)?;
+        let mut appended = self.shared.lock().append(cluster, &record, bytes, timestamp, transaction)?;
         if appended.is_none() {
             let version = cluster.metadata_version();
             let topic = cluster.topic(&record.topic).await?;
             let mut accumulator = self.shared.lock();
             accumulator.learn(&record.topic, &topic, version);
-            appended = accumulator.append(cluster, &record, bytes, timestamp)?;
+            appended = accumulator.append(cluster, &record, bytes, timestamp, transaction)?;
         }
         let queued = appended.expect("the topic is known by now");
         // From here on the batch holds them.

@@ -5,11 +5,15 @@
 //! batches go only while none waits to be sent again, and those that wait go one by one, in their order. So the
 //! order holds through retries.
 //!
-//! A batch gets another number only after a broker refused the first in line as out of order: then neither it nor
-//! one behind it was appended. Nothing else can be inferred from a failure, so nothing else changes a number.
+//! A batch gets another number only after a broker refused the first in line as out of order: so it was not appended,
+//! and neither was one behind it if the broker counts. Nothing else can be inferred from a failure, so nothing else
+//! changes a number.
 //!
-//! Brokers take any number from a producer that they do not know. So the first batch under an identity goes alone:
-//! were a second one there first, the first could never follow.
+//! A broker does not count a producer that it does not know: it takes any number from it. So the first batch goes
+//! alone under an identity, at a broker, and after a while in which nothing was acknowledged, for brokers forget who
+//! is idle: were a second one there first, the first could never follow. Where that happens nevertheless nothing is
+//! doubled or reordered: before numbers change, those behind that an earlier try may have appended are asked about,
+//! by sending them again as they were; and one that was overtaken fails.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -48,6 +52,8 @@ pub(super) struct Batch {
     pub(super) tries: u32,
     /// What the last try ended with.
     pub(super) trouble: Option<Error>,
+    /// Whether a try ended in a way that does not rule out that it was appended.
+    pub(super) may_be_appended: bool,
 }
 
 enum Content {
@@ -88,6 +94,7 @@ impl Batch {
             is_full: false,
             tries: 0,
             trouble: None,
+            may_be_appended: false,
         }
     }
 
@@ -155,6 +162,7 @@ impl Batch {
             is_full: true,
             tries: self.tries,
             trouble: None,
+            may_be_appended: false,
         };
         [half(left, left_promise), half(right, right_promise)]
     }
@@ -168,7 +176,13 @@ struct Sent {
     outcome: Arc<Outcome>,
     /// Waiting to be sent again; absent while it is with its request.
     batch: Option<Batch>,
+    /// Whether one behind it was appended before it.
+    is_overtaken: bool,
 }
+
+/// How long after an acknowledgement a broker is believed to know the producer still. Far less than brokers remember
+/// producers (`producer.id.expiration.ms`), and long enough for a stream to keep five batches on their way.
+const KNOWN_MAX: Duration = Duration::from_secs(10);
 
 /// The queue of one partition.
 pub(super) struct Queue {
@@ -180,8 +194,8 @@ pub(super) struct Queue {
     next_ticket: u64,
     identity: Option<Identity>,
     next_sequence: i32,
-    /// Whether the brokers know this identity in this partition.
-    is_known: bool,
+    /// When the broker last showed that it knows this identity in this partition.
+    known: Option<Instant>,
     /// Numbers start again as soon as nothing is in flight.
     is_out_of_step: bool,
     not_before: Option<Instant>,
@@ -189,6 +203,8 @@ pub(super) struct Queue {
     pub(super) broker: Option<BrokerId>,
     /// Why nothing moves, if something is in the way.
     pub(super) trouble: Option<Error>,
+    /// Since when the topic is another one of the same name, without this partition.
+    pub(super) gone: Option<Instant>,
 }
 
 /// The bounds that a queue keeps to.
@@ -240,11 +256,12 @@ impl Queue {
             next_ticket: 0,
             identity: None,
             next_sequence: 0,
-            is_known: false,
+            known: None,
             is_out_of_step: false,
             not_before: None,
             broker: None,
             trouble: None,
+            gone: None,
         }
     }
 
@@ -294,7 +311,8 @@ impl Queue {
             }
             now
         } else {
-            let in_flight_max = if self.is_known { rules.in_flight_max } else { 1 };
+            let is_known = self.known.is_some_and(|known| now < known + KNOWN_MAX);
+            let in_flight_max = if is_known { rules.in_flight_max } else { 1 };
             let Some(first) = self.fresh.front() else { return Wish::Nothing };
             if self.sent.len() >= in_flight_max {
                 return Wish::Nothing;
@@ -350,13 +368,18 @@ impl Queue {
             batch.promise.settle(Err(error.clone()));
             failed = Some(error);
         }
+        self.renumber_when_landed();
         failed
     }
 
     /// Takes the batch to be sent. `identity` numbers it, unless the partition still has an older one in use.
     pub(super) fn take(&mut self, identity: Option<Identity>) -> Taken {
         self.not_before = None;
-        if let Some(sent) = self.sent.front_mut()
+        let again = match self.doubtful() {
+            Some(at) if self.is_out_of_step => at,
+            _ => 0,
+        };
+        if let Some(sent) = self.sent.get_mut(again)
             && let Some(mut batch) = sent.batch.take()
         {
             batch.tries += 1;
@@ -366,7 +389,7 @@ impl Queue {
         if self.sent.is_empty() && self.identity != identity {
             self.identity = identity;
             self.next_sequence = 0;
-            self.is_known = false;
+            self.known = None;
         }
         if self.sent.is_empty() {
             self.is_out_of_step = false;
@@ -382,6 +405,7 @@ impl Queue {
             begun: batch.begun,
             outcome: batch.promise.outcome(),
             batch: None,
+            is_overtaken: false,
         });
         Taken { ticket, batch, number, is_fresh: true }
     }
@@ -391,12 +415,27 @@ impl Queue {
         self.sent.front().is_some_and(|first| first.ticket == ticket)
     }
 
+    /// Whether one behind the batch was appended before it.
+    pub(super) fn is_overtaken(&self, ticket: u64) -> bool {
+        self.sent[self.place_of(ticket)].is_overtaken
+    }
+
     /// The batch was appended.
-    pub(super) fn succeed(&mut self, ticket: u64) {
+    pub(super) fn succeed(&mut self, ticket: u64, now: Instant) {
+        let ahead = self.place_of(ticket);
+        self.sent.iter_mut().take(ahead).for_each(|sent| sent.is_overtaken = true);
         let sent = self.remove(ticket);
-        self.is_known |= sent.number.is_some_and(|(identity, _)| Some(identity) == self.identity);
+        if sent.number.is_some_and(|(identity, _)| Some(identity) == self.identity) {
+            self.known = Some(now);
+        }
         self.trouble = None;
         self.not_before = None;
+        self.renumber_when_landed();
+    }
+
+    /// The batches go to another broker, or to another topic of that name, which may not know the producer.
+    pub(super) fn meet(&mut self) {
+        self.known = None;
     }
 
     /// The batch is given up.
@@ -428,6 +467,7 @@ impl Queue {
                     begun: half.begun,
                     outcome: half.promise.outcome(),
                     batch: Some(half),
+                    is_overtaken: whole.is_overtaken,
                 },
             );
             number = next;
@@ -435,22 +475,32 @@ impl Queue {
         self.renumber_when_landed();
     }
 
-    /// The first in line is not what the broker expects, although all before it was appended or given up: so
-    /// neither it nor one behind it was appended, and all start again under the next identity.
+    /// The first in line is not what the broker expects, although all before it was appended or given up: so neither it
+    /// nor one behind it was appended, and all start again under the next identity. Those behind of which a try was not
+    /// answered are asked about first: a broker that did not count may have them.
     pub(super) fn lose_step(&mut self, ticket: u64, batch: Batch) {
         assert!(self.is_first(ticket), "only the first in line tells");
         self.is_out_of_step = true;
-        self.retry(ticket, batch, None);
+        self.retry(ticket, Batch { may_be_appended: false, ..batch }, None);
     }
 
     fn renumber_when_landed(&mut self) {
-        if !self.is_out_of_step || self.is_in_flight() {
+        if !self.is_out_of_step || self.is_in_flight() || self.doubtful().is_some() {
             return;
         }
         while let Some(sent) = self.sent.pop_back() {
-            self.fresh.push_front(sent.batch.expect("nothing is in flight"));
+            let batch = sent.batch.expect("nothing is in flight");
+            match sent.is_overtaken {
+                false => self.fresh.push_front(batch),
+                true => batch.promise.settle(Err(batch.trouble.clone().unwrap_or(Error::Closed))),
+            }
         }
         self.identity = None;
+    }
+
+    /// The first that waits to be sent again and may be appended already.
+    fn doubtful(&self) -> Option<usize> {
+        self.sent.iter().position(|sent| sent.batch.as_ref().is_some_and(|batch| batch.may_be_appended))
     }
 
     /// Gives up all that is not on its way; tells whether any of it had a number.
@@ -573,7 +623,7 @@ mod tests {
         }
 
         fn succeed(&mut self, taken: Taken) {
-            self.queue.succeed(taken.ticket);
+            self.queue.succeed(taken.ticket, self.now);
             taken.batch.promise.settle(Ok(Appended::default()));
         }
 

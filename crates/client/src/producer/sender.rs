@@ -24,7 +24,7 @@ use super::outcome::Appended;
 use super::queue::{Batch, Identity, Taken, Wish};
 use super::transaction::{Gate, Protocol};
 use crate::backoff::{CONCURRENT_PAUSE_MAX, exponential, jittered};
-use crate::cluster::{Cluster, Topics};
+use crate::cluster::{Cluster, Topics, UNKNOWN_TOPIC_GRACE};
 use crate::error::{Error, ErrorKind};
 use crate::metadata::Leader;
 
@@ -215,7 +215,11 @@ impl Sender {
             }
             let outgoing = Self::outgoing(accumulator, &mut queues, &self.cluster);
             for part in &outgoing.parts {
-                accumulator.queues[part.queue].broker = Some(broker);
+                let queue = &mut accumulator.queues[part.queue];
+                queue.gone = None;
+                if queue.broker.replace(broker) != Some(broker) {
+                    queue.meet();
+                }
                 accumulator.reschedule(part.queue, now);
             }
             match link.requests.try_send(outgoing) {
@@ -413,7 +417,17 @@ impl Sender {
         outcome: Result<(), Error>,
         now: Instant,
     ) {
+        if outcome.is_ok() {
+            accumulator.look_up(&self.cluster, topic);
+        }
         for at in self.refreshing.remove(topic).unwrap_or_default() {
+            if let Some(error) = accumulator.missing_partition(at) {
+                let since = *accumulator.queues[at].gone.get_or_insert(now);
+                if now.duration_since(since) > UNKNOWN_TOPIC_GRACE {
+                    accumulator.give_up_queue(at, error, now);
+                    continue;
+                }
+            }
             let queue = &mut accumulator.queues[at];
             if self.cluster.leader(&queue.partition).is_some() {
                 accumulator.reschedule(at, now);
@@ -511,13 +525,22 @@ impl Sender {
             Ok(appended) => Verdict::Delivered(appended),
             Err(refused) => {
                 batch.trouble = Some(refused.error.clone());
+                if refused.error.code() == Some(ErrorCode::CONCURRENT_TRANSACTIONS) {
+                    // The last transaction is being ended, which is no failure of this batch.
+                    batch.tries -= 1;
+                }
+                batch.may_be_appended = match refused.error.code() {
+                    // Whatever was appended under its number would have been recognised.
+                    Some(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER) => false,
+                    code => batch.may_be_appended || !code.is_some_and(rules_out_append),
+                };
                 self.verdict(accumulator, at, ticket, &batch, refused, now)
             }
         };
         let queue = &mut accumulator.queues[at];
         match verdict {
             Verdict::Delivered(appended) => {
-                queue.succeed(ticket);
+                queue.succeed(ticket, now);
                 batch.promise.settle(Ok(appended));
             }
             Verdict::InHalves => queue.retry_in_halves(ticket, batch, &accumulator.making),
@@ -567,14 +590,27 @@ impl Sender {
             return Verdict::GiveUp(Error::Aborted { cause: None });
         }
         if error.code() == Some(ErrorCode::CONCURRENT_TRANSACTIONS) {
-            // The last transaction is being ended, which is no failure of this batch.
             return Verdict::Again(Some(now + self.pause(0).min(CONCURRENT_PAUSE_MAX)));
         }
         if batch.tries > options.retries {
             return Verdict::GiveUp(error);
         }
         match error.code() {
-            Some(ErrorCode::MESSAGE_TOO_LARGE) if batch.records > 1 => return Verdict::InHalves,
+            Some(ErrorCode::MESSAGE_TOO_LARGE) if batch.records > 1 => {
+                return match batch.may_be_appended {
+                    false => Verdict::InHalves,
+                    // The limit was lowered in between. The halves would be other batches than the one that may be there.
+                    true => Verdict::GiveUp(Error::kafka(
+                        ErrorCode::MESSAGE_TOO_LARGE,
+                        format!("producing to {}", queue.partition),
+                        Some("the batch is too large by now, and an earlier try may have been appended"),
+                    )),
+                };
+            }
+            // The broker did not count when it took the one behind: this one can only come after it.
+            Some(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER) if is_numbered && queue.is_overtaken(ticket) => {
+                return Verdict::GiveUp(error);
+            }
             // One before it is to be sent again: then this one is in order.
             Some(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER) if is_numbered && !is_first => {
                 return Verdict::Again(None);
@@ -596,6 +632,24 @@ impl Sender {
             _ => Verdict::GiveUp(error),
         }
     }
+}
+
+/// Whether this answer says that nothing was appended by this try. Others may come after the leader has appended, from
+/// one that waited for its replicas in vain or lost the leadership meanwhile.
+fn rules_out_append(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER
+            | ErrorCode::UNKNOWN_PRODUCER_ID
+            | ErrorCode::INVALID_PRODUCER_EPOCH
+            | ErrorCode::CONCURRENT_TRANSACTIONS
+            | ErrorCode::MESSAGE_TOO_LARGE
+            | ErrorCode::RECORD_LIST_TOO_LARGE
+            | ErrorCode::INVALID_RECORD
+            | ErrorCode::CORRUPT_MESSAGE
+            | ErrorCode::NOT_ENOUGH_REPLICAS
+            | ErrorCode::TOPIC_AUTHORIZATION_FAILED
+    )
 }
 
 /// A part that was never sent waits in its place, as if it had not been taken.

@@ -11,7 +11,9 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use wire::messages::api_versions::{ApiVersion, ApiVersionsResponse};
+use wire::messages::api_versions::{ApiVersion, ApiVersionsResponse, FinalizedFeatureKey};
+use wire::messages::end_txn::EndTxnResponse;
+use wire::messages::find_coordinator::{Coordinator, FindCoordinatorResponse};
 use wire::messages::init_producer_id::InitProducerIdResponse;
 use wire::messages::metadata::{
     MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
@@ -20,6 +22,7 @@ use wire::messages::produce::{
     LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, ProduceRequest, ProduceResponse,
     TopicProduceResponse,
 };
+use wire::messages::txn_offset_commit::TxnOffsetCommitResponse;
 use wire::records::{Batch, BatchHeader};
 use wire::{ApiKey, Decoder, ErrorCode, Frame, Millis, Request, RequestHeader, Response, Uuid};
 
@@ -32,6 +35,8 @@ use crate::options::Options;
 const PORT: u16 = 9000;
 /// How long an answer takes.
 const ROUND_TRIP: Duration = Duration::from_millis(2);
+/// How long offsets take.
+const OFFSETS: Duration = Duration::from_secs(1);
 
 /// What becomes of a produce request.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,6 +48,8 @@ pub(super) enum Fate {
     Lost,
     /// It is carried out and never answered.
     Silence,
+    /// It is carried out, and its answer cannot be read.
+    Garbled,
     Refused(ErrorCode),
 }
 
@@ -58,9 +65,14 @@ type FateOf = Box<dyn FnMut(usize) -> Fate + Send>;
 pub(super) struct World {
     brokers: BTreeMap<i32, Vec<AbortHandle>>,
     partitions: Vec<Partition>,
+    /// The topic's, of which there is another one each time it is made anew.
+    topic_id: u128,
     producer_ids: i64,
+    /// How transactions ended: whether by a commit.
+    pub(super) ended: Vec<bool>,
     fate: FateOf,
     pub(super) is_hinting: bool,
+    is_garbling: bool,
     pub(super) batch_bytes_max: usize,
     /// What brokers answer to Metadata instead of the map.
     pub(super) metadata_error: ErrorCode,
@@ -90,19 +102,15 @@ struct Counted {
 impl Stage {
     /// Brokers 1 to `brokers`; topic `t` has so many partitions, led by them in turn.
     pub(super) fn new(brokers: i32, partitions: i32) -> Self {
-        let partition = |index| Partition {
-            leader: index % brokers + 1,
-            epoch: 1,
-            values: Vec::new(),
-            producers: HashMap::new(),
-            codecs: Vec::new(),
-        };
         let world = World {
             brokers: (1..=brokers).map(|id| (id, Vec::new())).collect(),
-            partitions: (0..partitions).map(partition).collect(),
+            partitions: Partition::fresh(partitions, brokers),
+            topic_id: 1,
             producer_ids: 0,
+            ended: Vec::new(),
             fate: Box::new(|_| Fate::Served),
             is_hinting: false,
+            is_garbling: false,
             batch_bytes_max: usize::MAX,
             metadata_error: ErrorCode::NONE,
             cluster_id: "stage",
@@ -138,7 +146,20 @@ impl Stage {
         world.partitions[partition].epoch += 1;
     }
 
-    /// The broker's memory of producers is gone, and the last values with it.
+    /// The topic is deleted and made anew with so many partitions.
+    pub(super) fn recreate(&self, partitions: i32) {
+        let mut world = self.world();
+        let brokers = world.brokers.len() as i32;
+        world.partitions = Partition::fresh(partitions, brokers);
+        world.topic_id += 1;
+    }
+
+    /// The broker forgets the producers, as after `producer.id.expiration.ms`.
+    pub(super) fn forget_producers(&self, partition: usize) {
+        self.world().partitions[partition].producers.clear();
+    }
+
+    /// The last values are gone, as when one is elected that did not have them, and the producers' with them.
     pub(super) fn truncate(&self, partition: usize, count: usize) {
         let partition = &mut self.world().partitions[partition];
         let kept = partition.values.len() - count;
@@ -210,7 +231,13 @@ impl Stage {
             let Some(response) = self.answer(id, request).await else { return Ok(()) };
             let Some(response) = response else { std::future::pending().await };
             let frame = Frame::response(header.correlation_id, api, header.api_version, &response);
-            socket.write_all(&frame.unwrap().to_bytes()).await?;
+            let mut bytes = BytesMut::from(&*frame.unwrap().to_bytes());
+            if std::mem::take(&mut self.world().is_garbling) {
+                // Its length, the header, and the beginning of the rest.
+                bytes.truncate(12);
+                bytes[..4].copy_from_slice(&8_i32.to_be_bytes());
+            }
+            socket.write_all(&bytes).await?;
         }
     }
 
@@ -218,7 +245,20 @@ impl Stage {
     async fn answer(&self, id: i32, request: Request) -> Option<Option<Response>> {
         let response = match request {
             Request::ApiVersions(_) => {
-                let known = [ApiKey::ApiVersions, ApiKey::Metadata, ApiKey::InitProducerId, ApiKey::Produce];
+                let known = [
+                    ApiKey::ApiVersions,
+                    ApiKey::Metadata,
+                    ApiKey::InitProducerId,
+                    ApiKey::Produce,
+                    ApiKey::FindCoordinator,
+                    ApiKey::TxnOffsetCommit,
+                    ApiKey::EndTxn,
+                ];
+                let feature = FinalizedFeatureKey {
+                    name: "transaction.version".into(),
+                    max_version_level: 2,
+                    min_version_level: 2,
+                };
                 let offered = |api: ApiKey| ApiVersion {
                     api_key: api.code(),
                     min_version: *api.versions().start(),
@@ -226,6 +266,8 @@ impl Stage {
                 };
                 ApiVersionsResponse {
                     api_keys: known.into_iter().map(offered).collect(),
+                    finalized_features_epoch: 1,
+                    finalized_features: vec![feature],
                     ..Default::default()
                 }
                 .into()
@@ -235,6 +277,33 @@ impl Stage {
                 let mut world = self.world();
                 world.producer_ids += 1;
                 InitProducerIdResponse { producer_id: world.producer_ids, ..Default::default() }.into()
+            }
+            Request::FindCoordinator(request) => {
+                let found = |key| Coordinator {
+                    key,
+                    node_id: 1,
+                    host: "broker".into(),
+                    port: i32::from(PORT) + 1,
+                    ..Default::default()
+                };
+                FindCoordinatorResponse {
+                    coordinators: request.coordinator_keys.into_iter().map(found).collect(),
+                    ..Default::default()
+                }
+                .into()
+            }
+            Request::TxnOffsetCommit(_) => {
+                tokio::time::sleep(OFFSETS).await;
+                TxnOffsetCommitResponse::default().into()
+            }
+            Request::EndTxn(request) => {
+                self.world().ended.push(request.committed);
+                EndTxnResponse {
+                    producer_id: request.producer_id,
+                    producer_epoch: request.producer_epoch + 1,
+                    ..Default::default()
+                }
+                .into()
             }
             Request::Produce(request) => {
                 let fate = {
@@ -252,6 +321,10 @@ impl Stage {
                 match fate {
                     Fate::AnswerLost => return None,
                     Fate::Silence => return Some(None),
+                    Fate::Garbled => {
+                        self.world().is_garbling = true;
+                        response.into()
+                    }
                     _ if acks == 0 => unreachable!("no test asks a stage that way"),
                     _ => response.into(),
                 }
@@ -281,7 +354,7 @@ impl Stage {
             cluster_id: Some(world.cluster_id.into()),
             topics: vec![MetadataResponseTopic {
                 name: Some("t".into()),
-                topic_id: Uuid::from_u128(1),
+                topic_id: Uuid::from_u128(world.topic_id),
                 partitions: world.partitions.iter().enumerate().map(partition).collect(),
                 ..Default::default()
             }],
@@ -298,10 +371,14 @@ impl World {
         for topic in request.topic_data {
             let mut partition_responses = Vec::new();
             for data in topic.partition_data {
-                let partition = &mut self.partitions[data.index as usize];
-                let records = data.records.unwrap();
                 let mut answer =
                     PartitionProduceResponse { index: data.index, base_offset: -1, ..Default::default() };
+                let Some(partition) = self.partitions.get_mut(data.index as usize) else {
+                    answer.error_code = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
+                    partition_responses.push(answer);
+                    continue;
+                };
+                let records = data.records.unwrap();
                 match fate {
                     Fate::Refused(code) => answer.error_code = code,
                     _ if records.len() > self.batch_bytes_max => {
@@ -338,6 +415,17 @@ impl World {
 }
 
 impl Partition {
+    fn fresh(count: i32, brokers: i32) -> Vec<Partition> {
+        let partition = |index| Partition {
+            leader: index % brokers + 1,
+            epoch: 1,
+            values: Vec::new(),
+            producers: HashMap::new(),
+            codecs: Vec::new(),
+        };
+        (0..count).map(partition).collect()
+    }
+
     /// Appends or recognises a batch. A producer that is not known may begin with any number.
     fn append(&mut self, batch: Batch) -> Result<i64, ErrorCode> {
         batch.verify_crc().unwrap();

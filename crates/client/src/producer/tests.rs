@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
-use wire::{ErrorCode, PartitionId};
+use wire::{ErrorCode, Offset, PartitionId, TopicPartition};
 
 use super::stage::{Fate, Stage};
-use super::{DeliveryHandle, Producer};
-use crate::error::Error;
+use super::{ConsumerGroupMetadata, DeliveryHandle, Producer};
+use crate::error::{Error, ErrorKind};
 use crate::record::ProducerRecord;
 
 fn record(partition: i32, value: &str) -> ProducerRecord {
@@ -167,6 +167,270 @@ async fn a_broker_that_lost_records_gets_the_next_ones_under_another_epoch() {
     }
     let expected: Vec<_> = (0..8).chain(10..30).map(|number| number.to_string()).collect();
     assert_eq!(stage.values(0), expected);
+}
+
+/// One record to a batch, sent at once.
+const SINGLY: [(&str, &str); 2] = [("linger.ms", "0"), ("batch.size", "1")];
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_forgot_an_idle_producer_is_met_with_one_batch() {
+    let stage = Stage::new(1, 1);
+    let producer = stage.producer(&SINGLY);
+    producer.send(record(0, "0")).await.unwrap();
+    stage.forget_producers(0);
+    sleep(Duration::from_secs(60)).await;
+    // Were the next one sent behind it, the broker would take that for the first.
+    stage.fate(|count| match count {
+        2 => Fate::Refused(ErrorCode::NOT_ENOUGH_REPLICAS),
+        4 => Fate::AnswerLost,
+        _ => Fate::Served,
+    });
+    for handle in enqueue(&producer, &numbers(8)[1..]).await {
+        handle.await.unwrap();
+    }
+    assert_eq!(stage.values(0), numbers(8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_forgets_a_busy_producer_doubles_and_reorders_nothing() {
+    for lost in [Fate::Served, Fate::AnswerLost] {
+        let stage = Stage::new(1, 1);
+        let producer = stage.producer(&SINGLY);
+        producer.send(record(0, "0")).await.unwrap();
+        stage.forget_producers(0);
+        stage.fate(move |count| match count {
+            2 => Fate::Refused(ErrorCode::NOT_ENOUGH_REPLICAS),
+            3 => lost,
+            _ => Fate::Served,
+        });
+        let mut handles = enqueue(&producer, &numbers(6)[1..]).await;
+        let error = handles.remove(0).await.unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER), "{lost:?}: {error}");
+        for handle in handles {
+            handle.await.unwrap();
+        }
+        assert_eq!(stage.values(0), ["0", "2", "3", "4", "5"], "{lost:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_broker_lost_with_answers_on_their_way_is_sent_again_once() {
+    for fate in [Fate::Lost, Fate::AnswerLost] {
+        let stage = Stage::new(1, 1);
+        let producer = stage.producer(&SINGLY);
+        for handle in enqueue(&producer, &numbers(10)).await {
+            handle.await.unwrap();
+        }
+        let sent = stage.world().produces;
+        stage.fate(move |count| if count == sent + 3 { fate } else { Fate::Served });
+        let handles = enqueue(&producer, &numbers(15)[10..]).await;
+        while stage.world().produces < sent + 3 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        // The leader is gone, and another one has all but the last three of what it had.
+        let had = stage.values(0).len();
+        stage.truncate(0, 3);
+        for handle in handles {
+            handle.await.unwrap();
+        }
+        // What was acknowledged and lost cannot come again; what was not, came once and in order.
+        let values = stage.values(0);
+        let again = &values[had - 3..];
+        assert_eq!(values[..had - 3], numbers(had - 3), "{fate:?}");
+        let expected: Vec<_> = numbers(15)[15 - again.len()..].to_vec();
+        assert_eq!(again, expected, "{fate:?}: {values:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_may_be_there_is_not_split() {
+    let stage = Stage::new(1, 1);
+    stage.fate(|count| if count == 1 { Fate::AnswerLost } else { Fate::Served });
+    let producer = stage.producer(&[]);
+    let handles = enqueue(&producer, &numbers(40)).await;
+    while stage.world().produces == 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    // The topic's limit is lowered before the second try.
+    stage.world().batch_bytes_max = 100;
+    for handle in handles {
+        let error = handle.await.unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::MESSAGE_TOO_LARGE));
+        assert!(error.to_string().contains("an earlier try may have been appended"), "{error}");
+    }
+    producer.send(record(0, "40")).await.unwrap();
+    assert_eq!(stage.values(0), numbers(41));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_was_made_anew_with_fewer_partitions_hangs_nobody() {
+    let stage = Stage::new(1, 3);
+    let producer = stage.producer(&[("linger.ms", "0"), ("metadata.max.age.ms", "60000")]);
+    for partition in 0..3 {
+        producer.send(record(partition, "old")).await.unwrap();
+    }
+    stage.recreate(2);
+    let begun = Instant::now();
+    let error = producer.send(record(2, "nowhere")).await.unwrap_err();
+    assert_eq!(error.to_string(), "t-2 does not exist: the topic's partitions are 0 to 1");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(producer.enqueue(record(2, "nowhere")).await.is_err(), "and that is known by now");
+    for value in numbers(5) {
+        producer.send(record(0, &value)).await.unwrap();
+    }
+    assert_eq!((stage.values(0), stage.values(1)), (numbers(5), Vec::new()));
+    // It grows again.
+    stage.recreate(3);
+    while let Err(error) = producer.send(record(2, "back")).await {
+        assert!(matches!(error, Error::UnknownPartition { .. }), "{error}");
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(stage.values(2), ["back"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_holds_an_older_transaction_has_no_say_in_a_newer_one() {
+    for end in ["commit", "abort", "drop"] {
+        let stage = Stage::new(1, 1);
+        let producer = stage.producer(&[("transactional.id", "a"), ("linger.ms", "0")]);
+        producer.init_transactions().await.unwrap();
+        let older = producer.begin().await.unwrap();
+        stage.fate(|count| if count == 1 { Fate::Refused(ErrorCode::INVALID_RECORD) } else { Fate::Served });
+        older.send(record(0, "refused")).await.unwrap_err();
+        let newer = producer.begin().await.unwrap();
+        let offsets = [(TopicPartition::new("t", PartitionId(0)), Offset(1))];
+        let mut outcomes = vec![
+            older.send(record(0, "of the older")).await.map(drop),
+            older.send_offsets(offsets, &ConsumerGroupMetadata::of_group("g")).await,
+        ];
+        match end {
+            "commit" => outcomes.push(older.commit().await),
+            "abort" => outcomes.push(older.abort().await),
+            _ => drop(older),
+        }
+        for outcome in outcomes {
+            let error = outcome.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Abortable, "{end}");
+            assert!(error.to_string().ends_with("another transaction was begun since"), "{end}: {error}");
+        }
+        newer.send(record(0, "of the newer")).await.unwrap();
+        newer.commit().await.unwrap();
+        assert_eq!(stage.values(0), ["of the newer"], "{end}");
+        assert_eq!(stage.world().ended, [false, true], "{end}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn offsets_whose_call_was_dropped_are_not_left_out_of_a_commit() {
+    let stage = Stage::new(1, 1);
+    let producer = stage.producer(&[("transactional.id", "a"), ("linger.ms", "0")]);
+    producer.init_transactions().await.unwrap();
+    let offsets = || [(TopicPartition::new("t", PartitionId(0)), Offset(1))];
+    let group = ConsumerGroupMetadata::of_group("g");
+    let txn = producer.begin().await.unwrap();
+    txn.send(record(0, "read at 0")).await.unwrap();
+    let sending = timeout(Duration::from_millis(100), txn.send_offsets(offsets(), &group)).await;
+    assert!(sending.is_err(), "it takes longer");
+    let error = txn.commit().await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the transaction was aborted: sending offsets: it was dropped before it was answered"
+    );
+    let txn = producer.begin().await.unwrap();
+    txn.send_offsets(offsets(), &group).await.unwrap();
+    txn.commit().await.unwrap();
+    assert_eq!(stage.world().ended, [false, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_of_a_transaction_leaves_in_the_moment_in_which_it_fails() {
+    const LINGER: Duration = Duration::from_secs(1);
+    const DELIVERY: Duration = Duration::from_secs(40);
+    let stage = Stage::new(2, 2);
+    let settings = [("transactional.id", "a"), ("linger.ms", "1000"), ("delivery.timeout.ms", "40000")];
+    let producer = stage.producer(&settings);
+    producer.init_transactions().await.unwrap();
+    let txn = producer.begin().await.unwrap();
+    // The queues are looked at in this order.
+    txn.send(record(0, "first")).await.unwrap();
+    stage.kill(2);
+    let late = txn.enqueue(record(1, "late")).await.unwrap();
+    sleep(DELIVERY - LINGER).await;
+    // Its company has come in the same instant in which the other one has waited too long.
+    let ready = txn.enqueue(record(0, "ready")).await.unwrap();
+    assert!(matches!(late.await, Err(Error::Timeout { .. })));
+    assert!(matches!(ready.await, Err(Error::Aborted { .. })));
+    assert!(matches!(txn.commit().await, Err(Error::Aborted { .. })));
+    let txn = producer.begin().await.unwrap();
+    let next = timeout(DELIVERY * 2, txn.send(record(0, "next"))).await;
+    next.expect("the task lives").unwrap();
+    txn.commit().await.unwrap();
+    assert_eq!(stage.values(0), ["first", "next"]);
+    assert_eq!(stage.world().ended, [false, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_that_is_still_being_ended_costs_no_try() {
+    let stage = Stage::new(1, 1);
+    stage.fate(|count| match count {
+        1..=20 => Fate::Refused(ErrorCode::CONCURRENT_TRANSACTIONS),
+        21..=23 => Fate::Refused(ErrorCode::NOT_ENOUGH_REPLICAS),
+        _ => Fate::Served,
+    });
+    let producer = stage.producer(&[("retries", "3"), ("linger.ms", "0"), ("transactional.id", "a")]);
+    producer.init_transactions().await.unwrap();
+    let begun = Instant::now();
+    let txn = producer.begin().await.unwrap();
+    txn.send(record(0, "0")).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    txn.commit().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_pause_between_tries_the_task_still_breathes() {
+    let stage = Stage::new(1, 1);
+    let settings = [("retry.backoff.ms", "0"), ("retry.backoff.max.ms", "0"), ("linger.ms", "0")];
+    let producer = stage.producer(&settings);
+    producer.send(record(0, "0")).await.unwrap();
+    stage.kill(1);
+    let handle = enqueue(&producer, &["1".to_owned()]).await.remove(0);
+    sleep(Duration::from_secs(5)).await;
+    stage.revive(1);
+    handle.await.unwrap();
+    assert_eq!(stage.values(0), numbers(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_left_a_batch_unanswered_is_not_used_again() {
+    for fate in [Fate::Silence, Fate::Garbled] {
+        let stage = Stage::new(1, 1);
+        let producer = stage.producer(&[("request.timeout.ms", "5000"), ("linger.ms", "0")]);
+        producer.send(record(0, "0")).await.unwrap();
+        let dialled = stage.world().dialled.len();
+        stage.fate(move |count| if count == 2 { fate } else { Fate::Served });
+        let begun = Instant::now();
+        match producer.send(record(0, "1")).await {
+            Ok(_) => assert!(fate == Fate::Silence && begun.elapsed().as_secs() == 5),
+            Err(error) => {
+                assert!(fate == Fate::Garbled && matches!(error, Error::Malformed { .. }), "{error}")
+            }
+        }
+        producer.send(record(0, "2")).await.unwrap();
+        assert!(stage.world().dialled.len() > dialled, "another one was opened");
+        assert_eq!(stage.values(0), numbers(3));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_does_not_wait_for_a_request_that_nobody_waits_for() {
+    let stage = Stage::new(1, 1);
+    let producer = stage.producer(&[("delivery.timeout.ms", "35000"), ("linger.ms", "0")]);
+    stage.fate(|_| Fate::Silence);
+    // The second try is under way for 25 s more.
+    producer.send(record(0, "0")).await.unwrap_err();
+    let begun = Instant::now();
+    producer.close(Duration::from_secs(3)).await.unwrap();
+    assert_eq!(begun.elapsed().as_secs(), 3);
 }
 
 #[tokio::test(start_paused = true)]

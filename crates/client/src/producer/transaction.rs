@@ -35,6 +35,7 @@ const SECOND_PROTOCOL_LEVEL: i16 = 2;
 /// The last versions of EndTxn and TxnOffsetCommit that belong to the first protocol.
 const FIRST_PROTOCOL_END_VERSION_MAX: i16 = 4;
 const FIRST_PROTOCOL_OFFSETS_VERSION_MAX: i16 = 4;
+const SENDING_OFFSETS: &str = "sending offsets";
 /// TxnOffsetCommit names the group's member from this version on (KIP-447).
 const GROUP_METADATA_VERSION_MIN: i16 = 3;
 
@@ -50,6 +51,10 @@ pub(super) struct Transactions {
     pub(super) id: Str,
     pub(super) protocol: Protocol,
     phase: Phase,
+    /// Which transaction it is about, counted from 1: who holds an earlier one has no say in it.
+    serial: u64,
+    /// Calls that make offsets part of it and are not over yet.
+    offering: usize,
     /// Whether there is anything for the coordinator to end.
     pub(super) has_begun: bool,
     /// Whether a batch was numbered and given up: the next ones start again under another epoch.
@@ -88,6 +93,8 @@ impl Transactions {
             id: Str::copy_from(id),
             protocol: Protocol::First,
             phase: Phase::New,
+            serial: 0,
+            offering: 0,
             has_begun: false,
             needs_epoch: false,
             added: BTreeSet::new(),
@@ -96,9 +103,12 @@ impl Transactions {
         }
     }
 
-    /// Whether a record may join.
-    pub(super) fn check_open(&self) -> Result<(), Error> {
+    /// Whether a record may join, as part of this transaction if one is named.
+    pub(super) fn check_open(&self, serial: Option<u64>) -> Result<(), Error> {
         const DOING: &str = "sending a record";
+        if let Some(serial) = serial {
+            self.check_current(serial, DOING)?;
+        }
         match &self.phase {
             Phase::Open => Ok(()),
             Phase::New => Err(Error::State { doing: DOING, problem: "call init_transactions first" }),
@@ -108,6 +118,16 @@ impl Transactions {
             Phase::Failed(cause) => Err(Error::Aborted { cause: cause.clone().map(Box::new) }),
             Phase::Dead(error) => Err(error.clone()),
         }
+    }
+
+    /// Whether nothing was begun since the transaction of this serial. One that was followed by another had failed or was
+    /// let go of, and was aborted.
+    fn check_current(&self, serial: u64, doing: &'static str) -> Result<(), Error> {
+        if self.serial == serial {
+            return Ok(());
+        }
+        let cause = Error::State { doing, problem: "another transaction was begun since" };
+        Err(Error::Aborted { cause: Some(Box::new(cause)) })
     }
 
     /// Whether batches are still on their way out.
@@ -177,10 +197,12 @@ impl Accumulator {
         self.drop_unsent(&Error::Aborted { cause: Some(Box::new(error)) }, now);
     }
 
-    /// The owner let go of an open transaction.
-    fn abandon_transaction(&mut self, now: Instant) {
+    /// The owner let go of a transaction, of that serial or whichever is open.
+    fn abandon_transaction(&mut self, serial: Option<u64>, now: Instant) {
         let Some(transactions) = &mut self.transactions else { return };
-        if matches!(transactions.phase, Phase::Open) {
+        if matches!(transactions.phase, Phase::Open)
+            && serial.is_none_or(|serial| serial == transactions.serial)
+        {
             transactions.phase = Phase::Failed(None);
             if self.drop_unsent(&Error::Aborted { cause: None }, now)
                 && let Some(transactions) = &mut self.transactions
@@ -218,6 +240,7 @@ impl ConsumerGroupMetadata {
 #[must_use = "a transaction that is dropped is aborted"]
 pub struct Transaction<'a> {
     producer: &'a Producer,
+    serial: u64,
     is_over: bool,
 }
 
@@ -238,7 +261,7 @@ impl Transaction<'_> {
     /// [`Error::Aborted`] when an earlier part of the transaction failed, the error that says so when the producer was
     /// fenced, and those of [`Producer::enqueue`].
     pub async fn enqueue(&self, record: ProducerRecord) -> Result<DeliveryHandle, Error> {
-        self.producer.enqueue(record).await
+        self.producer.enqueue_in(record, Some(self.serial)).await
     }
 
     /// Makes a group's offsets part of the transaction: they are committed if and when it is. Each is the offset of
@@ -247,13 +270,14 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error::Aborted`] with the cause when the group or the coordinator refuses, for example because the member was
     /// thrown out of the group; the transaction can only be aborted then. [`Error::Timeout`] after
-    /// `default.api.timeout.ms`, with the same consequence.
+    /// `default.api.timeout.ms`, with the same consequence. Dropping this before it is answered has it, too: whether the
+    /// offsets became part of the transaction is unknown then.
     pub async fn send_offsets(
         &self,
         offsets: impl IntoIterator<Item = (TopicPartition, Offset)>,
         group: &ConsumerGroupMetadata,
     ) -> Result<(), Error> {
-        self.producer.send_offsets(offsets.into_iter().collect(), group).await
+        self.producer.send_offsets(self.serial, offsets.into_iter().collect(), group).await
     }
 
     /// Waits until every record is written, and commits.
@@ -267,26 +291,61 @@ impl Transaction<'_> {
         let _turn = self.producer.turn.lock().await;
         // From here on it is being committed, also by whoever comes next if this future is dropped.
         self.is_over = true;
-        self.producer.commit().await
+        self.producer.commit(self.serial).await
     }
 
     /// Aborts: nothing of it is ever seen by readers of committed records.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Fenced`] when another producer has taken over. [`Error::Timeout`] when the coordinator does
+    /// [`Error::Aborted`] when another one was begun since, which aborted this one. Of kind [`ErrorKind::Fenced`] when another producer has taken over. [`Error::Timeout`] when the coordinator does
     /// not confirm: it is asked again before the next transaction begins.
     pub async fn abort(mut self) -> Result<(), Error> {
         self.is_over = true;
-        self.producer.shared.lock().abandon_transaction(Instant::now());
+        self.producer.check_current(self.serial, "aborting a transaction")?;
+        self.producer.shared.lock().abandon_transaction(Some(self.serial), Instant::now());
         let _turn = self.producer.turn.lock().await;
-        self.producer.finish().await
+        match self.producer.check_current(self.serial, "aborting a transaction") {
+            Ok(()) => self.producer.finish().await,
+            // Whoever began the next one has aborted this one before.
+            Err(_) => Ok(()),
+        }
     }
 }
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         if !self.is_over {
-            self.producer.shared.lock().abandon_transaction(Instant::now());
+            self.producer.shared.lock().abandon_transaction(Some(self.serial), Instant::now());
+        }
+    }
+}
+
+/// Offsets that are being made part of a transaction. Let go of before it is known that they are, they leave one that
+/// can only be aborted.
+struct Offering<'a> {
+    producer: &'a Producer,
+    serial: u64,
+    is_answered: bool,
+}
+
+impl Offering<'_> {
+    fn failed(&mut self, error: Error) {
+        self.is_answered = true;
+        let mut accumulator = self.producer.shared.lock();
+        if accumulator.transactions.as_ref().is_some_and(|transactions| transactions.serial == self.serial) {
+            accumulator.fail_transaction(error, Instant::now());
+        }
+    }
+}
+
+impl Drop for Offering<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            const PROBLEM: &str = "it was dropped before it was answered";
+            self.failed(Error::State { doing: SENDING_OFFSETS, problem: PROBLEM });
+        }
+        if let Some(transactions) = &mut self.producer.shared.lock().transactions {
+            transactions.offering -= 1;
         }
     }
 }
@@ -347,8 +406,16 @@ impl Producer {
             Phase::Ready => {}
             Phase::Failed(_) | Phase::Committing => self.finish().await?,
         }
-        self.set_phase(Phase::Open);
-        Ok(Transaction { producer: self, is_over: false })
+        let mut accumulator = self.shared.lock();
+        let transactions = accumulator.transactions.as_mut().expect("it has a phase");
+        transactions.phase = Phase::Open;
+        transactions.serial += 1;
+        Ok(Transaction { producer: self, serial: transactions.serial, is_over: false })
+    }
+
+    fn check_current(&self, serial: u64, doing: &'static str) -> Result<(), Error> {
+        let accumulator = self.shared.lock();
+        accumulator.transactions.as_ref().map_or(Ok(()), |known| known.check_current(serial, doing))
     }
 
     fn phase(&self) -> Option<Phase> {
@@ -363,7 +430,7 @@ impl Producer {
 
     /// Aborts what is open, for a producer that is closed.
     pub(super) async fn abort_open(&self) -> Result<(), Error> {
-        self.shared.lock().abandon_transaction(Instant::now());
+        self.shared.lock().abandon_transaction(None, Instant::now());
         let _turn = self.turn.lock().await;
         match self.phase() {
             Some(Phase::Failed(_) | Phase::Committing) => self.finish().await,
@@ -372,7 +439,8 @@ impl Producer {
     }
 
     /// Whoever calls it has the turn.
-    async fn commit(&self) -> Result<(), Error> {
+    async fn commit(&self, serial: u64) -> Result<(), Error> {
+        self.check_current(serial, "committing a transaction")?;
         if let Some(transactions) = &mut self.shared.lock().transactions
             && matches!(transactions.phase, Phase::Open)
         {
@@ -412,8 +480,10 @@ impl Producer {
                 Phase::Dead(error) => return Err(error.clone()),
                 Phase::New | Phase::Ready | Phase::Open => return Ok(()),
             };
-            let Transactions { id, has_begun, needs_epoch, protocol, .. } = transactions;
-            (is_commit, id.clone(), *has_begun, *needs_epoch, *protocol, identity)
+            let Transactions { id, has_begun, needs_epoch, protocol, offering, .. } = transactions;
+            // What is still on its way then comes too late for the next one.
+            let needs_epoch = *needs_epoch || *offering > 0;
+            (is_commit, id.clone(), *has_begun, needs_epoch, *protocol, identity)
         };
         let ended = async {
             let next = match has_begun {
@@ -522,24 +592,24 @@ impl Producer {
 
     async fn send_offsets(
         &self,
+        serial: u64,
         offsets: BTreeMap<TopicPartition, Offset>,
         group: &ConsumerGroupMetadata,
     ) -> Result<(), Error> {
         let (id, protocol, identity) = {
-            let accumulator = self.shared.lock();
-            let (Some(transactions), Some(identity)) = (&accumulator.transactions, accumulator.identity)
-            else {
-                return Err(Error::State {
-                    doing: "sending offsets",
-                    problem: "call init_transactions first",
-                });
+            let mut accumulator = self.shared.lock();
+            let identity = accumulator.identity;
+            let (Some(transactions), Some(identity)) = (&mut accumulator.transactions, identity) else {
+                return Err(Error::State { doing: SENDING_OFFSETS, problem: "call init_transactions first" });
             };
-            transactions.check_open()?;
+            transactions.check_open(Some(serial))?;
+            if offsets.is_empty() {
+                return Ok(());
+            }
+            transactions.offering += 1;
             (transactions.id.clone(), transactions.protocol, identity)
         };
-        if offsets.is_empty() {
-            return Ok(());
-        }
+        let mut offering = Offering { producer: self, serial, is_answered: false };
         let sent = async {
             if protocol == Protocol::First {
                 add_offsets(&self.shared.cluster, &id, identity, &group.group_id).await?;
@@ -548,11 +618,16 @@ impl Producer {
             if let Some(transactions) = &mut self.shared.lock().transactions {
                 transactions.has_begun = true;
             }
-            commit_offsets(&self.shared.cluster, &id, identity, protocol, &offsets, group).await
+            let check = || {
+                let accumulator = self.shared.lock();
+                accumulator.transactions.as_ref().map_or(Ok(()), |known| known.check_open(Some(serial)))
+            };
+            commit_offsets(&self.shared.cluster, &id, identity, protocol, &offsets, group, check).await
         };
-        sent.await.map_err(|error| {
-            let mut accumulator = self.shared.lock();
-            accumulator.fail_transaction(error.clone(), Instant::now());
+        let sent = sent.await;
+        offering.is_answered = true;
+        sent.map_err(|error| {
+            offering.failed(error.clone());
             match error.kind() {
                 ErrorKind::Fenced => error,
                 _ => Error::Aborted { cause: Some(Box::new(error)) },
@@ -630,6 +705,8 @@ async fn commit_offsets(
     protocol: Protocol,
     offsets: &BTreeMap<TopicPartition, Offset>,
     group: &ConsumerGroupMetadata,
+    // Before each try: whether the transaction is still there to be part of.
+    check: impl Fn() -> Result<(), Error>,
 ) -> Result<(), Error> {
     let doing = format!("committing offsets of group {} in a transaction", group.group_id);
     let version_max = match protocol {
@@ -658,6 +735,7 @@ async fn commit_offsets(
         topics: topics.into_iter().map(topic).collect(),
     };
     let ask = || async {
+        check()?;
         let versions = GROUP_METADATA_VERSION_MIN..=version_max;
         let answer = cluster.call_group_coordinator(&group.group_id, request.clone(), versions).await?;
         let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);

@@ -140,6 +140,10 @@ impl Postgres {
         format!("host=127.0.0.1 port={} user=reader dbname=postgres connect_timeout=5", self.port)
     }
 
+    pub fn url(&self) -> String {
+        format!("postgres://reader@127.0.0.1:{}/postgres", self.port)
+    }
+
     /// A store in it, once it answers.
     pub async fn store(&self) -> PostgresStore {
         let address = self.address();
@@ -154,22 +158,25 @@ impl Postgres {
         client
     }
 
-    /// kill -9 of the server and all its processes, and a new start on the same directory.
+    /// kill -9 of the server, whose processes end when they notice, and a new start on the same directory.
     pub async fn kill_and_restart(&mut self) {
-        self.kill();
-        self.process = Self::run(self.dir.path(), self.port);
-        self.store().await;
-    }
-
-    /// The postmaster's children notice that it is gone and end, but a new one starts only when the last has.
-    fn kill(&mut self) {
         end(&mut self.process);
+        let deadline = tokio::time::Instant::now() + START_MAX;
+        self.process = Self::run(self.dir.path(), self.port);
+        while PostgresStore::connect(&self.address()).await.is_err() {
+            assert!(tokio::time::Instant::now() < deadline, "the server does not answer");
+            // While one of the old processes is left, a new server does not start.
+            if self.process.try_wait().is_ok_and(|ended| ended.is_some()) {
+                self.process = Self::run(self.dir.path(), self.port);
+            }
+            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+        }
     }
 }
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        self.kill();
+        end(&mut self.process);
     }
 }
 

@@ -67,7 +67,7 @@ fn fresh_run() -> String {
 }
 
 /// Parses a span of time, such as `90s` or `1h30m`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed = text.parse::<SignedDuration>().ok().filter(SignedDuration::is_positive);
     parsed
         .map(SignedDuration::unsigned_abs)

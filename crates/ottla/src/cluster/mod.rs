@@ -182,7 +182,7 @@ fn colon(partition: &TopicPartition) -> String {
 }
 
 /// Asks a person, unless `--yes` was given. Where nobody can be asked, it has to be.
-fn confirm(question: &str, is_given: bool) -> Result<bool, Failure> {
+pub(crate) fn confirm(question: &str, is_given: bool) -> Result<bool, Failure> {
     if is_given {
         return Ok(true);
     }

@@ -64,7 +64,9 @@ public final class Main {
                 case "crash-producer" -> CrashProducer.run(options);
                 case "transactional-producer" -> TransactionalProducer.run(options);
                 case "transactional-copy" -> TransactionalCopy.run(options);
+                case "delivery-reader" -> DeliveryReader.run(options);
                 case "pulse" -> Pulse.run(options);
+                case "load" -> Load.run(options);
                 case "rebalance" -> Rebalance.run(options);
                 default -> throw new IllegalArgumentException("there is no program " + args[0]);
             }
