@@ -186,7 +186,7 @@ impl Partition {
     }
 
     /// Compares what is stored with what the table holds, as listed after [`Partition::open`].
-    pub async fn compare(&self, listing: &Listing) -> Result<(), PartitionError> {
+    pub async fn compare(&mut self, listing: &Listing) -> Result<(), PartitionError> {
         let Err(ahead) = table::check(&self.key.partition, &self.stored, listing) else { return Ok(()) };
         // Unless somebody took it over meanwhile and has gone on.
         let stored = self.store.list(&self.key.line).await?;

@@ -249,7 +249,7 @@ impl Sink {
             );
         }
         let mut begins = BTreeMap::new();
-        for (name, Reading { partition, log, .. }) in &readings {
+        for (name, Reading { partition, log, .. }) in &mut readings {
             partition.compare(&listing).await?;
             let committed = partition.stored().committed;
             let stored = offsets::Stored {
@@ -396,9 +396,8 @@ impl Sink {
     }
 
     /// What an error of the consumer's means.
-    async fn stopped(&self, error: Error) -> RunError {
+    async fn stopped(&mut self, error: Error) -> RunError {
         let Error::Stopped { partition, reason } = &error else { return error.into() };
-        let Some(reading) = self.readings.get(partition) else { return error.into() };
         if reason.code() != Some(ErrorCode::OFFSET_OUT_OF_RANGE) {
             return error.into();
         }
@@ -407,6 +406,7 @@ impl Sink {
         let Some(source) = sources.iter().find(|source| source.key.partition == *partition) else {
             return error.into();
         };
+        let Some(reading) = self.readings.get(partition) else { return error.into() };
         let key = Box::new(reading.partition.key().clone());
         if source.log.topic_id != key.topic_id {
             return RunError::Recreated { key, found: source.log.topic_id };

@@ -93,8 +93,8 @@ impl World {
     }
 
     async fn verified(&self) -> Vec<Verified> {
-        let files = Arc::new(LocalFiles);
-        let verified = sink::verify(&self.settings(""), &self.cluster(), files);
+        let (settings, cluster) = (self.settings(""), self.cluster());
+        let verified = sink::verify(&settings, &cluster, Arc::new(LocalFiles));
         timeout(PATIENCE, verified).await.expect("it ends").unwrap()
     }
 
