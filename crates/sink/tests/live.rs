@@ -33,7 +33,8 @@ impl World {
     }
 
     fn options(&self) -> Options {
-        let mut options = Options { isolation_level: Isolation::ReadCommitted, ..Options::default() };
+        let mut options = Options::default();
+        options.isolation_level = Isolation::ReadCommitted;
         options.set("bootstrap.servers", &self.broker.bootstrap_servers()).unwrap();
         options.set("fetch.max.wait.ms", "50").unwrap();
         options.set("max.poll.records", "37").unwrap();
@@ -61,10 +62,14 @@ impl World {
 
     async fn send(&self, partition: i32, values: impl IntoIterator<Item = String>) {
         let producer = Producer::new(self.cluster()).unwrap();
+        let mut handles = Vec::new();
         for value in values {
             let mut record = ProducerRecord::new("orders", value);
             record.partition = Some(PartitionId(partition));
-            producer.enqueue(record).await.unwrap();
+            handles.push(producer.enqueue(record).await.unwrap());
+        }
+        for handle in handles {
+            handle.await.unwrap();
         }
         producer.close(PATIENCE).await.unwrap();
     }
