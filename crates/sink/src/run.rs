@@ -341,7 +341,8 @@ impl Sink {
             }
         }
         let chunk = Chunk {
-            position: records.position(),
+            // The consumer has moved over what nobody gets to see, as the ends of transactions; it never goes back.
+            position: records.position().min(reading.partition.read()),
             next: records.next_offset(),
             leader_epoch: records.leader_epoch(),
             records: &records,
