@@ -5,7 +5,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{audit, bench, cluster, completions, consume, group, node, offsets, produce, quota, topic, txn};
+use crate::{
+    audit, bench, cluster, completions, consume, group, node, offsets, produce, quota, sink, topic, txn,
+};
 
 /// Durable, distributed event logs that every Kafka client takes for Kafka.
 #[derive(Debug, Parser)]
@@ -43,6 +45,7 @@ pub(crate) enum Command {
     Offsets(offsets::OffsetsArgs),
     Txn(txn::TxnArgs),
     Quota(quota::QuotaArgs),
+    Sink(sink::SinkArgs),
     Cluster(cluster::ClusterArgs),
     Completions(completions::CompletionsArgs),
     /// Print the reference page of all commands
@@ -108,6 +111,8 @@ mod tests {
             "ottla cluster decommission 3 --yes --unregister",
             "ottla dev --data-dir d --listen 127.0.0.1:0 --admin 127.0.0.1:0 --set num.partitions=3",
             "ottla start --config server.properties --set a=b --log-format json",
+            "ottla sink run --config s.toml --until-end",
+            "ottla sink verify --format json",
             "ottla completions zsh",
         ] {
             check(line, expect!["understood"]);

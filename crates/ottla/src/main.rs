@@ -21,6 +21,7 @@ mod group;
 mod offsets;
 mod txn;
 mod quota;
+mod sink;
 mod cluster;
 mod completions;
 mod reference;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Command::Offsets(args) => connect::run(offsets::run(args)),
         Command::Txn(args) => connect::run(txn::run(args)),
         Command::Quota(args) => connect::run(quota::run(args)),
+        Command::Sink(args) => connect::run(sink::run(args)),
         Command::Cluster(args) => connect::run(cluster::run(args)),
         Command::Completions(args) => completions::run(&args),
         Command::MarkdownHelp => reference::run(),

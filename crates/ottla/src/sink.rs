@@ -1,0 +1,214 @@
+//! `ottla sink`: topics into tables, each record exactly once, and the proof of it.
+//!
+//! The declaration is read here and its problems are told with their place in the file; everything else is done by the `sink`
+//! crate.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use client::{Isolation, Options, TokioEnvironment};
+use serde_json::{Value, json};
+use sink::{LocalFiles, RunError, Settings, Until, Verified};
+use wire::Offset;
+
+use crate::connect::ConnectArgs;
+use crate::failure::Failure;
+use crate::output::{OutputArgs, Report, Style, print_json};
+use crate::stop::Stop;
+
+/// Move topics into tables, each record exactly once
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A declaration, sink.toml:
+  name = \"orders\"                     # positions are kept under this name
+  topics = [\"orders\"]
+  [client]
+  bootstrap.servers = \"127.0.0.1:9092\"
+  [value]
+  format = \"json\"                     # or text, or bytes
+  fields = [{ name = \"id\", type = \"int64\", required = true }, { name = \"city\", type = \"string\" }]
+  [offline]
+  table = \"/data/orders\"              # Parquet files come under dt=YYYY-MM-DD/hour=HH
+  roll_bytes = \"128MiB\"
+  roll_age = \"10m\"")]
+pub(crate) struct SinkArgs {
+    #[command(subcommand)]
+    command: SinkCommand,
+    /// The declaration
+    #[arg(long, global = true, value_name = "FILE", default_value = "sink.toml")]
+    config: PathBuf,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum SinkCommand {
+    Run(RunArgs),
+    Status(StatusArgs),
+    Verify(VerifyArgs),
+}
+
+/// Read the topics into the table, until told to stop
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Ctrl-C and SIGTERM commit what is in hand and end. Whatever else ends it, and wherever: the next run
+goes on from what is durable, and the table has each record once. A second run of the same name takes
+the partitions over, and the first one ends.
+
+A record that cannot be converted ends it, with its place named and what came before it committed.")]
+struct RunArgs {
+    /// End when everything is in the table that is there now
+    #[arg(long)]
+    until_end: bool,
+}
+
+/// Show what is read, committed and in the table, and how far it is behind
+#[derive(Debug, Args)]
+struct StatusArgs {}
+
+/// Compare the table with the log: each record is there, once
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Reads the footers of all files, the offsets of all rows where the table has the column kafka_offset, and
+the log. Rows of records that retention has removed from the log are counted as passed.
+
+Exit code 0 when each record is there, once; 1 otherwise.")]
+struct VerifyArgs {}
+
+pub(crate) async fn run(args: SinkArgs) -> Result<(), Failure> {
+    let SinkArgs { command, config, output, connect } = args;
+    let text = fs::read_to_string(&config)
+        .map_err(|error| Failure::usage(format!("cannot read {}: {error}", config.display())))?;
+    let settings =
+        Settings::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", config.display())))?;
+    match command {
+        SinkCommand::Run(args) => work(&settings, &args, output, &connect).await,
+        SinkCommand::Status(StatusArgs {}) => status(&settings, output, &connect).await,
+        SinkCommand::Verify(VerifyArgs {}) => verify(&settings, output, &connect).await,
+    }
+}
+
+/// The declaration's client settings, under what the command line says.
+fn declared(settings: &Settings, options: &mut Options) {
+    options.isolation_level = Isolation::ReadCommitted;
+    for (key, value) in &settings.client {
+        options.set(key, value).expect("the declaration was read with them");
+    }
+}
+
+async fn work(
+    settings: &Settings,
+    args: &RunArgs,
+    output: OutputArgs,
+    connect: &ConnectArgs,
+) -> Result<(), Failure> {
+    let mut stop = Stop::listen(false)?;
+    let cluster = connect.cluster(|options| declared(settings, options)).await?;
+    let until = if args.until_end { Until::End } else { Until::Stopped };
+    let (environment, files) = (Arc::new(TokioEnvironment), Arc::new(LocalFiles));
+    let options = cluster.options().clone();
+    drop(cluster);
+    let done = sink::run(settings, options, environment, files, until, stop.asked()).await?;
+    let mut report = Report::new(&["topic", "partition", "from", "to", "records"]);
+    for done in done {
+        report.row(vec![
+            done.partition.topic.as_str().into(),
+            done.partition.partition.0.into(),
+            done.from.0.into(),
+            done.to.0.into(),
+            done.records.into(),
+        ]);
+    }
+    output.print(&report)
+}
+
+async fn status(settings: &Settings, output: OutputArgs, connect: &ConnectArgs) -> Result<(), Failure> {
+    let cluster = connect.cluster(|options| declared(settings, options)).await?;
+    let offset = |offset: Option<Offset>| offset.map_or(Value::Null, |offset| offset.0.into());
+    let mut report =
+        Report::new(&["topic", "partition", "read", "committed", "output", "log_end", "lag", "frozen"]);
+    for status in sink::status(settings, &cluster, Arc::new(LocalFiles)).await? {
+        report.row(vec![
+            status.partition.topic.as_str().into(),
+            status.partition.partition.0.into(),
+            offset(status.read),
+            offset(status.committed),
+            offset(status.output),
+            status.log_end.0.into(),
+            status.lag.into(),
+            status.frozen.map_or(Value::Null, |range| range.to_string().into()),
+        ]);
+    }
+    output.print(&report.without_empty(&["frozen"]))
+}
+
+async fn verify(settings: &Settings, output: OutputArgs, connect: &ConnectArgs) -> Result<(), Failure> {
+    let cluster = connect.cluster(|options| declared(settings, options)).await?;
+    let all = sink::verify(settings, &cluster, Arc::new(LocalFiles)).await?;
+    let is_clean = all.iter().all(Verified::is_clean);
+    match output.style() {
+        Style::Table => {
+            output.print(&verified(&all))?;
+            for finding in all.iter().flat_map(|verified| &verified.findings) {
+                crate::output::print(&format!("{finding}\n"))?;
+            }
+            let sum = |of: fn(&Verified) -> u64| all.iter().map(of).sum::<u64>();
+            let (missing, double) = (sum(|verified| verified.missing), sum(|verified| verified.double));
+            crate::output::print(&format!("{missing} missing, {double} double\n"))?;
+        }
+        Style::Json => {
+            let findings = all.iter().flat_map(|verified| &verified.findings);
+            let findings: Vec<_> = findings
+                .map(|finding| json!({ "place": finding.place, "problem": finding.problem }))
+                .collect();
+            let partitions = verified(&all).json();
+            print_json(&json!({ "clean": is_clean, "partitions": partitions, "findings": findings }))?;
+        }
+    }
+    if is_clean { Ok(()) } else { Err(Failure::Reported) }
+}
+
+fn verified(all: &[Verified]) -> Report {
+    let mut report = Report::new(&[
+        "topic",
+        "partition",
+        "from",
+        "to",
+        "files",
+        "rows",
+        "records",
+        "passed",
+        "missing",
+        "double",
+        "findings",
+    ]);
+    for one in all {
+        report.row(vec![
+            one.partition.topic.as_str().into(),
+            one.partition.partition.0.into(),
+            one.committed.map_or(Value::Null, |range| range.start.0.into()),
+            one.committed.map_or(Value::Null, |range| range.end.0.into()),
+            one.files.into(),
+            one.rows.into(),
+            one.records.into(),
+            one.passed.into(),
+            one.missing.into(),
+            one.double.into(),
+            one.findings.len().into(),
+        ]);
+    }
+    report
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Client(error) => error.into(),
+            error => Failure::failed(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! Records into columns.
+//!
+//! A [`Shape`] says which columns a table has and how a value becomes one row of them; [`Columns`] gathers rows. Bytes of a record are
+//! copied once, into their column. What cannot be converted leaves no row and says which field it was about: nothing is ever
+//! dropped, cut off or rounded in silence.
+
+use std::sync::Arc;
+
+use arrow_array::builder::{
+    ArrayBuilder, BinaryBuilder, BooleanBuilder, Float64Builder, Int32Builder, Int64Builder, ListBuilder,
+    StringBuilder, StructBuilder, TimestampMicrosecondBuilder, TimestampMillisecondBuilder,
+};
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use client::ConsumedRecord;
+
+use crate::json;
+
+/// A type that a field of a JSON value can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Text.
+    String,
+    /// A whole number of 64 bits.
+    Int64,
+    /// A number of double precision.
+    Float64,
+    /// True or false.
+    Bool,
+    /// A moment: text in the form of RFC 3339, or a whole number of milliseconds since 1970.
+    Timestamp,
+}
+
+impl Kind {
+    /// The names there are.
+    pub const NAMES: [&str; 5] = ["string", "int64", "float64", "bool", "timestamp"];
+
+    /// The kind of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "string" => Some(Self::String),
+            "int64" => Some(Self::Int64),
+            "float64" => Some(Self::Float64),
+            "bool" => Some(Self::Bool),
+            "timestamp" => Some(Self::Timestamp),
+            _ => None,
+        }
+    }
+
+    /// What a value has to be.
+    pub(crate) fn expected(self) -> &'static str {
+        match self {
+            Self::String => "a string",
+            Self::Int64 => "a whole number of 64 bits",
+            Self::Float64 => "a number",
+            Self::Bool => "true or false",
+            Self::Timestamp => "a time such as \"2024-05-01T12:00:00Z\", or milliseconds since 1970",
+        }
+    }
+
+    fn data_type(self) -> DataType {
+        match self {
+            Self::String => DataType::Utf8,
+            Self::Int64 => DataType::Int64,
+            Self::Float64 => DataType::Float64,
+            Self::Bool => DataType::Boolean,
+            Self::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        }
+    }
+}
+
+/// A field of a JSON value that becomes a column of its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonField {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Whether a value without it is refused, instead of having null there.
+    pub is_required: bool,
+}
+
+/// How values become columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Format {
+    /// One column `value` of text.
+    Text,
+    /// One column `value` of bytes.
+    Bytes,
+    /// A column for each of these fields of a JSON object. Others are left out.
+    Json(Vec<JsonField>),
+}
+
+/// What a record has besides its value, as a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extra {
+    /// `kafka_topic`.
+    Topic,
+    /// `kafka_partition`.
+    Partition,
+    /// `kafka_offset`.
+    Offset,
+    /// `kafka_timestamp`.
+    Timestamp,
+    /// `kafka_key`.
+    Key,
+    /// `kafka_headers`.
+    Headers,
+}
+
+/// The column that holds records' offsets.
+pub const OFFSET_COLUMN: &str = "kafka_offset";
+
+impl Extra {
+    /// The names there are.
+    pub const NAMES: [&str; 6] = ["topic", "partition", "offset", "timestamp", "key", "headers"];
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "topic" => Some(Self::Topic),
+            "partition" => Some(Self::Partition),
+            "offset" => Some(Self::Offset),
+            "timestamp" => Some(Self::Timestamp),
+            "key" => Some(Self::Key),
+            "headers" => Some(Self::Headers),
+            _ => None,
+        }
+    }
+
+    /// The column's name.
+    pub fn column(self) -> &'static str {
+        match self {
+            Self::Topic => "kafka_topic",
+            Self::Partition => "kafka_partition",
+            Self::Offset => OFFSET_COLUMN,
+            Self::Timestamp => "kafka_timestamp",
+            Self::Key => "kafka_key",
+            Self::Headers => "kafka_headers",
+        }
+    }
+
+    fn field(self) -> Field {
+        let (data_type, is_nullable) = match self {
+            Self::Topic => (DataType::Utf8, false),
+            Self::Partition => (DataType::Int32, false),
+            Self::Offset => (DataType::Int64, false),
+            Self::Timestamp => (DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())), true),
+            Self::Key => (DataType::Binary, true),
+            Self::Headers => {
+                let item = Field::new("item", DataType::Struct(header_fields()), true);
+                (DataType::List(Arc::new(item)), false)
+            }
+        };
+        Field::new(self.column(), data_type, is_nullable)
+    }
+}
+
+fn header_fields() -> Fields {
+    vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Binary, true)].into()
+}
+
+/// What a table's rows look like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    format: Format,
+    extras: Vec<Extra>,
+    schema: SchemaRef,
+}
+
+/// A record that is no row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unconvertible {
+    /// The field, if it is about one.
+    pub field: Option<String>,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl Shape {
+    /// The columns of values, and behind them what else is wished for. Two of one name are refused by that name.
+    pub fn new(format: Format, extras: Vec<Extra>) -> Result<Self, String> {
+        let values = match &format {
+            Format::Text => vec![Field::new("value", DataType::Utf8, true)],
+            Format::Bytes => vec![Field::new("value", DataType::Binary, true)],
+            Format::Json(fields) => fields
+                .iter()
+                .map(|field| Field::new(&field.name, field.kind.data_type(), !field.is_required))
+                .collect(),
+        };
+        let fields: Vec<Field> = values.into_iter().chain(extras.iter().map(|extra| extra.field())).collect();
+        for (at, field) in fields.iter().enumerate() {
+            // Hive and DuckDB do not tell capitals apart.
+            if fields[..at].iter().any(|other| other.name().eq_ignore_ascii_case(field.name())) {
+                return Err(field.name().clone());
+            }
+        }
+        Ok(Self { format, extras, schema: Arc::new(Schema::new(fields)) })
+    }
+
+    /// The columns.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+}
+
+/// A column of values that grows.
+pub(crate) enum Column {
+    String(StringBuilder),
+    Binary(BinaryBuilder),
+    Int64(Int64Builder),
+    Float64(Float64Builder),
+    Bool(BooleanBuilder),
+    Timestamp(TimestampMicrosecondBuilder),
+}
+
+impl Column {
+    fn new(kind: Kind) -> Self {
+        match kind {
+            Kind::String => Self::String(StringBuilder::new()),
+            Kind::Int64 => Self::Int64(Int64Builder::new()),
+            Kind::Float64 => Self::Float64(Float64Builder::new()),
+            Kind::Bool => Self::Bool(BooleanBuilder::new()),
+            Kind::Timestamp => Self::Timestamp(TimestampMicrosecondBuilder::new().with_timezone("UTC")),
+        }
+    }
+
+    pub(crate) fn null(&mut self) {
+        match self {
+            Self::String(column) => column.append_null(),
+            Self::Binary(column) => column.append_null(),
+            Self::Int64(column) => column.append_null(),
+            Self::Float64(column) => column.append_null(),
+            Self::Bool(column) => column.append_null(),
+            Self::Timestamp(column) => column.append_null(),
+        }
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        match self {
+            Self::String(column) => Arc::new(column.finish()),
+            Self::Binary(column) => Arc::new(column.finish()),
+            Self::Int64(column) => Arc::new(column.finish()),
+            Self::Float64(column) => Arc::new(column.finish()),
+            Self::Bool(column) => Arc::new(column.finish()),
+            Self::Timestamp(column) => Arc::new(column.finish()),
+        }
+    }
+}
+
+enum ExtraColumn {
+    Topic(StringBuilder),
+    Partition(Int32Builder),
+    Offset(Int64Builder),
+    Timestamp(TimestampMillisecondBuilder),
+    Key(BinaryBuilder),
+    Headers(ListBuilder<StructBuilder>),
+}
+
+impl ExtraColumn {
+    fn new(extra: Extra) -> Self {
+        match extra {
+            Extra::Topic => Self::Topic(StringBuilder::new()),
+            Extra::Partition => Self::Partition(Int32Builder::new()),
+            Extra::Offset => Self::Offset(Int64Builder::new()),
+            Extra::Timestamp => Self::Timestamp(TimestampMillisecondBuilder::new().with_timezone("UTC")),
+            Extra::Key => Self::Key(BinaryBuilder::new()),
+            Extra::Headers => {
+                let builders: Vec<Box<dyn ArrayBuilder>> =
+                    vec![Box::new(StringBuilder::new()), Box::new(BinaryBuilder::new())];
+                Self::Headers(ListBuilder::new(StructBuilder::new(header_fields(), builders)))
+            }
+        }
+    }
+
+    fn append(&mut self, record: &ConsumedRecord) {
+        match self {
+            Self::Topic(column) => column.append_value(&record.topic),
+            Self::Partition(column) => column.append_value(record.partition.0),
+            Self::Offset(column) => column.append_value(record.offset.0),
+            Self::Timestamp(column) => {
+                column.append_option(Some(record.timestamp.0).filter(|&time| time >= 0));
+            }
+            Self::Key(column) => column.append_option(record.key.as_deref()),
+            Self::Headers(column) => {
+                let structs = column.values();
+                for header in &record.headers {
+                    let keys = structs.field_builder::<StringBuilder>(0).expect("keys are text");
+                    keys.append_value(&header.key);
+                    let values = structs.field_builder::<BinaryBuilder>(1).expect("values are bytes");
+                    values.append_option(header.value.as_deref());
+                    structs.append(true);
+                }
+                column.append(true);
+            }
+        }
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        match self {
+            Self::Topic(column) => Arc::new(column.finish()),
+            Self::Partition(column) => Arc::new(column.finish()),
+            Self::Offset(column) => Arc::new(column.finish()),
+            Self::Timestamp(column) => Arc::new(column.finish()),
+            Self::Key(column) => Arc::new(column.finish()),
+            Self::Headers(column) => Arc::new(column.finish()),
+        }
+    }
+}
+
+/// Rows that gather.
+pub struct Columns {
+    shape: Arc<Shape>,
+    values: Vec<Column>,
+    extras: Vec<ExtraColumn>,
+    rows: usize,
+    bytes: usize,
+    /// For JSON: in which row each field was last seen.
+    seen: Vec<u64>,
+    row_number: u64,
+}
+
+impl Columns {
+    /// None yet.
+    pub fn new(shape: Arc<Shape>) -> Self {
+        let values: Vec<Column> = match &shape.format {
+            Format::Text => vec![Column::String(StringBuilder::new())],
+            Format::Bytes => vec![Column::Binary(BinaryBuilder::new())],
+            Format::Json(fields) => fields.iter().map(|field| Column::new(field.kind)).collect(),
+        };
+        let extras = shape.extras.iter().map(|&extra| ExtraColumn::new(extra)).collect();
+        let seen = vec![0; values.len()];
+        Self { shape, values, extras, rows: 0, bytes: 0, seen, row_number: 0 }
+    }
+
+    /// Rows so far.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// What their records took.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Appends a record as a row. After an error nothing may be appended before [`Columns::finish`], which gives the rows before it.
+    pub fn append(&mut self, record: &ConsumedRecord) -> Result<(), Unconvertible> {
+        let unconvertible = |problem: String| Unconvertible { field: None, problem };
+        match (&self.shape.format, &mut self.values[..], &record.value) {
+            (Format::Text, [Column::String(column)], Some(value)) => {
+                let text = std::str::from_utf8(value);
+                let text = text.map_err(|error| unconvertible(format!("the value is not UTF-8: {error}")))?;
+                column.append_value(text);
+            }
+            (Format::Bytes, [Column::Binary(column)], Some(value)) => column.append_value(value),
+            (Format::Text | Format::Bytes, [column], None) => column.null(),
+            (Format::Json(fields), values, value) => {
+                self.row_number += 1;
+                let row = json::Row { fields, values, seen: &mut self.seen, number: self.row_number };
+                match value {
+                    Some(value) => row.parse(value)?,
+                    None => row.nothing()?,
+                }
+            }
+            _ => unreachable!("raw values have one column of their type"),
+        }
+        for extra in &mut self.extras {
+            extra.append(record);
+        }
+        self.rows += 1;
+        self.bytes += size(record);
+        Ok(())
+    }
+
+    /// The rows, which are none then.
+    pub fn finish(&mut self) -> RecordBatch {
+        let values = self.values.iter_mut().map(Column::finish);
+        let arrays = values.chain(self.extras.iter_mut().map(ExtraColumn::finish));
+        // A record that was no row may have left some of its fields.
+        let arrays: Vec<ArrayRef> = arrays.map(|array| array.slice(0, self.rows)).collect();
+        (self.rows, self.bytes) = (0, 0);
+        let batch = RecordBatch::try_new(Arc::clone(&self.shape.schema), arrays);
+        batch.expect("columns are of their types and of one length, and what is required is there")
+    }
+}
+
+/// What a record counts for.
+pub(crate) fn size(record: &ConsumedRecord) -> usize {
+    let of = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
+    of(&record.key) + of(&record.value)
+}

@@ -1,0 +1,122 @@
+//! The file system as the sink sees it: each method is one step that may fail, or never return.
+//!
+//! Tables and positions are written through this alone, so that a test can enumerate every step as a place to die at. Nothing here
+//! knows what is in a file.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// A file that is being written.
+pub trait NewFile: Write + Send {
+    /// Makes what was written durable. Its name is made durable by [`Files::sync_dir`].
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// Files and directories.
+pub trait Files: Send + Sync + 'static {
+    /// Makes one directory; that it is there is [`io::ErrorKind::AlreadyExists`].
+    fn make_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Names in a directory, in order.
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>>;
+
+    /// All of a file.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// Begins a file that must not be there yet.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>>;
+
+    /// Gives a file a second name that must not be there yet, in one step.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Moves a file or directory in one step; a file that is in its place goes.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file or an empty directory.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// The name.
+    pub name: String,
+    /// Whether it is a directory itself.
+    pub is_dir: bool,
+}
+
+/// The machine's own.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LocalFiles;
+
+impl NewFile for File {
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+impl Files for LocalFiles {
+    fn make_dir(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            // What is not text was not named by us.
+            if let Ok(name) = entry.file_name().into_string() {
+                entries.push(Entry { name, is_dir: entry.file_type()?.is_dir() });
+            }
+        }
+        entries.sort();
+        Ok(entries)
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        fs::read(path)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>> {
+        Ok(Box::new(File::options().write(true).create_new(true).open(path)?))
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        match fs::symlink_metadata(path)?.is_dir() {
+            true => fs::remove_dir(path),
+            false => fs::remove_file(path),
+        }
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+}
+
+/// Makes a directory and those above it, below `root`, which must be there; durable when this returns.
+pub(crate) fn make_dirs(files: &dyn Files, root: &Path, below: &Path) -> io::Result<()> {
+    let mut path = root.to_owned();
+    for part in below.components() {
+        let parent = path.clone();
+        path.push(part);
+        match files.make_dir(&path) {
+            // Whoever made it may not have come to make it durable.
+            Ok(()) => files.sync_dir(&parent)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => files.sync_dir(&parent)?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,410 @@
+//! One partition of one line: takes what is read, and carries out what the plan says.
+//!
+//! It takes hold of the partition in the store, makes its staging directory, and goes on from what is stored. Each step waits for the
+//! one before it. After an error nothing more is done with the partition here: whoever takes it over finds what is durable and
+//! does the rest.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use client::ConsumedRecord;
+use offsets::Fence;
+use wire::{LeaderEpoch, Millis, Offset};
+
+use crate::columns::{self, Shape, Unconvertible};
+use crate::key::{FileName, Key, Layout, Range};
+use crate::plan::{Action, Event, Limits, Plan};
+use crate::staging::{self, NotClaimed, Staging};
+use crate::store::{Acquire, Change, Frozen, PositionStore, StoreError, Stored};
+use crate::table::{self, Ahead, Listing, Staged, Table};
+use crate::writer::{NotTaken, RangeWriter};
+
+/// What a line does with every partition.
+#[derive(Clone)]
+pub struct LineSettings {
+    /// When a range is closed.
+    pub limits: Limits,
+    /// How files are spread over directories.
+    pub layout: Layout,
+    /// Files of one partition that are written at once; a record that needs one more closes the range.
+    pub files_max: usize,
+    /// The columns.
+    pub shape: Arc<Shape>,
+}
+
+/// Why a partition goes no further.
+#[derive(Debug, thiserror::Error)]
+pub enum PartitionError {
+    /// The store refused, or failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The table has more than the store knows.
+    #[error(transparent)]
+    Ahead(#[from] Ahead),
+    /// Another instance has taken the partition over.
+    #[error("{key} was taken over by another instance: {how}")]
+    TakenOver {
+        /// The partition.
+        key: Box<Key>,
+        /// How it shows.
+        how: String,
+    },
+    /// A record is no row.
+    #[error(
+        "{} at offset {offset}{}: {problem}",
+        key.partition,
+        field.as_deref().map(|field| format!(", field {field:?}")).unwrap_or_default()
+    )]
+    Unconvertible {
+        /// The partition.
+        key: Box<Key>,
+        /// The record.
+        offset: Offset,
+        /// The field, if it is about one.
+        field: Option<String>,
+        /// What is wrong.
+        problem: String,
+    },
+    /// What was read does not continue what is there.
+    #[error("{key}: {found} was read where {expected} comes next")]
+    Hole {
+        /// The partition.
+        key: Box<Key>,
+        /// What was to come.
+        expected: Offset,
+        /// What came.
+        found: Offset,
+    },
+    /// Files of the table.
+    #[error("{key}: cannot {doing} in {}: {source}", path.display())]
+    Files {
+        /// The partition.
+        key: Box<Key>,
+        /// What was done.
+        doing: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What came of it.
+        source: io::Error,
+    },
+}
+
+/// What was read at once: everything from `position` up to `next`.
+#[derive(Debug, Clone, Copy)]
+pub struct Chunk<'a> {
+    /// Where reading stood.
+    pub position: Offset,
+    /// Where it goes on.
+    pub next: Offset,
+    /// Who wrote it.
+    pub leader_epoch: LeaderEpoch,
+    /// The records there, in order.
+    pub records: &'a [ConsumedRecord],
+}
+
+/// A partition that is held.
+pub struct Partition {
+    key: Key,
+    fence: Fence,
+    store: Arc<dyn PositionStore>,
+    table: Table,
+    settings: LineSettings,
+    staging: Staging,
+    /// As it was found.
+    stored: Stored,
+    plan: Plan,
+    writer: RangeWriter,
+    /// The range on its way, and its files once they are written.
+    frozen: Option<Frozen>,
+    staged: Vec<Staged>,
+    /// Of the last record that was taken.
+    leader_epoch: LeaderEpoch,
+    /// What did not happen ends it.
+    is_lost: bool,
+    now: Millis,
+}
+
+impl Partition {
+    /// Takes hold of a partition. `begin` is where to begin if the line never was here, `token` a random number.
+    ///
+    /// [`Partition::compare`] has to be called before anything is taken.
+    pub async fn open(
+        key: Key,
+        store: Arc<dyn PositionStore>,
+        table: Table,
+        settings: LineSettings,
+        begin: Offset,
+        token: i64,
+        now: Millis,
+    ) -> Result<Self, PartitionError> {
+        let failed = |source| PartitionError::Files {
+            key: Box::new(key.clone()),
+            doing: "prepare",
+            path: table.root().join(staging::DIRECTORY),
+            source,
+        };
+        let number_min = staging::highest(&table, &key).map_err(failed)? + 1;
+        let acquire = Acquire { key: key.clone(), begin, number_min, token, now };
+        let held = store.acquire(&acquire).await?;
+        let staging = staging::claim(&table, &key, held.fence).map_err(|error| match error {
+            NotClaimed::Fenced(epoch) => PartitionError::TakenOver {
+                key: Box::new(key.clone()),
+                how: format!("epoch {} is behind {epoch}", held.fence.number),
+            },
+            NotClaimed::Failed(source) => failed(source),
+        })?;
+        let stored = held.stored;
+        let frozen = stored.frozen;
+        let plan = Plan::new(settings.limits, stored.committed.next, frozen.map(|frozen| frozen.range));
+        let leader_epoch = stored.committed.leader_epoch;
+        let writer = Self::writer(&table, &settings, frozen);
+        let (fence, staged) = (held.fence, Vec::new());
+        Ok(Self {
+            key,
+            fence,
+            store,
+            table,
+            settings,
+            staging,
+            stored,
+            plan,
+            writer,
+            frozen,
+            staged,
+            leader_epoch,
+            is_lost: false,
+            now,
+        })
+    }
+
+    /// A frozen range is laid out as it was meant to be, in as many files as it needs.
+    fn writer(table: &Table, settings: &LineSettings, frozen: Option<Frozen>) -> RangeWriter {
+        let layout = frozen.map_or(settings.layout, |frozen| frozen.layout);
+        let files_max = frozen.map_or(settings.files_max, |_| usize::MAX);
+        RangeWriter::new(table.clone(), Arc::clone(&settings.shape), layout, files_max)
+    }
+
+    /// Compares what is stored with what the table holds, as listed after [`Partition::open`].
+    pub async fn compare(&mut self, listing: &Listing) -> Result<(), PartitionError> {
+        let Err(ahead) = table::check(&self.key.partition, &self.stored, listing) else { return Ok(()) };
+        // Unless somebody took it over meanwhile and has gone on.
+        let stored = self.store.list(&self.key.line).await?;
+        let stored = stored.iter().find(|(key, _)| *key == self.key).map(|(_, stored)| *stored);
+        match stored == Some(self.stored) {
+            true => Err(ahead.into()),
+            false => {
+                let how = "the position has moved on".to_owned();
+                Err(PartitionError::TakenOver { key: Box::new(self.key.clone()), how })
+            }
+        }
+    }
+
+    /// Which partition.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// What was stored when it was taken hold of.
+    pub fn stored(&self) -> &Stored {
+        &self.stored
+    }
+
+    /// Where reading goes on.
+    pub fn read(&self) -> Offset {
+        self.plan.read()
+    }
+
+    /// Up to where everything is in the table.
+    pub fn committed(&self) -> Offset {
+        self.plan.committed()
+    }
+
+    /// Whether it repeats a range that was found frozen, up to its very end.
+    pub fn is_repeating(&self) -> bool {
+        self.plan.until().is_some()
+    }
+
+    /// Records in hand.
+    pub fn rows(&self) -> u64 {
+        self.plan.rows()
+    }
+
+    /// What is in memory, about.
+    pub fn memory(&self) -> usize {
+        self.writer.memory()
+    }
+
+    /// When [`Partition::tick`] will have something to do.
+    pub fn wake_at(&self) -> Option<Millis> {
+        self.plan.wake_at()
+    }
+
+    /// Takes what was read. A record that is no row ends it; those before it stay in hand, for [`Partition::finish`].
+    pub async fn take(&mut self, chunk: Chunk<'_>, now: Millis) -> Result<(), PartitionError> {
+        self.now = now;
+        let Chunk { position, next: end, mut records, leader_epoch } = chunk;
+        if position != self.plan.read() {
+            let (key, expected) = (Box::new(self.key.clone()), self.plan.read());
+            return Err(PartitionError::Hole { key, expected, found: position });
+        }
+        while self.plan.read() < end && !self.is_lost {
+            let until = self.plan.until().unwrap_or(end).min(end);
+            let (mut rows, mut bytes) = (0, 0);
+            let mut outcome = Ok(());
+            for record in records.iter().take_while(|record| record.offset < until) {
+                outcome = self.writer.append(record, &mut self.staging);
+                if outcome.is_err() {
+                    break;
+                }
+                rows += 1;
+                bytes += columns::size(record);
+            }
+            let first_left = records.get(rows);
+            let next = match &outcome {
+                Err(_) => first_left.map_or(until, |record| record.offset),
+                Ok(()) => until,
+            };
+            if rows > 0 {
+                self.leader_epoch = leader_epoch;
+            }
+            let offset = next;
+            records = &records[rows..];
+            let read = Event::Read { next, rows: rows as u64, bytes: bytes as u64, now };
+            match outcome {
+                Ok(()) => self.act(read).await?,
+                Err(NotTaken::Full) => {
+                    self.act(read).await?;
+                    // Unless the limits have said so already.
+                    if self.plan.rows() > 0 {
+                        self.act(Event::Full).await?;
+                    }
+                }
+                Err(NotTaken::Unconvertible(Unconvertible { field, problem })) => {
+                    self.act(read).await?;
+                    let key = Box::new(self.key.clone());
+                    return Err(PartitionError::Unconvertible { key, offset, field, problem });
+                }
+                Err(NotTaken::Failed(source)) => return Err(self.lose("write", source)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Time has passed.
+    pub async fn tick(&mut self, now: Millis) -> Result<(), PartitionError> {
+        self.now = now;
+        self.act(Event::Tick { now }).await
+    }
+
+    /// Commits what is in hand, unless it is the beginning of a range that was found frozen: that one is left to be repeated.
+    pub async fn finish(&mut self, now: Millis) -> Result<(), PartitionError> {
+        self.now = now;
+        self.act(Event::Finish).await
+    }
+
+    async fn act(&mut self, event: Event) -> Result<(), PartitionError> {
+        let mut event = event;
+        while let Some(action) = self.plan.on(event) {
+            let carried_out = match action {
+                Action::Freeze(range) => self.freeze(range).await,
+                Action::Write(range) => self.write(range),
+                Action::Place(range) => self.place(range),
+                Action::Commit(range) => self.commit(range).await,
+            };
+            event = match carried_out {
+                Ok(event) => event,
+                Err(error) => {
+                    self.plan.on(Event::Lost);
+                    self.is_lost = true;
+                    return Err(error);
+                }
+            };
+        }
+        Ok(())
+    }
+
+    async fn freeze(&mut self, range: Range) -> Result<Event, PartitionError> {
+        let Self { fence, settings, .. } = self;
+        let frozen = self.frozen.unwrap_or(Frozen { range, epoch: fence.number, layout: settings.layout });
+        assert_eq!(frozen.range, range, "what was found frozen is repeated as it is");
+        self.frozen = Some(frozen);
+        self.store.freeze(&self.change(frozen)).await?;
+        Ok(Event::Frozen)
+    }
+
+    fn write(&mut self, range: Range) -> Result<Event, PartitionError> {
+        let frozen = self.frozen.expect("it is frozen");
+        let footer = footer(&self.key, &frozen, self.plan.rows());
+        let next = Self::writer(&self.table, &self.settings, None);
+        let staged = std::mem::replace(&mut self.writer, next).finish(&footer);
+        self.staged = staged.map_err(|source| self.lose("write", source))?;
+        assert_eq!(frozen.range, range);
+        Ok(Event::Written)
+    }
+
+    fn place(&mut self, range: Range) -> Result<Event, PartitionError> {
+        let name = FileName { partition: self.key.partition.clone(), range };
+        let staged = std::mem::take(&mut self.staged);
+        match self.table.place(&name, &staged) {
+            Ok(()) => Ok(Event::Placed),
+            Err(error) => Err(self.lose("place files", error)),
+        }
+    }
+
+    async fn commit(&mut self, range: Range) -> Result<Event, PartitionError> {
+        let frozen = self.frozen.take().expect("it is frozen");
+        assert_eq!(frozen.range, range);
+        self.store.commit(&self.change(frozen), self.leader_epoch).await?;
+        Ok(Event::Committed)
+    }
+
+    fn change(&self, frozen: Frozen) -> Change {
+        Change { key: self.key.clone(), fence: self.fence, frozen, now: self.now }
+    }
+
+    /// That the staging directory is gone says that a successor took it away.
+    fn lose(&mut self, doing: &'static str, source: io::Error) -> PartitionError {
+        self.plan.on(Event::Lost);
+        self.is_lost = true;
+        let key = Box::new(self.key.clone());
+        let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        let is_taken = is_missing(&source)
+            && self.table.files.list(&self.staging.dir).is_err_and(|error| is_missing(&error));
+        match is_taken {
+            true => PartitionError::TakenOver { key, how: format!("{} is gone", self.staging.dir.display()) },
+            false => PartitionError::Files { key, doing, path: self.table.root().to_owned(), source },
+        }
+    }
+}
+
+/// Words of a file's footer.
+pub(crate) mod words {
+    pub(crate) const FORM: &str = "ottla.form";
+    pub(crate) const LINE: &str = "ottla.line";
+    pub(crate) const CLUSTER_ID: &str = "ottla.cluster.id";
+    pub(crate) const TOPIC: &str = "ottla.topic";
+    pub(crate) const TOPIC_ID: &str = "ottla.topic.id";
+    pub(crate) const PARTITION: &str = "ottla.partition";
+    pub(crate) const START: &str = "ottla.range.start";
+    pub(crate) const END: &str = "ottla.range.end";
+    pub(crate) const ROWS: &str = "ottla.range.rows";
+    pub(crate) const EPOCH: &str = "ottla.epoch";
+}
+
+/// What a footer says, the same for all files of a range: enough to rebuild the store from.
+fn footer(key: &Key, frozen: &Frozen, rows: u64) -> Vec<(&'static str, String)> {
+    let Key { line, cluster_id, partition, topic_id } = key;
+    vec![
+        (words::FORM, "1".to_owned()),
+        (words::LINE, line.to_string()),
+        (words::CLUSTER_ID, cluster_id.clone()),
+        (words::TOPIC, partition.topic.to_string()),
+        (words::TOPIC_ID, topic_id.to_string()),
+        (words::PARTITION, partition.partition.to_string()),
+        (words::START, frozen.range.start.to_string()),
+        (words::END, frozen.range.end.to_string()),
+        (words::ROWS, rows.to_string()),
+        (words::EPOCH, frozen.epoch.to_string()),
+    ]
+}

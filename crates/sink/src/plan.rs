@@ -1,0 +1,330 @@
+//! What a line does next with one partition. Pure: events in, at most one action out; no clock, no files, no waiting.
+//!
+//! Records gather until one of the limits is reached. Then exactly their range is frozen, written, placed and committed, in this
+//! order and each step only after the one before it. A range that was found frozen is somebody's who died on the way: it is read
+//! again to its very end, whatever the limits say now, and goes the same way. Invariant: `committed <= read`, and everything
+//! between the two is in hand.
+
+use wire::{Millis, Offset};
+
+use crate::key::Range;
+
+/// When a range is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// At so many records.
+    pub rows_max: u64,
+    /// At so many bytes of keys and values.
+    pub bytes_max: u64,
+    /// So long after its first record was read.
+    pub age_ms_max: i64,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Reading came to `next`, over so many records.
+    Read {
+        /// The next position.
+        next: Offset,
+        /// Records passed.
+        rows: u64,
+        /// Their size.
+        bytes: u64,
+        /// The time of day.
+        now: Millis,
+    },
+    /// Nothing more can be taken before what is in hand has left.
+    Full,
+    /// Time passed.
+    Tick {
+        /// The time of day.
+        now: Millis,
+    },
+    /// An orderly end was asked for.
+    Finish,
+    /// The range is frozen.
+    Frozen,
+    /// Its files are written.
+    Written,
+    /// They are where readers see them.
+    Placed,
+    /// The position has moved over it.
+    Committed,
+    /// The partition is somebody else's, or a step failed: nothing more is done here.
+    Lost,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Make it durable that this range is what comes next.
+    Freeze(Range),
+    /// Write the files of what is in hand, beside the table.
+    Write(Range),
+    /// Move them into the table.
+    Place(Range),
+    /// Move the position over the range.
+    Commit(Range),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Gathering,
+    Freezing(Range),
+    Writing(Range),
+    Placing(Range),
+    Committing(Range),
+    Lost,
+}
+
+/// One partition of one line.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    limits: Limits,
+    committed: Offset,
+    /// Where reading stands.
+    read: Offset,
+    /// A range that was found frozen, until it is committed.
+    repeating: Option<Range>,
+    rows: u64,
+    bytes: u64,
+    /// When the first record in hand was read.
+    since: Option<Millis>,
+    stage: Stage,
+}
+
+impl Plan {
+    /// Goes on from what is stored.
+    pub fn new(limits: Limits, committed: Offset, frozen: Option<Range>) -> Self {
+        if let Some(range) = frozen {
+            assert_eq!(range.start, committed, "what is frozen continues what is committed");
+        }
+        Self {
+            limits,
+            committed,
+            read: committed,
+            repeating: frozen,
+            rows: 0,
+            bytes: 0,
+            since: None,
+            stage: Stage::Gathering,
+        }
+    }
+
+    /// Where reading goes on.
+    pub fn read(&self) -> Offset {
+        self.read
+    }
+
+    /// Up to where everything is in the table, once.
+    pub fn committed(&self) -> Offset {
+        self.committed
+    }
+
+    /// Records in hand.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Where the range in hand has to end, if that is decided already.
+    pub fn until(&self) -> Option<Offset> {
+        self.repeating.map(|range| range.end)
+    }
+
+    /// When a tick will have something to do.
+    pub fn wake_at(&self) -> Option<Millis> {
+        match (self.stage, self.repeating, self.since) {
+            (Stage::Gathering, None, Some(since)) => {
+                Some(Millis(since.0.saturating_add(self.limits.age_ms_max)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes an event and says what to do, if anything.
+    ///
+    /// Panics when told what cannot have happened: a step done that was not asked for, or reading that went back.
+    pub fn on(&mut self, event: Event) -> Option<Action> {
+        match (self.stage, event) {
+            (_, Event::Lost) => {
+                self.stage = Stage::Lost;
+                None
+            }
+            (Stage::Lost, _) => None,
+            (Stage::Gathering, Event::Read { next, rows, bytes, now }) => {
+                assert!(next >= self.read, "reading goes forward");
+                assert!(self.until().is_none_or(|until| next <= until), "a frozen range ends where it ends");
+                self.read = next;
+                self.rows += rows;
+                self.bytes += bytes;
+                if rows > 0 {
+                    self.since.get_or_insert(now);
+                }
+                self.close_if(self.is_reached(now))
+            }
+            (Stage::Gathering, Event::Tick { now }) => self.close_if(self.is_reached(now)),
+            (Stage::Gathering, Event::Full) => self.close_if(true),
+            (Stage::Gathering, Event::Finish) => self.close_if(true),
+            (Stage::Freezing(range), Event::Frozen) => self.step(Stage::Writing(range), Action::Write(range)),
+            (Stage::Writing(range), Event::Written) => self.step(Stage::Placing(range), Action::Place(range)),
+            (Stage::Placing(range), Event::Placed) => {
+                self.step(Stage::Committing(range), Action::Commit(range))
+            }
+            (Stage::Committing(range), Event::Committed) => {
+                assert_eq!(range.start, self.committed, "neither a gap nor an overlap");
+                assert_eq!(range.end, self.read, "nothing was read past the range meanwhile");
+                self.committed = range.end;
+                (self.repeating, self.rows, self.bytes, self.since) = (None, 0, 0, None);
+                self.stage = Stage::Gathering;
+                None
+            }
+            // A range on its way is finished first; what asked for an end asks again.
+            (_, Event::Tick { .. } | Event::Finish) => None,
+            (stage, event) => panic!("{event:?} cannot happen while {stage:?}"),
+        }
+    }
+
+    fn is_reached(&self, now: Millis) -> bool {
+        self.rows >= self.limits.rows_max
+            || self.bytes >= self.limits.bytes_max
+            || self.since.is_some_and(|since| now.0.saturating_sub(since.0) >= self.limits.age_ms_max)
+    }
+
+    /// Closes the range in hand. One that is repeated is closed at its end, however little is left in it, and never before; any
+    /// other holds a record, so that there is a file of it.
+    fn close_if(&mut self, is_wanted: bool) -> Option<Action> {
+        let is_due = match self.repeating {
+            Some(range) => self.read == range.end,
+            None => is_wanted && self.rows > 0,
+        };
+        if !is_due {
+            return None;
+        }
+        let range = Range::new(self.committed, self.read);
+        self.step(Stage::Freezing(range), Action::Freeze(range))
+    }
+
+    fn step(&mut self, stage: Stage, action: Action) -> Option<Action> {
+        self.stage = stage;
+        Some(action)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+    use wire::{Millis, Offset};
+
+    use super::{Event, Limits, Plan};
+    use crate::key::Range;
+
+    const LIMITS: Limits = Limits { rows_max: 10, bytes_max: 1000, age_ms_max: 60_000 };
+
+    fn read(next: i64, rows: u64, now: i64) -> Event {
+        Event::Read { next: Offset(next), rows, bytes: rows * 20, now: Millis(now) }
+    }
+
+    fn tick(now: i64) -> Event {
+        Event::Tick { now: Millis(now) }
+    }
+
+    /// What a plan says to each event.
+    fn check(frozen: Option<(i64, i64)>, events: &[Event], expected: Expect) {
+        let frozen = frozen.map(|(start, end)| Range::new(Offset(start), Offset(end)));
+        let mut plan = Plan::new(LIMITS, Offset(100), frozen);
+        let mut told = String::new();
+        for &event in events {
+            let action = plan.on(event).map_or_else(|| "-".to_owned(), |action| format!("{action:?}"));
+            told += &format!("{action} (committed {}, read {})\n", plan.committed(), plan.read());
+        }
+        expected.assert_eq(
+            &told.replace("Range { start: Offset(", "").replace("), end: Offset(", "..").replace(") })", ")"),
+        );
+    }
+
+    #[test]
+    fn a_range_is_frozen_before_it_is_written_and_placed_before_it_is_committed() {
+        check(
+            None,
+            &[
+                read(104, 4, 0),
+                read(112, 7, 5),
+                Event::Frozen,
+                Event::Written,
+                Event::Placed,
+                Event::Committed,
+                read(113, 1, 9),
+            ],
+            expect![[r#"
+                - (committed 100, read 104)
+                Freeze(100..112) (committed 100, read 112)
+                Write(100..112) (committed 100, read 112)
+                Place(100..112) (committed 100, read 112)
+                Commit(100..112) (committed 100, read 112)
+                - (committed 112, read 112)
+                - (committed 112, read 113)
+            "#]],
+        );
+    }
+
+    #[test]
+    fn age_counts_from_the_first_record_and_nothing_is_made_of_nothing() {
+        check(
+            None,
+            &[tick(1_000_000), read(105, 0, 1), Event::Finish, read(106, 1, 10), tick(60_009), tick(60_010)],
+            expect![[r#"
+                - (committed 100, read 100)
+                - (committed 100, read 105)
+                - (committed 100, read 105)
+                - (committed 100, read 106)
+                - (committed 100, read 106)
+                Freeze(100..106) (committed 100, read 106)
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_frozen_range_is_repeated_to_its_end_whatever_the_limits_say() {
+        check(
+            Some((100, 150)),
+            &[
+                read(130, 25, 0),
+                tick(1_000_000),
+                Event::Full,
+                Event::Finish,
+                read(150, 0, 0),
+                Event::Frozen,
+                Event::Written,
+                Event::Placed,
+                Event::Committed,
+            ],
+            expect![[r#"
+                - (committed 100, read 130)
+                - (committed 100, read 130)
+                - (committed 100, read 130)
+                - (committed 100, read 130)
+                Freeze(100..150) (committed 100, read 150)
+                Write(100..150) (committed 100, read 150)
+                Place(100..150) (committed 100, read 150)
+                Commit(100..150) (committed 100, read 150)
+                - (committed 150, read 150)
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_is_lost_does_nothing_any_more() {
+        check(
+            None,
+            &[read(112, 12, 0), Event::Lost, Event::Frozen, tick(1_000_000), Event::Finish],
+            expect![[r#"
+                Freeze(100..112) (committed 100, read 112)
+                - (committed 100, read 112)
+                - (committed 100, read 112)
+                - (committed 100, read 112)
+                - (committed 100, read 112)
+            "#]],
+        );
+    }
+}

@@ -1,0 +1,548 @@
+//! `sink.toml`: what is moved, where to, and how.
+//!
+//! Read strictly: a key that is not known, a value that is not allowed and a key that is missing are refused with their line and
+//! column, and with what is allowed. Sizes and times are written with their units.
+
+use std::fmt;
+use std::ops::Range as Span;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use client::{Options, Start};
+use jiff::SignedDuration;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+use wire::Str;
+
+use crate::columns::{Extra, Format, JsonField, Kind, Shape};
+use crate::key::{Layout, LineName};
+use crate::partition::LineSettings;
+use crate::plan::Limits;
+
+/// A declaration of a sink.
+#[derive(Clone)]
+pub struct Settings {
+    /// Under which name it keeps positions.
+    pub name: LineName,
+    /// What is read.
+    pub topics: Vec<Str>,
+    /// Where to begin in a partition that was never read under this name.
+    pub start: Start,
+    /// Settings of the client, under Kafka's names.
+    pub client: Vec<(String, String)>,
+    /// The line into a table.
+    pub offline: OfflineSettings,
+}
+
+/// The line into a table.
+#[derive(Clone)]
+pub struct OfflineSettings {
+    /// The table's directory.
+    pub table: PathBuf,
+    /// What is done with every partition.
+    pub line: LineSettings,
+    /// What is in hand of all partitions together, before the largest is written out.
+    pub memory_max: usize,
+}
+
+impl Settings {
+    /// Under which name the offline line keeps its positions.
+    pub fn offline_name(&self) -> LineName {
+        format!("{}.offline", self.name).parse().expect("the name leaves room for it")
+    }
+}
+
+/// A declaration that is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{problem}", place(.at))]
+pub struct SettingsError {
+    /// Line and column, from 1.
+    pub at: Option<(usize, usize)>,
+    /// What is wrong, and what is allowed.
+    pub problem: String,
+}
+
+fn place(at: &Option<(usize, usize)>) -> String {
+    at.map_or_else(String::new, |(line, column)| format!("line {line}, column {column}: "))
+}
+
+/// What is wrong where in the text.
+struct Problem {
+    span: Option<Span<usize>>,
+    what: String,
+}
+
+impl Problem {
+    fn new(span: Span<usize>, what: impl Into<String>) -> Self {
+        Self { span: Some(span), what: what.into() }
+    }
+}
+
+impl Settings {
+    /// Reads a declaration.
+    pub fn parse(text: &str) -> Result<Self, SettingsError> {
+        let document = DeTable::parse(text).map_err(|error| SettingsError {
+            at: error.span().map(|span| line_and_column(text, span.start)),
+            problem: error.message().to_owned(),
+        })?;
+        settings(&document).map_err(|problem| SettingsError {
+            at: problem.span.map(|span| line_and_column(text, span.start)),
+            problem: problem.what,
+        })
+    }
+
+    /// The client's settings: `options`, and what is declared on top of them.
+    pub fn client_options(&self, mut options: Options) -> Result<Options, client::Error> {
+        for (key, value) in &self.client {
+            options.set(key, value)?;
+        }
+        Ok(options)
+    }
+}
+
+fn line_and_column(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+type Value<'a> = Spanned<DeValue<'a>>;
+
+/// A table of the text, and the keys that were looked at.
+struct Section<'a> {
+    /// How it is called, with a space behind, or nothing.
+    name: String,
+    span: Span<usize>,
+    table: &'a DeTable<'a>,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Section<'a> {
+    fn new(name: &str, span: Span<usize>, table: &'a DeTable<'a>) -> Self {
+        Self { name: name.to_owned(), span, table, known: Vec::new() }
+    }
+
+    fn get(&mut self, key: &'static str) -> Option<&'a Value<'a>> {
+        self.known.push(key);
+        self.table.get(key)
+    }
+
+    fn required(&mut self, key: &'static str, example: &str) -> Result<&'a Value<'a>, Problem> {
+        let (name, span) = (self.name.clone(), self.span.clone());
+        let missing = || Problem::new(span, format!("{name}{key} is missing, as in {key} = {example}"));
+        self.get(key).ok_or_else(missing)
+    }
+
+    /// A value by its text, or the default.
+    fn parsed<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<T, Problem> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        parse(text(key, value)?).map_err(|problem| Problem::new(value.span(), format!("{key}: {problem}")))
+    }
+
+    fn number(&mut self, key: &'static str, default: u64) -> Result<u64, Problem> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        let number = match value.get_ref() {
+            DeValue::Integer(number) => {
+                u64::from_str_radix(&number.as_str().replace('_', ""), number.radix()).ok()
+            }
+            _ => None,
+        };
+        number
+            .filter(|&number| number > 0)
+            .ok_or_else(|| Problem::new(value.span(), format!("{key} takes a whole number of at least 1")))
+    }
+
+    fn section(&mut self, key: &'static str) -> Result<Option<Section<'a>>, Problem> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match value.get_ref() {
+            DeValue::Table(table) => Ok(Some(Section::new(&format!("{key}."), value.span(), table))),
+            _ => Err(Problem::new(value.span(), format!("{key} is a table of its own: [{key}]"))),
+        }
+    }
+
+    /// Refuses what was not looked at.
+    fn end(self) -> Result<(), Problem> {
+        for (key, _) in self.table.iter() {
+            if !self.known.contains(&key.get_ref().as_ref()) {
+                let what = format!(
+                    "{}{} is not known here; {} are",
+                    self.name,
+                    key.get_ref(),
+                    self.known.join(", ")
+                );
+                return Err(Problem::new(key.span(), what));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn text<'a>(key: &str, value: &'a Value<'a>) -> Result<&'a str, Problem> {
+    match value.get_ref() {
+        DeValue::String(text) => Ok(text),
+        _ => Err(Problem::new(value.span(), format!("{key} takes a text in quotes"))),
+    }
+}
+
+fn list<'a>(key: &str, value: &'a Value<'a>) -> Result<&'a [Value<'a>], Problem> {
+    match value.get_ref() {
+        DeValue::Array(items) => Ok(items),
+        _ => Err(Problem::new(value.span(), format!("{key} takes a list, as in {key} = [\"a\", \"b\"]"))),
+    }
+}
+
+fn settings(document: &Spanned<DeTable<'_>>) -> Result<Settings, Problem> {
+    // What is missing at the top has no place in the text.
+    let mut top = Section::new("", 0..0, document.get_ref());
+    let value = top.required("name", "\"orders\"")?;
+    let name: LineName = text("name", value)?
+        .parse()
+        .map_err(|problem| Problem::new(value.span(), format!("name: {problem}")))?;
+    const NAME_LEN_MAX: usize = 200;
+    if name.as_str().len() > NAME_LEN_MAX {
+        return Err(Problem::new(value.span(), format!("name has at most {NAME_LEN_MAX} characters")));
+    }
+    let value = top.required("topics", "[\"orders\"]")?;
+    let mut topics = Vec::new();
+    for item in list("topics", value)? {
+        let topic = Str::copy_from(text("topics", item)?);
+        if topics.contains(&topic) {
+            return Err(Problem::new(item.span(), format!("topic {topic} comes twice")));
+        }
+        topics.push(topic);
+    }
+    if topics.is_empty() {
+        return Err(Problem::new(value.span(), "topics names no topic"));
+    }
+    let start = top.parsed("start", Start::Earliest, |text| match text {
+        "earliest" => Ok(Start::Earliest),
+        "latest" => Ok(Start::Latest),
+        _ => Err(format!("{text:?} is none of earliest, latest")),
+    })?;
+    let client = client_settings(&mut top)?;
+    let format = match top.section("value")? {
+        Some(section) => value_format(section)?,
+        None => Format::Bytes,
+    };
+    let offline = match top.section("offline")? {
+        Some(section) => offline(section, format)?,
+        None => {
+            return Err(Problem {
+                span: None,
+                what: "there is no line: [offline] with table = \"DIRECTORY\" is one".to_owned(),
+            });
+        }
+    };
+    top.end()?;
+    Ok(Settings { name, topics, start, client, offline })
+}
+
+fn client_settings(top: &mut Section<'_>) -> Result<Vec<(String, String)>, Problem> {
+    let mut settings = Vec::new();
+    if let Some(section) = top.section("client")? {
+        flatten("", section.table, &mut Options::default(), &mut settings)?;
+    }
+    Ok(settings)
+}
+
+/// Kafka's names have dots, which make tables within tables here.
+fn flatten(
+    above: &str,
+    table: &DeTable<'_>,
+    options: &mut Options,
+    settings: &mut Vec<(String, String)>,
+) -> Result<(), Problem> {
+    for (key, value) in table.iter() {
+        let name = format!("{above}{}", key.get_ref());
+        let text = match value.get_ref() {
+            DeValue::Table(table) => {
+                flatten(&format!("{name}."), table, options, settings)?;
+                continue;
+            }
+            DeValue::String(text) => text.to_string(),
+            DeValue::Integer(number) => number.as_str().to_owned(),
+            DeValue::Boolean(is) => is.to_string(),
+            _ => return Err(Problem::new(value.span(), format!("{name} takes a text or a number"))),
+        };
+        options.set(&name, &text).map_err(|error| Problem::new(value.span(), error.to_string()))?;
+        settings.push((name, text));
+    }
+    Ok(())
+}
+
+const FORMATS: [&str; 3] = ["bytes", "text", "json"];
+
+fn value_format(mut section: Section<'_>) -> Result<Format, Problem> {
+    let value = section.required("format", "\"json\"")?;
+    let fields = section.get("fields");
+    let format = match (text("format", value)?, fields) {
+        ("json", Some(fields)) => {
+            let mut declared = Vec::new();
+            for item in list("fields", fields)? {
+                declared.push(field(item)?);
+            }
+            if declared.is_empty() {
+                return Err(Problem::new(fields.span(), "fields declares no field"));
+            }
+            Format::Json(declared)
+        }
+        ("json", None) => {
+            let what = "format = \"json\" needs fields, as in fields = [{ name = \"id\", type = \"int64\" }]";
+            return Err(Problem::new(value.span(), what));
+        }
+        ("bytes" | "text", Some(fields)) => {
+            return Err(Problem::new(fields.span(), "only format = \"json\" has fields"));
+        }
+        ("bytes", None) => Format::Bytes,
+        ("text", None) => Format::Text,
+        (other, _) => {
+            return Err(Problem::new(
+                value.span(),
+                format!("format: {other:?} is none of {}", FORMATS.join(", ")),
+            ));
+        }
+    };
+    section.end()?;
+    Ok(format)
+}
+
+fn field(item: &Value<'_>) -> Result<JsonField, Problem> {
+    let DeValue::Table(table) = item.get_ref() else {
+        return Err(Problem::new(item.span(), "a field is declared as { name = \"id\", type = \"int64\" }"));
+    };
+    let mut section = Section::new("a field's ", item.span(), table);
+    let value = section.required("name", "\"id\"")?;
+    let name = text("name", value)?.to_owned();
+    if name.is_empty() {
+        return Err(Problem::new(value.span(), "a field's name is empty"));
+    }
+    let value = section.required("type", "\"int64\"")?;
+    let named = text("type", value)?;
+    let kind = Kind::named(named).ok_or_else(|| {
+        Problem::new(value.span(), format!("type: {named:?} is none of {}", Kind::NAMES.join(", ")))
+    })?;
+    let is_required = match section.get("required").map(|value| (value.span(), value.get_ref())) {
+        None => false,
+        Some((_, DeValue::Boolean(is))) => *is,
+        Some((span, _)) => return Err(Problem::new(span, "required takes true or false")),
+    };
+    section.end()?;
+    Ok(JsonField { name, kind, is_required })
+}
+
+fn offline(mut section: Section<'_>, format: Format) -> Result<OfflineSettings, Problem> {
+    let value = section.required("table", "\"/data/orders\"")?;
+    let table = PathBuf::from(text("table", value)?);
+    let layout = section.parsed("partition_by", Layout::Hour, str::parse)?;
+    let extras = match section.get("columns") {
+        None => vec![Extra::Partition, Extra::Offset, Extra::Timestamp],
+        Some(value) => {
+            let mut extras = Vec::new();
+            for item in list("columns", value)? {
+                let name = text("columns", item)?;
+                extras.push(Extra::named(name).ok_or_else(|| {
+                    Problem::new(
+                        item.span(),
+                        format!("columns: {name:?} is none of {}", Extra::NAMES.join(", ")),
+                    )
+                })?);
+            }
+            extras
+        }
+    };
+    let limits = Limits {
+        bytes_max: section.parsed("roll_bytes", 128 << 20, size)?,
+        rows_max: section.number("roll_rows", 10_000_000)?,
+        age_ms_max: section.parsed("roll_age", 600_000, millis)?,
+    };
+    let memory_max = section.parsed("memory", 512 << 20, size)?;
+    let files_max = section.number("open_files", 32)?;
+    let span = section.span.clone();
+    section.end()?;
+    let shape = Shape::new(format, extras);
+    let shape = shape.map_err(|name| Problem::new(span, format!("there are two columns {name:?}")))?;
+    let files_max = usize::try_from(files_max).unwrap_or(usize::MAX);
+    let memory_max = usize::try_from(memory_max).unwrap_or(usize::MAX);
+    Ok(OfflineSettings {
+        table,
+        line: LineSettings { limits, layout, files_max, shape: Arc::new(shape) },
+        memory_max,
+    })
+}
+
+/// Parses a size such as `64MiB`.
+fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 5] =
+        [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("B", 1)];
+    let of = |(unit, factor): &(&str, u64)| {
+        text.strip_suffix(unit)?.trim_end().parse::<u64>().ok()?.checked_mul(*factor)
+    };
+    let size = UNITS.iter().find_map(of).filter(|&size| size > 0);
+    size.ok_or_else(|| format!("{text:?} is no size; 64KiB, 128MiB and 1GiB are"))
+}
+
+/// Parses a time such as `10m`.
+fn millis(text: &str) -> Result<i64, String> {
+    let parsed = text.parse::<SignedDuration>().ok().filter(|time| time.as_millis() > 0);
+    parsed
+        .and_then(|time| i64::try_from(time.as_millis()).ok())
+        .ok_or_else(|| format!("{text:?} is no time; 500ms, 30s, 10m and 1h30m are"))
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("name", &self.name)
+            .field("topics", &self.topics)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::Settings;
+
+    fn check(text: &str, expected: Expect) {
+        expected.assert_eq(&match Settings::parse(text) {
+            Ok(settings) => format!(
+                "{} of {:?} into {} by {}, {:?}, columns {}",
+                settings.offline_name(),
+                settings.topics.iter().map(|topic| topic.as_str()).collect::<Vec<_>>(),
+                settings.offline.table.display(),
+                settings.offline.line.layout.name(),
+                settings.offline.line.limits,
+                settings
+                    .offline
+                    .line
+                    .shape
+                    .schema()
+                    .fields()
+                    .iter()
+                    .map(|field| field.name().as_str())
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            ),
+            Err(problem) => problem.to_string(),
+        });
+    }
+
+    const TOP: &str = "name = \"orders\"\ntopics = [\"orders\"]\n";
+
+    fn check_behind_top(rest: &str, expected: Expect) {
+        check(&format!("{TOP}{rest}"), expected);
+    }
+
+    #[test]
+    fn a_declaration_says_what_goes_where() {
+        check_behind_top(
+            "[offline]\ntable = \"/data/orders\"\n",
+            expect![[
+                r#"orders.offline of ["orders"] into /data/orders by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns value kafka_partition kafka_offset kafka_timestamp"#
+            ]],
+        );
+        check_behind_top(
+            "start = \"latest\"\n\
+             [client]\n\"bootstrap.servers\" = \"a:1\"\n\"fetch.max.wait.ms\" = 50\n\
+             [value]\nformat = \"json\"\nfields = [\n  { name = \"id\", type = \"int64\", required = true },\n  { name = \"at\", type = \"timestamp\" },\n]\n\
+             [offline]\ntable = \"t\"\npartition_by = \"day\"\nroll_bytes = \"1MiB\"\nroll_rows = 1_000\nroll_age = \"30s\"\ncolumns = [\"key\", \"headers\"]\n",
+            expect![[
+                r#"orders.offline of ["orders"] into t by day, Limits { rows_max: 1000, bytes_max: 1048576, age_ms_max: 30000 }, columns id at kafka_key kafka_headers"#
+            ]],
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place_and_with_what_is_allowed() {
+        check(
+            "name = orders",
+            expect!["line 1, column 8: string values must be quoted, expected literal string"],
+        );
+        check(
+            "name = \"a/b\"\n",
+            expect![[
+                r#"line 1, column 8: name: "a/b" is no name: 1 to 249 letters, digits, '.', '_' and '-' are, not beginning with '.'"#
+            ]],
+        );
+        check(
+            "name = \"a\"\n",
+            expect![[r#"line 1, column 1: topics is missing, as in topics = ["orders"]"#]],
+        );
+        check(
+            "name = \"a\"\ntopics = \"a\"\n",
+            expect![[r#"line 2, column 10: topics takes a list, as in topics = ["a", "b"]"#]],
+        );
+        check("name = \"a\"\ntopics = [\"a\",\n  \"a\"]\n", expect!["line 3, column 3: topic a comes twice"]);
+        check_behind_top("", expect![[r#"there is no line: [offline] with table = "DIRECTORY" is one"#]]);
+        check_behind_top(
+            "tpoics = 3\n[offline]\ntable = \"t\"\n",
+            expect![
+                "line 3, column 1: tpoics is not known here; name, topics, start, client, value, offline are"
+            ],
+        );
+        check_behind_top(
+            "[offline]\n",
+            expect![[r#"line 3, column 1: offline.table is missing, as in table = "/data/orders""#]],
+        );
+        check_behind_top(
+            "[offline]\ntable = \"t\"\npartition_by = \"week\"\n",
+            expect![[r#"line 5, column 16: partition_by: "week" is none of hour, day, none"#]],
+        );
+        check_behind_top(
+            "[offline]\ntable = \"t\"\nroll_bytes = \"lots\"\n",
+            expect![[r#"line 5, column 14: roll_bytes: "lots" is no size; 64KiB, 128MiB and 1GiB are"#]],
+        );
+        check_behind_top(
+            "[offline]\ntable = \"t\"\nroll_rows = 0\n",
+            expect!["line 5, column 13: roll_rows takes a whole number of at least 1"],
+        );
+        check_behind_top(
+            "[offline]\ntable = \"t\"\nroll_age = \"-1s\"\n",
+            expect![[r#"line 5, column 12: roll_age: "-1s" is no time; 500ms, 30s, 10m and 1h30m are"#]],
+        );
+        check_behind_top(
+            "[offline]\ntable = \"t\"\ncolumns = [\"offset\", \"size\"]\n",
+            expect![[
+                r#"line 5, column 22: columns: "size" is none of topic, partition, offset, timestamp, key, headers"#
+            ]],
+        );
+        check_behind_top(
+            "[value]\nformat = \"avro\"\n",
+            expect![[r#"line 4, column 10: format: "avro" is none of bytes, text, json"#]],
+        );
+        check_behind_top(
+            "[value]\nformat = \"json\"\n",
+            expect![[
+                r#"line 4, column 10: format = "json" needs fields, as in fields = [{ name = "id", type = "int64" }]"#
+            ]],
+        );
+        check_behind_top(
+            "[value]\nformat = \"json\"\nfields = [{ name = \"id\", type = \"int\" }]\n",
+            expect![[r#"line 5, column 33: type: "int" is none of string, int64, float64, bool, timestamp"#]],
+        );
+        check_behind_top(
+            "[value]\nformat = \"json\"\nfields = [{ name = \"id\", kind = \"int64\" }]\n",
+            expect![[r#"line 5, column 11: a field's type is missing, as in type = "int64""#]],
+        );
+        check_behind_top(
+            "[value]\nformat = \"json\"\nfields = [{ name = \"id\", type = \"int64\" }, { name = \"ID\", type = \"int64\" }]\n[offline]\ntable = \"t\"\n",
+            expect![[r#"line 6, column 1: there are two columns "ID""#]],
+        );
+        check_behind_top(
+            "[client]\n\"bootstrap.server\" = \"a:1\"\n",
+            expect![
+                "line 4, column 22: bootstrap.server=a:1 cannot be used: there is no such option; did you mean bootstrap.servers?"
+            ],
+        );
+        check_behind_top(
+            "[client]\nbootstrap.servers = \"a:1\"\n",
+            expect![[r#"there is no line: [offline] with table = "DIRECTORY" is one"#]],
+        );
+    }
+}

@@ -1,0 +1,120 @@
+//! The fence for renames: a directory beside the table for each time that a partition is held.
+//!
+//! `_staging/LINE/TOPIC-PARTITION/EPOCH-TOKEN` is made once, after its holder got the epoch and before it freezes anything. A
+//! successor takes the older ones away before it writes. So whoever is not the holder any more has nothing left that it could
+//! rename into the table, however late it wakes; it never makes its directory again.
+
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use offsets::Fence;
+
+use crate::files::make_dirs;
+use crate::key::Key;
+use crate::table::Table;
+
+/// The directory within a table.
+pub(crate) const DIRECTORY: &str = "_staging";
+
+/// How a directory ends that was taken from its holder.
+const GONE: &str = ".gone";
+
+/// How often a directory is emptied into which something is still being written.
+const TRIES_MAX: usize = 100;
+
+/// A holder's own directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Staging {
+    pub(crate) dir: PathBuf,
+    /// Files that were begun in it.
+    pub(crate) files: u64,
+}
+
+/// Why there is no directory.
+#[derive(Debug)]
+pub(crate) enum NotClaimed {
+    /// A later holder has one: its epoch.
+    Fenced(i64),
+    Failed(io::Error),
+}
+
+impl From<io::Error> for NotClaimed {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+fn place(key: &Key) -> PathBuf {
+    Path::new(DIRECTORY).join(key.line.as_str()).join(key.partition.to_string())
+}
+
+/// The epoch in a directory's name.
+fn epoch(name: &str) -> Option<i64> {
+    name.split_once('-')?.0.parse().ok()
+}
+
+/// The highest epoch of which a trace is left.
+pub(crate) fn highest(table: &Table, key: &Key) -> io::Result<i64> {
+    let entries = match table.files.list(&table.root.join(place(key))) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    Ok(entries.iter().filter_map(|entry| epoch(&entry.name)).max().unwrap_or(0))
+}
+
+/// Makes the holder's directory, and takes those of earlier holders away. When this returns, none of them renames anything any more.
+pub(crate) fn claim(table: &Table, key: &Key, fence: Fence) -> Result<Staging, NotClaimed> {
+    let files = &*table.files;
+    make_dirs(files, &table.root, &place(key))?;
+    let base = table.root.join(place(key));
+    let own = format!("{}-{:016x}", fence.number, fence.token);
+    files.make_dir(&base.join(&own))?;
+    let others = || -> io::Result<Vec<String>> {
+        let entries = files.list(&base)?;
+        Ok(entries.into_iter().map(|entry| entry.name).filter(|name| *name != own).collect())
+    };
+    for name in others()? {
+        match epoch(&name) {
+            // Its holder has it from the same store, later.
+            Some(epoch) if epoch > fence.number => return Err(NotClaimed::Fenced(epoch)),
+            Some(_) if !name.ends_with(GONE) => {
+                // From here on its holder finds it under no path.
+                let gone = files.rename(&base.join(&name), &base.join(format!("{name}{GONE}")));
+                unless_missing(gone)?;
+            }
+            _ => {}
+        }
+    }
+    for name in others()? {
+        if name.ends_with(GONE) {
+            empty(table, &base.join(&name))?;
+        }
+    }
+    Ok(Staging { dir: base.join(own), files: 0 })
+}
+
+/// Removes a directory. A rename or creation that had found it just before it was moved is still carried out in it, and loses to the
+/// removal of the file or the directory: the file system does one after the other.
+fn empty(table: &Table, dir: &Path) -> io::Result<()> {
+    for _ in 0..TRIES_MAX {
+        let entries = match table.files.list(dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            unless_missing(table.files.remove(&dir.join(entry.name)))?;
+        }
+        match table.files.remove(dir) {
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
+            outcome => return unless_missing(outcome),
+        }
+    }
+    Err(io::Error::other(format!("{} is written to all the time", dir.display())))
+}
+
+fn unless_missing(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}

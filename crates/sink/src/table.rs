@@ -1,0 +1,129 @@
+//! A table's directory: what is in it, and how files come into it.
+//!
+//! A file comes whole, by a rename, under a name that says what is in it. Whatever else lies there is left alone.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use wire::TopicPartition;
+
+use crate::files::{Files, make_dirs};
+use crate::key::{FileName, Range};
+use crate::store::Stored;
+
+/// Directories deep that a table is: `dt=…/hour=…`.
+const DEPTH_MAX: usize = 2;
+
+/// A table.
+#[derive(Clone)]
+pub struct Table {
+    pub(crate) files: Arc<dyn Files>,
+    pub(crate) root: PathBuf,
+}
+
+/// A file of a table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TableFile {
+    /// What it holds.
+    pub name: FileName,
+    /// Where, within the table.
+    pub directory: PathBuf,
+}
+
+/// What a table's directory holds.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Files of the sink's.
+    pub files: BTreeSet<TableFile>,
+    /// Others, within the table.
+    pub foreign: Vec<PathBuf>,
+}
+
+/// A file that is written and durable, beside the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Staged {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Where it belongs, within the table.
+    pub directory: String,
+}
+
+/// Files in the table that cannot be there, going by what is stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{partition}: the table holds {found} and the store has committed up to {committed} only: the store has lost something, or belongs to another table"
+)]
+pub struct Ahead {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// What was found.
+    pub found: Range,
+    /// The committed end.
+    pub committed: wire::Offset,
+}
+
+impl Table {
+    /// In this directory.
+    pub fn new(files: Arc<dyn Files>, root: impl Into<PathBuf>) -> Self {
+        Self { files, root: root.into() }
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// All files that readers see. What begins with `_` or `.` they do not.
+    pub fn list(&self) -> io::Result<Listing> {
+        let mut listing = Listing::default();
+        let mut left = vec![(PathBuf::new(), 0)];
+        while let Some((directory, depth)) = left.pop() {
+            for entry in self.files.list(&self.root.join(&directory))? {
+                let path = directory.join(&entry.name);
+                if entry.name.starts_with(['_', '.']) {
+                    continue;
+                }
+                match FileName::parse(&entry.name) {
+                    _ if entry.is_dir && depth < DEPTH_MAX => left.push((path, depth + 1)),
+                    Some(name) if !entry.is_dir => {
+                        listing.files.insert(TableFile { name, directory: directory.clone() });
+                    }
+                    _ => listing.foreign.push(path),
+                }
+            }
+        }
+        Ok(listing)
+    }
+
+    /// Moves files to where readers see them; durable when this returns. One that is there already, of an attempt before, holds the
+    /// same and is replaced.
+    pub(crate) fn place(&self, name: &FileName, staged: &[Staged]) -> io::Result<()> {
+        for file in staged {
+            make_dirs(&*self.files, &self.root, Path::new(&file.directory))?;
+            let directory = self.root.join(&file.directory);
+            self.files.rename(&file.path, &directory.join(name.to_string()))?;
+        }
+        for file in staged {
+            self.files.sync_dir(&self.root.join(&file.directory))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether what the table holds of a partition is no more than what is committed and what is frozen.
+pub(crate) fn check(partition: &TopicPartition, stored: &Stored, listing: &Listing) -> Result<(), Ahead> {
+    let frozen = stored.frozen.map(|frozen| frozen.range);
+    let committed = stored.committed.next;
+    let ahead = listing
+        .files
+        .iter()
+        .filter(|file| file.name.partition == *partition)
+        .map(|file| file.name.range)
+        .find(|&range| range.end > committed && Some(range) != frozen);
+    match ahead {
+        Some(found) => Err(Ahead { partition: partition.clone(), found, committed }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,384 @@
+//! Whether a table holds what the log holds, each record once.
+//!
+//! Trusts nothing that the sink believes: it reads the footers of all files and, where the table has them, the offsets of all rows,
+//! and the log itself beside them, range by range. What retention has removed from the log since is counted, and cannot be
+//! compared. Looks only.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use bytes::Bytes;
+use client::{Cluster, Consumer, Start};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use wire::{Offset, TopicPartition};
+
+use crate::columns::OFFSET_COLUMN;
+use crate::file_store::FileStore;
+use crate::files::Files;
+use crate::key::{Key, Range};
+use crate::partition::words;
+use crate::run::{RunError, Source, sources};
+use crate::settings::Settings;
+use crate::store::{PositionStore, Stored};
+use crate::table::{Table, TableFile};
+use crate::writer::FILES;
+
+/// Something that is not as it must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Where: a file, or a range.
+    pub place: String,
+    /// What.
+    pub problem: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.problem)
+    }
+}
+
+/// One partition, compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// Where the line began, and up to where it has committed.
+    pub committed: Option<Range>,
+    /// Files in the table.
+    pub files: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Records in the log, where it still has them.
+    pub records: u64,
+    /// Rows of records that the log does not have any more.
+    pub passed: u64,
+    /// Records of the log that are not in the table.
+    pub missing: u64,
+    /// Rows that are there again, or of no record.
+    pub double: u64,
+    /// Whatever else is wrong.
+    pub findings: Vec<Finding>,
+}
+
+impl Verified {
+    /// Whether each record is there, once.
+    pub fn is_clean(&self) -> bool {
+        self.missing == 0 && self.double == 0 && self.findings.is_empty()
+    }
+}
+
+/// Compares every partition of the topics.
+pub async fn verify(
+    settings: &Settings,
+    cluster: &Cluster,
+    files: Arc<dyn Files>,
+) -> Result<Vec<Verified>, RunError> {
+    let root = &settings.offline.table;
+    let table = Table::new(Arc::clone(&files), root);
+    let store = FileStore::new(files, root);
+    let failed = |source| RunError::Files { doing: "list", path: root.clone(), source };
+    // The store first: what comes into the table meanwhile is behind what is compared.
+    let stored = store.list(&settings.offline_name()).await?;
+    let listing = table.list().map_err(failed)?;
+    let mut all = Vec::new();
+    for source in sources(settings, cluster).await? {
+        let stored = stored.iter().find(|(key, _)| key.partition == source.key.partition);
+        let files = listing.files.iter().filter(|file| file.name.partition == source.key.partition);
+        all.push(compare(cluster, &table, &source, stored, files.collect()).await?);
+    }
+    Ok(all)
+}
+
+/// What the files of a range say together.
+#[derive(Default)]
+struct RangeRows {
+    files: u64,
+    rows: u64,
+    /// If all files have a column of them.
+    offsets: Option<Vec<i64>>,
+}
+
+async fn compare(
+    cluster: &Cluster,
+    table: &Table,
+    source: &Source,
+    stored: Option<&(Key, Stored)>,
+    files: Vec<&TableFile>,
+) -> Result<Verified, RunError> {
+    let mut verified = Verified {
+        partition: source.key.partition.clone(),
+        committed: None,
+        files: 0,
+        rows: 0,
+        records: 0,
+        passed: 0,
+        missing: 0,
+        double: 0,
+        findings: Vec::new(),
+    };
+    let Some((key, stored)) = stored else {
+        if let Some(file) = files.first() {
+            let problem = "the store knows nothing of the partition".to_owned();
+            verified.findings.push(Finding { place: file.name.to_string(), problem });
+        }
+        return Ok(verified);
+    };
+    if (&key.cluster_id, key.topic_id) != (&source.key.cluster_id, source.key.topic_id) {
+        let problem =
+            format!("the store knows it as topic id {} of cluster {}", key.topic_id, key.cluster_id);
+        verified.findings.push(Finding { place: source.key.partition.to_string(), problem });
+        return Ok(verified);
+    }
+    let committed = stored.committed.next;
+    if stored.begun < committed {
+        verified.committed = Some(Range::new(stored.begun, committed));
+    }
+    let mut by_range: BTreeMap<Range, Vec<&TableFile>> = BTreeMap::new();
+    for file in files {
+        by_range.entry(file.name.range).or_default().push(file);
+    }
+    let mut log = LogReader::new(cluster, source, stored.begun)?;
+    let mut expected = stored.begun;
+    for (range, files) in by_range {
+        let place = format!("{} {range}", source.key.partition);
+        if range.start >= committed {
+            if stored.frozen.map(|frozen| frozen.range) != Some(range) {
+                let problem = format!("it is in the table, and only {committed} is committed");
+                verified.findings.push(Finding { place, problem });
+            }
+            continue;
+        }
+        if range.start < expected {
+            let problem = format!("it overlaps what ends at {expected}");
+            verified.findings.push(Finding { place: place.clone(), problem });
+        }
+        // A gap in the files is one in the table only if the log has records there.
+        if range.start > expected {
+            let gap = Range::new(expected, range.start);
+            log.compare(gap, Some(&[]), 0, &mut verified).await?;
+        }
+        let rows = read_range(table, key, range, &files, &mut verified.findings);
+        verified.files += rows.files;
+        verified.rows += rows.rows;
+        if range.start >= expected {
+            log.compare(range, rows.offsets.as_deref(), rows.rows, &mut verified).await?;
+        } else {
+            verified.double += rows.rows;
+        }
+        expected = expected.max(range.end);
+    }
+    if expected < committed {
+        log.compare(Range::new(expected, committed), Some(&[]), 0, &mut verified).await?;
+    }
+    log.close().await;
+    Ok(verified)
+}
+
+/// Reads all files of a range, and says where they are not what they have to be.
+fn read_range(
+    table: &Table,
+    key: &Key,
+    range: Range,
+    files: &[&TableFile],
+    findings: &mut Vec<Finding>,
+) -> RangeRows {
+    let mut all = RangeRows { offsets: Some(Vec::new()), ..RangeRows::default() };
+    let mut said_rows = None;
+    for file in files {
+        let path = file.directory.join(file.name.to_string());
+        let mut find = |problem: String| {
+            findings.push(Finding { place: path.display().to_string(), problem });
+        };
+        all.files += 1;
+        match read_file(table, &path) {
+            Err(problem) => find(problem),
+            Ok(read) => {
+                let said = |word: &str| read.words.get(word).map_or("nothing", String::as_str);
+                let expected = [
+                    (words::LINE, key.line.to_string()),
+                    (words::CLUSTER_ID, key.cluster_id.clone()),
+                    (words::TOPIC, key.partition.topic.to_string()),
+                    (words::TOPIC_ID, key.topic_id.to_string()),
+                    (words::PARTITION, key.partition.partition.to_string()),
+                    (words::START, range.start.to_string()),
+                    (words::END, range.end.to_string()),
+                    (FILES, files.len().to_string()),
+                ];
+                for (word, expected) in expected {
+                    if said(word) != expected {
+                        find(format!("its footer says {word} is {}, and it is {expected}", said(word)));
+                    }
+                }
+                said_rows = said(words::ROWS).parse::<u64>().ok();
+                all.rows += read.rows;
+                match (&mut all.offsets, read.offsets) {
+                    (Some(offsets), Some(more)) => offsets.extend(more),
+                    (offsets, _) => *offsets = None,
+                }
+            }
+        }
+    }
+    if said_rows != Some(all.rows) {
+        let said = said_rows.map_or_else(|| "nothing".to_owned(), |rows| rows.to_string());
+        let problem = format!("its footers say {said} rows, and there are {}", all.rows);
+        findings.push(Finding { place: format!("{} {range}", key.partition), problem });
+    }
+    if let Some(offsets) = &mut all.offsets {
+        offsets.sort_unstable();
+    }
+    all
+}
+
+struct FileRows {
+    words: BTreeMap<String, String>,
+    rows: u64,
+    offsets: Option<Vec<i64>>,
+}
+
+fn read_file(table: &Table, path: &Path) -> Result<FileRows, String> {
+    let bytes =
+        table.files.read(&table.root.join(path)).map_err(|error| format!("it cannot be read: {error}"))?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes));
+    let reader = reader.map_err(|error| format!("it is no Parquet file: {error}"))?;
+    let footer = reader.metadata().file_metadata();
+    let words = footer.key_value_metadata().into_iter().flatten();
+    let words = words.filter_map(|word| Some((word.key.clone(), word.value.clone()?))).collect();
+    let rows = u64::try_from(footer.num_rows()).unwrap_or(0);
+    let schema = Arc::clone(reader.schema());
+    let Some((at, _)) = schema.column_with_name(OFFSET_COLUMN) else {
+        return Ok(FileRows { words, rows, offsets: None });
+    };
+    let mask = ProjectionMask::roots(reader.parquet_schema(), [at]);
+    let mut offsets = Vec::new();
+    let batches =
+        reader.with_projection(mask).build().map_err(|error| format!("it cannot be read: {error}"))?;
+    for batch in batches {
+        let batch = batch.map_err(|error| format!("its rows cannot be read: {error}"))?;
+        match batch.column(0).as_primitive_opt::<Int64Type>() {
+            Some(column) => offsets.extend_from_slice(column.values()),
+            None => return Err(format!("its column {OFFSET_COLUMN} holds no numbers")),
+        }
+    }
+    Ok(FileRows { words, rows, offsets: Some(offsets) })
+}
+
+/// Reads the log forward, range by range.
+struct LogReader {
+    consumer: Consumer,
+    partition: TopicPartition,
+    log_start: Offset,
+    /// Where it stands.
+    at: Offset,
+    /// Offsets that came and belong to ranges further on.
+    ahead: std::collections::VecDeque<i64>,
+}
+
+impl LogReader {
+    fn new(cluster: &Cluster, source: &Source, begun: Offset) -> Result<Self, RunError> {
+        let at = begun.max(source.log.start);
+        let consumer = Consumer::new(cluster.clone());
+        let partition = source.key.partition.clone();
+        consumer.assign([(partition.clone(), Some(Start::Offset(at)))])?;
+        let ahead = std::collections::VecDeque::new();
+        Ok(Self { consumer, partition, log_start: source.log.start, at, ahead })
+    }
+
+    /// Compares the rows of a range with its records.
+    async fn compare(
+        &mut self,
+        range: Range,
+        offsets: Option<&[i64]>,
+        rows: u64,
+        verified: &mut Verified,
+    ) -> Result<(), RunError> {
+        if range.start < self.log_start {
+            // Not even a part of it is compared: how many of its rows the rest of its records are is not known.
+            verified.passed += rows;
+            self.read_to(range.end).await?;
+            return Ok(());
+        }
+        let records = self.read_to(range.end).await?;
+        verified.records += records.len() as u64;
+        match offsets {
+            Some(offsets) => {
+                let (missing, double) = difference(&records, offsets);
+                verified.missing += missing;
+                verified.double += double;
+            }
+            None => {
+                let records = records.len() as u64;
+                verified.missing += records.saturating_sub(rows);
+                verified.double += rows.saturating_sub(records);
+            }
+        }
+        Ok(())
+    }
+
+    /// The offsets of records from where it stands up to `end`.
+    async fn read_to(&mut self, end: Offset) -> Result<Vec<i64>, RunError> {
+        while self.at < end {
+            let records = tokio::select! {
+                records = self.consumer.next() => records,
+                // What nobody gets to see is passed without a word.
+                () = tokio::time::sleep(std::time::Duration::from_millis(100)) => {
+                    self.at = self.at.max(self.consumer.position(&self.partition).unwrap_or(self.at));
+                    continue;
+                }
+            };
+            match records {
+                Some(records) => {
+                    let records = records?;
+                    self.ahead.extend(records.iter().map(|record| record.offset.0));
+                    self.at = records.next_offset();
+                    records.done();
+                }
+                None => break,
+            }
+        }
+        let count = self.ahead.partition_point(|&offset| offset < end.0);
+        Ok(self.ahead.drain(..count).collect())
+    }
+
+    async fn close(self) {
+        if let Err(error) = self.consumer.close(std::time::Duration::from_secs(5)).await {
+            tracing::debug!(%error, "the consumer did not end in order");
+        }
+    }
+}
+
+/// How many of the first, which are in order and all different, are not among the second, which are in order; and how many of the
+/// second are there again or not among the first.
+fn difference(records: &[i64], rows: &[i64]) -> (u64, u64) {
+    let mut rows = rows.iter().peekable();
+    let (mut missing, mut double) = (0, 0);
+    for record in records {
+        while rows.next_if(|row| *row < record).is_some() {
+            double += 1;
+        }
+        match rows.next_if_eq(&record) {
+            Some(_) => {}
+            None => missing += 1,
+        }
+    }
+    (missing, double + rows.count() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::difference;
+
+    #[test]
+    fn what_is_missing_and_what_is_double_are_counted_apart() {
+        assert_eq!(difference(&[1, 2, 5], &[1, 2, 5]), (0, 0));
+        assert_eq!(difference(&[1, 2, 5], &[1, 5]), (1, 0));
+        assert_eq!(difference(&[1, 2, 5], &[1, 1, 2, 3, 5, 5, 9]), (0, 4));
+        assert_eq!(difference(&[], &[4]), (0, 1));
+        assert_eq!(difference(&[4], &[]), (1, 0));
+    }
+}

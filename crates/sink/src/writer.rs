@@ -1,0 +1,151 @@
+//! The files of the range in hand, one for each directory that its records belong to.
+//!
+//! Rows go to a staged file as they come, so that memory holds no more than what Parquet needs to finish a row group. What a file
+//! holds depends on its range and the declaration alone: the same records in the same order give the same rows. A file that is not
+//! finished is no file; nothing here puts one where readers see it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use client::ConsumedRecord;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+
+use crate::columns::{Columns, Shape, Unconvertible};
+use crate::files::NewFile;
+use crate::key::Layout;
+use crate::staging::Staging;
+use crate::table::{Staged, Table};
+
+/// Rows that are encoded at once.
+const BATCH_ROWS_MAX: usize = 8192;
+/// Or as many as take so much.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// What a row group takes before it is written out, encoded.
+const ROW_GROUP_BYTES_MAX: usize = 32 << 20;
+/// Compression: fast, and a half to a third of the size.
+const ZSTD_LEVEL: i32 = 1;
+
+/// Files that are being written.
+pub(crate) struct RangeWriter {
+    table: Table,
+    shape: Arc<Shape>,
+    layout: Layout,
+    files_max: usize,
+    /// By bucket of time.
+    open: BTreeMap<i64, OpenFile>,
+}
+
+struct OpenFile {
+    directory: String,
+    path: std::path::PathBuf,
+    columns: Columns,
+    rows: u64,
+    writer: ArrowWriter<Box<dyn NewFile>>,
+}
+
+/// Why a record was not taken.
+#[derive(Debug)]
+pub(crate) enum NotTaken {
+    /// It belongs to one file more than may be open.
+    Full,
+    Unconvertible(Unconvertible),
+    Failed(io::Error),
+}
+
+impl RangeWriter {
+    pub(crate) fn new(table: Table, shape: Arc<Shape>, layout: Layout, files_max: usize) -> Self {
+        Self { table, shape, layout, files_max, open: BTreeMap::new() }
+    }
+
+    /// Takes a record; files are begun in the staging directory as they are needed.
+    pub(crate) fn append(&mut self, record: &ConsumedRecord, staging: &mut Staging) -> Result<(), NotTaken> {
+        let bucket = self.layout.bucket(record.timestamp);
+        if !self.open.contains_key(&bucket) {
+            if self.open.len() >= self.files_max {
+                return Err(NotTaken::Full);
+            }
+            let file = self.begin(record, staging).map_err(NotTaken::Failed)?;
+            self.open.insert(bucket, file);
+        }
+        let file = self.open.get_mut(&bucket).expect("it is open");
+        file.columns.append(record).map_err(NotTaken::Unconvertible)?;
+        file.rows += 1;
+        if file.columns.rows() >= BATCH_ROWS_MAX || file.columns.bytes() >= BATCH_BYTES_MAX {
+            file.encode().map_err(NotTaken::Failed)?;
+        }
+        Ok(())
+    }
+
+    fn begin(&self, record: &ConsumedRecord, staging: &mut Staging) -> io::Result<OpenFile> {
+        // No name that readers of Parquet look for.
+        let path = staging.dir.join(format!("{}.part", staging.files));
+        staging.files += 1;
+        let file = self.table.files.create(&path)?;
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL).expect("it is a level")))
+            .build();
+        let writer = ArrowWriter::try_new(file, Arc::clone(self.shape.schema()), Some(properties));
+        Ok(OpenFile {
+            directory: self.layout.directory(record.timestamp),
+            path,
+            columns: Columns::new(Arc::clone(&self.shape)),
+            rows: 0,
+            writer: writer.map_err(io_error)?,
+        })
+    }
+
+    /// What is in memory, about.
+    pub(crate) fn memory(&self) -> usize {
+        self.open.values().map(|file| file.columns.bytes() + file.writer.memory_size()).sum()
+    }
+
+    /// Finishes the files and makes them durable where they are, each with these words in its footer and how many there are.
+    pub(crate) fn finish(self, footer: &[(&str, String)]) -> io::Result<Vec<Staged>> {
+        // One that was begun for a record which turned out to be no row stays behind.
+        let open: Vec<_> = self.open.into_values().filter(|file| file.rows > 0).collect();
+        let files = open.len();
+        let mut staged = Vec::with_capacity(files);
+        for mut file in open {
+            file.encode()?;
+            let words = footer.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+            for (key, value) in words.chain([(FILES.to_owned(), files.to_string())]) {
+                file.writer.append_key_value_metadata(KeyValue::new(key, value));
+            }
+            let mut written = file.writer.into_inner().map_err(io_error)?;
+            written.sync()?;
+            staged.push(Staged { path: file.path, directory: file.directory });
+        }
+        Ok(staged)
+    }
+}
+
+impl OpenFile {
+    fn encode(&mut self) -> io::Result<()> {
+        if self.columns.rows() > 0 {
+            self.writer.write(&self.columns.finish()).map_err(io_error)?;
+        }
+        if self.writer.in_progress_size() >= ROW_GROUP_BYTES_MAX {
+            self.writer.flush().map_err(io_error)?;
+        }
+        Ok(())
+    }
+}
+
+/// In how many files a range is, in the footer of each.
+pub(crate) const FILES: &str = "ottla.range.files";
+
+/// What the disk said, where it did.
+fn io_error(error: ParquetError) -> io::Error {
+    match error {
+        ParquetError::External(source) => match source.downcast::<io::Error>() {
+            Ok(error) => *error,
+            Err(source) => io::Error::other(source),
+        },
+        error => io::Error::other(error),
+    }
+}

@@ -1,0 +1,382 @@
+//! Each step of every I/O as a place to die at: at the end each record is in the table, exactly once.
+//!
+//! Instances run over a file system in memory that forgets what was not made durable. One of them dies, fails or pauses at its n-th
+//! step, for every n there is; another takes over. Its limits differ, so that nothing but the frozen range can make the two agree.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use bytes::Bytes;
+use client::{ConsumedRecord, TimestampType};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use sink::{
+    Chunk, Extra, FileName, FileStore, Format, Key, Layout, Limits, LineSettings, Partition, PartitionError,
+    Range, Shape, Table,
+};
+use support::{Disk, Fate, Process, Steps};
+use wire::compression::Compression;
+use wire::{LeaderEpoch, Millis, Offset, PartitionId, ProducerEpoch, ProducerId, TopicPartition, Uuid};
+
+const TABLE: &str = "/table";
+const HOUR_MS: i64 = 3_600_000;
+
+fn key() -> Key {
+    Key {
+        line: "orders.offline".parse().unwrap(),
+        cluster_id: "c".to_owned(),
+        partition: TopicPartition::new("orders", PartitionId(0)),
+        topic_id: Uuid([7; 16]),
+    }
+}
+
+/// Records of three hours, mixed, with holes between their offsets.
+fn log(records: i64) -> Vec<ConsumedRecord> {
+    let record = |number: i64| ConsumedRecord {
+        topic: "orders".into(),
+        partition: PartitionId(0),
+        offset: Offset(number + number / 4 * 2),
+        leader_epoch: LeaderEpoch(3),
+        timestamp: Millis(1_700_000_000_000 + number % 5 / 2 * HOUR_MS),
+        timestamp_type: TimestampType::CreateTime,
+        key: None,
+        value: Some(format!("v{number}").into()),
+        headers: Vec::new(),
+        compression: Compression::None,
+        is_transactional: false,
+        producer_id: ProducerId::NONE,
+        producer_epoch: ProducerEpoch(-1),
+    };
+    (0..records).map(record).collect()
+}
+
+/// How an instance reads and closes ranges.
+#[derive(Clone, Copy)]
+struct Habits {
+    rows_max: u64,
+    files_max: usize,
+    at_once: usize,
+    token: i64,
+}
+
+const FIRST: Habits = Habits { rows_max: 7, files_max: 8, at_once: 3, token: 1 };
+const SECOND: Habits = Habits { rows_max: 5, files_max: 2, at_once: 4, token: 2 };
+const THIRD: Habits = Habits { rows_max: 100, files_max: 8, at_once: 5, token: 3 };
+
+/// One instance, from taking hold of the partition to the end of the log.
+fn run(process: &Process, habits: Habits, log: &[ConsumedRecord]) -> Result<(), PartitionError> {
+    let files = Arc::new(process.clone());
+    let limits = Limits { rows_max: habits.rows_max, bytes_max: u64::MAX, age_ms_max: i64::MAX };
+    let shape = Arc::new(Shape::new(Format::Text, vec![Extra::Offset]).unwrap());
+    let settings = LineSettings { limits, layout: Layout::Hour, files_max: habits.files_max, shape };
+    let table = Table::new(files.clone(), TABLE);
+    let store = Arc::new(FileStore::new(files, TABLE));
+    let work = async {
+        let now = Millis(0);
+        let opened =
+            Partition::open(key(), store, table.clone(), settings, Offset(0), habits.token, now).await;
+        let mut partition = opened?;
+        let listing = table.list().map_err(|source| PartitionError::Files {
+            key: Box::new(key()),
+            doing: "list",
+            path: PathBuf::from(TABLE),
+            source,
+        })?;
+        partition.compare(&listing).await?;
+        while let Some(first) = log.iter().position(|record| record.offset >= partition.read()) {
+            let records = &log[first..log.len().min(first + habits.at_once)];
+            let position = partition.read();
+            let next = records.last().unwrap().offset.plus(1);
+            partition.take(Chunk { position, next, leader_epoch: LeaderEpoch(3), records }, now).await?;
+        }
+        partition.finish(now).await
+    };
+    let outcome = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work);
+    process.steps.over();
+    outcome
+}
+
+struct World {
+    disk: Arc<Mutex<Disk>>,
+    log: Vec<ConsumedRecord>,
+}
+
+impl World {
+    fn new(records: i64) -> Self {
+        let mut disk = Disk::new();
+        disk.make_dir(Path::new(TABLE)).unwrap();
+        let root = Process { disk: Arc::new(Mutex::new(disk)), steps: Steps::new(None) };
+        sink::Files::sync_dir(&root, Path::new("/")).unwrap();
+        Self { disk: root.disk, log: log(records) }
+    }
+
+    fn process(&self, at: Option<(u64, Fate)>) -> Process {
+        Process { disk: Arc::clone(&self.disk), steps: Steps::new(at) }
+    }
+
+    fn run(&self, habits: Habits, at: Option<(u64, Fate)>) -> Result<(), PartitionError> {
+        run(&self.process(at), habits, &self.log)
+    }
+
+    /// The files that readers see.
+    fn files(&self) -> Vec<(PathBuf, FileName, Bytes)> {
+        let disk = self.disk.lock().unwrap();
+        let mut found = Vec::new();
+        let mut left = vec![PathBuf::from(TABLE)];
+        while let Some(dir) = left.pop() {
+            for entry in disk.list(&dir).unwrap() {
+                let path = dir.join(&entry.name);
+                match entry.is_dir {
+                    _ if entry.name.starts_with('_') => {}
+                    true => left.push(path),
+                    false => {
+                        let name = FileName::parse(&entry.name).unwrap();
+                        found.push((path.clone(), name, disk.read(&path).unwrap().into()));
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// The offsets and values in the table.
+    fn rows(&self) -> Vec<(i64, String)> {
+        let mut rows = Vec::new();
+        for (path, name, bytes) in self.files() {
+            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes);
+            let reader = reader.unwrap_or_else(|error| panic!("{} is damaged: {error}", path.display()));
+            for batch in reader.build().unwrap() {
+                let batch = batch.unwrap();
+                let offsets = batch.column_by_name("kafka_offset").unwrap().as_primitive::<Int64Type>();
+                let values = batch.column_by_name("value").unwrap().as_string::<i32>();
+                for (offset, value) in offsets.values().iter().zip(values.iter()) {
+                    assert!((name.range.start.0..name.range.end.0).contains(offset), "{name} holds {offset}");
+                    rows.push((*offset, value.unwrap().to_owned()));
+                }
+            }
+        }
+        rows.sort();
+        rows
+    }
+
+    fn assert_exactly_once(&self, what: &str) {
+        let expected: Vec<_> = self
+            .log
+            .iter()
+            .map(|record| (record.offset.0, String::from_utf8(record.value.clone().unwrap().into()).unwrap()))
+            .collect();
+        let rows = self.rows();
+        assert!(rows == expected, "{what}: not exactly once: {rows:?}");
+    }
+
+    /// One file instead of all, as whoever compacts the table would leave it.
+    fn compact(&self) {
+        let files = self.files();
+        let readers = files.iter().map(|(_, _, bytes)| {
+            ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).unwrap().build().unwrap()
+        });
+        let mut merged = Vec::new();
+        let mut writer: Option<ArrowWriter<&mut Vec<u8>>> = None;
+        let mut sink = Some(&mut merged);
+        for batch in readers.flatten() {
+            let batch = batch.unwrap();
+            let writer = writer.get_or_insert_with(|| {
+                ArrowWriter::try_new(sink.take().unwrap(), batch.schema(), None).unwrap()
+            });
+            writer.write(&batch).unwrap();
+        }
+        writer.unwrap().close().unwrap();
+        let end = files.iter().map(|(_, name, _)| name.range.end).max().unwrap();
+        let mut disk = self.disk.lock().unwrap();
+        for (path, _, _) in &files {
+            disk.remove(path).unwrap();
+        }
+        let name = FileName { partition: key().partition, range: Range::new(Offset(0), end) };
+        disk.put(&Path::new(TABLE).join(name.to_string()), &merged);
+    }
+
+    /// The store as it was one change ago.
+    fn roll_store_back(&self) -> bool {
+        let dir = Path::new(TABLE).join("_sink/orders.offline/orders-0");
+        let mut disk = self.disk.lock().unwrap();
+        let Ok(entries) = disk.list(&dir) else { return false };
+        let versions: Vec<_> = entries.iter().filter(|entry| entry.name.ends_with(".json")).collect();
+        match versions.last() {
+            Some(newest) => disk.remove(&dir.join(&newest.name)).is_ok(),
+            None => false,
+        }
+    }
+}
+
+/// How many steps an instance takes alone.
+fn steps(records: i64, habits: Habits) -> u64 {
+    let world = World::new(records);
+    let process = world.process(None);
+    run(&process, habits, &world.log).unwrap();
+    world.assert_exactly_once("undisturbed");
+    process.steps.count()
+}
+
+fn report(what: &str, points: usize) {
+    println!("{what}: {points} crash points");
+}
+
+#[test]
+fn whoever_is_killed_at_any_step_is_taken_over_from_exactly() {
+    let steps = steps(30, FIRST);
+    for at in 1..=steps {
+        let world = World::new(30);
+        world.run(FIRST, Some((at, Fate::Dies))).unwrap_err();
+        world.run(SECOND, None).unwrap();
+        world.assert_exactly_once(&format!("killed at {at}"));
+    }
+    report("killed", steps as usize);
+}
+
+#[test]
+fn whatever_a_power_cut_takes_is_done_again() {
+    let steps = steps(30, FIRST);
+    for at in 1..=steps {
+        let world = World::new(30);
+        world.run(FIRST, Some((at, Fate::Dies))).unwrap_err();
+        world.disk.lock().unwrap().cut_power();
+        world.run(SECOND, None).unwrap();
+        world.assert_exactly_once(&format!("power cut at {at}"));
+    }
+    report("power cut", steps as usize);
+}
+
+#[test]
+fn a_step_that_fails_loses_and_doubles_nothing() {
+    let steps = steps(30, FIRST);
+    for at in 1..=steps {
+        let world = World::new(30);
+        world.run(FIRST, Some((at, Fate::Fails))).unwrap_err();
+        world.run(SECOND, None).unwrap();
+        world.assert_exactly_once(&format!("failed at {at}"));
+    }
+    report("failed", steps as usize);
+}
+
+#[test]
+fn a_successor_that_dies_as_well_is_taken_over_from_too() {
+    let mut points = 0;
+    for first in 1..=steps(12, FIRST) {
+        for second in 1.. {
+            let world = World::new(12);
+            world.run(FIRST, Some((first, Fate::Dies))).unwrap_err();
+            let ended = world.run(SECOND, Some((second, Fate::Dies)));
+            if second % 2 == 0 {
+                world.disk.lock().unwrap().cut_power();
+            }
+            world.run(THIRD, None).unwrap();
+            world.assert_exactly_once(&format!("killed at {first}, then at {second}"));
+            points += 1;
+            if ended.is_ok() {
+                break;
+            }
+        }
+    }
+    report("killed twice", points);
+}
+
+/// The first pauses at a step; the second runs up to one of its own, or to its end; the first wakes and does whatever it still
+/// can; the second goes on.
+fn wake_as_zombie(world: &World, first: u64, second: u64) -> bool {
+    let zombie = world.process(Some((first, Fate::Pauses)));
+    let successor = world.process(Some((second, Fate::Pauses)));
+    thread::scope(|scope| {
+        let old = scope.spawn(|| run(&zombie, FIRST, &world.log));
+        zombie.steps.until_paused();
+        let new = scope.spawn(|| run(&successor, SECOND, &world.log));
+        successor.steps.until_paused();
+        zombie.steps.resume();
+        // It may have been done before anybody took over, or be told that it is not the holder any more.
+        let _ = old.join().unwrap();
+        successor.steps.resume();
+        let ended = new.join().unwrap();
+        let is_whole = successor.steps.count() < second;
+        match ended {
+            Ok(()) => {}
+            // The zombie had not begun to take hold of the partition, so that it is the successor's successor.
+            Err(error) => {
+                let is_told = matches!(
+                    error,
+                    PartitionError::TakenOver { .. }
+                        | PartitionError::Store(_)
+                        | PartitionError::Files { .. }
+                );
+                assert!(is_told, "{first}, {second}: {error}");
+                world.run(THIRD, None).unwrap();
+            }
+        }
+        is_whole
+    })
+}
+
+#[test]
+fn a_zombie_that_wakes_at_any_moment_of_its_successor_adds_nothing() {
+    let mut points = 0;
+    for first in 1..=steps(12, FIRST) {
+        for second in 1.. {
+            let world = World::new(12);
+            let is_whole = wake_as_zombie(&world, first, second);
+            world.assert_exactly_once(&format!("woke before step {first}, behind {second}"));
+            points += 1;
+            if is_whole {
+                break;
+            }
+        }
+    }
+    report("zombies", points);
+}
+
+#[test]
+fn a_zombie_that_wakes_after_its_file_was_compacted_away_does_not_bring_it_back() {
+    let steps = steps(12, FIRST);
+    for at in 1..=steps {
+        let world = World::new(12);
+        let zombie = world.process(Some((at, Fate::Pauses)));
+        thread::scope(|scope| {
+            let old = scope.spawn(|| run(&zombie, FIRST, &world.log));
+            zombie.steps.until_paused();
+            world.run(SECOND, None).unwrap();
+            world.compact();
+            zombie.steps.resume();
+            let _ = old.join().unwrap();
+        });
+        world.assert_exactly_once(&format!("woke before step {at}, after a compaction"));
+    }
+    report("zombies after a compaction", steps as usize);
+}
+
+#[test]
+fn a_store_that_has_lost_its_last_change_doubles_nothing() {
+    let (mut refused, mut points) = (0, 0);
+    for at in 1..=steps(30, FIRST) + 1 {
+        let world = World::new(30);
+        let _ = world.run(FIRST, Some((at, Fate::Dies)));
+        if !world.roll_store_back() {
+            continue;
+        }
+        points += 1;
+        match world.run(SECOND, None) {
+            Ok(()) => world.assert_exactly_once(&format!("rolled back at {at}")),
+            Err(error) => {
+                assert!(matches!(error, PartitionError::Ahead(_)), "{at}: {error}");
+                let mut rows = world.rows();
+                let before = rows.len();
+                rows.dedup();
+                assert_eq!(rows.len(), before, "nothing is there twice");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0 && refused < points, "both happen: {refused} of {points} were refused");
+    report("store rolled back", points);
+}
