@@ -334,6 +334,7 @@ impl Sink {
                 base: records.base_offset(),
                 offset: records[0].offset,
                 log_start: records.watermarks().log_start,
+                log_end: records.watermarks().high_watermark,
                 is_compacted,
             };
             if let Err(gap) = offsets::check_first(&reader_key(key), position, first, &reading.log) {
