@@ -119,6 +119,7 @@ mod tests {
             latencies.record(micros);
         }
         expect![[r#"
+            latency
               256 µs – 512 µs    90.000%  ████████████████████████████████████████
               512 µs – 1.0 ms     9.000%  ████
               1.0 ms – 2.0 ms     0.000%  
@@ -134,7 +135,7 @@ mod tests {
                1.0 s – 2.1 s      0.000%  
                2.1 s – 4.2 s      0.100%  █
         "#]]
-        .assert_eq(&latencies.picture());
+        .assert_eq(&format!("latency\n{}", latencies.picture()));
         let figures: Vec<_> =
             latencies.figures().iter().map(|(name, ms)| format!("{name} {ms:.1}")).collect();
         assert_eq!(figures.join(", "), "min 0.3, p50 0.4, p95 0.6, p99 0.6, p99.9 70.0, max 3000.3");
