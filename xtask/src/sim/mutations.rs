@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 
 /// The page, from the root.
 const PAGE: &str = "crates/sim/MUTATIONS.md";
-/// What the copy needs to be built.
-const SOURCES: [&str; 4] = ["Cargo.toml", "Cargo.lock", "crates", "xtask"];
+/// What the copy needs to be built: the whole workspace.
+const SOURCES: [&str; 5] = ["Cargo.toml", "Cargo.lock", "crates", "compat/rust", "xtask"];
 /// The variable that switches a bug on.
 const SWITCH: &str = "OTTLA_MUTATION";
 /// Stands in the page for whether the bug is switched on.
@@ -159,7 +159,20 @@ fn copy_all(from: &Path, to: &Path) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{SOURCES, parse};
+    use crate::shell;
+    use std::fs;
+
+    #[test]
+    fn the_copy_has_every_member_of_the_workspace() {
+        let manifest = fs::read_to_string(shell::root().join("Cargo.toml")).unwrap();
+        let members =
+            manifest.lines().find_map(|line| line.strip_prefix("members = [")?.strip_suffix(']')).unwrap();
+        for member in members.split(", ") {
+            let folder = member.trim_matches('"').trim_end_matches("/*");
+            assert!(SOURCES.contains(&folder), "{folder} is not copied");
+        }
+    }
 
     #[test]
     fn a_block_is_what_stands_there_and_what_takes_its_place() {

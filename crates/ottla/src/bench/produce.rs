@@ -30,7 +30,7 @@ const CLOSE_MAX: Duration = Duration::from_secs(5);
 #[command(after_help = "\
 Latency is from when a record was due at the given rate until it was acknowledged; without --rate,
 from when it was handed over. Settings of the producer are given with -X: linger.ms (5),
-batch.size (16384), buffer.memory, max.in.flight.requests.per.connection, enable.idempotence.
+batch.size (1000000), buffer.memory, max.in.flight.requests.per.connection, enable.idempotence.
 Exit code 1 when a record was not acknowledged within delivery.timeout.ms.
 
 Examples:
