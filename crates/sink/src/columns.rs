@@ -387,5 +387,6 @@ impl Columns {
 /// What a record counts for.
 pub(crate) fn size(record: &ConsumedRecord) -> usize {
     let of = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
-    of(&record.key) + of(&record.value)
+    let headers = record.headers.iter().map(|header| header.key.len() + of(&header.value));
+    of(&record.key) + of(&record.value) + headers.sum::<usize>()
 }

@@ -133,11 +133,12 @@ impl FileStore {
         let place = Self::place(&acquire.key);
         make_dirs(&*self.files, &self.table, &place)
             .map_err(|source| failed("make", &self.table.join(&place), source))?;
+        // What earlier holders left half written goes, and nothing that somebody may have begun since.
+        let dir = self.table.join(&place);
+        let before = self.files.list(&dir).map_err(|source| failed("list", &dir, source))?;
         let entry = self.change(&acquire.key, acquire.token, |found| acquired(found, acquire).map(Some))?;
         let entry = entry.expect("taking hold is a change");
-        // What earlier holders left half written.
-        let dir = self.table.join(&place);
-        for left in self.files.list(&dir).map_err(|source| failed("list", &dir, source))? {
+        for left in before {
             if left.name.ends_with(".tmp") {
                 self.remove(&dir.join(left.name))?;
             }

@@ -163,7 +163,7 @@ impl Visitor<'_> for Value<'_> {
     fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
         match (self.field.kind, self.column) {
             (Kind::Int64, Column::Int64(column)) => column.append_value(value),
-            (Kind::Float64, Column::Float64(column)) => column.append_value(value as f64),
+            (Kind::Float64, Column::Float64(column)) => column.append_value(exact(value.into())?),
             (Kind::Timestamp, Column::Timestamp(column)) => match value.checked_mul(1000) {
                 Some(micros) => column.append_value(micros),
                 None => return Err(E::custom(format!("{value} is no time in milliseconds since 1970"))),
@@ -177,7 +177,7 @@ impl Visitor<'_> for Value<'_> {
         match (i64::try_from(value), &mut *self.column) {
             (Ok(value), _) => self.visit_i64(value),
             (Err(_), Column::Float64(column)) => {
-                column.append_value(value as f64);
+                column.append_value(exact(value.into())?);
                 Ok(())
             }
             (Err(_), _) => Err(mismatch(self.field.kind, &value.to_string())),
@@ -196,12 +196,26 @@ impl Visitor<'_> for Value<'_> {
         match self.column {
             Column::String(column) => column.append_value(value),
             Column::Timestamp(column) => match value.parse::<jiff::Timestamp>() {
+                Ok(time) if time.subsec_nanosecond() % 1_000 != 0 => {
+                    return Err(E::custom(format!(
+                        "{value:?} would be rounded: a table's times have microseconds"
+                    )));
+                }
                 Ok(time) => column.append_value(time.as_microsecond()),
                 Err(_) => return Err(mismatch(self.field.kind, &format!("{value:?}"))),
             },
             _ => return Err(mismatch(self.field.kind, &format!("{value:?}"))),
         }
         Ok(())
+    }
+}
+
+/// A whole number as a float.
+fn exact<E: Error>(value: i128) -> Result<f64, E> {
+    let float = value as f64;
+    match float as i128 == value {
+        true => Ok(float),
+        false => Err(E::custom(format!("{value} would be rounded as float64; int64 and string keep it"))),
     }
 }
 
@@ -298,6 +312,9 @@ mod tests {
             r#"{"id":1,"at":"yesterday"}"#,
             r#"{"id":1,"id":2}"#,
             r#"{"id":1,"price":1e999}"#,
+            r#"{"id":1,"price":9007199254740993}"#,
+            r#"{"id":1,"price":18446744073709551615}"#,
+            r#"{"id":1,"at":"2024-05-01T12:00:00.0000001Z"}"#,
             r#"{"id":1"#,
             r#"{"id":1} {"id":2}"#,
             r#"[1]"#,
@@ -325,6 +342,12 @@ mod tests {
               id: the field comes twice at line 1 column 12
             {"id":1,"price":1e999}
               price: number out of range at line 1 column 21
+            {"id":1,"price":9007199254740993}
+              price: 9007199254740993 would be rounded as float64; int64 and string keep it at line 1 column 32
+            {"id":1,"price":18446744073709551615}
+              price: 18446744073709551615 would be rounded as float64; int64 and string keep it at line 1 column 36
+            {"id":1,"at":"2024-05-01T12:00:00.0000001Z"}
+              at: "2024-05-01T12:00:00.0000001Z" would be rounded: a table's times have microseconds at line 1 column 43
             {"id":1
               -: EOF while parsing an object at line 1 column 7
             {"id":1} {"id":2}

@@ -122,9 +122,7 @@ impl Layout {
 
     /// The directory of a record within its table. A record without a timestamp has a directory too.
     pub fn directory(self, timestamp: Millis) -> String {
-        let time = Some(timestamp.0).filter(|&time| time >= 0);
-        let time = time.and_then(|time| Timestamp::from_millisecond(time).ok());
-        let time = time.map(|time| tz::Offset::UTC.to_datetime(time));
+        let time = known(timestamp).map(|time| tz::Offset::UTC.to_datetime(time));
         match (self, time) {
             (Self::Flat, _) => String::new(),
             (Self::Day, Some(time)) => format!("dt={}", time.date()),
@@ -136,13 +134,20 @@ impl Layout {
 
     /// A number that is the same for records of one directory, cheaper to have than its name.
     pub(crate) fn bucket(self, timestamp: Millis) -> i64 {
-        match (self, timestamp.0) {
+        match (self, known(timestamp)) {
             (Self::Flat, _) => 0,
-            (_, ..0) => -1,
-            (Self::Day, time) => time / 86_400_000,
-            (Self::Hour, time) => time / 3_600_000,
+            // One directory has them all, so one file does.
+            (_, None) => -1,
+            (Self::Day, Some(_)) => timestamp.0 / 86_400_000,
+            (Self::Hour, Some(_)) => timestamp.0 / 3_600_000,
         }
     }
+}
+
+/// A timestamp, if it is one and has a date.
+fn known(timestamp: Millis) -> Option<Timestamp> {
+    let time = Some(timestamp.0).filter(|&time| time >= 0)?;
+    Timestamp::from_millisecond(time).ok()
 }
 
 impl FromStr for Layout {
@@ -229,5 +234,38 @@ mod tests {
         let unknown = "dt=__HIVE_DEFAULT_PARTITION__/hour=__HIVE_DEFAULT_PARTITION__";
         assert_eq!(Layout::Hour.directory(Millis(-1)), unknown);
         assert_eq!(Layout::Hour.directory(Millis(i64::MAX)), unknown);
+    }
+
+    #[test]
+    fn records_of_one_directory_are_in_one_file() {
+        const HOUR: i64 = 3_600_000;
+        // The last hour with a date, and microseconds where milliseconds were meant.
+        let end = 253_402_207_200_000;
+        let micros = 1_700_000_000_000_000;
+        let times = [
+            i64::MIN,
+            -HOUR,
+            -1,
+            0,
+            HOUR - 1,
+            HOUR,
+            end - HOUR,
+            end - 1,
+            end,
+            end + HOUR,
+            micros,
+            micros + HOUR,
+            i64::MAX,
+        ];
+        for layout in [Layout::Hour, Layout::Day, Layout::Flat] {
+            for (a, b) in times.iter().flat_map(|&a| times.map(|b| (Millis(a), Millis(b)))) {
+                let is_one_file = layout.bucket(a) == layout.bucket(b);
+                assert_eq!(
+                    is_one_file,
+                    layout.directory(a) == layout.directory(b),
+                    "{layout:?}: {a:?} and {b:?}"
+                );
+            }
+        }
     }
 }

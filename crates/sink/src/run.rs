@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -207,6 +208,16 @@ pub async fn run(
     closed
 }
 
+/// The directory that a path lies in.
+fn above(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+        // The root is there.
+        None => path,
+    }
+}
+
 impl Sink {
     async fn open(
         settings: &Settings,
@@ -224,7 +235,10 @@ impl Sink {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
                 return Err(failed("make the table's directory", error));
             }
-            _ => {}
+            // Whoever made it may not have come to make it durable.
+            _ => files
+                .sync_dir(above(&offline.table))
+                .map_err(|error| failed("keep the table's directory", error))?,
         }
         let table = Table::new(Arc::clone(&files), &offline.table);
         let store: Arc<dyn PositionStore> = Arc::new(FileStore::new(files, &offline.table));

@@ -214,6 +214,20 @@ fn settings(document: &Spanned<DeTable<'_>>) -> Result<Settings, Problem> {
         if topics.contains(&topic) {
             return Err(Problem::new(item.span(), format!("topic {topic} comes twice")));
         }
+        if topic.starts_with(['_', '.']) {
+            let problem = format!(
+                "topic {topic}: readers of tables pass over files whose names begin with _ or a point"
+            );
+            return Err(Problem::new(item.span(), problem));
+        }
+        // A file's name has 255 bytes, and says a partition and two offsets besides.
+        const TOPIC_LEN_MAX: usize = 190;
+        if topic.len() > TOPIC_LEN_MAX {
+            let problem = format!(
+                "topic {topic}: files are named after it, which goes up to {TOPIC_LEN_MAX} characters"
+            );
+            return Err(Problem::new(item.span(), problem));
+        }
         topics.push(topic);
     }
     if topics.is_empty() {
@@ -469,6 +483,18 @@ mod tests {
             expect![[
                 r#"line 1, column 8: name: "a/b" is no name: 1 to 249 letters, digits, '.', '_' and '-' are, not beginning with '.'"#
             ]],
+        );
+        check(
+            "name = \"a\"\ntopics = [\"_a\"]\n",
+            expect![
+                "line 2, column 11: topic _a: readers of tables pass over files whose names begin with _ or a point"
+            ],
+        );
+        check(
+            &format!("name = \"a\"\ntopics = [\"{}\"]\n", "a".repeat(191)),
+            expect![
+                "line 2, column 11: topic aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa: files are named after it, which goes up to 190 characters"
+            ],
         );
         check(
             "name = \"a\"\n",

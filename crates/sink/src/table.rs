@@ -53,13 +53,15 @@ pub(crate) struct Staged {
 /// Files in the table that cannot be there, going by what is stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{partition}: the table holds {found} and the store has committed up to {committed} only: the store has lost something, or belongs to another table"
+    "{partition}: the table holds {found} and the store has committed {begun} to {committed} only: the store has lost something, or the table is another's: a sink wants a table of its own"
 )]
 pub struct Ahead {
     /// The partition.
     pub partition: TopicPartition,
     /// What was found.
     pub found: Range,
+    /// Where the store says that the line began.
+    pub begun: wire::Offset,
     /// The committed end.
     pub committed: wire::Offset,
 }
@@ -115,15 +117,43 @@ impl Table {
 /// Whether what the table holds of a partition is no more than what is committed and what is frozen.
 pub(crate) fn check(partition: &TopicPartition, stored: &Stored, listing: &Listing) -> Result<(), Ahead> {
     let frozen = stored.frozen.map(|frozen| frozen.range);
-    let committed = stored.committed.next;
+    let (begun, committed) = (stored.begun, stored.committed.next);
     let ahead = listing
         .files
         .iter()
         .filter(|file| file.name.partition == *partition)
         .map(|file| file.name.range)
-        .find(|&range| range.end > committed && Some(range) != frozen);
+        .find(|&range| range.start < begun || range.end > committed && Some(range) != frozen);
     match ahead {
-        Some(found) => Err(Ahead { partition: partition.clone(), found, committed }),
+        Some(found) => Err(Ahead { partition: partition.clone(), found, begun, committed }),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::{LeaderEpoch, Millis, Offset, PartitionId, TopicPartition};
+
+    use super::{Listing, TableFile, check};
+    use crate::key::{FileName, Range};
+    use crate::store::Stored;
+
+    #[test]
+    fn a_table_that_holds_more_than_the_store_says_is_another_ones() {
+        let partition = TopicPartition::new("orders", PartitionId(3));
+        let position = offsets::Position { next: Offset(20), leader_epoch: LeaderEpoch::NONE };
+        let stored = Stored { begun: Offset(10), committed: position, frozen: None, updated: Millis(0) };
+        let told = |start, end| {
+            let range = Range::new(Offset(start), Offset(end));
+            let mut listing = Listing::default();
+            let name = FileName { partition: partition.clone(), range };
+            listing.files.insert(TableFile { name, directory: "dt=2023-11-14".into() });
+            check(&partition, &stored, &listing).map_err(|ahead| ahead.found)
+        };
+        assert_eq!(told(10, 20), Ok(()));
+        // A store that was lost begins where the log is by now.
+        for (start, end) in [(0, 10), (5, 15), (20, 25)] {
+            assert_eq!(told(start, end), Err(Range::new(Offset(start), Offset(end))), "{start} to {end}");
+        }
     }
 }

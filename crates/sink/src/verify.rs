@@ -273,6 +273,8 @@ struct LogReader {
     consumer: Consumer,
     partition: TopicPartition,
     log_start: Offset,
+    /// Where what readers see ends.
+    visible_end: Offset,
     /// Where it stands.
     at: Offset,
     /// Offsets that came and belong to ranges further on.
@@ -286,7 +288,8 @@ impl LogReader {
         let partition = source.key.partition.clone();
         consumer.assign([(partition.clone(), Some(Start::Offset(at)))])?;
         let ahead = std::collections::VecDeque::new();
-        Ok(Self { consumer, partition, log_start: source.log.start, at, ahead })
+        let (log_start, visible_end) = (source.log.start, source.visible_end);
+        Ok(Self { consumer, partition, log_start, visible_end, at, ahead })
     }
 
     /// Compares the rows of a range with its records.
@@ -297,6 +300,12 @@ impl LogReader {
         rows: u64,
         verified: &mut Verified,
     ) -> Result<(), RunError> {
+        if range.end > self.visible_end {
+            let problem =
+                format!("it is committed, and what is to be seen of the log ends at {}", self.visible_end);
+            verified.findings.push(Finding { place: format!("{} {range}", self.partition), problem });
+            return Ok(());
+        }
         if range.start < self.log_start {
             // Not even a part of it is compared: how many of its rows the rest of its records are is not known.
             verified.passed += rows;

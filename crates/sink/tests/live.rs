@@ -239,8 +239,8 @@ async fn a_topic_made_anew_and_a_store_that_is_gone_stop_it() {
     let refused = world.run_to_end("").await.unwrap_err().to_string();
     assert_eq!(
         refused,
-        "orders-0: the table holds [0, 50) and the store has committed up to 0 only: \
-         the store has lost something, or belongs to another table"
+        "orders-0: the table holds [0, 50) and the store has committed 0 to 0 only: \
+         the store has lost something, or the table is another's: a sink wants a table of its own"
     );
     std::fs::remove_dir_all(&store).unwrap();
     std::fs::rename(world.dir.path().join("kept"), &store).unwrap();
