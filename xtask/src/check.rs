@@ -12,6 +12,9 @@ Runs cargo fmt --check and clippy with warnings denied over the whole workspace,
 licence that goes with Apache-2.0.
 ";
 
+/// What is off where nobody asks for it, and is checked and tested with the rest.
+pub(crate) const FEATURES: &str = "ottla-offsets/sqlx";
+
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let Some(arguments) = Arguments::new(args, USAGE) else { return Ok(()) };
     arguments.finish()?;
@@ -25,14 +28,9 @@ pub(crate) fn format() -> Result<(), String> {
 }
 
 pub(crate) fn lint() -> Result<(), String> {
-    let all = ["--workspace"].as_slice();
-    // What is behind a feature.
-    let sqlx = ["-p", "ottla-offsets", "--features", "sqlx"].as_slice();
-    [all, sqlx].into_iter().try_for_each(|what| {
-        let mut command = Command::new("cargo");
-        command.current_dir(shell::root()).arg("clippy").args(what);
-        shell::run(command.args(["--all-targets", "--quiet", "--", "-D", "warnings"]))
-    })
+    let args =
+        ["clippy", "--workspace", "--features", FEATURES, "--all-targets", "--quiet", "--", "-D", "warnings"];
+    shell::run(Command::new("cargo").current_dir(shell::root()).args(args))
 }
 
 pub(crate) fn licences() -> Result<(), String> {

@@ -76,10 +76,7 @@ fn unit() -> Result<(), String> {
     let mut command = Command::new("cargo");
     command
         .current_dir(shell::root())
-        .args(["test", "--workspace", "--quiet", "--no-fail-fast"])
+        .args(["test", "--workspace", "--features", check::FEATURES, "--quiet", "--no-fail-fast"])
         .env("OTTLA_KAFKA_LIB", toolbox.jars());
-    shell::run(&mut command)?;
-    // Behind a feature, so that nobody else has to build sqlx.
-    let args = ["test", "--quiet", "-p", "ottla-offsets", "--features", "sqlx", "--test", "sqlx"];
-    shell::run(Command::new("cargo").current_dir(shell::root()).args(args))
+    shell::run(&mut command)
 }
