@@ -51,6 +51,8 @@ pub(super) struct Confirmed {
     pub(super) copy: i64,
     /// How often it was decided to go back before.
     pub(super) decisions: u64,
+    /// A copy up to here says nothing to whoever begins behind the last of these decisions.
+    over: i64,
 }
 
 #[derive(Debug, Default)]
@@ -163,14 +165,24 @@ impl ClientHistory {
 
     /// The coordinator confirmed the copy of a position.
     pub(super) fn copied(&self, role: &'static str, partition: i32, copy: i64) {
-        self.events.lock().copies.entry((role, partition)).or_default().copy = copy;
+        let mut events = self.events.lock();
+        let confirmed = events.copies.entry((role, partition)).or_default();
+        if copy > confirmed.over {
+            confirmed.copy = copy;
+        }
     }
 
     /// Somebody goes on by decision, wherever that is: what was confirmed before is no measure any more.
     pub(super) fn decides(&self, role: &'static str, partition: i32) {
+        self.chooses(role, partition, 0);
+    }
+
+    /// The same, and the store knows that copies up to `over` are of before.
+    pub(super) fn chooses(&self, role: &'static str, partition: i32, over: i64) {
         let mut events = self.events.lock();
         let confirmed = events.copies.entry((role, partition)).or_default();
-        *confirmed = Confirmed { copy: 0, decisions: confirmed.decisions + 1 };
+        let over = over.max(confirmed.over);
+        *confirmed = Confirmed { copy: 0, decisions: confirmed.decisions + 1, over };
     }
 
     /// The copy of a position.

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::BoxFuture;
-use offsets::{Claim, Held, Key, MemoryStore, OffsetStore, ReaderName, Snapshot, StoreError, Stored};
+use offsets::{
+    Claim, Expected, Held, Key, MemoryStore, OffsetStore, ReaderName, Snapshot, StoreError, Stored,
+};
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
@@ -141,6 +143,12 @@ impl Store {
         };
         if self.kind == Kind::Transactional {
             moved.clone()?;
+        }
+        if let Some(Claim { key, expected, position, over: Some(over), .. }) = claim.filter(|_| moved.is_ok())
+            && *expected == Expected::At(position.next)
+        {
+            // A choice to go on where the store is. Whoever reads from there has nothing to be told any more.
+            self.seen.chooses(self.role, key.partition.partition.0, over.0);
         }
         let mut state = self.state.lock();
         let mut wrong = None;
