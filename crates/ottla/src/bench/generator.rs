@@ -79,6 +79,8 @@ pub(super) struct Generator {
     orders: watch::Sender<Order>,
     pub(super) tally: Shared<Tally>,
     ended: oneshot::Receiver<Result<u64, Error>>,
+    /// How many the thread handed over, once it has ended.
+    sent: Option<Result<u64, Error>>,
     collecting: JoinHandle<()>,
 }
 
@@ -108,7 +110,7 @@ impl Generator {
             .name("generator".to_owned())
             .spawn(work)
             .map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
-        Ok(Self { orders, tally, ended, collecting })
+        Ok(Self { orders, tally, ended, sent: None, collecting })
     }
 
     pub(super) fn order(&self, order: Order) {
@@ -122,13 +124,15 @@ impl Generator {
     /// Waits until all is sent and heard of; how many records were handed over. May be dropped and called again until it
     /// has returned, and has to: the thread must not outlive the runtime.
     pub(super) async fn ended(&mut self) -> Result<u64, Error> {
-        let sent = (&mut self.ended).await.unwrap_or(Err(Error::Closed));
+        if self.sent.is_none() {
+            self.sent = Some((&mut self.ended).await.unwrap_or(Err(Error::Closed)));
+        }
         if *self.orders.borrow() == Order::Abandon {
             self.collecting.abort();
         }
         // It can only have been aborted.
         let _ = (&mut self.collecting).await;
-        sent
+        self.sent.take().unwrap_or(Err(Error::Closed))
     }
 }
 
