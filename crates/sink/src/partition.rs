@@ -1,7 +1,7 @@
 //! One partition of one line: takes what is read, and carries out what the plan says.
 //!
 //! It takes hold of the partition in the store, makes its staging directory, and goes on from what is stored. Each step waits for the
-//! one before it. After an error nothing more is done with the partition here: whoever takes it over finds what is durable and
+//! one before it. Which records of a range are dead letters is decided before it is frozen, and for ever. After an error nothing more is done with the partition here: whoever takes it over finds what is durable and
 //! does the rest.
 
 use std::io;
@@ -14,10 +14,12 @@ use wire::{LeaderEpoch, Millis, Offset};
 
 use crate::columns::{self, Shape, Unconvertible};
 use crate::key::{FileName, Key, Layout, Range};
+use crate::letters::{Letter, Letters};
 use crate::plan::{Action, Event, Limits, Plan};
 use crate::staging::{self, NotClaimed, Staging};
 use crate::store::{Acquire, Change, Frozen, PositionStore, StoreError, Stored};
 use crate::table::{self, Ahead, Listing, Staged, Table};
+use crate::verdicts::{self, Verdicts};
 use crate::writer::{NotTaken, RangeWriter};
 
 /// What a line does with every partition.
@@ -76,6 +78,40 @@ pub enum PartitionError {
         /// What came.
         found: Offset,
     },
+    /// Dead letters could not be sent.
+    #[error("{key}: cannot {doing}: {source}")]
+    Letters {
+        /// The partition.
+        key: Box<Key>,
+        /// What was done.
+        doing: &'static str,
+        /// What came of it.
+        source: client::Error,
+    },
+    /// A range that was found frozen has dead letters, and they go nowhere by now.
+    #[error(
+        "{key}: {range} was frozen with {letters} dead letters and is not committed yet: [dead_letters] has to stay declared until it is"
+    )]
+    NoLetters {
+        /// The partition.
+        key: Box<Key>,
+        /// The range.
+        range: Range,
+        /// How many.
+        letters: usize,
+    },
+    /// Dead letters were sent of what is about to be sent.
+    #[error(
+        "{key}: dead letters were sent up to {position}, and the table has committed {committed} only: the store has lost something, or the table is made anew, and they would be sent twice. A name of its own lets it begin anew; so does deleting the group that keeps the letters' positions"
+    )]
+    LettersAhead {
+        /// The partition.
+        key: Box<Key>,
+        /// Up to where.
+        position: Offset,
+        /// What is committed.
+        committed: Offset,
+    },
     /// Files of the table.
     #[error("{key}: cannot {doing} in {}: {source}", path.display())]
     Files {
@@ -103,6 +139,12 @@ pub struct Chunk<'a> {
     pub records: &'a [ConsumedRecord],
 }
 
+/// What became of a record.
+enum Taken {
+    Row,
+    Letter,
+}
+
 /// A partition that is held.
 pub struct Partition {
     key: Key,
@@ -118,6 +160,18 @@ pub struct Partition {
     /// The range on its way, and its files once they are written.
     frozen: Option<Frozen>,
     staged: Vec<Staged>,
+    /// Where dead letters go, if they may go anywhere.
+    letters: Option<Box<dyn Letters>>,
+    /// Which records of the range in hand are dead letters. Of one that was found frozen, all of them from the beginning.
+    verdicts: Verdicts,
+    /// Those in hand.
+    in_hand: Vec<Letter>,
+    in_hand_bytes: usize,
+    /// Up to where letters were sent, as of the freeze of a range that has some.
+    sent: Option<Offset>,
+    /// The last range committed of which verdicts are kept. They stay until the next is frozen, should the store forget the commit.
+    kept: Option<Frozen>,
+    letters_taken: u64,
     /// Of the last record that was taken.
     leader_epoch: LeaderEpoch,
     /// What did not happen ends it.
@@ -160,6 +214,17 @@ impl Partition {
         let leader_epoch = stored.committed.leader_epoch;
         let writer = Self::writer(&table, &settings, frozen);
         let (fence, staged) = (held.fence, Vec::new());
+        let failed = |source| PartitionError::Files {
+            key: Box::new(key.clone()),
+            doing: "read which records are dead letters",
+            path: table.root().to_owned(),
+            source,
+        };
+        verdicts::clear(&table, &key, fence.number, frozen.as_ref()).map_err(failed)?;
+        let verdicts = match &frozen {
+            Some(frozen) => verdicts::find(&table, &key, frozen).map_err(failed)?,
+            None => Verdicts::new(),
+        };
         Ok(Self {
             key,
             fence,
@@ -172,10 +237,23 @@ impl Partition {
             writer,
             frozen,
             staged,
+            letters: None,
+            verdicts,
+            in_hand: Vec::new(),
+            in_hand_bytes: 0,
+            sent: None,
+            kept: None,
+            letters_taken: 0,
             leader_epoch,
             is_lost: false,
             now,
         })
+    }
+
+    /// Has records that are no rows sent there, instead of being stopped by them.
+    #[must_use]
+    pub fn with_letters(self, letters: Box<dyn Letters>) -> Self {
+        Self { letters: Some(letters), ..self }
     }
 
     /// A frozen range is laid out as it was meant to be, in as many files as it needs.
@@ -187,6 +265,10 @@ impl Partition {
 
     /// Compares what is stored with what the table holds, as listed after [`Partition::open`].
     pub async fn compare(&mut self, listing: &Listing) -> Result<(), PartitionError> {
+        if let (Some(Frozen { range, .. }), None, 1..) = (self.frozen, &self.letters, self.verdicts.len()) {
+            let (key, letters) = (Box::new(self.key.clone()), self.verdicts.len());
+            return Err(PartitionError::NoLetters { key, range, letters });
+        }
         let Err(ahead) = table::check(&self.key.partition, &self.stored, listing) else { return Ok(()) };
         // Unless somebody took it over meanwhile and has gone on.
         let stored = self.store.list(&self.key.line).await?;
@@ -225,14 +307,19 @@ impl Partition {
         self.plan.until().is_some()
     }
 
-    /// Records in hand.
+    /// Rows in hand.
     pub fn rows(&self) -> u64 {
         self.plan.rows()
     }
 
+    /// Dead letters among all that was taken.
+    pub fn letters(&self) -> u64 {
+        self.letters_taken
+    }
+
     /// What is in memory, about.
     pub fn memory(&self) -> usize {
-        self.writer.memory()
+        self.writer.memory() + self.in_hand_bytes
     }
 
     /// When [`Partition::tick`] will have something to do.
@@ -240,7 +327,8 @@ impl Partition {
         self.plan.wake_at()
     }
 
-    /// Takes what was read. A record that is no row ends it; those before it stay in hand, for [`Partition::finish`].
+    /// Takes what was read. A record that is no row ends it, unless dead letters are sent; those before it stay in hand, for
+    /// [`Partition::finish`].
     pub async fn take(&mut self, chunk: Chunk<'_>, now: Millis) -> Result<(), PartitionError> {
         self.now = now;
         let Chunk { position, next: end, mut records, leader_epoch } = chunk;
@@ -250,45 +338,74 @@ impl Partition {
         }
         while self.plan.read() < end && !self.is_lost {
             let until = self.plan.until().unwrap_or(end).min(end);
-            let (mut rows, mut bytes) = (0, 0);
+            let (mut taken, mut letters, mut bytes) = (0, 0, 0);
             let mut outcome = Ok(());
             for record in records.iter().take_while(|record| record.offset < until) {
-                outcome = self.writer.append(record, &mut self.staging);
-                if outcome.is_err() {
-                    break;
+                match self.append(record) {
+                    Ok(Taken::Row) => {}
+                    Ok(Taken::Letter) => letters += 1,
+                    Err(error) => {
+                        outcome = Err(error);
+                        break;
+                    }
                 }
-                rows += 1;
+                taken += 1;
                 bytes += columns::size(record);
             }
-            let first_left = records.get(rows);
+            let first_left = records.get(taken);
             let next = match &outcome {
                 Err(_) => first_left.map_or(until, |record| record.offset),
                 Ok(()) => until,
             };
-            if rows > 0 {
+            if taken > 0 {
                 self.leader_epoch = leader_epoch;
             }
             let offset = next;
-            records = &records[rows..];
-            let read = Event::Read { next, rows: rows as u64, bytes: bytes as u64, now };
+            records = &records[taken..];
+            self.letters_taken += letters;
+            let rows = taken as u64 - letters;
+            let read = Event::Read { next, rows, letters, bytes: bytes as u64, now };
             match outcome {
                 Ok(()) => self.act(read).await?,
                 Err(NotTaken::Full) => {
                     self.act(read).await?;
                     // Unless the limits have said so already.
-                    if self.plan.rows() > 0 {
+                    if self.plan.records() > 0 {
                         self.act(Event::Full).await?;
                     }
                 }
                 Err(NotTaken::Unconvertible(Unconvertible { field, problem })) => {
                     self.act(read).await?;
                     let key = Box::new(self.key.clone());
+                    let problem = match self.is_repeating() {
+                        true => format!(
+                            "{problem}; its range was frozen as one in which this is a row: the declaration of then commits it"
+                        ),
+                        false => problem,
+                    };
                     return Err(PartitionError::Unconvertible { key, offset, field, problem });
                 }
                 Err(NotTaken::Failed(source)) => return Err(self.lose("write", source)),
             }
         }
         Ok(())
+    }
+
+    /// Appends a row, or puts a dead letter aside. In a range that was found frozen, both are what they were.
+    fn append(&mut self, record: &ConsumedRecord) -> Result<Taken, NotTaken> {
+        if !self.is_repeating() || !self.verdicts.contains_key(&record.offset) {
+            match self.writer.append(record, &mut self.staging) {
+                Ok(()) => return Ok(Taken::Row),
+                Err(NotTaken::Unconvertible(problem)) if self.letters.is_some() && !self.is_repeating() => {
+                    self.verdicts.insert(record.offset, problem);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let letter = Letter::new(&self.key, record, &self.verdicts[&record.offset]);
+        self.in_hand_bytes += letter.size();
+        self.in_hand.push(letter);
+        Ok(Taken::Letter)
     }
 
     /// Time has passed.
@@ -310,6 +427,7 @@ impl Partition {
                 Action::Freeze(range) => self.freeze(range).await,
                 Action::Write(range) => self.write(range),
                 Action::Place(range) => self.place(range),
+                Action::Send(range) => self.send(range).await,
                 Action::Commit(range) => self.commit(range).await,
             };
             event = match carried_out {
@@ -326,10 +444,23 @@ impl Partition {
 
     async fn freeze(&mut self, range: Range) -> Result<Event, PartitionError> {
         let Self { fence, settings, .. } = self;
-        let frozen = self.frozen.unwrap_or(Frozen { range, epoch: fence.number, layout: settings.layout });
+        let found = self.frozen;
+        let frozen = found.unwrap_or(Frozen { range, epoch: fence.number, layout: settings.layout });
         assert_eq!(frozen.range, range, "what was found frozen is repeated as it is");
         self.frozen = Some(frozen);
+        if !self.in_hand.is_empty() {
+            // Before the freeze, which shows whether it was the holder that took the sending over: whoever holds the partition later
+            // takes it over later.
+            self.hold_letters().await?;
+            if found.is_none() {
+                self.keep_verdicts(&frozen).await?;
+            }
+        }
         self.store.freeze(&self.change(frozen)).await?;
+        if let Some(kept) = self.kept.take() {
+            let forgotten = verdicts::forget(&self.table, &self.key, &kept);
+            forgotten.map_err(|source| self.lose("forget which records were dead letters", source))?;
+        }
         Ok(Event::Frozen)
     }
 
@@ -337,7 +468,7 @@ impl Partition {
         let frozen = self.frozen.expect("it is frozen");
         let footer = footer(&self.key, &frozen, self.plan.rows());
         let next = Self::writer(&self.table, &self.settings, None);
-        let staged = std::mem::replace(&mut self.writer, next).finish(&footer);
+        let staged = std::mem::replace(&mut self.writer, next).finish(&footer, &mut self.staging);
         self.staged = staged.map_err(|source| self.lose("write", source))?;
         assert_eq!(frozen.range, range);
         Ok(Event::Written)
@@ -352,10 +483,73 @@ impl Partition {
         }
     }
 
+    async fn send(&mut self, range: Range) -> Result<Event, PartitionError> {
+        if self.sent.is_some_and(|sent| sent >= range.end) {
+            return Ok(Event::Sent);
+        }
+        if let [first, ..] = &self.in_hand[..] {
+            let (partition, offset) = (&self.key.partition, first.offset);
+            let problem = self.verdicts.get(&offset).map_or("", |verdict| &verdict.problem);
+            tracing::warn!(
+                %partition, letters = self.in_hand.len(), first = %offset, problem,
+                "records cannot be converted and go to the dead letters"
+            );
+        }
+        let letters = self.letters.as_ref().expect("there are letters because they may be sent");
+        match letters.send(&self.in_hand, range.end).await {
+            Ok(()) => Ok(Event::Sent),
+            Err(error) => Err(self.unsent("send dead letters", error)),
+        }
+    }
+
+    /// Takes the sending over, and reads how far it went.
+    async fn hold_letters(&mut self) -> Result<(), PartitionError> {
+        let letters = self.letters.as_ref().expect("there are letters because they may be sent");
+        match letters.hold().await {
+            Ok(sent) => self.sent = sent,
+            Err(error) => return Err(self.unsent("take the sending of dead letters over", error)),
+        }
+        Ok(())
+    }
+
+    /// Makes durable what a new range's letters are, of which none was ever sent.
+    async fn keep_verdicts(&mut self, frozen: &Frozen) -> Result<(), PartitionError> {
+        if let Some(position) = self.sent.filter(|&sent| sent > frozen.range.start) {
+            let committed = self.plan.committed();
+            let stored = self.store.list(&self.key.line).await?;
+            let stored = stored.iter().find(|(key, _)| *key == self.key).map(|(_, stored)| stored);
+            let key = Box::new(self.key.clone());
+            let is_here =
+                stored.is_none_or(|stored| stored.committed.next == committed && stored.frozen.is_none());
+            return Err(match is_here {
+                true => PartitionError::LettersAhead { key, position, committed },
+                false => PartitionError::TakenOver { key, how: "the position has moved on".to_owned() },
+            });
+        }
+        let kept = verdicts::keep(&self.table, &self.key, frozen, &self.verdicts);
+        kept.map_err(|source| self.lose("keep which records are dead letters", source))
+    }
+
+    fn unsent(&self, doing: &'static str, source: client::Error) -> PartitionError {
+        let key = Box::new(self.key.clone());
+        match source.kind() {
+            client::ErrorKind::Fenced => {
+                PartitionError::TakenOver { key, how: format!("it sends the dead letters: {source}") }
+            }
+            _ => PartitionError::Letters { key, doing, source },
+        }
+    }
+
     async fn commit(&mut self, range: Range) -> Result<Event, PartitionError> {
         let frozen = self.frozen.take().expect("it is frozen");
         assert_eq!(frozen.range, range);
         self.store.commit(&self.change(frozen), self.leader_epoch).await?;
+        if !self.verdicts.is_empty() {
+            self.kept = Some(frozen);
+            self.verdicts.clear();
+        }
+        self.in_hand.clear();
+        (self.in_hand_bytes, self.sent) = (0, None);
         Ok(Event::Committed)
     }
 

@@ -1,13 +1,18 @@
 //! What a line does next with one partition. Pure: events in, at most one action out; no clock, no files, no waiting.
 //!
 //! Records gather until one of the limits is reached. Then exactly their range is frozen, written, placed and committed, in this
-//! order and each step only after the one before it. A range that was found frozen is somebody's who died on the way: it is read
-//! again to its very end, whatever the limits say now, and goes the same way. Invariant: `committed <= read`, and everything
-//! between the two is in hand.
+//! order and each step only after the one before it. Records of it that are no rows are sent as dead letters between placing and
+//! committing: who sends them has just placed the files, if there are any, so that a store which has forgotten the range finds it in
+//! the table or in the letters' position. A range that was found frozen is somebody's who died on the way: it is read again to its
+//! very end, whatever the limits say now, and goes the same way. Invariant: `committed <= read`, and everything between the two is
+//! in hand.
 
 use wire::{Millis, Offset};
 
 use crate::key::Range;
+
+/// At so many dead letters a range is closed: they are in memory until it leaves, and one transaction sends them.
+const LETTERS_MAX: u64 = 10_000;
 
 /// When a range is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +32,10 @@ pub enum Event {
     Read {
         /// The next position.
         next: Offset,
-        /// Records passed.
+        /// Records that are rows.
         rows: u64,
+        /// Records that are dead letters.
+        letters: u64,
         /// Their size.
         bytes: u64,
         /// The time of day.
@@ -49,6 +56,8 @@ pub enum Event {
     Written,
     /// They are where readers see them.
     Placed,
+    /// Its dead letters are in their topic.
+    Sent,
     /// The position has moved over it.
     Committed,
     /// The partition is somebody else's, or a step failed: nothing more is done here.
@@ -64,6 +73,8 @@ pub enum Action {
     Write(Range),
     /// Move them into the table.
     Place(Range),
+    /// Send the dead letters, unless an attempt before has.
+    Send(Range),
     /// Move the position over the range.
     Commit(Range),
 }
@@ -74,6 +85,7 @@ enum Stage {
     Freezing(Range),
     Writing(Range),
     Placing(Range),
+    Sending(Range),
     Committing(Range),
     Lost,
 }
@@ -88,6 +100,7 @@ pub struct Plan {
     /// A range that was found frozen, until it is committed.
     repeating: Option<Range>,
     rows: u64,
+    letters: u64,
     bytes: u64,
     /// When the first record in hand was read.
     since: Option<Millis>,
@@ -106,6 +119,7 @@ impl Plan {
             read: committed,
             repeating: frozen,
             rows: 0,
+            letters: 0,
             bytes: 0,
             since: None,
             stage: Stage::Gathering,
@@ -122,9 +136,14 @@ impl Plan {
         self.committed
     }
 
-    /// Records in hand.
+    /// Rows in hand.
     pub fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// Records in hand: rows and dead letters.
+    pub fn records(&self) -> u64 {
+        self.rows + self.letters
     }
 
     /// Where the range in hand has to end, if that is decided already.
@@ -152,13 +171,14 @@ impl Plan {
                 None
             }
             (Stage::Lost, _) => None,
-            (Stage::Gathering, Event::Read { next, rows, bytes, now }) => {
+            (Stage::Gathering, Event::Read { next, rows, letters, bytes, now }) => {
                 assert!(next >= self.read, "reading goes forward");
                 assert!(self.until().is_none_or(|until| next <= until), "a frozen range ends where it ends");
                 self.read = next;
                 self.rows += rows;
+                self.letters += letters;
                 self.bytes += bytes;
-                if rows > 0 {
+                if rows + letters > 0 {
                     self.since.get_or_insert(now);
                 }
                 self.close_if(self.is_reached(now))
@@ -168,14 +188,18 @@ impl Plan {
             (Stage::Gathering, Event::Finish) => self.close_if(true),
             (Stage::Freezing(range), Event::Frozen) => self.step(Stage::Writing(range), Action::Write(range)),
             (Stage::Writing(range), Event::Written) => self.step(Stage::Placing(range), Action::Place(range)),
-            (Stage::Placing(range), Event::Placed) => {
+            (Stage::Placing(range), Event::Placed) if self.letters > 0 => {
+                self.step(Stage::Sending(range), Action::Send(range))
+            }
+            (Stage::Placing(range), Event::Placed) | (Stage::Sending(range), Event::Sent) => {
                 self.step(Stage::Committing(range), Action::Commit(range))
             }
             (Stage::Committing(range), Event::Committed) => {
                 assert_eq!(range.start, self.committed, "neither a gap nor an overlap");
                 assert_eq!(range.end, self.read, "nothing was read past the range meanwhile");
                 self.committed = range.end;
-                (self.repeating, self.rows, self.bytes, self.since) = (None, 0, 0, None);
+                self.repeating = None;
+                (self.rows, self.letters, self.bytes, self.since) = (0, 0, 0, None);
                 self.stage = Stage::Gathering;
                 None
             }
@@ -187,16 +211,17 @@ impl Plan {
 
     fn is_reached(&self, now: Millis) -> bool {
         self.rows >= self.limits.rows_max
+            || self.letters >= LETTERS_MAX
             || self.bytes >= self.limits.bytes_max
             || self.since.is_some_and(|since| now.0.saturating_sub(since.0) >= self.limits.age_ms_max)
     }
 
     /// Closes the range in hand. One that is repeated is closed at its end, however little is left in it, and never before; any
-    /// other holds a record, so that there is a file of it.
+    /// other holds a record.
     fn close_if(&mut self, is_wanted: bool) -> Option<Action> {
         let is_due = match self.repeating {
             Some(range) => self.read == range.end,
-            None => is_wanted && self.rows > 0,
+            None => is_wanted && self.records() > 0,
         };
         if !is_due {
             return None;
@@ -222,7 +247,11 @@ mod tests {
     const LIMITS: Limits = Limits { rows_max: 10, bytes_max: 1000, age_ms_max: 60_000 };
 
     fn read(next: i64, rows: u64, now: i64) -> Event {
-        Event::Read { next: Offset(next), rows, bytes: rows * 20, now: Millis(now) }
+        Event::Read { next: Offset(next), rows, letters: 0, bytes: rows * 20, now: Millis(now) }
+    }
+
+    fn letters(next: i64, letters: u64, now: i64) -> Event {
+        Event::Read { next: Offset(next), rows: 0, letters, bytes: letters * 20, now: Millis(now) }
     }
 
     fn tick(now: i64) -> Event {
@@ -309,6 +338,49 @@ mod tests {
                 Place(100..150) (committed 100, read 150)
                 Commit(100..150) (committed 100, read 150)
                 - (committed 150, read 150)
+            "#]],
+        );
+    }
+
+    #[test]
+    fn dead_letters_are_sent_when_the_files_are_placed_and_make_a_range_of_their_own() {
+        check(
+            None,
+            &[
+                letters(101, 1, 0),
+                read(102, 1, 5),
+                Event::Finish,
+                Event::Frozen,
+                Event::Written,
+                Event::Placed,
+                Event::Sent,
+                Event::Committed,
+                letters(103, 1, 9),
+                tick(60_009),
+                Event::Frozen,
+                Event::Written,
+                Event::Placed,
+                Event::Sent,
+                Event::Committed,
+                letters(20_000, 10_000, 9),
+            ],
+            expect![[r#"
+                - (committed 100, read 101)
+                - (committed 100, read 102)
+                Freeze(100..102) (committed 100, read 102)
+                Write(100..102) (committed 100, read 102)
+                Place(100..102) (committed 100, read 102)
+                Send(100..102) (committed 100, read 102)
+                Commit(100..102) (committed 100, read 102)
+                - (committed 102, read 102)
+                - (committed 102, read 103)
+                Freeze(102..103) (committed 102, read 103)
+                Write(102..103) (committed 102, read 103)
+                Place(102..103) (committed 102, read 103)
+                Send(102..103) (committed 102, read 103)
+                Commit(102..103) (committed 102, read 103)
+                - (committed 103, read 103)
+                Freeze(103..20000) (committed 103, read 20000)
             "#]],
         );
     }

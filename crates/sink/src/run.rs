@@ -22,8 +22,9 @@ use wire::{ErrorCode, Millis, Offset, Str, TopicPartition, Uuid};
 use crate::file_store::FileStore;
 use crate::files::Files;
 use crate::key::Key;
+use crate::letters::TopicLetters;
 use crate::partition::{Chunk, Partition, PartitionError};
-use crate::settings::Settings;
+use crate::settings::{DeadLetterSettings, Settings};
 use crate::store::{PositionStore, StoreError};
 use crate::table::Table;
 
@@ -76,6 +77,18 @@ pub enum RunError {
         /// The topic.
         topic: Str,
     },
+    /// Positions of letters that were sent back are of another topic.
+    #[error(
+        "{partition} ends at {end}, and dead letters were sent back up to {position}: the topic was deleted and created again; delete the group that keeps these positions"
+    )]
+    LettersGone {
+        /// The partition of the topic of dead letters.
+        partition: TopicPartition,
+        /// Up to where.
+        position: Offset,
+        /// Where it ends.
+        end: Offset,
+    },
     /// The table's directory.
     #[error("cannot {doing} {}: {source}", path.display())]
     Files {
@@ -106,8 +119,10 @@ pub struct Done {
     pub from: Offset,
     /// And at the end: what is committed.
     pub to: Offset,
-    /// Records that went into the table.
+    /// Records that were taken.
     pub records: u64,
+    /// Those of them that are dead letters; the others are rows.
+    pub letters: u64,
 }
 
 /// A partition of the topics, as the brokers tell it.
@@ -227,9 +242,16 @@ impl Sink {
     ) -> Result<Self, RunError> {
         options.group_id = None;
         options.auto_offset_reset = OffsetReset::None;
-        let cluster = Cluster::new(options, Arc::clone(&environment))?;
+        let cluster = Cluster::new(options.clone(), Arc::clone(&environment))?;
         let offline = &settings.offline;
         let sources = sources(settings, &cluster).await?;
+        if let Some(dead_letters) = &settings.dead_letters {
+            // Before it is needed, and without its being made on the way with a retention that nobody chose.
+            let topic = std::slice::from_ref(&dead_letters.topic);
+            for (_, described) in Admin::new(cluster.clone()).describe_topics(topic).await? {
+                described?;
+            }
+        }
         let failed = |doing, source| RunError::Files { doing, path: offline.table.clone(), source };
         match files.make_dir(&offline.table) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
@@ -250,7 +272,15 @@ impl Sink {
             let (store, table, line) = (Arc::clone(&store), table.clone(), offline.line.clone());
             let opened =
                 Partition::open(key.clone(), store, table, line, begin, token, environment.now()).await;
-            let partition = opened?;
+            let partition = match &settings.dead_letters {
+                None => opened?,
+                Some(DeadLetterSettings { topic }) => {
+                    let (group, environment) = (settings.dead_letters_group(), Arc::clone(&environment));
+                    let letters =
+                        TopicLetters::new(topic.clone(), &group, &key, options.clone(), environment)?;
+                    opened?.with_letters(Box::new(letters))
+                }
+            };
             let from = partition.committed();
             readings.insert(key.partition, Reading { partition, log, end: visible_end, from, records: 0 });
         }
@@ -446,7 +476,8 @@ impl Sink {
                 failure.get_or_insert(error);
             }
             let (from, to, records) = (reading.from, reading.partition.committed(), reading.records);
-            done.push(Done { partition: name, from, to, records });
+            let letters = reading.partition.letters();
+            done.push(Done { partition: name, from, to, records, letters });
         }
         if let Err(error) = self.consumer.close(CLOSE_MAX).await {
             tracing::debug!(%error, "the consumer did not end in order");

@@ -30,8 +30,17 @@ pub struct Settings {
     pub start: Start,
     /// Settings of the client, under Kafka's names.
     pub client: Vec<(String, String)>,
+    /// Where records go that cannot be converted; they stop the sink if there is no such place.
+    pub dead_letters: Option<DeadLetterSettings>,
     /// The line into a table.
     pub offline: OfflineSettings,
+}
+
+/// The dead letters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterSettings {
+    /// Their topic.
+    pub topic: Str,
 }
 
 /// The line into a table.
@@ -49,6 +58,11 @@ impl Settings {
     /// Under which name the offline line keeps its positions.
     pub fn offline_name(&self) -> LineName {
         format!("{}.offline", self.name).parse().expect("the name leaves room for it")
+    }
+
+    /// The group that keeps up to where dead letters were sent.
+    pub fn dead_letters_group(&self) -> String {
+        format!("{}.dead-letters", self.name)
     }
 }
 
@@ -243,6 +257,10 @@ fn settings(document: &Spanned<DeTable<'_>>) -> Result<Settings, Problem> {
         Some(section) => value_format(section)?,
         None => Format::Bytes,
     };
+    let dead_letters = match top.section("dead_letters")? {
+        Some(section) => Some(dead_letters(section, &topics)?),
+        None => None,
+    };
     let offline = match top.section("offline")? {
         Some(section) => offline(section, format)?,
         None => {
@@ -253,7 +271,7 @@ fn settings(document: &Spanned<DeTable<'_>>) -> Result<Settings, Problem> {
         }
     };
     top.end()?;
-    Ok(Settings { name, topics, start, client, offline })
+    Ok(Settings { name, topics, start, client, dead_letters, offline })
 }
 
 fn client_settings(top: &mut Section<'_>) -> Result<Vec<(String, String)>, Problem> {
@@ -287,6 +305,17 @@ fn flatten(
         settings.push((name, text));
     }
     Ok(())
+}
+
+fn dead_letters(mut section: Section<'_>, topics: &[Str]) -> Result<DeadLetterSettings, Problem> {
+    let value = section.required("topic", "\"orders.dead\"")?;
+    let topic = Str::copy_from(text("topic", value)?);
+    if topics.contains(&topic) {
+        let problem = format!("topic: {topic} is read, and its dead letters would be read as well");
+        return Err(Problem::new(value.span(), problem));
+    }
+    section.end()?;
+    Ok(DeadLetterSettings { topic })
 }
 
 const FORMATS: [&str; 3] = ["bytes", "text", "json"];
@@ -509,7 +538,7 @@ mod tests {
         check_behind_top(
             "tpoics = 3\n[offline]\ntable = \"t\"\n",
             expect![
-                "line 3, column 1: tpoics is not known here; name, topics, start, client, value, offline are"
+                "line 3, column 1: tpoics is not known here; name, topics, start, client, value, dead_letters, offline are"
             ],
         );
         check_behind_top(
@@ -537,6 +566,14 @@ mod tests {
             expect![[
                 r#"line 5, column 22: columns: "size" is none of topic, partition, offset, timestamp, key, headers"#
             ]],
+        );
+        check_behind_top(
+            "[dead_letters]\ntopic = \"orders\"\n",
+            expect!["line 4, column 9: topic: orders is read, and its dead letters would be read as well"],
+        );
+        check_behind_top(
+            "[dead_letters]\n",
+            expect![[r#"line 3, column 1: dead_letters.topic is missing, as in topic = "orders.dead""#]],
         );
         check_behind_top(
             "[value]\nformat = \"avro\"\n",

@@ -1,7 +1,7 @@
 //! Whether a table holds what the log holds, each record once.
 //!
 //! Trusts nothing that the sink believes: it reads the footers of all files and, where the table has them, the offsets of all rows,
-//! and the log itself beside them, range by range. What retention has removed from the log since is counted, and cannot be
+//! the dead letters, and the log itself beside them, range by range. What retention has removed from the log since is counted, and cannot be
 //! compared. Looks only.
 
 use std::collections::BTreeMap;
@@ -15,13 +15,14 @@ use bytes::Bytes;
 use client::{Cluster, Consumer, Start};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use wire::{Offset, TopicPartition};
+use wire::{Offset, TopicPartition, Uuid};
 
 use crate::columns::OFFSET_COLUMN;
 use crate::file_store::FileStore;
 use crate::files::Files;
 use crate::key::{Key, Range};
 use crate::partition::words;
+use crate::replay::{DeadLetter, Which, each};
 use crate::run::{RunError, Source, sources};
 use crate::settings::Settings;
 use crate::store::{PositionStore, Stored};
@@ -54,6 +55,8 @@ pub struct Verified {
     pub files: u64,
     /// Rows in them.
     pub rows: u64,
+    /// Records among the dead letters.
+    pub letters: u64,
     /// Records in the log, where it still has them.
     pub records: u64,
     /// Rows of records that the log does not have any more.
@@ -86,14 +89,28 @@ pub async fn verify(
     // The store first: what comes into the table meanwhile is behind what is compared.
     let stored = store.list(&settings.offline_name()).await?;
     let listing = table.list().map_err(failed)?;
+    let mut letters: BTreeMap<TopicPartition, Letters> = BTreeMap::new();
+    each(settings, cluster, Which::All, |letter| {
+        let DeadLetter { partition, offset, topic_id, .. } = letter;
+        letters.entry(partition).or_default().push((topic_id, offset.0));
+    })
+    .await?;
     let mut all = Vec::new();
     for source in sources(settings, cluster).await? {
         let stored = stored.iter().find(|(key, _)| key.partition == source.key.partition);
         let files = listing.files.iter().filter(|file| file.name.partition == source.key.partition);
-        all.push(compare(cluster, &table, &source, stored, files.collect()).await?);
+        let mut letters = letters.remove(&source.key.partition).unwrap_or_default();
+        // Others are of a topic of that name that was there before.
+        letters.retain(|(topic_id, _)| *topic_id == Some(source.key.topic_id));
+        letters.sort_unstable_by_key(|(_, offset)| *offset);
+        let letters: Vec<_> = letters.into_iter().map(|(_, offset)| offset).collect();
+        all.push(compare(cluster, &table, &source, stored, files.collect(), letters).await?);
     }
     Ok(all)
 }
+
+/// The letters of a partition's records: of which topic, and their offsets.
+type Letters = Vec<(Option<Uuid>, i64)>;
 
 /// What the files of a range say together.
 #[derive(Default)]
@@ -110,12 +127,14 @@ async fn compare(
     source: &Source,
     stored: Option<&(Key, Stored)>,
     files: Vec<&TableFile>,
+    letters: Vec<i64>,
 ) -> Result<Verified, RunError> {
     let mut verified = Verified {
         partition: source.key.partition.clone(),
         committed: None,
         files: 0,
         rows: 0,
+        letters: 0,
         records: 0,
         passed: 0,
         missing: 0,
@@ -143,7 +162,7 @@ async fn compare(
     for file in files {
         by_range.entry(file.name.range).or_default().push(file);
     }
-    let mut log = LogReader::new(cluster, source, stored.begun)?;
+    let mut log = LogReader::new(cluster, source, stored.begun, letters)?;
     let mut expected = stored.begun;
     for (range, files) in by_range {
         let place = format!("{} {range}", source.key.partition);
@@ -279,20 +298,22 @@ struct LogReader {
     at: Offset,
     /// Offsets that came and belong to ranges further on.
     ahead: std::collections::VecDeque<i64>,
+    /// Offsets of dead letters, in order.
+    letters: Vec<i64>,
 }
 
 impl LogReader {
-    fn new(cluster: &Cluster, source: &Source, begun: Offset) -> Result<Self, RunError> {
+    fn new(cluster: &Cluster, source: &Source, begun: Offset, letters: Vec<i64>) -> Result<Self, RunError> {
         let at = begun.max(source.log.start);
         let consumer = Consumer::new(cluster.clone());
         let partition = source.key.partition.clone();
         consumer.assign([(partition.clone(), Some(Start::Offset(at)))])?;
         let ahead = std::collections::VecDeque::new();
         let (log_start, visible_end) = (source.log.start, source.visible_end);
-        Ok(Self { consumer, partition, log_start, visible_end, at, ahead })
+        Ok(Self { consumer, partition, log_start, visible_end, at, ahead, letters })
     }
 
-    /// Compares the rows of a range with its records.
+    /// Compares the rows and letters of a range with its records.
     async fn compare(
         &mut self,
         range: Range,
@@ -314,9 +335,16 @@ impl LogReader {
         }
         let records = self.read_to(range.end).await?;
         verified.records += records.len() as u64;
+        let from = self.letters.partition_point(|&offset| offset < range.start.0);
+        let to = self.letters.partition_point(|&offset| offset < range.end.0);
+        let letters = &self.letters[from..to];
+        verified.letters += letters.len() as u64;
+        let rows = rows + letters.len() as u64;
         match offsets {
             Some(offsets) => {
-                let (missing, double) = difference(&records, offsets);
+                let mut offsets = [offsets, letters].concat();
+                offsets.sort_unstable();
+                let (missing, double) = difference(&records, &offsets);
                 verified.missing += missing;
                 verified.double += double;
             }

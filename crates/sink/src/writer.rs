@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use arrow_schema::SchemaRef;
 use client::ConsumedRecord;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -42,9 +44,14 @@ pub(crate) struct RangeWriter {
 
 struct OpenFile {
     directory: String,
-    path: std::path::PathBuf,
     columns: Columns,
     rows: u64,
+    /// Once there is something to write.
+    file: Option<Begun>,
+}
+
+struct Begun {
+    path: PathBuf,
     writer: ArrowWriter<Box<dyn NewFile>>,
 }
 
@@ -69,70 +76,79 @@ impl RangeWriter {
             if self.open.len() >= self.files_max {
                 return Err(NotTaken::Full);
             }
-            let file = self.begin(record, staging).map_err(NotTaken::Failed)?;
-            self.open.insert(bucket, file);
+            let (directory, columns) =
+                (self.layout.directory(record.timestamp), Columns::new(Arc::clone(&self.shape)));
+            self.open.insert(bucket, OpenFile { directory, columns, rows: 0, file: None });
         }
         let file = self.open.get_mut(&bucket).expect("it is open");
-        file.columns.append(record).map_err(NotTaken::Unconvertible)?;
+        if let Err(unconvertible) = file.columns.append(record) {
+            // It may have left some of its fields, which end with the batch.
+            file.encode(&self.table, staging).map_err(NotTaken::Failed)?;
+            return Err(NotTaken::Unconvertible(unconvertible));
+        }
         file.rows += 1;
         if file.columns.rows() >= BATCH_ROWS_MAX || file.columns.bytes() >= BATCH_BYTES_MAX {
-            file.encode().map_err(NotTaken::Failed)?;
+            file.encode(&self.table, staging).map_err(NotTaken::Failed)?;
         }
         Ok(())
     }
 
-    fn begin(&self, record: &ConsumedRecord, staging: &mut Staging) -> io::Result<OpenFile> {
-        // No name that readers of Parquet look for.
-        let path = staging.dir.join(format!("{}.part", staging.files));
-        staging.files += 1;
-        let file = self.table.files.create(&path)?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL).expect("it is a level")))
-            .build();
-        let writer = ArrowWriter::try_new(file, Arc::clone(self.shape.schema()), Some(properties));
-        Ok(OpenFile {
-            directory: self.layout.directory(record.timestamp),
-            path,
-            columns: Columns::new(Arc::clone(&self.shape)),
-            rows: 0,
-            writer: writer.map_err(io_error)?,
-        })
-    }
-
     /// What is in memory, about.
     pub(crate) fn memory(&self) -> usize {
-        self.open.values().map(|file| file.columns.bytes() + file.writer.memory_size()).sum()
+        let encoded = |file: &OpenFile| file.file.as_ref().map_or(0, |begun| begun.writer.memory_size());
+        self.open.values().map(|file| file.columns.bytes() + encoded(file)).sum()
     }
 
     /// Finishes the files and makes them durable where they are, each with these words in its footer and how many there are.
-    pub(crate) fn finish(self, footer: &[(&str, String)]) -> io::Result<Vec<Staged>> {
-        // One that was begun for a record which turned out to be no row stays behind.
+    pub(crate) fn finish(self, footer: &[(&str, String)], staging: &mut Staging) -> io::Result<Vec<Staged>> {
+        // One that was opened for a record which turned out to be no row holds nothing.
         let open: Vec<_> = self.open.into_values().filter(|file| file.rows > 0).collect();
         let files = open.len();
         let mut staged = Vec::with_capacity(files);
         for mut file in open {
-            file.encode()?;
+            file.encode(&self.table, staging)?;
+            let Begun { path, mut writer } = file.file.expect("its rows are encoded");
             let words = footer.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
             for (key, value) in words.chain([(FILES.to_owned(), files.to_string())]) {
-                file.writer.append_key_value_metadata(KeyValue::new(key, value));
+                writer.append_key_value_metadata(KeyValue::new(key, value));
             }
-            let mut written = file.writer.into_inner().map_err(io_error)?;
+            let mut written = writer.into_inner().map_err(io_error)?;
             written.sync()?;
-            staged.push(Staged { path: file.path, directory: file.directory });
+            staged.push(Staged { path, directory: file.directory });
         }
         Ok(staged)
     }
 }
 
 impl OpenFile {
-    fn encode(&mut self) -> io::Result<()> {
-        if self.columns.rows() > 0 {
-            self.writer.write(&self.columns.finish()).map_err(io_error)?;
+    fn encode(&mut self, table: &Table, staging: &mut Staging) -> io::Result<()> {
+        let batch = self.columns.finish();
+        if batch.num_rows() == 0 {
+            return Ok(());
         }
-        if self.writer.in_progress_size() >= ROW_GROUP_BYTES_MAX {
-            self.writer.flush().map_err(io_error)?;
+        let begun = match &mut self.file {
+            Some(begun) => begun,
+            empty => empty.insert(Begun::new(batch.schema(), table, staging)?),
+        };
+        begun.writer.write(&batch).map_err(io_error)?;
+        if begun.writer.in_progress_size() >= ROW_GROUP_BYTES_MAX {
+            begun.writer.flush().map_err(io_error)?;
         }
         Ok(())
+    }
+}
+
+impl Begun {
+    fn new(schema: SchemaRef, table: &Table, staging: &mut Staging) -> io::Result<Self> {
+        // No name that readers of Parquet look for.
+        let path = staging.dir.join(format!("{}.part", staging.files));
+        staging.files += 1;
+        let file = table.files.create(&path)?;
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL).expect("it is a level")))
+            .build();
+        let writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(io_error)?;
+        Ok(Self { path, writer })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Each step of every I/O as a place to die at: at the end each record is in the table, exactly once.
+//! Each step of every I/O as a place to die at: at the end each record is in the table or among the dead letters, exactly once.
 //!
 //! Instances run over a file system in memory that forgets what was not made durable. One of them dies, fails or pauses at its n-th
 //! step, for every n there is; another takes over. Its limits differ, so that nothing but the frozen range can make the two agree.
@@ -19,6 +19,7 @@ use sink::{
     Chunk, Extra, FileName, FileStore, Format, Key, Layout, Limits, LineSettings, Partition, PartitionError,
     Range, Shape, Table,
 };
+use support::letters::{DeadTopic, Sending};
 use support::{Disk, Fate, Process, Steps};
 use wire::compression::Compression;
 use wire::{LeaderEpoch, Millis, Offset, PartitionId, ProducerEpoch, ProducerId, TopicPartition, Uuid};
@@ -35,8 +36,17 @@ fn key() -> Key {
     }
 }
 
+/// Whether a record is none of text: some here and there, and five in a row.
+fn is_letter(number: i64) -> bool {
+    number % 6 == 4 || (7..12).contains(&number)
+}
+
 /// Records of three hours, mixed, with holes between their offsets.
 fn log(records: i64) -> Vec<ConsumedRecord> {
+    let value = |number| match is_letter(number) {
+        true => Bytes::from(vec![0xff, u8::try_from(number).unwrap()]),
+        false => format!("v{number}").into(),
+    };
     let record = |number: i64| ConsumedRecord {
         topic: "orders".into(),
         partition: PartitionId(0),
@@ -45,7 +55,7 @@ fn log(records: i64) -> Vec<ConsumedRecord> {
         timestamp: Millis(1_700_000_000_000 + number % 5 / 2 * HOUR_MS),
         timestamp_type: TimestampType::CreateTime,
         key: None,
-        value: Some(format!("v{number}").into()),
+        value: Some(value(number)),
         headers: Vec::new(),
         compression: Compression::None,
         is_transactional: false,
@@ -62,17 +72,34 @@ struct Habits {
     files_max: usize,
     at_once: usize,
     token: i64,
+    format: fn() -> Format,
+    extras: &'static [Extra],
+    /// Whether it sends dead letters, instead of being stopped by them.
+    is_sending: bool,
 }
 
-const FIRST: Habits = Habits { rows_max: 7, files_max: 8, at_once: 3, token: 1 };
-const SECOND: Habits = Habits { rows_max: 5, files_max: 2, at_once: 4, token: 2 };
-const THIRD: Habits = Habits { rows_max: 100, files_max: 8, at_once: 5, token: 3 };
+const FIRST: Habits = Habits {
+    rows_max: 6,
+    files_max: 8,
+    at_once: 3,
+    token: 1,
+    format: || Format::Text,
+    extras: &[Extra::Offset],
+    is_sending: true,
+};
+const SECOND: Habits = Habits { rows_max: 5, files_max: 2, at_once: 4, token: 2, ..FIRST };
+const THIRD: Habits = Habits { rows_max: 100, at_once: 5, token: 3, ..FIRST };
 
 /// One instance, from taking hold of the partition to the end of the log.
-fn run(process: &Process, habits: Habits, log: &[ConsumedRecord]) -> Result<(), PartitionError> {
+fn run(
+    process: &Process,
+    topic: &Arc<Mutex<DeadTopic>>,
+    habits: Habits,
+    log: &[ConsumedRecord],
+) -> Result<(), PartitionError> {
     let files = Arc::new(process.clone());
     let limits = Limits { rows_max: habits.rows_max, bytes_max: u64::MAX, age_ms_max: i64::MAX };
-    let shape = Arc::new(Shape::new(Format::Text, vec![Extra::Offset]).unwrap());
+    let shape = Arc::new(Shape::new((habits.format)(), habits.extras.to_vec()).unwrap());
     let settings = LineSettings { limits, layout: Layout::Hour, files_max: habits.files_max, shape };
     let table = Table::new(files.clone(), TABLE);
     let store = Arc::new(FileStore::new(files, TABLE));
@@ -80,7 +107,11 @@ fn run(process: &Process, habits: Habits, log: &[ConsumedRecord]) -> Result<(), 
         let now = Millis(0);
         let opened =
             Partition::open(key(), store, table.clone(), settings, Offset(0), habits.token, now).await;
-        let mut partition = opened?;
+        let sending = Sending::new(process.clone(), Arc::clone(topic));
+        let mut partition = match habits.is_sending {
+            true => opened?.with_letters(Box::new(sending)),
+            false => opened?,
+        };
         let listing = table.list().map_err(|source| PartitionError::Files {
             key: Box::new(key()),
             doing: "list",
@@ -103,6 +134,7 @@ fn run(process: &Process, habits: Habits, log: &[ConsumedRecord]) -> Result<(), 
 
 struct World {
     disk: Arc<Mutex<Disk>>,
+    topic: Arc<Mutex<DeadTopic>>,
     log: Vec<ConsumedRecord>,
 }
 
@@ -112,7 +144,7 @@ impl World {
         disk.make_dir(Path::new(TABLE)).unwrap();
         let root = Process { disk: Arc::new(Mutex::new(disk)), steps: Steps::new(None) };
         sink::Files::sync_dir(&root, Path::new("/")).unwrap();
-        Self { disk: root.disk, log: log(records) }
+        Self { disk: root.disk, topic: Arc::default(), log: log(records) }
     }
 
     fn process(&self, at: Option<(u64, Fate)>) -> Process {
@@ -120,7 +152,7 @@ impl World {
     }
 
     fn run(&self, habits: Habits, at: Option<(u64, Fate)>) -> Result<(), PartitionError> {
-        run(&self.process(at), habits, &self.log)
+        run(&self.process(at), &self.topic, habits, &self.log)
     }
 
     /// The files that readers see.
@@ -164,14 +196,51 @@ impl World {
         rows
     }
 
+    /// The offsets among the dead letters.
+    fn letters(&self) -> Vec<i64> {
+        let mut offsets: Vec<_> =
+            self.topic.lock().unwrap().committed.iter().map(|letter| letter.offset.0).collect();
+        offsets.sort_unstable();
+        offsets
+    }
+
     fn assert_exactly_once(&self, what: &str) {
-        let expected: Vec<_> = self
+        let (letters, rows): (Vec<_>, Vec<_>) = self
             .log
             .iter()
-            .map(|record| (record.offset.0, String::from_utf8(record.value.clone().unwrap().into()).unwrap()))
+            .map(|record| (record.offset.0, record.value.as_deref().unwrap()))
+            .partition(|(_, value)| value[0] == 0xff);
+        let expected: Vec<_> = rows
+            .into_iter()
+            .map(|(offset, value)| (offset, String::from_utf8(value.to_vec()).unwrap()))
             .collect();
         let rows = self.rows();
         assert!(rows == expected, "{what}: not exactly once: {rows:?}");
+        let expected: Vec<_> = letters.into_iter().map(|(offset, _)| offset).collect();
+        let letters = self.letters();
+        assert!(letters == expected, "{what}: letters are not there exactly once: {letters:?}");
+    }
+
+    /// Each record in the table or among the letters, once: which of the two depends on who froze its range.
+    fn assert_each_somewhere_once(&self, what: &str) {
+        let mut found = self.letters();
+        found.extend(self.offsets());
+        found.sort_unstable();
+        let expected: Vec<_> = self.log.iter().map(|record| record.offset.0).collect();
+        assert!(found == expected, "{what}: not exactly once: {found:?}");
+    }
+
+    /// The offsets in the table, whatever its columns are.
+    fn offsets(&self) -> Vec<i64> {
+        let mut found = Vec::new();
+        for (_, _, bytes) in self.files() {
+            for batch in ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap() {
+                let batch = batch.unwrap();
+                let offsets = batch.column_by_name("kafka_offset").unwrap().as_primitive::<Int64Type>();
+                found.extend_from_slice(offsets.values());
+            }
+        }
+        found
     }
 
     /// One file instead of all, as whoever compacts the table would leave it.
@@ -216,9 +285,14 @@ impl World {
 /// How many steps an instance takes alone.
 fn steps(records: i64, habits: Habits) -> u64 {
     let world = World::new(records);
-    let process = world.process(None);
-    run(&process, habits, &world.log).unwrap();
+    let steps = steps_of(&world, habits);
     world.assert_exactly_once("undisturbed");
+    steps
+}
+
+fn steps_of(world: &World, habits: Habits) -> u64 {
+    let process = world.process(None);
+    run(&process, &world.topic, habits, &world.log).unwrap();
     process.steps.count()
 }
 
@@ -291,9 +365,9 @@ fn wake_as_zombie(world: &World, first: u64, second: u64) -> bool {
     let zombie = world.process(Some((first, Fate::Pauses)));
     let successor = world.process(Some((second, Fate::Pauses)));
     thread::scope(|scope| {
-        let old = scope.spawn(|| run(&zombie, FIRST, &world.log));
+        let old = scope.spawn(|| run(&zombie, &world.topic, FIRST, &world.log));
         zombie.steps.until_paused();
-        let new = scope.spawn(|| run(&successor, SECOND, &world.log));
+        let new = scope.spawn(|| run(&successor, &world.topic, SECOND, &world.log));
         successor.steps.until_paused();
         zombie.steps.resume();
         // It may have been done before anybody took over, or be told that it is not the holder any more.
@@ -343,7 +417,7 @@ fn a_zombie_that_wakes_after_its_file_was_compacted_away_does_not_bring_it_back(
         let world = World::new(12);
         let zombie = world.process(Some((at, Fate::Pauses)));
         thread::scope(|scope| {
-            let old = scope.spawn(|| run(&zombie, FIRST, &world.log));
+            let old = scope.spawn(|| run(&zombie, &world.topic, FIRST, &world.log));
             zombie.steps.until_paused();
             world.run(SECOND, None).unwrap();
             world.compact();
@@ -368,7 +442,13 @@ fn a_store_that_has_lost_its_last_change_doubles_nothing() {
         match world.run(SECOND, None) {
             Ok(()) => world.assert_exactly_once(&format!("rolled back at {at}")),
             Err(error) => {
-                assert!(matches!(error, PartitionError::Ahead(_)), "{at}: {error}");
+                let is_ahead =
+                    matches!(error, PartitionError::Ahead(_) | PartitionError::LettersAhead { .. });
+                assert!(is_ahead, "{at}: {error}");
+                let mut letters = world.letters();
+                let before = letters.len();
+                letters.dedup();
+                assert_eq!(letters.len(), before, "no letter is there twice");
                 let mut rows = world.rows();
                 let before = rows.len();
                 rows.dedup();
@@ -379,4 +459,99 @@ fn a_store_that_has_lost_its_last_change_doubles_nothing() {
     }
     assert!(refused > 0 && refused < points, "both happen: {refused} of {points} were refused");
     report("store rolled back", points);
+}
+
+#[test]
+fn by_another_declaration_a_frozen_range_has_the_letters_and_rows_that_it_was_frozen_with() {
+    // To the first, bytes that are no text are letters; to the others, they are not.
+    let raw = Habits { format: || Format::Bytes, extras: &[Extra::Offset, Extra::Timestamp], ..SECOND };
+    let (mut as_letters, mut points) = (0, 0);
+    for at in 1..=steps(30, FIRST) {
+        let world = World::new(30);
+        world.run(FIRST, Some((at, Fate::Dies))).unwrap_err();
+        if at % 2 == 0 {
+            world.disk.lock().unwrap().cut_power();
+        }
+        world.run(raw, None).unwrap();
+        world.assert_each_somewhere_once(&format!("killed at {at}, and declared otherwise"));
+        as_letters += usize::from(!world.letters().is_empty());
+        points += 1;
+    }
+    assert!(as_letters > 0 && as_letters < points, "some were frozen by the first: {as_letters} of {points}");
+    report("declared otherwise", points);
+}
+
+#[test]
+fn a_record_that_became_no_row_within_a_frozen_range_stops_it() {
+    // The other way round: what was frozen as rows is not sent as letters.
+    let raw = Habits { format: || Format::Bytes, ..FIRST };
+    let (mut refused, mut points) = (0, 0);
+    for at in 1..=steps_of(&World::new(30), raw) {
+        let world = World::new(30);
+        world.run(raw, Some((at, Fate::Dies))).unwrap_err();
+        if let Err(error) = world.run(SECOND, None) {
+            let told = error.to_string();
+            assert!(told.contains("its range was frozen as one in which this is a row"), "{at}: {told}");
+            refused += 1;
+            world.run(raw, None).unwrap();
+        }
+        world.assert_each_somewhere_once(&format!("killed at {at}, and declared otherwise"));
+        points += 1;
+    }
+    assert!(refused > 0, "some were frozen by the first");
+    report("declared more strictly", points);
+}
+
+#[test]
+fn a_frozen_range_with_letters_waits_for_them_to_go_somewhere() {
+    let world = World::new(12);
+    // Behind the first freeze of a range with letters.
+    let at = (1..)
+        .find(|&at| {
+            let world = World::new(12);
+            let _ = world.run(FIRST, Some((at, Fate::Dies)));
+            !world.letters().is_empty()
+        })
+        .unwrap();
+    world.run(FIRST, Some((at, Fate::Dies))).unwrap_err();
+    let refused = world.run(Habits { is_sending: false, ..SECOND }, None).unwrap_err();
+    assert!(matches!(refused, PartitionError::NoLetters { .. }), "{refused}");
+    world.run(SECOND, None).unwrap();
+    world.assert_exactly_once("declared again");
+}
+
+#[test]
+fn letters_of_a_table_that_is_made_anew_under_its_name_are_not_sent_twice() {
+    let world = World::new(12);
+    world.run(FIRST, None).unwrap();
+    let anew = World { topic: Arc::clone(&world.topic), ..World::new(12) };
+    let refused = anew.run(FIRST, None).unwrap_err();
+    assert!(matches!(refused, PartitionError::LettersAhead { .. }), "{refused}");
+}
+
+#[test]
+fn a_letter_is_its_record_and_says_what_was_wrong_where() {
+    let world = World::new(5);
+    world.run(FIRST, None).unwrap();
+    let topic = world.topic.lock().unwrap();
+    let [letter] = &topic.committed[..] else { panic!("one of five is a letter") };
+    assert_eq!((letter.key.as_deref(), letter.value.as_deref()), (None, Some(&[0xff, 4][..])));
+    assert_eq!(letter.timestamp, Some(world.log[4].timestamp));
+    let headers = letter.headers.iter().map(|header| {
+        format!("{}: {}\n", header.key, std::str::from_utf8(header.value.as_deref().unwrap()).unwrap())
+    });
+    expect_test::expect![[r#"
+        __connect.errors.topic: orders
+        __connect.errors.partition: 0
+        __connect.errors.offset: 6
+        __connect.errors.connector.name: orders.offline
+        __connect.errors.task.id: 0
+        __connect.errors.stage: VALUE_CONVERTER
+        __connect.errors.class.name: ottla.sink
+        __connect.errors.exception.class.name: org.apache.kafka.connect.errors.DataException
+        __connect.errors.exception.message: the value is not UTF-8: invalid utf-8 sequence of 1 bytes from index 0
+        __connect.errors.exception.stacktrace: org.apache.kafka.connect.errors.DataException: the value is not UTF-8: invalid utf-8 sequence of 1 bytes from index 0
+        	at orders-0 at offset 6
+        __connect.errors.topic.id: BwcHBwcHBwcHBwcHBwcHBw
+    "#]].assert_eq(&headers.collect::<String>());
 }

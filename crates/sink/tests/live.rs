@@ -10,11 +10,11 @@ use broker::embedded::EmbeddedBroker;
 use client::{
     Admin, Cluster, Execution, Isolation, NewTopic, Options, Producer, ProducerRecord, TokioEnvironment,
 };
-use sink::{Done, LocalFiles, RunError, Settings, Until, Verified};
+use sink::{DeadLetter, Done, LocalFiles, Replayed, RunError, Settings, Until, Verified, Which};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use wire::{PartitionId, Str};
+use wire::{Offset, PartitionId, Str, TopicPartition};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,8 +50,12 @@ impl World {
     }
 
     async fn create(&self, partitions: i32) {
+        self.create_topic("orders", partitions).await;
+    }
+
+    async fn create_topic(&self, name: &str, partitions: i32) {
         let topic = NewTopic {
-            name: "orders".into(),
+            name: Str::copy_from(name),
             partitions: Some(partitions),
             replicas: Some(1),
             configs: Vec::new(),
@@ -98,7 +102,11 @@ impl World {
     }
 
     async fn verified(&self) -> Vec<Verified> {
-        let (settings, cluster) = (self.settings(""), self.cluster());
+        self.verified_by("").await
+    }
+
+    async fn verified_by(&self, more: &str) -> Vec<Verified> {
+        let (settings, cluster) = (self.settings(more), self.cluster());
         let verified = sink::verify(&settings, &cluster, Arc::new(LocalFiles));
         timeout(PATIENCE, verified).await.expect("it ends").unwrap()
     }
@@ -108,6 +116,32 @@ impl World {
         assert!(verified.iter().all(Verified::is_clean), "{verified:?}");
         assert_eq!(verified.iter().map(|one| one.records).sum::<u64>(), records);
         assert_eq!(verified.iter().map(|one| one.rows).sum::<u64>(), records);
+    }
+
+    async fn letters(&self, which: Which) -> Vec<DeadLetter> {
+        let (settings, cluster) = (self.settings(WITH_LETTERS), self.cluster());
+        let listed = sink::dead_letters(&settings, &cluster, which);
+        timeout(PATIENCE, listed).await.expect("it ends").unwrap()
+    }
+
+    async fn replay(&self) -> Replayed {
+        let (settings, options) = (self.settings(WITH_LETTERS), self.options());
+        let replay = sink::replay(&settings, options, Arc::new(TokioEnvironment));
+        timeout(PATIENCE, replay).await.expect("it ends").unwrap()
+    }
+
+    /// Sends a letter again, as one of another offset.
+    async fn send_letter(&self, letter: &DeadLetter, offset: Offset) {
+        let producer = Producer::new(self.cluster()).unwrap();
+        let mut record = ProducerRecord::new("orders.dead", "again");
+        record.headers = letter.record.headers.clone();
+        for header in &mut record.headers {
+            if &*header.key == "__connect.errors.offset" {
+                header.value = Some(offset.to_string().into());
+            }
+        }
+        producer.send(record).await.unwrap();
+        producer.close(PATIENCE).await.unwrap();
     }
 
     /// Waits until so much is committed, in all partitions together.
@@ -252,4 +286,93 @@ async fn a_topic_made_anew_and_a_store_that_is_gone_stop_it() {
     world.send(0, numbers(0..80)).await;
     let refused = world.run_to_end("").await.unwrap_err().to_string();
     assert!(refused.contains("was deleted and created again"), "{refused}");
+}
+
+/// Numbers are rows, and what is not sent to a topic of its own.
+const WITH_LETTERS: &str = "[value]\nformat = \"json\"\nfields = [{ name = \"id\", type = \"int64\" }]\n\
+                            [dead_letters]\ntopic = \"orders.dead\"";
+
+/// Every fifth is no number.
+fn some_bad(range: std::ops::Range<i32>) -> impl Iterator<Item = String> {
+    range.map(|number| match number % 5 {
+        0 => format!("{{\"id\":\"bad {number}\"}}"),
+        _ => format!("{{\"id\":{number}}}"),
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_converted_is_among_the_dead_letters_once_whatever_is_dropped_when() {
+    let world = World::new(2).await;
+    let refused = world.run_to_end(WITH_LETTERS).await.unwrap_err().to_string();
+    assert!(refused.contains("topic orders.dead does not exist"), "{refused}");
+    world.create_topic("orders.dead", 3).await;
+    for round in 0..5 {
+        world.send(0, some_bad(0..300)).await;
+        world.send(1, some_bad(0..130)).await;
+        let running = world.start(Until::Stopped, WITH_LETTERS);
+        // Far enough to have committed something of this round, with more in hand.
+        world.until_committed(round * 430 + 200).await;
+        running.abort();
+        let _ = running.await;
+    }
+    // Nothing but letters.
+    world.send(1, (0..7).map(|_| "no JSON".to_owned())).await;
+    world.run_to_end(WITH_LETTERS).await.unwrap();
+    world.send(0, (0..7).map(|_| "no JSON".to_owned())).await;
+    let done = world.run_to_end(WITH_LETTERS).await.unwrap();
+    assert_eq!(done.iter().map(|done| (done.records, done.letters)).collect::<Vec<_>>(), [(7, 7), (0, 0)]);
+
+    let verified = world.verified_by(WITH_LETTERS).await;
+    assert!(verified.iter().all(Verified::is_clean), "{verified:?}");
+    let sum = |of: fn(&Verified) -> u64| verified.iter().map(of).sum::<u64>();
+    assert_eq!((sum(|one| one.records), sum(|one| one.rows), sum(|one| one.letters)), (2164, 1720, 444));
+
+    // A letter that is there again is found, and so is one that is in the table as well.
+    let letters = world.letters(Which::All).await;
+    assert_eq!(letters.len(), 444);
+    world.send_letter(&letters[0], letters[0].offset).await;
+    let double: u64 = world.verified_by(WITH_LETTERS).await.iter().map(|one| one.double).sum();
+    assert_eq!(double, 1);
+    let row = Offset(1);
+    world.send_letter(&letters[0], row).await;
+    let double: u64 = world.verified_by(WITH_LETTERS).await.iter().map(|one| one.double).sum();
+    assert_eq!(double, 2);
+    // Without their topic, they are missing.
+    let missing: u64 = world.verified().await.iter().map(|one| one.missing).sum();
+    assert_eq!(missing, 444);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_go_back_once_as_they_were() {
+    let world = World::new(2).await;
+    world.create_topic("orders.dead", 2).await;
+    world.send(1, some_bad(0..250)).await;
+    world.run_to_end(WITH_LETTERS).await.unwrap();
+    let letters = world.letters(Which::Waiting).await;
+    assert_eq!(letters.len(), 50);
+    assert_eq!(letters[0].partition, TopicPartition::new("orders", PartitionId(1)));
+    let message = "\"bad 0\" is not a whole number of 64 bits";
+    assert!(letters.iter().any(|letter| letter.offset == Offset(0) && letter.message.contains(message)));
+    // Somebody else's, in the same topic.
+    let producer = Producer::new(world.cluster()).unwrap();
+    producer.send(ProducerRecord::new("orders.dead", "another sink's")).await.unwrap();
+    producer.close(PATIENCE).await.unwrap();
+
+    // Dropped somewhere, and begun again.
+    for patience in 0..20 {
+        let (settings, options) = (world.settings(WITH_LETTERS), world.options());
+        let replay = sink::replay(&settings, options, Arc::new(TokioEnvironment));
+        let _ = timeout(Duration::from_millis(patience * 3), replay).await;
+    }
+    assert!(world.replay().await.sent <= 50);
+    assert_eq!(world.replay().await, Replayed::default());
+    assert_eq!(world.letters(Which::Waiting).await, []);
+    assert_eq!(world.letters(Which::All).await.len(), 50);
+
+    // They come as records anew, and by a declaration that takes them they are rows.
+    world.run_to_end("[value]\nformat = \"text\"").await.unwrap();
+    let verified = world.verified_by(WITH_LETTERS).await;
+    assert!(verified.iter().all(Verified::is_clean), "{verified:?}");
+    let one = &verified[1];
+    assert_eq!((one.records, one.rows, one.letters), (300, 250, 50));
 }

@@ -3,6 +3,8 @@
 // Each test binary compiles this for itself and uses its own part of it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod letters;
+
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Component, Path};
@@ -204,7 +206,7 @@ impl Steps {
         self.lock().steps
     }
 
-    fn step(&self) -> io::Result<()> {
+    pub fn step(&self) -> io::Result<()> {
         let mut gate = self.lock();
         gate.steps += 1;
         let fate = gate.at.filter(|(at, _)| *at == gate.steps).map(|(_, fate)| fate);
