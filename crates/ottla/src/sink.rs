@@ -10,7 +10,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use client::{Isolation, Options, TokioEnvironment};
 use serde_json::{Value, json};
-use sink::{LocalFiles, RunError, Settings, Until, Verified};
+use sink::{LocalFiles, Replayed, RunError, Settings, Until, Verified, Which};
 use wire::Offset;
 
 use crate::connect::ConnectArgs;
@@ -50,6 +50,30 @@ enum SinkCommand {
     Run(RunArgs),
     Status(StatusArgs),
     Verify(VerifyArgs),
+    #[command(subcommand)]
+    Dlq(DlqCommand),
+}
+
+/// Look at the dead letters, and send them back
+#[derive(Debug, Subcommand)]
+enum DlqCommand {
+    List(DlqListArgs),
+    Replay(DlqReplayArgs),
+}
+
+/// Show the records that could not be converted, and why
+#[derive(Debug, Args)]
+struct DlqListArgs {}
+
+/// Send the dead letters back to the topics and partitions that they came from
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each is sent once, as it was before it became a letter, whatever is stopped when. They come behind what
+is in their topics by now, and the sink takes them anew: correct the declaration before.")]
+struct DlqReplayArgs {
+    /// Show what would be sent, and send nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Read the topics into the table, until told to stop
@@ -59,7 +83,8 @@ Ctrl-C and SIGTERM commit what is in hand and end. Whatever else ends it, and wh
 goes on from what is durable, and the table has each record once. A second run of the same name takes
 the partitions over, and the first one ends.
 
-A record that cannot be converted ends it, with its place named and what came before it committed.")]
+A record that cannot be converted ends it, with its place named and what came before it committed, unless
+[dead_letters] names a topic for such records: then it goes there, once.")]
 struct RunArgs {
     /// End when everything is in the table that is there now
     #[arg(long)]
@@ -89,6 +114,7 @@ pub(crate) async fn run(args: SinkArgs) -> Result<(), Failure> {
         SinkCommand::Run(args) => work(&settings, &args, output, &connect).await,
         SinkCommand::Status(StatusArgs {}) => status(&settings, output, &connect).await,
         SinkCommand::Verify(VerifyArgs {}) => verify(&settings, output, &connect).await,
+        SinkCommand::Dlq(command) => dlq(&settings, &command, output, &connect).await,
     }
 }
 
@@ -113,7 +139,7 @@ async fn work(
     let options = cluster.options().clone();
     drop(cluster);
     let done = sink::run(settings, options, environment, files, until, stop.asked()).await?;
-    let mut report = Report::new(&["topic", "partition", "from", "to", "records"]);
+    let mut report = Report::new(&["topic", "partition", "from", "to", "records", "letters"]);
     for done in done {
         report.row(vec![
             done.partition.topic.as_str().into(),
@@ -121,6 +147,7 @@ async fn work(
             done.from.0.into(),
             done.to.0.into(),
             done.records.into(),
+            done.letters.into(),
         ]);
     }
     output.print(&report)
@@ -172,6 +199,41 @@ async fn verify(settings: &Settings, output: OutputArgs, connect: &ConnectArgs) 
     if is_clean { Ok(()) } else { Err(Failure::Reported) }
 }
 
+async fn dlq(
+    settings: &Settings,
+    command: &DlqCommand,
+    output: OutputArgs,
+    connect: &ConnectArgs,
+) -> Result<(), Failure> {
+    if settings.dead_letters.is_none() {
+        let problem = "the declaration has no dead letters: [dead_letters] with topic = \"TOPIC\" names them";
+        return Err(Failure::usage(problem.to_owned()));
+    }
+    let cluster = connect.cluster(|options| declared(settings, options)).await?;
+    let which = match command {
+        DlqCommand::List(DlqListArgs {}) => Which::All,
+        DlqCommand::Replay(DlqReplayArgs { dry_run: true }) => Which::Waiting,
+        DlqCommand::Replay(DlqReplayArgs { dry_run: false }) => {
+            let options = cluster.options().clone();
+            let Replayed { sent, passed } =
+                sink::replay(settings, options, Arc::new(TokioEnvironment)).await?;
+            let mut report = Report::new(&["sent", "passed"]);
+            report.row(vec![sent.into(), passed.into()]);
+            return output.print(&report);
+        }
+    };
+    let mut report = Report::new(&["topic", "partition", "offset", "message"]);
+    for letter in sink::dead_letters(settings, &cluster, which).await? {
+        report.row(vec![
+            letter.partition.topic.as_str().into(),
+            letter.partition.partition.0.into(),
+            letter.offset.0.into(),
+            letter.message.into(),
+        ]);
+    }
+    output.print(&report)
+}
+
 fn verified(all: &[Verified]) -> Report {
     let mut report = Report::new(&[
         "topic",
@@ -180,6 +242,7 @@ fn verified(all: &[Verified]) -> Report {
         "to",
         "files",
         "rows",
+        "letters",
         "records",
         "passed",
         "missing",
@@ -194,6 +257,7 @@ fn verified(all: &[Verified]) -> Report {
             one.committed.map_or(Value::Null, |range| range.end.0.into()),
             one.files.into(),
             one.rows.into(),
+            one.letters.into(),
             one.records.into(),
             one.passed.into(),
             one.missing.into(),
