@@ -7,78 +7,16 @@
 use std::sync::Arc;
 
 use arrow_array::builder::{
-    ArrayBuilder, BinaryBuilder, BooleanBuilder, Float64Builder, Int32Builder, Int64Builder, ListBuilder,
-    StringBuilder, StructBuilder, TimestampMicrosecondBuilder, TimestampMillisecondBuilder,
+    ArrayBuilder, BinaryBuilder, Int32Builder, Int64Builder, ListBuilder, StringBuilder, StructBuilder,
+    TimestampMillisecondBuilder,
 };
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use client::ConsumedRecord;
 
+use crate::column::Column;
 use crate::json;
-
-/// A type that a field of a JSON value can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Text.
-    String,
-    /// A whole number of 64 bits.
-    Int64,
-    /// A number of double precision.
-    Float64,
-    /// True or false.
-    Bool,
-    /// A moment: text in the form of RFC 3339, or a whole number of milliseconds since 1970.
-    Timestamp,
-}
-
-impl Kind {
-    /// The names there are.
-    pub const NAMES: [&str; 5] = ["string", "int64", "float64", "bool", "timestamp"];
-
-    /// The kind of that name.
-    pub fn named(name: &str) -> Option<Self> {
-        match name {
-            "string" => Some(Self::String),
-            "int64" => Some(Self::Int64),
-            "float64" => Some(Self::Float64),
-            "bool" => Some(Self::Bool),
-            "timestamp" => Some(Self::Timestamp),
-            _ => None,
-        }
-    }
-
-    /// What a value has to be.
-    pub(crate) fn expected(self) -> &'static str {
-        match self {
-            Self::String => "a string",
-            Self::Int64 => "a whole number of 64 bits",
-            Self::Float64 => "a number",
-            Self::Bool => "true or false",
-            Self::Timestamp => "a time such as \"2024-05-01T12:00:00Z\", or milliseconds since 1970",
-        }
-    }
-
-    fn data_type(self) -> DataType {
-        match self {
-            Self::String => DataType::Utf8,
-            Self::Int64 => DataType::Int64,
-            Self::Float64 => DataType::Float64,
-            Self::Bool => DataType::Boolean,
-            Self::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-        }
-    }
-}
-
-/// A field of a JSON value that becomes a column of its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JsonField {
-    /// Its name.
-    pub name: String,
-    /// What it is.
-    pub kind: Kind,
-    /// Whether a value without it is refused, instead of having null there.
-    pub is_required: bool,
-}
+use crate::kind::{JsonField, Kind};
 
 /// How values become columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,10 +121,7 @@ impl Shape {
         let values = match &format {
             Format::Text => vec![Field::new("value", DataType::Utf8, true)],
             Format::Bytes => vec![Field::new("value", DataType::Binary, true)],
-            Format::Json(fields) => fields
-                .iter()
-                .map(|field| Field::new(&field.name, field.kind.data_type(), !field.is_required))
-                .collect(),
+            Format::Json(fields) => fields.iter().map(JsonField::arrow).collect(),
         };
         let fields: Vec<Field> = values.into_iter().chain(extras.iter().map(|extra| extra.field())).collect();
         for (at, field) in fields.iter().enumerate() {
@@ -201,50 +136,6 @@ impl Shape {
     /// The columns.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
-    }
-}
-
-/// A column of values that grows.
-pub(crate) enum Column {
-    String(StringBuilder),
-    Binary(BinaryBuilder),
-    Int64(Int64Builder),
-    Float64(Float64Builder),
-    Bool(BooleanBuilder),
-    Timestamp(TimestampMicrosecondBuilder),
-}
-
-impl Column {
-    fn new(kind: Kind) -> Self {
-        match kind {
-            Kind::String => Self::String(StringBuilder::new()),
-            Kind::Int64 => Self::Int64(Int64Builder::new()),
-            Kind::Float64 => Self::Float64(Float64Builder::new()),
-            Kind::Bool => Self::Bool(BooleanBuilder::new()),
-            Kind::Timestamp => Self::Timestamp(TimestampMicrosecondBuilder::new().with_timezone("UTC")),
-        }
-    }
-
-    pub(crate) fn null(&mut self) {
-        match self {
-            Self::String(column) => column.append_null(),
-            Self::Binary(column) => column.append_null(),
-            Self::Int64(column) => column.append_null(),
-            Self::Float64(column) => column.append_null(),
-            Self::Bool(column) => column.append_null(),
-            Self::Timestamp(column) => column.append_null(),
-        }
-    }
-
-    fn finish(&mut self) -> ArrayRef {
-        match self {
-            Self::String(column) => Arc::new(column.finish()),
-            Self::Binary(column) => Arc::new(column.finish()),
-            Self::Int64(column) => Arc::new(column.finish()),
-            Self::Float64(column) => Arc::new(column.finish()),
-            Self::Bool(column) => Arc::new(column.finish()),
-            Self::Timestamp(column) => Arc::new(column.finish()),
-        }
     }
 }
 
@@ -324,9 +215,9 @@ impl Columns {
     /// None yet.
     pub fn new(shape: Arc<Shape>) -> Self {
         let values: Vec<Column> = match &shape.format {
-            Format::Text => vec![Column::String(StringBuilder::new())],
-            Format::Bytes => vec![Column::Binary(BinaryBuilder::new())],
-            Format::Json(fields) => fields.iter().map(|field| Column::new(field.kind)).collect(),
+            Format::Text => vec![Column::new(&Kind::String)],
+            Format::Bytes => vec![Column::new(&Kind::Bytes)],
+            Format::Json(fields) => fields.iter().map(|field| Column::new(&field.kind)).collect(),
         };
         let extras = shape.extras.iter().map(|&extra| ExtraColumn::new(extra)).collect();
         let seen = vec![0; values.len()];
@@ -374,10 +265,9 @@ impl Columns {
 
     /// The rows, which are none then.
     pub fn finish(&mut self) -> RecordBatch {
-        let values = self.values.iter_mut().map(Column::finish);
-        let arrays = values.chain(self.extras.iter_mut().map(ExtraColumn::finish));
         // A record that was no row may have left some of its fields.
-        let arrays: Vec<ArrayRef> = arrays.map(|array| array.slice(0, self.rows)).collect();
+        let values = self.values.iter_mut().map(|column| column.finish(self.rows));
+        let arrays: Vec<ArrayRef> = values.chain(self.extras.iter_mut().map(ExtraColumn::finish)).collect();
         (self.rows, self.bytes) = (0, 0);
         let batch = RecordBatch::try_new(Arc::clone(&self.shape.schema), arrays);
         batch.expect("columns are of their types and of one length, and what is required is there")

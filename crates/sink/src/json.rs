@@ -1,35 +1,41 @@
 //! A JSON object straight into columns, without a tree between.
 //!
 //! Strict: a field is of its kind or the record is refused, never converted at a loss. A field that comes twice is refused, one that is
-//! not declared is left out, one that does not come is null unless it is required.
+//! not declared is left out, one that does not come is null unless it is required; all of this also within objects, lists and maps.
 
+use std::collections::HashSet;
 use std::fmt;
 
-use serde::Deserializer as _;
-use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, Visitor};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize as _, Deserializer as _};
+use serde_json::value::RawValue;
 
-use crate::columns::{Column, JsonField, Kind, Unconvertible};
+use crate::column::{Column, ListColumn, MapColumn};
+use crate::columns::Unconvertible;
+use crate::decimal::{self, NoDecimal};
+use crate::kind::{JsonField, Kind};
 
-/// One row to be filled.
-pub(crate) struct Row<'a> {
-    pub(crate) fields: &'a [JsonField],
-    pub(crate) values: &'a mut [Column],
+/// One row to be filled, or an object within one.
+pub(crate) struct Row<'f, 'c> {
+    pub(crate) fields: &'f [JsonField],
+    pub(crate) values: &'c mut [Column],
     /// In which row each field was last seen.
-    pub(crate) seen: &'a mut [u64],
+    pub(crate) seen: &'c mut [u64],
     /// The number of this one.
     pub(crate) number: u64,
 }
 
-impl Row<'_> {
+impl Row<'_, '_> {
     /// Fills it from an object.
-    pub(crate) fn parse(mut self, value: &[u8]) -> Result<(), Unconvertible> {
-        let mut at = None;
+    pub(crate) fn parse(self, value: &[u8]) -> Result<(), Unconvertible> {
+        let mut path = Path(Vec::new());
         let mut parser = serde_json::Deserializer::from_slice(value);
-        let parsed = parser.deserialize_map(Object { row: &mut self, at: &mut at });
-        parsed.and_then(|()| parser.end()).map_err(|error| Unconvertible {
-            field: at.map(|at| self.fields[at].name.clone()),
-            problem: error.to_string(),
-        })
+        let parsed = parser.deserialize_map(Object { row: self, path: &mut path });
+        parsed
+            .and_then(|()| parser.end())
+            .map_err(|error| Unconvertible { field: path.told(), problem: error.to_string() })
     }
 
     /// Fills it with nothing, as of a tombstone.
@@ -54,10 +60,34 @@ impl Row<'_> {
     }
 }
 
-struct Object<'r, 'a> {
-    row: &'r mut Row<'a>,
-    /// The field that is being read.
-    at: &'r mut Option<usize>,
+/// Where in a value reading is; where it failed, it stays.
+struct Path<'f>(Vec<Part<'f>>);
+
+enum Part<'f> {
+    Field(&'f str),
+    Index(usize),
+    Key(String),
+}
+
+impl Path<'_> {
+    fn told(&self) -> Option<String> {
+        let mut told = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Field(name) if told.is_empty() => told += name,
+                Part::Field(name) => told += &format!(".{name}"),
+                Part::Index(index) => told += &format!("[{index}]"),
+                Part::Key(key) => told += &format!("[{key:?}]"),
+            }
+        }
+        (!told.is_empty()).then_some(told)
+    }
+}
+
+/// An object's fields.
+struct Object<'f, 'c> {
+    row: Row<'f, 'c>,
+    path: &'c mut Path<'f>,
 }
 
 impl<'de> Visitor<'de> for Object<'_, '_> {
@@ -68,7 +98,7 @@ impl<'de> Visitor<'de> for Object<'_, '_> {
     }
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
-        let Self { row, at } = self;
+        let Self { mut row, path } = self;
         // Most producers write the fields in one order.
         let mut guess = 0;
         while let Some(found) = map.next_key_seed(Name { fields: row.fields, guess })? {
@@ -77,17 +107,17 @@ impl<'de> Visitor<'de> for Object<'_, '_> {
                 continue;
             };
             guess = index + 1;
-            *at = Some(index);
+            let field = &row.fields[index];
+            path.0.push(Part::Field(&field.name));
             if row.seen[index] == row.number {
                 return Err(M::Error::custom("the field comes twice"));
             }
             row.seen[index] = row.number;
-            let field = &row.fields[index];
-            map.next_value_seed(Value { field, column: &mut row.values[index] })?;
-            *at = None;
+            map.next_value_seed(Value { field, column: &mut row.values[index], path })?;
+            path.0.pop();
         }
         row.rest().map_err(|missing| {
-            *at = Some(missing);
+            path.0.push(Part::Field(&row.fields[missing].name));
             M::Error::custom("the field is required, and missing")
         })
     }
@@ -123,24 +153,80 @@ impl Visitor<'_> for Name<'_> {
 }
 
 /// A field's value.
-struct Value<'a> {
-    field: &'a JsonField,
-    column: &'a mut Column,
+struct Value<'f, 'c> {
+    field: &'f JsonField,
+    column: &'c mut Column,
+    path: &'c mut Path<'f>,
 }
 
-impl<'de> DeserializeSeed<'de> for Value<'_> {
+impl<'de> DeserializeSeed<'de> for Value<'_, '_> {
     type Value = ();
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
+        match self.field.kind {
+            // By its text: on the way through a float of 64 bits it would be rounded.
+            Kind::Float32 | Kind::Decimal { .. } => {
+                let raw = <&RawValue>::deserialize(deserializer)?;
+                self.number(raw.get())
+            }
+            _ => deserializer.deserialize_any(self),
+        }
     }
 }
 
-impl Visitor<'_> for Value<'_> {
+impl Value<'_, '_> {
+    /// A number that is made of its text.
+    fn number<E: Error>(self, text: &str) -> Result<(), E> {
+        if text == "null" {
+            return self.visit_unit();
+        }
+        match (&self.field.kind, self.column) {
+            (Kind::Float32, Column::Float32(column)) if is_number(text) => {
+                let float: f32 = text.parse().map_err(E::custom)?;
+                if !float.is_finite() {
+                    return Err(E::custom("number out of range"));
+                }
+                let is_whole = !text.contains(['.', 'e', 'E']);
+                if is_whole && text.parse::<i128>().is_ok_and(|whole| float as i128 != whole) {
+                    return Err(E::custom(format!(
+                        "{text} would be rounded as float32; int64 and string keep it"
+                    )));
+                }
+                column.append_value(float);
+            }
+            (Kind::Decimal { precision, scale }, Column::Decimal(column)) => {
+                // Text is how most write them who want them exact.
+                let number = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+                match decimal::parse(number, *precision, *scale) {
+                    Ok(value) => column.append_value(value),
+                    Err(NoDecimal::NoNumber) => return Err(mismatch(&self.field.kind, text)),
+                    Err(NoDecimal::Rounded) => {
+                        let problem =
+                            format!("{} would be rounded as {}", cut(text), self.field.kind.expected());
+                        return Err(E::custom(problem));
+                    }
+                    Err(NoDecimal::TooLarge) => {
+                        let problem =
+                            format!("{} is too large for {}", cut(text), self.field.kind.expected());
+                        return Err(E::custom(problem));
+                    }
+                }
+            }
+            (kind, _) => return Err(mismatch(kind, text)),
+        }
+        Ok(())
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    text.starts_with(|first: char| first == '-' || first.is_ascii_digit())
+}
+
+impl<'de> Visitor<'de> for Value<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.field.kind.expected())?;
+        f.write_str(&self.field.kind.expected())?;
         if !self.field.is_required { f.write_str(", or null") } else { Ok(()) }
     }
 
@@ -155,20 +241,25 @@ impl Visitor<'_> for Value<'_> {
     fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
         match self.column {
             Column::Bool(column) => column.append_value(value),
-            _ => return Err(E::invalid_type(serde::de::Unexpected::Bool(value), &self)),
+            _ => return Err(E::invalid_type(Unexpected::Bool(value), &self)),
         }
         Ok(())
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
-        match (self.field.kind, self.column) {
-            (Kind::Int64, Column::Int64(column)) => column.append_value(value),
-            (Kind::Float64, Column::Float64(column)) => column.append_value(exact(value.into())?),
-            (Kind::Timestamp, Column::Timestamp(column)) => match value.checked_mul(1000) {
+        let kind = &self.field.kind;
+        match self.column {
+            Column::Int32(column) => match i32::try_from(value) {
+                Ok(value) => column.append_value(value),
+                Err(_) => return Err(mismatch(kind, &value.to_string())),
+            },
+            Column::Int64(column) => column.append_value(value),
+            Column::Float64(column) => column.append_value(exact(value.into())?),
+            Column::Timestamp(column) => match value.checked_mul(1000) {
                 Some(micros) => column.append_value(micros),
                 None => return Err(E::custom(format!("{value} is no time in milliseconds since 1970"))),
             },
-            (kind, _) => return Err(mismatch(kind, &value.to_string())),
+            _ => return Err(mismatch(kind, &value.to_string())),
         }
         Ok(())
     }
@@ -180,19 +271,20 @@ impl Visitor<'_> for Value<'_> {
                 column.append_value(exact(value.into())?);
                 Ok(())
             }
-            (Err(_), _) => Err(mismatch(self.field.kind, &value.to_string())),
+            (Err(_), _) => Err(mismatch(&self.field.kind, &value.to_string())),
         }
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
         match self.column {
             Column::Float64(column) => column.append_value(value),
-            _ => return Err(mismatch(self.field.kind, &value.to_string())),
+            _ => return Err(mismatch(&self.field.kind, &value.to_string())),
         }
         Ok(())
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
+        let mismatched = || mismatch(&self.field.kind, &format!("{:?}", cut(value)));
         match self.column {
             Column::String(column) => column.append_value(value),
             Column::Timestamp(column) => match value.parse::<jiff::Timestamp>() {
@@ -202,12 +294,68 @@ impl Visitor<'_> for Value<'_> {
                     )));
                 }
                 Ok(time) => column.append_value(time.as_microsecond()),
-                Err(_) => return Err(mismatch(self.field.kind, &format!("{value:?}"))),
+                Err(_) => return Err(mismatched()),
             },
-            _ => return Err(mismatch(self.field.kind, &format!("{value:?}"))),
+            Column::Date(column) => column.append_value(days(value).ok_or_else(mismatched)?),
+            Column::Binary(column) => {
+                column.append_value(STANDARD.decode(value).map_err(|_| mismatched())?);
+            }
+            _ => return Err(mismatched()),
         }
         Ok(())
     }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut items: S) -> Result<(), S::Error> {
+        let (Kind::List(item), Column::List(column)) = (&self.field.kind, &mut *self.column) else {
+            return Err(S::Error::invalid_type(Unexpected::Seq, &self));
+        };
+        let ListColumn { items: values, .. } = column;
+        let mut count = 0;
+        self.path.0.push(Part::Index(0));
+        while items.next_element_seed(Value { field: item, column: values, path: self.path })?.is_some() {
+            count += 1;
+            self.path.0.pop();
+            self.path.0.push(Part::Index(count));
+        }
+        self.path.0.pop();
+        column.push(count);
+        Ok(())
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
+        match (&self.field.kind, &mut *self.column) {
+            (Kind::Struct(fields), Column::Struct(column)) => {
+                column.number += 1;
+                let (values, seen, number) = (&mut column.columns[..], &mut column.seen[..], column.number);
+                Object { row: Row { fields, values, seen, number }, path: self.path }.visit_map(map)?;
+                column.push();
+            }
+            (Kind::Map(value), Column::Map(column)) => {
+                let MapColumn { keys, values, .. } = column;
+                let mut seen = HashSet::new();
+                while let Some(key) = map.next_key::<String>()? {
+                    self.path.0.push(Part::Key(cut(&key)));
+                    if seen.contains(&key) {
+                        return Err(M::Error::custom("the key comes twice"));
+                    }
+                    map.next_value_seed(Value { field: value, column: values, path: self.path })?;
+                    self.path.0.pop();
+                    keys.append_value(&key);
+                    seen.insert(key);
+                }
+                column.push(seen.len());
+            }
+            _ => return Err(M::Error::invalid_type(Unexpected::Map, &self)),
+        }
+        Ok(())
+    }
+}
+
+/// A day in its one spelling, as days since 1970. The parser also takes times, and would drop them.
+fn days(text: &str) -> Option<i32> {
+    let date = text.parse::<jiff::civil::Date>().ok().filter(|date| date.to_string() == text)?;
+    let since = date.duration_since(jiff::civil::date(1970, 1, 1));
+    i32::try_from(since.as_hours() / 24).ok()
 }
 
 /// A whole number as a float.
@@ -219,11 +367,15 @@ fn exact<E: Error>(value: i128) -> Result<f64, E> {
     }
 }
 
-fn mismatch<E: Error>(kind: Kind, value: &str) -> E {
+fn mismatch<E: Error>(kind: &Kind, value: &str) -> E {
+    E::custom(format!("{} is not {}", cut(value), kind.expected()))
+}
+
+/// The beginning of a text, enough to know it by.
+fn cut(text: &str) -> String {
     const SHOWN_MAX: usize = 60;
-    let cut = value.char_indices().nth(SHOWN_MAX);
-    let shown = cut.map_or_else(|| value.to_owned(), |(at, _)| format!("{}…", &value[..at]));
-    E::custom(format!("{shown} is not {}", kind.expected()))
+    let cut = text.char_indices().nth(SHOWN_MAX);
+    cut.map_or_else(|| text.to_owned(), |(at, _)| format!("{}…", &text[..at]))
 }
 
 #[cfg(test)]
@@ -237,7 +389,8 @@ mod tests {
     use wire::compression::Compression;
     use wire::{LeaderEpoch, Millis, Offset, PartitionId, ProducerEpoch, ProducerId};
 
-    use crate::columns::{Columns, Format, JsonField, Kind, Shape};
+    use crate::columns::{Columns, Format, Shape};
+    use crate::kind::{JsonField, Kind};
 
     fn record(value: Option<&str>) -> ConsumedRecord {
         ConsumedRecord {
@@ -358,5 +511,341 @@ mod tests {
               -: EOF while parsing a value at line 1 column 0
         "#]].assert_eq(&all);
         assert_eq!(told(None), "id: the record has no value, and the field is required");
+    }
+
+    fn field(name: &str, kind: Kind) -> JsonField {
+        JsonField { name: name.to_owned(), kind, is_required: false }
+    }
+
+    fn required(name: &str, kind: Kind) -> JsonField {
+        JsonField { is_required: true, ..field(name, kind) }
+    }
+
+    fn nested() -> Columns {
+        let address = Kind::Struct(vec![
+            required("street", Kind::String),
+            field("geo", Kind::List(Box::new(required(JsonField::ELEMENT, Kind::Float64)))),
+        ]);
+        let lines = Kind::Struct(vec![
+            required("sku", Kind::Int32),
+            field("notes", Kind::List(Box::new(field(JsonField::ELEMENT, Kind::String)))),
+        ]);
+        let fields = vec![
+            required("id", Kind::Int32),
+            field("address", address),
+            field("tags", Kind::List(Box::new(required(JsonField::ELEMENT, Kind::String)))),
+            field("lines", Kind::List(Box::new(field(JsonField::ELEMENT, lines)))),
+            field("counts", Kind::Map(Box::new(field(JsonField::VALUE, Kind::Int64)))),
+            field("price", Kind::Decimal { precision: 6, scale: 2 }),
+            field("day", Kind::Date),
+            field("weight", Kind::Float32),
+            field("raw", Kind::Bytes),
+        ];
+        Columns::new(Arc::new(Shape::new(Format::Json(fields), Vec::new()).unwrap()))
+    }
+
+    /// Through a Parquet file, as text.
+    fn written(batch: &arrow_array::RecordBatch) -> String {
+        let mut file = Vec::new();
+        let mut writer = parquet::arrow::ArrowWriter::try_new(&mut file, batch.schema(), None).unwrap();
+        writer.write(batch).unwrap();
+        writer.close().unwrap();
+        let file = bytes::Bytes::from(file);
+        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        let batches: Vec<_> = reader.build().unwrap().map(|batch| batch.unwrap()).collect();
+        assert_eq!(&batches[..], std::slice::from_ref(batch));
+        batch.columns().iter().map(|column| format!("{column:?}\n")).collect()
+    }
+
+    #[test]
+    fn objects_lists_and_maps_become_nested_columns() {
+        let mut columns = nested();
+        let values = [
+            r#"{"id":1,"address":{"geo":[1,2.5],"street":"a","zip":7},"tags":["x","y"],"lines":[{"sku":1},null,{"sku":2,"notes":["n",null]}],"counts":{"a":1,"b":null},"price":12.5,"day":"2024-05-01","weight":0.1,"raw":"AAH/"}"#,
+            r#"{"id":-2147483648,"tags":[],"counts":{},"lines":[],"price":"-9999.99","day":"1969-12-31","weight":16777216,"raw":""}"#,
+            r#"{"id":3,"address":null}"#,
+        ];
+        for value in values {
+            columns.append(&record(Some(value))).unwrap();
+        }
+        // Behind the whole rows it leaves some of itself.
+        let bad = r#"{"id":4,"address":{"street":"b","geo":[7,"x"]}}"#;
+        columns.append(&record(Some(bad))).unwrap_err();
+        let first = columns.finish();
+        assert_eq!(first.num_rows(), 3);
+        let told = written(&first);
+        for bad in [
+            r#"{"id":4,"address":{"street":"b","geo":[7]},"lines":[{"sku":5,"notes":["m"]},{"notes":[]}]}"#,
+            r#"{"id":4,"tags":["z"],"counts":{"k":1,"l":"x"}}"#,
+        ] {
+            columns.append(&record(Some(bad))).unwrap_err();
+            assert_eq!(columns.finish().num_rows(), 0);
+        }
+        for value in values {
+            columns.append(&record(Some(value))).unwrap();
+        }
+        assert_eq!(columns.finish(), first);
+        expect![[r#"
+            PrimitiveArray<Int32>
+            [
+              1,
+              -2147483648,
+              3,
+            ]
+            StructArray
+            -- validity:
+            [
+              valid,
+              null,
+              null,
+            ]
+            [
+            -- child 0: "street" (Utf8)
+            StringArray
+            [
+              "a",
+              null,
+              null,
+            ]
+            -- child 1: "geo" (List(Field { name: "element", data_type: Float64 }))
+            ListArray
+            [
+              PrimitiveArray<Float64>
+            [
+              1.0,
+              2.5,
+            ],
+              null,
+              null,
+            ]
+            ]
+            ListArray
+            [
+              StringArray
+            [
+              "x",
+              "y",
+            ],
+              StringArray
+            [
+            ],
+              null,
+            ]
+            ListArray
+            [
+              StructArray
+            -- validity:
+            [
+              valid,
+              null,
+              valid,
+            ]
+            [
+            -- child 0: "sku" (Int32)
+            PrimitiveArray<Int32>
+            [
+              1,
+              null,
+              2,
+            ]
+            -- child 1: "notes" (List(Field { name: "element", data_type: Utf8, nullable: true }))
+            ListArray
+            [
+              null,
+              null,
+              StringArray
+            [
+              "n",
+              null,
+            ],
+            ]
+            ],
+              StructArray
+            -- validity:
+            [
+            ]
+            [
+            -- child 0: "sku" (Int32)
+            PrimitiveArray<Int32>
+            [
+            ]
+            -- child 1: "notes" (List(Field { name: "element", data_type: Utf8, nullable: true }))
+            ListArray
+            [
+            ]
+            ],
+              null,
+            ]
+            MapArray
+            [
+              StructArray
+            -- validity:
+            [
+              valid,
+              valid,
+            ]
+            [
+            -- child 0: "key" (Utf8)
+            StringArray
+            [
+              "a",
+              "b",
+            ]
+            -- child 1: "value" (Int64)
+            PrimitiveArray<Int64>
+            [
+              1,
+              null,
+            ]
+            ],
+              StructArray
+            -- validity:
+            [
+            ]
+            [
+            -- child 0: "key" (Utf8)
+            StringArray
+            [
+            ]
+            -- child 1: "value" (Int64)
+            PrimitiveArray<Int64>
+            [
+            ]
+            ],
+              null,
+            ]
+            PrimitiveArray<Decimal128(6, 2)>
+            [
+              1250,
+              -999999,
+              null,
+            ]
+            PrimitiveArray<Date32>
+            [
+              2024-05-01,
+              1969-12-31,
+              null,
+            ]
+            PrimitiveArray<Float32>
+            [
+              0.1,
+              16777216.0,
+              null,
+            ]
+            BinaryArray
+            [
+              [0, 1, 255],
+              [],
+              null,
+            ]
+        "#]]
+        .assert_eq(&told);
+    }
+
+    #[test]
+    fn what_is_wrong_within_a_value_is_told_with_its_place() {
+        let told = |value: &str| {
+            let mut columns = nested();
+            let problem = columns.append(&record(Some(value))).unwrap_err();
+            format!("{value}\n  {}: {}\n", problem.field.as_deref().unwrap_or("-"), problem.problem)
+        };
+        let values = [
+            r#"{"id":2147483648}"#,
+            r#"{"id":1,"address":{}}"#,
+            r#"{"id":1,"address":{"street":1}}"#,
+            r#"{"id":1,"address":{"street":"a","street":"b"}}"#,
+            r#"{"id":1,"address":{"street":"a","geo":[0.5,null]}}"#,
+            r#"{"id":1,"address":[]}"#,
+            r#"{"id":1,"tags":["a","b","c",4]}"#,
+            r#"{"id":1,"tags":{"a":1}}"#,
+            r#"{"id":1,"tags":"a"}"#,
+            r#"{"id":1,"lines":[{"sku":1},{"sku":2,"notes":["n",true]}]}"#,
+            r#"{"id":1,"counts":{"a":1,"b":1.5}}"#,
+            r#"{"id":1,"counts":{"a":1,"a":2}}"#,
+            r#"{"id":1,"counts":[1]}"#,
+            r#"{"id":1,"price":0.125}"#,
+            r#"{"id":1,"price":10000}"#,
+            r#"{"id":1,"price":"ten"}"#,
+            r#"{"id":1,"price":{}}"#,
+            r#"{"id":1,"day":"2024-05-01T12:00:00"}"#,
+            r#"{"id":1,"day":"2024-02-30"}"#,
+            r#"{"id":1,"day":19000}"#,
+            r#"{"id":1,"weight":16777217}"#,
+            r#"{"id":1,"weight":1e39}"#,
+            r#"{"id":1,"weight":"1"}"#,
+            r#"{"id":1,"raw":"AAH"}"#,
+            r#"{"id":1,"raw":7}"#,
+        ];
+        let all: String = values.into_iter().map(told).collect();
+        expect![[r#"
+            {"id":2147483648}
+              id: 2147483648 is not a whole number of 32 bits at line 1 column 16
+            {"id":1,"address":{}}
+              address.street: the field is required, and missing at line 1 column 20
+            {"id":1,"address":{"street":1}}
+              address.street: 1 is not a string at line 1 column 29
+            {"id":1,"address":{"street":"a","street":"b"}}
+              address.street: the field comes twice at line 1 column 40
+            {"id":1,"address":{"street":"a","geo":[0.5,null]}}
+              address.geo[1]: the field is required, and null at line 1 column 47
+            {"id":1,"address":[]}
+              address: invalid type: sequence, expected an object, or null at line 1 column 20
+            {"id":1,"tags":["a","b","c",4]}
+              tags[3]: 4 is not a string at line 1 column 29
+            {"id":1,"tags":{"a":1}}
+              tags: invalid type: map, expected a list, or null at line 1 column 16
+            {"id":1,"tags":"a"}
+              tags: "a" is not a list at line 1 column 18
+            {"id":1,"lines":[{"sku":1},{"sku":2,"notes":["n",true]}]}
+              lines[1].notes[1]: invalid type: boolean `true`, expected a string, or null at line 1 column 53
+            {"id":1,"counts":{"a":1,"b":1.5}}
+              counts["b"]: 1.5 is not a whole number of 64 bits at line 1 column 31
+            {"id":1,"counts":{"a":1,"a":2}}
+              counts["a"]: the key comes twice at line 1 column 27
+            {"id":1,"counts":[1]}
+              counts: invalid type: sequence, expected an object, or null at line 1 column 18
+            {"id":1,"price":0.125}
+              price: 0.125 would be rounded as a decimal(6,2) at line 1 column 22
+            {"id":1,"price":10000}
+              price: 10000 is too large for a decimal(6,2) at line 1 column 22
+            {"id":1,"price":"ten"}
+              price: "ten" is not a decimal(6,2) at line 1 column 22
+            {"id":1,"price":{}}
+              price: {} is not a decimal(6,2) at line 1 column 19
+            {"id":1,"day":"2024-05-01T12:00:00"}
+              day: "2024-05-01T12:00:00" is not a date such as "2024-05-01" at line 1 column 35
+            {"id":1,"day":"2024-02-30"}
+              day: "2024-02-30" is not a date such as "2024-05-01" at line 1 column 26
+            {"id":1,"day":19000}
+              day: 19000 is not a date such as "2024-05-01" at line 1 column 19
+            {"id":1,"weight":16777217}
+              weight: 16777217 would be rounded as float32; int64 and string keep it at line 1 column 26
+            {"id":1,"weight":1e39}
+              weight: number out of range at line 1 column 22
+            {"id":1,"weight":"1"}
+              weight: "1" is not a number at line 1 column 21
+            {"id":1,"raw":"AAH"}
+              raw: "AAH" is not bytes in base64 at line 1 column 19
+            {"id":1,"raw":7}
+              raw: 7 is not bytes in base64 at line 1 column 15
+        "#]]
+        .assert_eq(&all);
+    }
+
+    #[test]
+    fn a_float_is_the_one_that_is_nearest_to_its_text() {
+        let mut columns = nested();
+        // Nearest to a float of 64 bits that lies exactly between two of 32, and just above it.
+        let between = "1.00000005960464477540";
+        let value = format!(
+            r#"{{"id":1,"address":{{"street":"a","geo":[0.1,4.35,1.7976931348623157e308,5e-324,9.999999999999999999e22]}},"weight":{between}}}"#
+        );
+        columns.append(&record(Some(&value))).unwrap();
+        let batch = columns.finish();
+        let weight = batch.column(7).as_primitive::<arrow_array::types::Float32Type>().value(0);
+        assert_eq!(weight, between.parse::<f32>().unwrap());
+        let geo = batch.column(1).as_struct().column(1).as_list::<i32>().value(0);
+        let geo = geo.as_primitive::<Float64Type>();
+        assert_eq!(geo.values(), &[0.1, 4.35, f64::MAX, 5e-324, "9.999999999999999999e22".parse().unwrap()]);
     }
 }

@@ -1,7 +1,7 @@
 //! Leaving: topics into tables, each record exactly once.
 //!
 //! The modules stand in the order of a record's way: what a position belongs to and how files are called (`key`), what is done next
-//! (`plan`), records into columns (`columns`, `json`), columns into files beside the table (`writer`), the fence of those files
+//! (`plan`), records into columns (`kind`, `column`, `columns`, `decimal`, `json`), columns into files beside the table (`writer`), the fence of those files
 //! (`staging`), the table (`table`), the positions (`store`, `file_store`), records that are no rows (`letters`, `verdicts`), one
 //! partition that goes through all of it (`partition`), what is declared (`settings`), the line at work (`run`), and what can be said of it from outside (`status`,
 //! `replay`, `verify`). Invariant: a range is frozen before its files are in the table, and committed after; whoever repeats it writes the
@@ -10,7 +10,10 @@
 mod key;
 mod files;
 mod plan;
+mod kind;
+mod column;
 mod columns;
+mod decimal;
 mod json;
 mod table;
 mod staging;
@@ -26,10 +29,11 @@ mod status;
 mod replay;
 mod verify;
 
-pub use columns::{Columns, Extra, Format, JsonField, Kind, OFFSET_COLUMN, Shape, Unconvertible};
+pub use columns::{Columns, Extra, Format, OFFSET_COLUMN, Shape, Unconvertible};
 pub use file_store::FileStore;
 pub use files::{Entry, Files, LocalFiles, NewFile};
 pub use key::{FileName, Key, Layout, LineName, Range};
+pub use kind::{JsonField, Kind};
 pub use letters::{HEADER_PREFIX, Letter, Letters};
 pub use partition::{Chunk, LineSettings, Partition, PartitionError};
 pub use plan::{Action, Event, Limits, Plan};

@@ -14,8 +14,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use wire::Str;
 
-use crate::columns::{Extra, Format, JsonField, Kind, Shape};
+use crate::columns::{Extra, Format, Shape};
 use crate::key::{Layout, LineName};
+use crate::kind::{JsonField, Kind};
 use crate::partition::LineSettings;
 use crate::plan::Limits;
 
@@ -324,16 +325,7 @@ fn value_format(mut section: Section<'_>) -> Result<Format, Problem> {
     let value = section.required("format", "\"json\"")?;
     let fields = section.get("fields");
     let format = match (text("format", value)?, fields) {
-        ("json", Some(fields)) => {
-            let mut declared = Vec::new();
-            for item in list("fields", fields)? {
-                declared.push(field(item)?);
-            }
-            if declared.is_empty() {
-                return Err(Problem::new(fields.span(), "fields declares no field"));
-            }
-            Format::Json(declared)
-        }
+        ("json", Some(fields)) => Format::Json(declared(fields)?),
         ("json", None) => {
             let what = "format = \"json\" needs fields, as in fields = [{ name = \"id\", type = \"int64\" }]";
             return Err(Problem::new(value.span(), what));
@@ -354,21 +346,53 @@ fn value_format(mut section: Section<'_>) -> Result<Format, Problem> {
     Ok(format)
 }
 
-fn field(item: &Value<'_>) -> Result<JsonField, Problem> {
-    let DeValue::Table(table) = item.get_ref() else {
-        return Err(Problem::new(item.span(), "a field is declared as { name = \"id\", type = \"int64\" }"));
-    };
-    let mut section = Section::new("a field's ", item.span(), table);
-    let value = section.required("name", "\"id\"")?;
-    let name = text("name", value)?.to_owned();
-    if name.is_empty() {
-        return Err(Problem::new(value.span(), "a field's name is empty"));
+/// The fields of an object.
+fn declared(fields: &Value<'_>) -> Result<Vec<JsonField>, Problem> {
+    let mut declared: Vec<JsonField> = Vec::new();
+    for item in list("fields", fields)? {
+        let DeValue::Table(table) = item.get_ref() else {
+            let what = "a field is declared as { name = \"id\", type = \"int64\" }";
+            return Err(Problem::new(item.span(), what));
+        };
+        let mut section = Section::new("a field's ", item.span(), table);
+        let value = section.required("name", "\"id\"")?;
+        let name = text("name", value)?.to_owned();
+        if name.is_empty() {
+            return Err(Problem::new(value.span(), "a field's name is empty"));
+        }
+        declared.push(field(name, section)?);
     }
+    if declared.is_empty() {
+        return Err(Problem::new(fields.span(), "fields declares no field"));
+    }
+    Ok(declared)
+}
+
+/// A type, with what belongs to it.
+fn field(name: String, mut section: Section<'_>) -> Result<JsonField, Problem> {
     let value = section.required("type", "\"int64\"")?;
     let named = text("type", value)?;
-    let kind = Kind::named(named).ok_or_else(|| {
-        Problem::new(value.span(), format!("type: {named:?} is none of {}", Kind::NAMES.join(", ")))
-    })?;
+    let kind = match named {
+        "struct" => {
+            let fields = section.required("fields", "[{ name = \"street\", type = \"string\" }]")?;
+            let declared = declared(fields)?;
+            for (at, field) in declared.iter().enumerate() {
+                // As columns are told apart.
+                if declared[..at].iter().any(|other| other.name.eq_ignore_ascii_case(&field.name)) {
+                    return Err(Problem::new(
+                        fields.span(),
+                        format!("there are two fields {:?}", field.name),
+                    ));
+                }
+            }
+            Kind::Struct(declared)
+        }
+        "list" => Kind::List(Box::new(within(&mut section, "items", JsonField::ELEMENT)?)),
+        "map" => Kind::Map(Box::new(within(&mut section, "values", JsonField::VALUE)?)),
+        _ => Kind::named(named).ok_or_else(|| {
+            Problem::new(value.span(), format!("type: {named:?} is none of {}", Kind::NAMES.join(", ")))
+        })?,
+    };
     let is_required = match section.get("required").map(|value| (value.span(), value.get_ref())) {
         None => false,
         Some((_, DeValue::Boolean(is))) => *is,
@@ -376,6 +400,15 @@ fn field(item: &Value<'_>) -> Result<JsonField, Problem> {
     };
     section.end()?;
     Ok(JsonField { name, kind, is_required })
+}
+
+/// What a list or map holds.
+fn within(section: &mut Section<'_>, key: &'static str, name: &str) -> Result<JsonField, Problem> {
+    let value = section.required(key, "{ type = \"string\" }")?;
+    let DeValue::Table(table) = value.get_ref() else {
+        return Err(Problem::new(value.span(), format!("{key} is declared as {{ type = \"string\" }}")));
+    };
+    field(name.to_owned(), Section::new(&format!("the {key}' "), value.span(), table))
 }
 
 fn offline(mut section: Section<'_>, format: Format) -> Result<OfflineSettings, Problem> {
@@ -587,7 +620,9 @@ mod tests {
         );
         check_behind_top(
             "[value]\nformat = \"json\"\nfields = [{ name = \"id\", type = \"int\" }]\n",
-            expect![[r#"line 5, column 33: type: "int" is none of string, int64, float64, bool, timestamp"#]],
+            expect![[
+                r#"line 5, column 33: type: "int" is none of string, int32, int64, float32, float64, bool, timestamp, date, bytes, decimal(PRECISION,SCALE), struct, list, map"#
+            ]],
         );
         check_behind_top(
             "[value]\nformat = \"json\"\nfields = [{ name = \"id\", kind = \"int64\" }]\n",
@@ -597,6 +632,57 @@ mod tests {
             "[value]\nformat = \"json\"\nfields = [{ name = \"id\", type = \"int64\" }, { name = \"ID\", type = \"int64\" }]\n[offline]\ntable = \"t\"\n",
             expect![[r#"line 6, column 1: there are two columns "ID""#]],
         );
+        let nested = |field: &str| {
+            format!("[value]\nformat = \"json\"\nfields = [{field}]\n[offline]\ntable = \"t\"\n")
+        };
+        for (field, expected) in [
+            (
+                r#"{ name = "a", type = "struct", fields = [{ name = "b", type = "list", items = { type = "map", values = { type = "decimal(10, 2)" } } }] }"#,
+                expect![[
+                    r#"orders.offline of ["orders"] into t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns a kafka_partition kafka_offset kafka_timestamp"#
+                ]],
+            ),
+            (
+                r#"{ name = "a", type = "struct" }"#,
+                expect![[
+                    r#"line 5, column 11: a field's fields is missing, as in fields = [{ name = "street", type = "string" }]"#
+                ]],
+            ),
+            (
+                r#"{ name = "a", type = "struct", fields = [] }"#,
+                expect!["line 5, column 51: fields declares no field"],
+            ),
+            (
+                r#"{ name = "a", type = "struct", fields = [{ name = "b", type = "date" }, { name = "B", type = "date" }] }"#,
+                expect![[r#"line 5, column 51: there are two fields "B""#]],
+            ),
+            (
+                r#"{ name = "a", type = "list", items = "string" }"#,
+                expect![[r#"line 5, column 48: items is declared as { type = "string" }"#]],
+            ),
+            (
+                r#"{ name = "a", type = "list", items = { typ = "string" } }"#,
+                expect![[r#"line 5, column 48: the items' type is missing, as in type = "int64""#]],
+            ),
+            (
+                r#"{ name = "a", type = "decimal(39,2)" }"#,
+                expect![[
+                    r#"line 5, column 32: type: "decimal(39,2)" is none of string, int32, int64, float32, float64, bool, timestamp, date, bytes, decimal(PRECISION,SCALE), struct, list, map"#
+                ]],
+            ),
+            (
+                r#"{ name = "a", type = "decimal(3,4)" }"#,
+                expect![[
+                    r#"line 5, column 32: type: "decimal(3,4)" is none of string, int32, int64, float32, float64, bool, timestamp, date, bytes, decimal(PRECISION,SCALE), struct, list, map"#
+                ]],
+            ),
+            (
+                r#"{ name = "a", type = "date", items = { type = "string" } }"#,
+                expect!["line 5, column 40: a field's items is not known here; name, type, required are"],
+            ),
+        ] {
+            check_behind_top(&nested(field), expected);
+        }
         check_behind_top(
             "[client]\n\"bootstrap.server\" = \"a:1\"\n",
             expect![
