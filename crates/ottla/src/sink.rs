@@ -68,8 +68,8 @@ struct DlqListArgs {}
 /// Send the dead letters back to the topics and partitions that they came from
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Each is sent once, as it was before it became a letter, whatever is stopped when. They come behind what
-is in their topics by now, and the sink takes them anew: correct the declaration before.")]
+Each is sent once, as it was before it became a letter, whatever is stopped when. They come behind
+what is in their topics by now, and the sink takes them anew: correct the declaration before.")]
 struct DlqReplayArgs {
     /// Show what would be sent, and send nothing
     #[arg(long)]
@@ -83,8 +83,8 @@ Ctrl-C and SIGTERM commit what is in hand and end. Whatever else ends it, and wh
 goes on from what is durable, and the table has each record once. A second run of the same name takes
 the partitions over, and the first one ends.
 
-A record that cannot be converted ends it, with its place named and what came before it committed, unless
-[dead_letters] names a topic for such records: then it goes there, once.")]
+A record that cannot be converted ends it, with its place named and what came before it committed.
+With [dead_letters] in the declaration it goes to the topic that is named there, once.")]
 struct RunArgs {
     /// End when everything is in the table that is there now
     #[arg(long)]
