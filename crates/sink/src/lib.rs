@@ -2,9 +2,9 @@
 //!
 //! The modules stand in the order of a record's way: what a position belongs to and how files are called (`key`), what is done next
 //! (`plan`), records into columns (`columns`, `json`), columns into files beside the table (`writer`), the fence of those files
-//! (`staging`), the table (`table`), the positions (`store`, `file_store`), one partition that goes through all of it
-//! (`partition`), what is declared (`settings`), the line at work (`run`), and what can be said of it from outside (`status`,
-//! `verify`). Invariant: a range is frozen before its files are in the table, and committed after; whoever repeats it writes the
+//! (`staging`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
+//! `server_store` `redis_store` and `postgres_store`), one partition that goes through all of it (`partition`), what is declared
+//! (`settings`, `positions`), the line at work (`run`), and what can be said of it from outside (`status`, `verify`). Invariant: a range is frozen before its files are in the table, and committed after; whoever repeats it writes the
 //! same files.
 
 mod key;
@@ -17,8 +17,12 @@ mod staging;
 mod writer;
 mod store;
 mod file_store;
+mod server_store;
+mod redis_store;
+mod postgres_store;
 mod partition;
 mod settings;
+mod positions;
 mod run;
 mod status;
 mod verify;
@@ -29,12 +33,15 @@ pub use files::{Entry, Files, LocalFiles, NewFile};
 pub use key::{FileName, Key, Layout, LineName, Range};
 pub use partition::{Chunk, LineSettings, Partition, PartitionError};
 pub use plan::{Action, Event, Limits, Plan};
+pub use positions::{Positions, open_store};
+pub use postgres_store::PostgresStore;
+pub use redis_store::RedisStore;
 pub use run::{Done, RunError, Until, run};
 pub use settings::{OfflineSettings, Settings, SettingsError};
 pub use status::{Status, status};
 pub use store::{
-    Acquire, Change, Entry as StoreEntry, Frozen, Held, PositionStore, StoreError, Stored, acquired,
-    committed, frozen,
+    Acquire, Change, Entry as StoreEntry, Frozen, Held, PositionStore, Rebuild, StoreError, Stored, acquired,
+    committed, frozen, rebuilt,
 };
 pub use table::{Ahead, Listing, Table, TableFile};
 pub use verify::{Finding, Verified, verify};

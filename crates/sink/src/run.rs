@@ -19,12 +19,12 @@ use offsets::{Cause, First, Log};
 use tokio::time::sleep;
 use wire::{ErrorCode, Millis, Offset, Str, TopicPartition, Uuid};
 
-use crate::file_store::FileStore;
 use crate::files::Files;
 use crate::key::Key;
 use crate::partition::{Chunk, Partition, PartitionError};
+use crate::positions::open_store;
 use crate::settings::Settings;
-use crate::store::{PositionStore, StoreError};
+use crate::store::StoreError;
 use crate::table::Table;
 
 /// How often partitions are looked at that repeat a range, in case its end is not a record any more.
@@ -241,7 +241,7 @@ impl Sink {
                 .map_err(|error| failed("keep the table's directory", error))?,
         }
         let table = Table::new(Arc::clone(&files), &offline.table);
-        let store: Arc<dyn PositionStore> = Arc::new(FileStore::new(files, &offline.table));
+        let store = open_store(settings, files).await?;
         let mut readings = BTreeMap::new();
         for Source { key, log, visible_end } in sources {
             let begin = settings.start.resolve(log.start, visible_end, None);

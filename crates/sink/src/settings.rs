@@ -18,6 +18,7 @@ use crate::columns::{Extra, Format, JsonField, Kind, Shape};
 use crate::key::{Layout, LineName};
 use crate::partition::LineSettings;
 use crate::plan::Limits;
+use crate::positions::Positions;
 
 /// A declaration of a sink.
 #[derive(Clone)]
@@ -39,6 +40,8 @@ pub struct Settings {
 pub struct OfflineSettings {
     /// The table's directory.
     pub table: PathBuf,
+    /// Where positions are kept.
+    pub positions: Positions,
     /// What is done with every partition.
     pub line: LineSettings,
     /// What is in hand of all partitions together, before the largest is written out.
@@ -352,6 +355,7 @@ fn field(item: &Value<'_>) -> Result<JsonField, Problem> {
 fn offline(mut section: Section<'_>, format: Format) -> Result<OfflineSettings, Problem> {
     let value = section.required("table", "\"/data/orders\"")?;
     let table = PathBuf::from(text("table", value)?);
+    let positions = section.parsed("positions", Positions::Beside, str::parse)?;
     let layout = section.parsed("partition_by", Layout::Hour, str::parse)?;
     let extras = match section.get("columns") {
         None => vec![Extra::Partition, Extra::Offset, Extra::Timestamp],
@@ -384,6 +388,7 @@ fn offline(mut section: Section<'_>, format: Format) -> Result<OfflineSettings, 
     let memory_max = usize::try_from(memory_max).unwrap_or(usize::MAX);
     Ok(OfflineSettings {
         table,
+        positions,
         line: LineSettings { limits, layout, files_max, shape: Arc::new(shape) },
         memory_max,
     })
@@ -473,6 +478,19 @@ mod tests {
     }
 
     #[test]
+    fn where_positions_are_is_declared_and_a_password_in_it_is_not_shown() {
+        for (declared, expected) in [
+            ("", "Beside"),
+            ("positions = \"beside\"", "Beside"),
+            ("positions = \"postgresql://sink:secret@host:5433/db\"", "Postgres"),
+            ("positions = \"redis://:secret@host:6380/3\"", "Redis"),
+        ] {
+            let settings = Settings::parse(&format!("{TOP}[offline]\ntable = \"t\"\n{declared}\n")).unwrap();
+            assert_eq!(format!("{:?}", settings.offline.positions), expected);
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_told_with_its_place_and_with_what_is_allowed() {
         check(
             "name = orders",
@@ -519,6 +537,40 @@ mod tests {
         check_behind_top(
             "[offline]\ntable = \"t\"\npartition_by = \"week\"\n",
             expect![[r#"line 5, column 16: partition_by: "week" is none of hour, day, none"#]],
+        );
+        let positions = |address: &str, expected: Expect| {
+            check_behind_top(&format!("[offline]\ntable = \"t\"\npositions = \"{address}\"\n"), expected);
+        };
+        // None of them repeats what may have a password in it.
+        positions(
+            "besides",
+            expect![
+                "line 5, column 13: positions: it is none of beside, postgresql://USER:PASSWORD@HOST:PORT/DATABASE and redis://USER:PASSWORD@HOST:PORT/NUMBER"
+            ],
+        );
+        positions(
+            "mysql://sink:secret@host/db",
+            expect![
+                "line 5, column 13: positions: it is none of beside, postgresql://USER:PASSWORD@HOST:PORT/DATABASE and redis://USER:PASSWORD@HOST:PORT/NUMBER"
+            ],
+        );
+        positions(
+            "postgresql://sink:secret@host/db?secret=x",
+            expect![
+                "line 5, column 13: positions: it is no address of a PostgreSQL; postgresql://USER:PASSWORD@HOST:PORT/DATABASE is one"
+            ],
+        );
+        positions(
+            "postgresql://sink@host",
+            expect![
+                "line 5, column 13: positions: it is no address of a PostgreSQL; postgresql://USER:PASSWORD@HOST:PORT/DATABASE is one"
+            ],
+        );
+        positions(
+            "redis://:secret@host:port/0",
+            expect![
+                "line 5, column 13: positions: it is no address of a Redis; redis://USER:PASSWORD@HOST:PORT/NUMBER is one"
+            ],
         );
         check_behind_top(
             "[offline]\ntable = \"t\"\nroll_bytes = \"lots\"\n",

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use client::Cluster;
 use wire::{Millis, Offset, TopicPartition};
 
-use crate::file_store::FileStore;
 use crate::files::Files;
 use crate::key::Range;
+use crate::positions::open_store;
 use crate::run::{RunError, sources};
 use crate::settings::Settings;
-use crate::store::{PositionStore, StoreError};
+use crate::store::StoreError;
 use crate::table::Table;
 
 /// One partition.
@@ -43,7 +43,7 @@ pub async fn status(
     files: Arc<dyn Files>,
 ) -> Result<Vec<Status>, RunError> {
     let table = &settings.offline.table;
-    let store = FileStore::new(Arc::clone(&files), table);
+    let store = open_store(settings, Arc::clone(&files)).await?;
     let line = settings.offline_name();
     let stored = store.list(&line).await?;
     let stored: BTreeMap<_, _> =

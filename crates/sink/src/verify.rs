@@ -18,13 +18,13 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use wire::{Offset, TopicPartition};
 
 use crate::columns::OFFSET_COLUMN;
-use crate::file_store::FileStore;
 use crate::files::Files;
 use crate::key::{Key, Range};
 use crate::partition::words;
+use crate::positions::open_store;
 use crate::run::{RunError, Source, sources};
 use crate::settings::Settings;
-use crate::store::{PositionStore, Stored};
+use crate::store::Stored;
 use crate::table::{Table, TableFile};
 use crate::writer::FILES;
 
@@ -81,7 +81,7 @@ pub async fn verify(
 ) -> Result<Vec<Verified>, RunError> {
     let root = &settings.offline.table;
     let table = Table::new(Arc::clone(&files), root);
-    let store = FileStore::new(files, root);
+    let store = open_store(settings, files).await?;
     let failed = |source| RunError::Files { doing: "list", path: root.clone(), source };
     // The store first: what comes into the table meanwhile is behind what is compared.
     let stored = store.list(&settings.offline_name()).await?;
