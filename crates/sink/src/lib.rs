@@ -3,9 +3,10 @@
 //! The modules stand in the order of a record's way: what a position belongs to and how files are called (`key`), what is done next
 //! (`plan`), records into columns (`columns`, `json`), columns into files beside the table (`writer`), the fence of those files
 //! (`staging`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
-//! `server_store` `redis_store` and `postgres_store`), one partition that goes through all of it (`partition`), what is declared
-//! (`settings`, `positions`), the line at work (`run`), and what can be said of it from outside (`status`, `verify`). Invariant: a range is frozen before its files are in the table, and committed after; whoever repeats it writes the
-//! same files.
+//! `server_store`, `redis_store` and `postgres_store`), one partition that goes through all of it (`partition`), what is declared
+//! (`settings`, `positions`), the line at work (`run`), what can be said of it from outside (`status`, `verify`), and positions
+//! from the table itself (`repair`). Invariant: a range is frozen before its files are in the table, and committed after; whoever
+//! repeats it writes the same files.
 
 mod key;
 mod files;
@@ -26,6 +27,7 @@ mod positions;
 mod run;
 mod status;
 mod verify;
+mod repair;
 
 pub use columns::{Columns, Extra, Format, JsonField, Kind, OFFSET_COLUMN, Shape, Unconvertible};
 pub use file_store::FileStore;
@@ -36,6 +38,7 @@ pub use plan::{Action, Event, Limits, Plan};
 pub use positions::{Positions, open_store};
 pub use postgres_store::PostgresStore;
 pub use redis_store::RedisStore;
+pub use repair::{Repair, RepairAction, repair};
 pub use run::{Done, RunError, Until, run};
 pub use settings::{OfflineSettings, Settings, SettingsError};
 pub use status::{Status, status};

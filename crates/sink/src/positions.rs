@@ -73,3 +73,60 @@ pub async fn open_store(
         Positions::Redis(address) => Arc::new(RedisStore::connect(address).await?),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use crate::settings::Settings;
+
+    fn check(declared: &str, expected: Expect) {
+        let text = format!("name = \"a\"\ntopics = [\"a\"]\n[offline]\ntable = \"t\"\n{declared}\n");
+        expected.assert_eq(&match Settings::parse(&text) {
+            Ok(settings) => format!("{:?}", settings.offline.positions),
+            Err(problem) => problem.to_string(),
+        });
+    }
+
+    #[test]
+    fn where_positions_are_is_declared_and_a_password_in_it_is_not_shown() {
+        check("", expect!["Beside"]);
+        check("positions = \"beside\"", expect!["Beside"]);
+        check("positions = \"postgresql://sink:secret@host:5433/db\"", expect!["Postgres"]);
+        check("positions = \"redis://:secret@host:6380/3\"", expect!["Redis"]);
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_what_is_one_and_not_repeated() {
+        check(
+            "positions = \"besides\"",
+            expect![
+                "line 5, column 13: positions: it is none of beside, postgresql://USER:PASSWORD@HOST:PORT/DATABASE and redis://USER:PASSWORD@HOST:PORT/NUMBER"
+            ],
+        );
+        check(
+            "positions = \"mysql://sink:secret@host/db\"",
+            expect![
+                "line 5, column 13: positions: it is none of beside, postgresql://USER:PASSWORD@HOST:PORT/DATABASE and redis://USER:PASSWORD@HOST:PORT/NUMBER"
+            ],
+        );
+        check(
+            "positions = \"postgresql://sink:secret@host\"",
+            expect![
+                "line 5, column 13: positions: it is no address of a PostgreSQL; postgresql://USER:PASSWORD@HOST:PORT/DATABASE is one"
+            ],
+        );
+        check(
+            "positions = \"postgresql://sink:secret@host/db?secret=x\"",
+            expect![
+                "line 5, column 13: positions: it is no address of a PostgreSQL; postgresql://USER:PASSWORD@HOST:PORT/DATABASE is one"
+            ],
+        );
+        check(
+            "positions = \"redis://:secret@host:port/0\"",
+            expect![
+                "line 5, column 13: positions: it is no address of a Redis; redis://USER:PASSWORD@HOST:PORT/NUMBER is one"
+            ],
+        );
+    }
+}

@@ -478,19 +478,6 @@ mod tests {
     }
 
     #[test]
-    fn where_positions_are_is_declared_and_a_password_in_it_is_not_shown() {
-        for (declared, expected) in [
-            ("", "Beside"),
-            ("positions = \"beside\"", "Beside"),
-            ("positions = \"postgresql://sink:secret@host:5433/db\"", "Postgres"),
-            ("positions = \"redis://:secret@host:6380/3\"", "Redis"),
-        ] {
-            let settings = Settings::parse(&format!("{TOP}[offline]\ntable = \"t\"\n{declared}\n")).unwrap();
-            assert_eq!(format!("{:?}", settings.offline.positions), expected);
-        }
-    }
-
-    #[test]
     fn what_is_wrong_is_told_with_its_place_and_with_what_is_allowed() {
         check(
             "name = orders",
@@ -537,40 +524,6 @@ mod tests {
         check_behind_top(
             "[offline]\ntable = \"t\"\npartition_by = \"week\"\n",
             expect![[r#"line 5, column 16: partition_by: "week" is none of hour, day, none"#]],
-        );
-        let positions = |address: &str, expected: Expect| {
-            check_behind_top(&format!("[offline]\ntable = \"t\"\npositions = \"{address}\"\n"), expected);
-        };
-        // None of them repeats what may have a password in it.
-        positions(
-            "besides",
-            expect![
-                "line 5, column 13: positions: it is none of beside, postgresql://USER:PASSWORD@HOST:PORT/DATABASE and redis://USER:PASSWORD@HOST:PORT/NUMBER"
-            ],
-        );
-        positions(
-            "mysql://sink:secret@host/db",
-            expect![
-                "line 5, column 13: positions: it is none of beside, postgresql://USER:PASSWORD@HOST:PORT/DATABASE and redis://USER:PASSWORD@HOST:PORT/NUMBER"
-            ],
-        );
-        positions(
-            "postgresql://sink:secret@host/db?secret=x",
-            expect![
-                "line 5, column 13: positions: it is no address of a PostgreSQL; postgresql://USER:PASSWORD@HOST:PORT/DATABASE is one"
-            ],
-        );
-        positions(
-            "postgresql://sink@host",
-            expect![
-                "line 5, column 13: positions: it is no address of a PostgreSQL; postgresql://USER:PASSWORD@HOST:PORT/DATABASE is one"
-            ],
-        );
-        positions(
-            "redis://:secret@host:port/0",
-            expect![
-                "line 5, column 13: positions: it is no address of a Redis; redis://USER:PASSWORD@HOST:PORT/NUMBER is one"
-            ],
         );
         check_behind_top(
             "[offline]\ntable = \"t\"\nroll_bytes = \"lots\"\n",

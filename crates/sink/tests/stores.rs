@@ -347,3 +347,50 @@ async fn what_the_table_says_is_put_in_place_by_the_holder_alone(mut place: Plac
     assert_eq!((told(&stored), stored.committed.leader_epoch), ((4, 30, None), LeaderEpoch::NONE));
     store.freeze(&change(&key, &second, 30, 40)).await.expect("it goes on from there");
 }
+
+#[tokio::test]
+async fn a_server_that_cannot_be_reached_is_told_without_the_password() {
+    let told = [
+        RedisStore::connect("redis://sink:secret@127.0.0.1:1/0").await.map(drop),
+        PostgresStore::connect("postgresql://sink:secret@127.0.0.1:1/db").await.map(drop),
+    ];
+    for told in told.map(refused) {
+        assert!(told.contains("does not do it: ") && !told.contains("secret"), "{told}");
+    }
+    let redis = Redis::start().await;
+    redis.command(&["CONFIG", "SET", "requirepass", "other"]).await;
+    let address = redis.address().replace("://", "://:secret@");
+    let told = refused(RedisStore::connect(&address).await.map(drop));
+    assert!(told.starts_with("Redis refuses: ") && !told.contains("secret"), "{told}");
+    let postgres = Postgres::start().await;
+    let address = postgres.url().replace("reader@", "nobody:secret@");
+    let told = refused(PostgresStore::connect(&address).await.map(drop));
+    assert!(told.starts_with("PostgreSQL refuses: ") && !told.contains("secret"), "{told}");
+}
+
+#[tokio::test]
+async fn the_user_of_a_store_needs_no_more_than_is_documented() {
+    let (redis, postgres) = (Redis::start().await, Postgres::start().await);
+    let user = ["ACL", "SETUSER", "sink", "on", ">word", "~ottla:sink:*"];
+    let allowed = ["+@hash", "+@scripting", "+exists", "+del", "+scan"];
+    redis.command(&[&user[..], &allowed[..]].concat()).await;
+    // The table is made by another user.
+    PostgresStore::connect(&postgres.address()).await.unwrap().acquire(&acquire(&key(9), 1)).await.unwrap();
+    let grant = "CREATE ROLE sink LOGIN; GRANT SELECT, INSERT, UPDATE ON ottla_sink_positions TO sink";
+    postgres.client().await.batch_execute(grant).await.unwrap();
+    let stores: [Arc<dyn PositionStore>; 2] = [
+        Arc::new(RedisStore::connect(&redis.address().replace("://", "://sink:word@")).await.unwrap()),
+        Arc::new(PostgresStore::connect(&postgres.url().replace("reader@", "sink@")).await.unwrap()),
+    ];
+    for store in stores {
+        let key = key(0);
+        let held = store.acquire(&acquire(&key, 5)).await.unwrap();
+        store.freeze(&change(&key, &held, 10, 20)).await.unwrap();
+        store.commit(&change(&key, &held, 10, 20), LeaderEpoch(3)).await.unwrap();
+        assert_eq!(told(&store.list(&key.line).await.unwrap()[0].1), (10, 20, None));
+    }
+    redis.command(&["ACL", "SETUSER", "sink", "resetkeys"]).await;
+    let weak = RedisStore::connect(&redis.address().replace("://", "://sink:word@")).await.unwrap();
+    let told = refused(weak.acquire(&acquire(&key(0), 6)).await);
+    assert!(told.contains("; allow the user ~ottla:sink:* and +@hash"), "{told}");
+}
