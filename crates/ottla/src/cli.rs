@@ -113,6 +113,7 @@ mod tests {
             "ottla start --config server.properties --set a=b --log-format json",
             "ottla sink run --config s.toml --until-end",
             "ottla sink verify --format json",
+            "ottla sink repair --dry-run",
             "ottla completions zsh",
         ] {
             check(line, expect!["understood"]);

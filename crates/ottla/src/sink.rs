@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use client::{Isolation, Options, TokioEnvironment};
+use client::{Execution, Isolation, Options, TokioEnvironment};
 use serde_json::{Value, json};
-use sink::{LocalFiles, RunError, Settings, Until, Verified};
+use sink::{LocalFiles, RepairAction, RunError, Settings, Until, Verified};
 use wire::Offset;
 
 use crate::connect::ConnectArgs;
@@ -50,6 +50,7 @@ enum SinkCommand {
     Run(RunArgs),
     Status(StatusArgs),
     Verify(VerifyArgs),
+    Repair(RepairArgs),
 }
 
 /// Read the topics into the table, until told to stop
@@ -79,6 +80,22 @@ the log. Rows of records that retention has removed from the log are counted as 
 Exit code 0 when each record is there, once; 1 otherwise.")]
 struct VerifyArgs {}
 
+/// Rebuild positions that the store has lost from the table's own files
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The footer of each file says which range it belongs to, and how many files and rows that range has.
+Where all ranges are there whole, one behind the other, the store is given their end. Gaps and
+overlaps, ranges that are not whole, files of another cluster or topic, and a store that is ahead of
+the table are refused with the file named, and nothing is changed then. An instance that runs ends
+when one of its partitions is repaired.
+
+Exit code 0 when nothing is refused; 1 otherwise.")]
+struct RepairArgs {
+    /// Only show what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
 pub(crate) async fn run(args: SinkArgs) -> Result<(), Failure> {
     let SinkArgs { command, config, output, connect } = args;
     let text = fs::read_to_string(&config)
@@ -89,6 +106,7 @@ pub(crate) async fn run(args: SinkArgs) -> Result<(), Failure> {
         SinkCommand::Run(args) => work(&settings, &args, output, &connect).await,
         SinkCommand::Status(StatusArgs {}) => status(&settings, output, &connect).await,
         SinkCommand::Verify(VerifyArgs {}) => verify(&settings, output, &connect).await,
+        SinkCommand::Repair(args) => repair(&settings, &args, output, &connect).await,
     }
 }
 
@@ -202,6 +220,55 @@ fn verified(all: &[Verified]) -> Report {
         ]);
     }
     report
+}
+
+async fn repair(
+    settings: &Settings,
+    args: &RepairArgs,
+    output: OutputArgs,
+    connect: &ConnectArgs,
+) -> Result<(), Failure> {
+    let cluster = connect.cluster(|options| declared(settings, options)).await?;
+    let execution = if args.dry_run { Execution::Validate } else { Execution::Apply };
+    let all = sink::repair(settings, &cluster, &TokioEnvironment, Arc::new(LocalFiles), execution).await?;
+    let mut report = Report::new(&["topic", "partition", "stored", "frozen", "table", "action"]);
+    let shown = |range: Option<String>| range.map_or(Value::Null, Value::from);
+    for one in &all {
+        let action = match one.action {
+            RepairAction::Keep => "keep".to_owned(),
+            RepairAction::Refuse => "refuse".to_owned(),
+            RepairAction::Rebuild(range) if one.is_done => format!("became {range}"),
+            RepairAction::Rebuild(range) => format!("would become {range}"),
+        };
+        let stored = one.stored.map(|stored| format!("[{}, {})", stored.begun, stored.committed.next));
+        let frozen = one.stored.and_then(|stored| stored.frozen).map(|frozen| frozen.range.to_string());
+        report.row(vec![
+            one.partition.topic.as_str().into(),
+            one.partition.partition.0.into(),
+            shown(stored),
+            shown(frozen),
+            shown(one.table.map(|range| range.to_string())),
+            action.into(),
+        ]);
+    }
+    let findings: Vec<_> = all.iter().flat_map(|one| &one.findings).collect();
+    match output.style() {
+        Style::Table => {
+            output.print(&report.without_empty(&["frozen"]))?;
+            for finding in &findings {
+                crate::output::print(&format!("{finding}\n"))?;
+            }
+        }
+        Style::Json => {
+            let findings: Vec<_> = findings
+                .iter()
+                .map(|finding| json!({ "place": finding.place, "problem": finding.problem }))
+                .collect();
+            let is_refused = !findings.is_empty();
+            print_json(&json!({ "refused": is_refused, "partitions": report.json(), "findings": findings }))?;
+        }
+    }
+    if findings.is_empty() { Ok(()) } else { Err(Failure::Reported) }
 }
 
 impl From<RunError> for Failure {
