@@ -60,7 +60,7 @@ pub(crate) struct Staged {
 /// Files in the table that cannot be there, going by what is stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{partition}: the table holds {found} and the store has committed {begun} to {committed} only: the store has lost something, or the table is another's: a sink wants a table of its own"
+    "{partition}: the table holds {found} and the store has committed {begun} to {committed} only: the store has lost something, which `ottla sink repair` gives back, or the table is another's: a sink wants a table of its own"
 )]
 pub struct Ahead {
     /// The partition.
