@@ -107,6 +107,8 @@ impl FileStore {
             match self.files.link(&written, &place) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                // Whoever took hold meanwhile has taken what it found half written away.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(source) => return Err(failed("write", &place, source)),
             }
             self.files.sync_dir(&dir).map_err(|source| failed("sync", &dir, source))?;
