@@ -3,7 +3,9 @@
 //! The modules stand in the order of a record's way: what a position belongs to and how files are called (`key`), what is done next
 //! (`plan`), records into columns (`columns`, `json`), columns into files beside the table (`writer`), the fence of those files
 //! (`staging`), the table (`table`), the positions (`store`, `file_store`), one partition that goes through all of it
-//! (`partition`), what is declared (`settings`), the line at work (`run`), and what can be said of it from outside (`status`,
+//! (`partition`), what is declared (`settings`), what is read and whether it continues (`source`), the line into the
+//! table at work (`offline`), the one into a topic (`log_reader`, `origin`,
+//! `output`, `nearline_position`, `nearline`), both of them (`run`), and what can be said of it from outside (`status`,
 //! `verify`). Invariant: a range is frozen before its files are in the table, and committed after; whoever repeats it writes the
 //! same files.
 
@@ -19,6 +21,13 @@ mod store;
 mod file_store;
 mod partition;
 mod settings;
+mod source;
+mod log_reader;
+mod offline;
+mod origin;
+mod output;
+mod nearline_position;
+mod nearline;
 mod run;
 mod status;
 mod verify;
@@ -27,10 +36,11 @@ pub use columns::{Columns, Extra, Format, JsonField, Kind, OFFSET_COLUMN, Shape,
 pub use file_store::FileStore;
 pub use files::{Entry, Files, LocalFiles, NewFile};
 pub use key::{FileName, Key, Layout, LineName, Range};
+pub use origin::{LINE_HEADER, SOURCE_HEADER};
 pub use partition::{Chunk, LineSettings, Partition, PartitionError};
 pub use plan::{Action, Event, Limits, Plan};
 pub use run::{Done, RunError, Until, run};
-pub use settings::{OfflineSettings, Settings, SettingsError};
+pub use settings::{Line, NearlineSettings, OfflineSettings, Settings, SettingsError};
 pub use status::{Status, status};
 pub use store::{
     Acquire, Change, Entry as StoreEntry, Frozen, Held, PositionStore, StoreError, Stored, acquired,

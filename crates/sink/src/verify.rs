@@ -22,8 +22,9 @@ use crate::file_store::FileStore;
 use crate::files::Files;
 use crate::key::{Key, Range};
 use crate::partition::words;
-use crate::run::{RunError, Source, sources};
-use crate::settings::Settings;
+use crate::run::RunError;
+use crate::settings::{Line, Settings};
+use crate::source::{Source, sources};
 use crate::store::{PositionStore, Stored};
 use crate::table::{Table, TableFile};
 use crate::writer::FILES;
@@ -79,7 +80,8 @@ pub async fn verify(
     cluster: &Cluster,
     files: Arc<dyn Files>,
 ) -> Result<Vec<Verified>, RunError> {
-    let root = &settings.offline.table;
+    let Some(offline) = &settings.offline else { return Ok(Vec::new()) };
+    let root = &offline.table;
     let table = Table::new(Arc::clone(&files), root);
     let store = FileStore::new(files, root);
     let failed = |source| RunError::Files { doing: "list", path: root.clone(), source };
@@ -87,7 +89,7 @@ pub async fn verify(
     let stored = store.list(&settings.offline_name()).await?;
     let listing = table.list().map_err(failed)?;
     let mut all = Vec::new();
-    for source in sources(settings, cluster).await? {
+    for source in sources(settings, Line::Offline, cluster).await? {
         let stored = stored.iter().find(|(key, _)| key.partition == source.key.partition);
         let files = listing.files.iter().filter(|file| file.name.partition == source.key.partition);
         all.push(compare(cluster, &table, &source, stored, files.collect()).await?);

@@ -289,7 +289,8 @@ impl Transaction<'_> {
         group: &ConsumerGroupMetadata,
     ) -> Result<(), Error> {
         let of = |offset| CommittedOffset { offset, leader_epoch: LeaderEpoch::NONE, metadata: None };
-        self.send_positions(offsets.into_iter().map(|(partition, offset)| (partition, of(offset))), group).await
+        self.send_positions(offsets.into_iter().map(|(partition, offset)| (partition, of(offset))), group)
+            .await
     }
 
     /// As [`Transaction::send_offsets`], each with the leader epoch of the last record that was read and with what is to be
