@@ -6,7 +6,7 @@
 //! (`partition`), what is declared (`settings`), what is read and whether it continues (`source`), the line into the
 //! table at work (`offline`), the one into a topic (`log_reader`, `origin`,
 //! `output`, `nearline_position`, `nearline`), both of them (`run`), and what can be said of it from outside (`status`,
-//! `verify`). Invariant: a range is frozen before its files are in the table, and committed after; whoever repeats it writes the
+//! `digest`, `verify_nearline`, `verify`). Invariant: a range is frozen before its files are in the table, and committed after; whoever repeats it writes the
 //! same files.
 
 mod key;
@@ -30,6 +30,8 @@ mod nearline_position;
 mod nearline;
 mod run;
 mod status;
+mod digest;
+mod verify_nearline;
 mod verify;
 
 pub use columns::{Columns, Extra, Format, JsonField, Kind, OFFSET_COLUMN, Shape, Unconvertible};

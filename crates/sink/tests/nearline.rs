@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use broker::embedded::EmbeddedBroker;
 use client::{
-    Admin, Cluster, ConsumedRecord, Consumer, Execution, Header, Isolation, NewTopic, OffsetSpec, Options,
-    Producer, ProducerRecord, Start, TokioEnvironment,
+    Admin, Cluster, ConsumedRecord, Consumer, ConsumerGroupMetadata, Execution, Header, Isolation, NewTopic,
+    OffsetSpec, Options, Producer, ProducerRecord, Start, TokioEnvironment,
 };
-use sink::{Done, LINE_HEADER, Line, LocalFiles, RunError, SOURCE_HEADER, Settings, Status, Until};
+use sink::{Done, LINE_HEADER, Line, LocalFiles, RunError, SOURCE_HEADER, Settings, Status, Until, Verified};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -128,6 +128,27 @@ impl World {
         .expect("it gets there");
     }
 
+    async fn verified(&self, lines: &str) -> Vec<Verified> {
+        let (settings, cluster) = (self.settings(lines), self.cluster());
+        let verified = sink::verify(&settings, &cluster, Arc::new(LocalFiles));
+        timeout(PATIENCE, verified).await.expect("it ends").unwrap()
+    }
+
+    /// Sends what was read once more, as it is.
+    async fn send_again(&self, record: &ConsumedRecord) {
+        let again = ProducerRecord {
+            topic: record.topic.clone(),
+            partition: Some(record.partition),
+            key: record.key.clone(),
+            value: record.value.clone(),
+            headers: record.headers.clone(),
+            timestamp: Some(record.timestamp),
+        };
+        let producer = self.producer(None);
+        producer.send(again).await.unwrap();
+        producer.close(PATIENCE).await.unwrap();
+    }
+
     async fn end(&self, topic: &str, isolation: Isolation) -> i64 {
         let partition = TopicPartition::new(Str::copy_from(topic), PartitionId(0));
         let listed = self.admin().list_offsets(&[(partition, OffsetSpec::Latest)], isolation).await.unwrap();
@@ -218,6 +239,98 @@ async fn both_lines_that_are_dropped_again_and_again_have_each_record_once() {
     world.assert_whole(2, 6 * 430).await;
     let status = world.status(&both).await.unwrap();
     assert!(status.iter().all(|one| (one.lag, one.ahead) == (0, Some(0))), "{status:?}");
+    let verified = world.verified(&both).await;
+    assert!(verified.iter().all(Verified::is_clean), "{verified:?}");
+    let rows: Vec<_> = verified.iter().map(|one| (one.line, one.rows, one.records)).collect();
+    let expected = [
+        (Line::Offline, 1800, 1800),
+        (Line::Offline, 780, 780),
+        (Line::Nearline, 1800, 1800),
+        (Line::Nearline, 780, 780),
+    ];
+    assert_eq!(rows, expected);
+    let common: Vec<_> = verified.iter().map(|one| one.common.map(|range| range.end.0)).collect();
+    assert_eq!(common, [None, None, Some(1800), Some(780)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_finds_what_is_double_missing_and_another() {
+    let world = World::new(1).await;
+    let both = world.both();
+    world.send(0, 0..100).await;
+    world.run_to_end(&both).await.unwrap();
+    let written = world.records("out", 1).await.remove(&0).unwrap();
+    let sums = |all: &[Verified]| {
+        let one = all.iter().find(|one| one.line == Line::Nearline).unwrap();
+        (one.rows, one.records, one.missing, one.double, one.passed, one.findings.len())
+    };
+    assert_eq!(sums(&world.verified(&both).await), (100, 100, 0, 0, 0, 0));
+
+    // What others write is not the line's, and is left alone.
+    world.send_again(&ConsumedRecord { headers: Vec::new(), ..written[0].clone() }).await;
+    assert_eq!(sums(&world.verified(&both).await), (100, 100, 0, 0, 0, 0));
+
+    // Twice. The lines hold different records then, too.
+    world.send_again(&written[41]).await;
+    let all = world.verified(&both).await;
+    assert_eq!(sums(&all), (101, 100, 0, 1, 0, 1));
+    assert_eq!(
+        all[1].findings[0].to_string(),
+        "orders-0 [0, 100): the lines do not hold the same records: their numbers differ, with 100 in the table and \
+         101 in the output topic"
+    );
+    assert!(all[0].is_clean(), "{all:?}");
+
+    // The output loses its beginning: that is what retention does, and no fault.
+    let out = TopicPartition::new(Str::from("out"), PartitionId(0));
+    world.admin().delete_records(&[(out.clone(), written[10].offset)]).await.unwrap();
+    assert_eq!(sums(&world.verified(NEARLINE).await), (91, 90, 0, 1, 10, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_finds_a_record_that_is_missing_in_the_middle_and_one_that_is_another() {
+    let world = World::new(1).await;
+    let both = world.both();
+    world.send(0, 0..100).await;
+    world.run_to_end(&both).await.unwrap();
+    let written = world.records("out", 1).await.remove(&0).unwrap();
+
+    // A second output, with the same records but for one that is left out and one that is changed; and the positions of the first.
+    world.create("other", 1).await;
+    for record in written.iter().filter(|record| record.offset != written[60].offset) {
+        let mut record = ConsumedRecord { topic: "other".into(), ..record.clone() };
+        if record.offset == written[30].offset {
+            record.value = Some("forged".into());
+        }
+        world.send_again(&record).await;
+    }
+    let other = both.replace("\"out\"", "\"other\"");
+    let all = world.verified(&other).await;
+    assert!(all[1].findings[0].problem.contains("is of what is in the output topic with id"), "{all:?}");
+
+    let admin = world.admin();
+    let ids = admin.describe_topics(&[Str::from("out"), Str::from("other")]).await.unwrap();
+    let [out, other_id] = [0, 1].map(|at| ids[at].1.as_ref().unwrap().id.to_string());
+    let group = Str::from("orders.nearline");
+    let partition = TopicPartition::new(Str::from("orders"), PartitionId(0));
+    let mut kept = admin.group_offsets(&group).await.unwrap().committed.remove(&partition).unwrap();
+    kept.metadata = kept.metadata.map(|metadata| Str::copy_from(&metadata.replace(&out, &other_id)));
+    let producer = world.producer(Some("forger"));
+    producer.init_transactions().await.unwrap();
+    let transaction = producer.begin().await.unwrap();
+    let as_group = ConsumerGroupMetadata::of_group(group);
+    transaction.send_positions([(partition, kept)], &as_group).await.unwrap();
+    transaction.commit().await.unwrap();
+    producer.close(PATIENCE).await.unwrap();
+
+    let all = world.verified(&other).await;
+    assert_eq!((all[1].rows, all[1].records, all[1].missing, all[1].double), (99, 100, 1, 0));
+    let found: Vec<_> = all[1].findings.iter().map(ToString::to_string).collect();
+    assert_eq!(found[0], "other-0 at offset 30: it is not what orders-0 at offset 30 is");
+    assert!(
+        found[1].ends_with("their numbers differ, with 100 in the table and 99 in the output topic"),
+        "{found:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
