@@ -1,4 +1,4 @@
-//! `ottla sink`: topics into tables, each record exactly once, and the proof of it.
+//! `ottla sink`: topics into tables and topics, each record exactly once, and the proof of it.
 //!
 //! The declaration is read here and its problems are told with their place in the file; everything else is done by the `sink`
 //! crate.
@@ -7,10 +7,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use client::{Execution, Isolation, Options, TokioEnvironment};
 use serde_json::{Value, json};
-use sink::{LocalFiles, RepairAction, RunError, Settings, Until, Verified};
+use sink::{Line, LocalFiles, RepairAction, RunError, Settings, Until, Verified};
 use wire::Offset;
 
 use crate::connect::ConnectArgs;
@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::output::{OutputArgs, Report, Style, print_json};
 use crate::stop::Stop;
 
-/// Move topics into tables, each record exactly once
+/// Move topics into tables and topics, each record exactly once
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A declaration, sink.toml:
@@ -32,17 +32,40 @@ A declaration, sink.toml:
   [offline]
   table = \"/data/orders\"              # Parquet files come under dt=YYYY-MM-DD/hour=HH
   roll_bytes = \"128MiB\"
-  roll_age = \"10m\"")]
+  roll_age = \"10m\"
+  [nearline]                          # one line or both
+  topic = \"orders.out\"
+  flush_age = \"500ms\"")]
 pub(crate) struct SinkArgs {
     #[command(subcommand)]
     command: SinkCommand,
     /// The declaration
     #[arg(long, global = true, value_name = "FILE", default_value = "sink.toml")]
     config: PathBuf,
+    /// This line alone, of those that are declared
+    #[arg(long, global = true, value_enum)]
+    line: Option<LineArg>,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
     connect: ConnectArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LineArg {
+    /// Into the table
+    Offline,
+    /// Into the topic
+    Nearline,
+}
+
+impl From<LineArg> for Line {
+    fn from(line: LineArg) -> Self {
+        match line {
+            LineArg::Offline => Self::Offline,
+            LineArg::Nearline => Self::Nearline,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -53,29 +76,34 @@ enum SinkCommand {
     Repair(RepairArgs),
 }
 
-/// Read the topics into the table, until told to stop
+/// Read the topics into the table, the output topic or both, until told to stop
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Ctrl-C and SIGTERM commit what is in hand and end. Whatever else ends it, and wherever: the next run
-goes on from what is durable, and the table has each record once. A second run of the same name takes
-the partitions over, and the first one ends.
+goes on from what is durable, and the output has each record once. A second run of the same name
+takes the partitions over, and the first one ends. An error of one line ends the other in order.
 
 A record that cannot be converted ends it, with its place named and what came before it committed.")]
 struct RunArgs {
-    /// End when everything is in the table that is there now
+    /// End when everything is in the output that is there now
     #[arg(long)]
     until_end: bool,
 }
 
-/// Show what is read, committed and in the table, and how far it is behind
+/// Show what is read, committed and in the output, and how far it is behind
 #[derive(Debug, Args)]
+#[command(after_help = "\
+lag is in offsets from the committed position on, and seconds tells how long the first record of them has
+waited, where the brokers can tell. ahead is how many offsets this line has committed more than the other.")]
 struct StatusArgs {}
 
-/// Compare the table with the log: each record is there, once
+/// Compare the table and the output topic with the log and each other: each record is there, once
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Reads the footers of all files, the offsets of all rows where the table has the column kafka_offset, and
-the log. Rows of records that retention has removed from the log are counted as passed.
+the log; of the output topic all records, with their keys, values, headers and timestamps. What retention
+has removed from the log or from the output topic is counted as passed. Where both lines have been, their
+offsets are compared, and the values of a table whose format is bytes (common says where).
 
 Exit code 0 when each record is there, once; 1 otherwise.")]
 struct VerifyArgs {}
@@ -97,11 +125,17 @@ struct RepairArgs {
 }
 
 pub(crate) async fn run(args: SinkArgs) -> Result<(), Failure> {
-    let SinkArgs { command, config, output, connect } = args;
+    let SinkArgs { command, config, line, output, connect } = args;
     let text = fs::read_to_string(&config)
         .map_err(|error| Failure::usage(format!("cannot read {}: {error}", config.display())))?;
     let settings =
         Settings::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", config.display())))?;
+    let settings = match line.map(Line::from) {
+        None => settings,
+        Some(line) => settings
+            .only(line)
+            .ok_or_else(|| Failure::usage(format!("{} declares no [{line}]", config.display())))?,
+    };
     match command {
         SinkCommand::Run(args) => work(&settings, &args, output, &connect).await,
         SinkCommand::Status(StatusArgs {}) => status(&settings, output, &connect).await,
@@ -131,9 +165,10 @@ async fn work(
     let options = cluster.options().clone();
     drop(cluster);
     let done = sink::run(settings, options, environment, files, until, stop.asked()).await?;
-    let mut report = Report::new(&["topic", "partition", "from", "to", "records"]);
+    let mut report = Report::new(&["line", "topic", "partition", "from", "to", "records"]);
     for done in done {
         report.row(vec![
+            done.line.name().into(),
             done.partition.topic.as_str().into(),
             done.partition.partition.0.into(),
             done.from.0.into(),
@@ -147,10 +182,23 @@ async fn work(
 async fn status(settings: &Settings, output: OutputArgs, connect: &ConnectArgs) -> Result<(), Failure> {
     let cluster = connect.cluster(|options| declared(settings, options)).await?;
     let offset = |offset: Option<Offset>| offset.map_or(Value::Null, |offset| offset.0.into());
-    let mut report =
-        Report::new(&["topic", "partition", "read", "committed", "output", "log_end", "lag", "frozen"]);
+    let seconds = |ms: Option<i64>| ms.map_or(Value::Null, |ms| (ms as f64 / 1000.0).into());
+    let mut report = Report::new(&[
+        "line",
+        "topic",
+        "partition",
+        "read",
+        "committed",
+        "output",
+        "log_end",
+        "lag",
+        "seconds",
+        "ahead",
+        "frozen",
+    ]);
     for status in sink::status(settings, &cluster, Arc::new(LocalFiles)).await? {
         report.row(vec![
+            status.line.name().into(),
             status.partition.topic.as_str().into(),
             status.partition.partition.0.into(),
             offset(status.read),
@@ -158,10 +206,12 @@ async fn status(settings: &Settings, output: OutputArgs, connect: &ConnectArgs) 
             offset(status.output),
             status.log_end.0.into(),
             status.lag.into(),
+            seconds(status.lag_ms),
+            status.ahead.into(),
             status.frozen.map_or(Value::Null, |range| range.to_string().into()),
         ]);
     }
-    output.print(&report.without_empty(&["frozen"]))
+    output.print(&report.without_empty(&["seconds", "ahead", "frozen"]))
 }
 
 async fn verify(settings: &Settings, output: OutputArgs, connect: &ConnectArgs) -> Result<(), Failure> {
@@ -192,6 +242,7 @@ async fn verify(settings: &Settings, output: OutputArgs, connect: &ConnectArgs) 
 
 fn verified(all: &[Verified]) -> Report {
     let mut report = Report::new(&[
+        "line",
         "topic",
         "partition",
         "from",
@@ -202,10 +253,12 @@ fn verified(all: &[Verified]) -> Report {
         "passed",
         "missing",
         "double",
+        "common",
         "findings",
     ]);
     for one in all {
         report.row(vec![
+            one.line.name().into(),
             one.partition.topic.as_str().into(),
             one.partition.partition.0.into(),
             one.committed.map_or(Value::Null, |range| range.start.0.into()),
@@ -216,10 +269,11 @@ fn verified(all: &[Verified]) -> Report {
             one.passed.into(),
             one.missing.into(),
             one.double.into(),
+            one.common.map_or(Value::Null, |range| range.to_string().into()),
             one.findings.len().into(),
         ]);
     }
-    report
+    report.without_empty(&["common"])
 }
 
 async fn repair(

@@ -4,9 +4,10 @@
 //! (`plan`), records into columns (`columns`, `json`), columns into files beside the table (`writer`), the fence of those files
 //! (`staging`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
 //! `server_store`, `redis_store` and `postgres_store`), one partition that goes through all of it (`partition`), what is declared
-//! (`settings`, `positions`), the line at work (`run`), what can be said of it from outside (`status`, `verify`), and positions
-//! from the table itself (`repair`). Invariant: a range is frozen before its files are in the table, and committed after; whoever
-//! repeats it writes the same files.
+//! (`settings`, `positions`), what is read and whether it continues (`source`), the line into the table at work (`offline`), the
+//! one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`), both of them (`run`), what can be said of
+//! it from outside (`status`, `digest`, `verify_nearline`, `verify`), and positions from the table itself (`repair`). Invariant: a
+//! range is frozen before its files are in the table, and committed after; whoever repeats it writes the same files.
 
 mod key;
 mod files;
@@ -24,8 +25,17 @@ mod postgres_store;
 mod partition;
 mod settings;
 mod positions;
+mod source;
+mod log_reader;
+mod offline;
+mod origin;
+mod output;
+mod nearline_position;
+mod nearline;
 mod run;
 mod status;
+mod digest;
+mod verify_nearline;
 mod verify;
 mod repair;
 
@@ -33,6 +43,7 @@ pub use columns::{Columns, Extra, Format, JsonField, Kind, OFFSET_COLUMN, Shape,
 pub use file_store::FileStore;
 pub use files::{Entry, Files, LocalFiles, NewFile};
 pub use key::{FileName, Key, Layout, LineName, Range};
+pub use origin::{LINE_HEADER, SOURCE_HEADER};
 pub use partition::{Chunk, LineSettings, Partition, PartitionError};
 pub use plan::{Action, Event, Limits, Plan};
 pub use positions::{Positions, open_store};
@@ -40,7 +51,7 @@ pub use postgres_store::PostgresStore;
 pub use redis_store::RedisStore;
 pub use repair::{Repair, RepairAction, repair};
 pub use run::{Done, RunError, Until, run};
-pub use settings::{OfflineSettings, Settings, SettingsError};
+pub use settings::{Line, NearlineSettings, OfflineSettings, Settings, SettingsError};
 pub use status::{Status, status};
 pub use store::{
     Acquire, Change, Entry as StoreEntry, Frozen, Held, PositionStore, Rebuild, StoreError, Stored, acquired,

@@ -10,7 +10,7 @@ use crate::file_store::FileStore;
 use crate::files::Files;
 use crate::postgres_store::PostgresStore;
 use crate::redis_store::RedisStore;
-use crate::settings::Settings;
+use crate::settings::OfflineSettings;
 use crate::store::{PositionStore, StoreError};
 
 /// Where positions are kept.
@@ -64,11 +64,11 @@ impl FromStr for Positions {
 
 /// The store that is declared. `files` are the table's.
 pub async fn open_store(
-    settings: &Settings,
+    offline: &OfflineSettings,
     files: Arc<dyn Files>,
 ) -> Result<Arc<dyn PositionStore>, StoreError> {
-    Ok(match &settings.offline.positions {
-        Positions::Beside => Arc::new(FileStore::new(files, &settings.offline.table)),
+    Ok(match &offline.positions {
+        Positions::Beside => Arc::new(FileStore::new(files, &offline.table)),
         Positions::Postgres(address) => Arc::new(PostgresStore::connect(address).await?),
         Positions::Redis(address) => Arc::new(RedisStore::connect(address).await?),
     })
@@ -83,7 +83,7 @@ mod tests {
     fn check(declared: &str, expected: Expect) {
         let text = format!("name = \"a\"\ntopics = [\"a\"]\n[offline]\ntable = \"t\"\n{declared}\n");
         expected.assert_eq(&match Settings::parse(&text) {
-            Ok(settings) => format!("{:?}", settings.offline.positions),
+            Ok(settings) => format!("{:?}", settings.offline.expect("it is declared").positions),
             Err(problem) => problem.to_string(),
         });
     }

@@ -19,8 +19,9 @@ use crate::files::Files;
 use crate::key::{Key, Range};
 use crate::partition::{PartitionError, words};
 use crate::positions::open_store;
-use crate::run::{RunError, sources};
-use crate::settings::Settings;
+use crate::run::RunError;
+use crate::settings::{Line, Settings};
+use crate::source::sources;
 use crate::staging::{self, NotClaimed};
 use crate::store::{Acquire, PositionStore, Rebuild, Stored};
 use crate::table::{Listing, Table, TableFile};
@@ -69,11 +70,12 @@ pub async fn repair(
     files: Arc<dyn Files>,
     execution: Execution,
 ) -> Result<Vec<Repair>, RunError> {
-    let store = open_store(settings, Arc::clone(&files)).await?;
-    let table = Table::new(files, &settings.offline.table);
+    let offline = settings.offline.as_ref().ok_or(RunError::NoTable)?;
+    let store = open_store(offline, Arc::clone(&files)).await?;
+    let table = Table::new(files, &offline.table);
     let (stored, listing) = look(settings, &*store, &table).await?;
     let mut all = Vec::new();
-    for source in sources(settings, cluster).await? {
+    for source in sources(settings, Line::Offline, cluster).await? {
         let stored = stored.iter().find(|(key, _)| key.partition == source.key.partition);
         let (mut repair, epoch) = examine(&table, &source.key, stored.map(|(_, stored)| stored), &listing);
         if let Some((key, _)) = stored

@@ -134,7 +134,7 @@ impl World {
 
     async fn stored(&self) -> Vec<(Key, Stored)> {
         let settings = self.settings();
-        let store = sink::open_store(&settings, Arc::new(LocalFiles)).await.unwrap();
+        let store = sink::open_store(settings.offline.as_ref().unwrap(), Arc::new(LocalFiles)).await.unwrap();
         store.list(&settings.offline_name()).await.unwrap()
     }
 
