@@ -116,6 +116,11 @@ impl Cluster {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// The same cluster by other options, with connections of its own.
+    pub fn with_options(&self, options: Options) -> Result<Self, Error> {
+        Self::new(options, Arc::clone(&self.inner.environment))
+    }
+
     /// The options this was made with.
     pub fn options(&self) -> &Options {
         &self.inner.options

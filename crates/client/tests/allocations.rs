@@ -99,7 +99,7 @@ fn a_record_that_joins_a_batch_allocates_nothing_of_its_own() {
             }
         });
         assert_eq!(handles.len(), RECORDS);
-        // The batch grows by doubling; nothing else is taken.
+        // The batch grows; nothing else is taken.
         assert!(taken.calls <= 16, "{taken:?} for {RECORDS} records");
     });
 }

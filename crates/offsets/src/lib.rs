@@ -10,7 +10,11 @@ mod key;
 mod store;
 mod memory;
 #[cfg(feature = "redis")]
+mod redis_connection;
+#[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "postgres")]
+mod postgres_connection;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "sqlx")]
@@ -27,8 +31,12 @@ pub use key::{Key, ReaderName};
 pub use memory::{MemoryStore, Snapshot};
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
+#[cfg(feature = "postgres")]
+pub use postgres_connection::PostgresConnection;
 pub use reader::{Batch, Reader, ReaderError, ReaderOptions};
 #[cfg(feature = "redis")]
 pub use redis::RedisStore;
+#[cfg(feature = "redis")]
+pub use redis_connection::RedisConnection;
 pub use store::{Claim, Expected, Fence, Held, OffsetStore, Position, Seen, StoreError, Stored};
 pub use window::Window;

@@ -8,25 +8,20 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use client::BoxFuture;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{AsyncCommands, Client, ErrorKind, RedisError, Script};
+use redis::{AsyncCommands, RedisError, Script};
 use tokio::task::JoinSet;
 use wire::{LeaderEpoch, Millis, Offset, PartitionId, Str, TopicPartition, Uuid};
 
 use crate::key::{Key, ReaderName};
+use crate::redis_connection::RedisConnection;
 use crate::store::{
     Claim, Expected, Fence, Found, Held, OffsetStore, Position, Seen, StoreError, Stored, judge, positions,
 };
 
-const STORE: &str = "Redis";
 const PREFIX: &str = "ottla:offsets";
-/// For a connection to be there.
-const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// For any answer; with `appendfsync always` it waits for a disk.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
+const PERMISSIONS: &str = "allow the user ~ottla:offsets:* and +@hash +@scripting +time +scan (ACL SETUSER)";
 
 /// Others that take hold of the same partition in the same moment make it try again.
 const TRIES_MAX: u32 = 100;
@@ -64,7 +59,7 @@ return nil
 /// Positions in a Redis. Clones share the connection, which comes back by itself.
 #[derive(Clone)]
 pub struct RedisStore {
-    connection: ConnectionManager,
+    connection: RedisConnection,
     acquire: Arc<Script>,
     commit: Arc<Script>,
 }
@@ -72,13 +67,7 @@ pub struct RedisStore {
 impl RedisStore {
     /// Connects to an address such as `redis://127.0.0.1:6379/0`.
     pub async fn connect(address: &str) -> Result<Self, StoreError> {
-        let client = Client::open(address).map_err(failed)?;
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_MAX))
-            .set_response_timeout(Some(ANSWER_MAX))
-            // Whoever asks tries again by itself, or has to be told.
-            .set_number_of_retries(1);
-        let connection = client.get_connection_manager_with_config(config).await.map_err(failed)?;
+        let connection = RedisConnection::connect(address, PERMISSIONS).await?;
         let script = |text| Arc::new(Script::new(text));
         Ok(Self { connection, acquire: script(ACQUIRE), commit: script(COMMIT) })
     }
@@ -87,10 +76,12 @@ impl RedisStore {
     async fn take(&self, key: &Key) -> Result<Held, StoreError> {
         let place = place(key);
         let token: i64 = rand::random();
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection.commands();
         for _ in 0..TRIES_MAX {
-            let seen: Option<String> =
-                connection.hget(&place, "fence").await.map_err(|error| refused(&place, error))?;
+            let seen: Option<String> = connection
+                .hget(&place, "fence")
+                .await
+                .map_err(|error| self.connection.refused(&place, error))?;
             let answer: Option<Fields> = self
                 .acquire
                 .key(&place)
@@ -98,7 +89,7 @@ impl RedisStore {
                 .arg(seen.unwrap_or_default())
                 .invoke_async(&mut connection)
                 .await
-                .map_err(|error| refused(&place, error))?;
+                .map_err(|error| self.connection.refused(&place, error))?;
             if let Some(fields) = answer {
                 let (fence, stored) = row(&place, fields)?;
                 return Ok(Held { fence: fence.ok_or_else(|| garbage(&place, "nothing", "fence"))?, stored });
@@ -140,7 +131,7 @@ impl OffsetStore for RedisStore {
                 Expected::At(offset) => (offset.0.to_string(), topic_id.clone()),
                 Expected::Anything => ("*".to_owned(), String::new()),
             };
-            let mut connection = self.connection.clone();
+            let mut connection = self.connection.commands();
             let answer: Option<[Option<String>; 4]> = self
                 .commit
                 .key(&place)
@@ -154,7 +145,7 @@ impl OffsetStore for RedisStore {
                 .arg(claim.over.map(|over| over.0.to_string()).unwrap_or_default())
                 .invoke_async(&mut connection)
                 .await
-                .map_err(|error| refused(&place, error))?;
+                .map_err(|error| self.connection.refused(&place, error))?;
             let Some([number, token, offset, topic_id]) = answer else { return Ok(()) };
             let found = match fence(&place, number, token)? {
                 None => None,
@@ -175,7 +166,8 @@ impl OffsetStore for RedisStore {
         reader: &'a ReaderName,
     ) -> BoxFuture<'a, Result<Vec<Result<Seen, StoreError>>, StoreError>> {
         Box::pin(async move {
-            let mut connection = self.connection.clone();
+            let mut connection = self.connection.commands();
+            let failed = |error| self.connection.failed(error);
             let prefix = format!("{PREFIX}:{reader}:");
             let mut places = Vec::new();
             let mut found = connection.scan_match::<_, String>(format!("{prefix}*")).await.map_err(failed)?;
@@ -196,6 +188,7 @@ impl OffsetStore for RedisStore {
                 let answers: Vec<Result<Fields, RedisError>> =
                     asking.query_async(&mut connection).await.map_err(failed)?;
                 for (place, answer) in places.iter().zip(answers) {
+                    let answer = answer.map_err(|error| self.connection.refused(place, error));
                     match seen(reader, &prefix, place, answer) {
                         Ok(Some(seen)) => all.push(Ok(seen)),
                         // It went away meanwhile.
@@ -217,13 +210,12 @@ fn seen(
     reader: &ReaderName,
     prefix: &str,
     place: &str,
-    answer: Result<Fields, RedisError>,
+    answer: Result<Fields, StoreError>,
 ) -> Result<Option<Seen>, StoreError> {
     let rest = place.strip_prefix(prefix).and_then(|rest| rest.rsplit_once(':'));
     let named = rest.and_then(|(cluster, partition)| Some((cluster, named(partition)?)));
     let (cluster_id, partition) = named.ok_or_else(|| garbage(place, place, "key of a partition"))?;
-    let fields = answer.map_err(|error| refused(place, error))?;
-    let (fence, stored) = row(place, fields)?;
+    let (fence, stored) = row(place, answer?)?;
     let topic_id = stored.map_or(Uuid::ZERO, |stored| stored.topic_id);
     let key = Key { reader: reader.clone(), cluster_id: cluster_id.to_owned(), partition, topic_id };
     Ok((fence.is_some() || stored.is_some()).then_some(Seen { key, fence, stored }))
@@ -289,28 +281,4 @@ fn read<T: FromStr + ToString>(place: &str, text: &str, expected: &'static str) 
 
 fn garbage(place: &str, found: &str, expected: &'static str) -> StoreError {
     StoreError::Garbage { place: place.to_owned(), found: format!("{found:?}"), expected }
-}
-
-/// An answer that is about what is there, and not about Redis.
-fn refused(place: &str, error: RedisError) -> StoreError {
-    let said = error.to_string();
-    match said.contains("WRONGTYPE") || said.contains("not an integer") {
-        true => StoreError::Garbage { place: place.to_owned(), found: said, expected: "position" },
-        false => failed(error),
-    }
-}
-
-/// What an error means, for whoever asks again or has to change something.
-fn failed(error: RedisError) -> StoreError {
-    const LOGIN: &str =
-        "set the user and the password in the store's address right (redis://USER:PASSWORD@HOST/)";
-    let advice = match (error.kind(), error.code()) {
-        (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => LOGIN,
-        (_, Some("NOPERM")) => {
-            "allow the user ~ottla:offsets:* and +@hash +@scripting +time +scan (ACL SETUSER)"
-        }
-        (ErrorKind::InvalidClientConfig, _) => "an address is redis://USER:PASSWORD@HOST:PORT/DATABASE",
-        _ => return StoreError::Unavailable { store: STORE, source: Arc::new(error) },
-    };
-    StoreError::Refused { store: STORE, source: Arc::new(error), advice }
 }

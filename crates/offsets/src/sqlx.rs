@@ -8,7 +8,8 @@ use sqlx::{PgConnection, Row};
 use wire::Offset;
 
 use crate::key::Key;
-use crate::postgres::{PostgresStore, STORE, advice, at, select_one, update};
+use crate::postgres::{PostgresStore, at, select_one, update};
+use crate::postgres_connection::{STORE, advice};
 use crate::store::{Claim, Fence, Found, StoreError, judge};
 
 impl PostgresStore {

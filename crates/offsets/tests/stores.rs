@@ -409,7 +409,7 @@ async fn what_somebody_has_to_change_is_said_and_not_tried_again() {
     let weak = PostgresStore::connect(&postgres.address().replace("user=reader", "user=weak")).await.unwrap();
     assert_eq!(
         told(weak.acquire(&key).await.map(drop)),
-        "PostgreSQL refuses: ERROR: permission denied for table ottla_offsets; give the reader's user SELECT, INSERT and \
+        "PostgreSQL refuses: ERROR: permission denied for table ottla_offsets; give the store's user SELECT, INSERT and \
          UPDATE on its table, or CREATE on the schema"
     );
     let nobody = PostgresStore::connect(&postgres.address().replace("user=reader", "user=nobody")).await;
@@ -428,8 +428,8 @@ async fn what_somebody_has_to_change_is_said_and_not_tried_again() {
     let other = PostgresStore::connect_table(&postgres.address(), "other_things").await.unwrap();
     assert_eq!(
         told(other.acquire(&key).await.map(drop)),
-        "PostgreSQL refuses: ERROR: column had.reader does not exist; another table has the name: choose another name for the \
-         reader's"
+        "PostgreSQL refuses: ERROR: column had.reader does not exist; another table has the name: the store wants one of \
+         its own"
     );
     let foreign = PostgresStore::connect_table(&postgres.address(), "foreigners").await.unwrap();
     let seen = foreign.survey(&key.reader).await.unwrap();

@@ -112,7 +112,9 @@ mod tests {
             "ottla dev --data-dir d --listen 127.0.0.1:0 --admin 127.0.0.1:0 --set num.partitions=3",
             "ottla start --config server.properties --set a=b --log-format json",
             "ottla sink run --config s.toml --until-end",
-            "ottla sink verify --format json",
+            "ottla sink run --line nearline",
+            "ottla sink verify --format json --line offline",
+            "ottla sink repair --dry-run",
             "ottla completions zsh",
         ] {
             check(line, expect!["understood"]);

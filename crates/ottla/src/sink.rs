@@ -1,4 +1,4 @@
-//! `ottla sink`: topics into tables, each record exactly once, and the proof of it.
+//! `ottla sink`: topics into tables and topics, each record exactly once, and the proof of it.
 //!
 //! The declaration is read here and its problems are told with their place in the file; everything else is done by the `sink`
 //! crate.
@@ -7,10 +7,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::{Args, Subcommand};
-use client::{Isolation, Options, TokioEnvironment};
+use clap::{Args, Subcommand, ValueEnum};
+use client::{Execution, Isolation, Options, TokioEnvironment};
 use serde_json::{Value, json};
-use sink::{LocalFiles, Replayed, RunError, Settings, Until, Verified, Which};
+use sink::{Line, LocalFiles, RepairAction, Replayed, RunError, Settings, Until, Verified, Which};
 use wire::Offset;
 
 use crate::connect::ConnectArgs;
@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::output::{OutputArgs, Report, Style, print_json};
 use crate::stop::Stop;
 
-/// Move topics into tables, each record exactly once
+/// Move topics into tables and topics, each record exactly once
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A declaration, sink.toml:
@@ -32,17 +32,40 @@ A declaration, sink.toml:
   [offline]
   table = \"/data/orders\"              # Parquet files come under dt=YYYY-MM-DD/hour=HH
   roll_bytes = \"128MiB\"
-  roll_age = \"10m\"")]
+  roll_age = \"10m\"
+  [nearline]                          # one line or both
+  topic = \"orders.out\"
+  flush_age = \"500ms\"")]
 pub(crate) struct SinkArgs {
     #[command(subcommand)]
     command: SinkCommand,
     /// The declaration
     #[arg(long, global = true, value_name = "FILE", default_value = "sink.toml")]
     config: PathBuf,
+    /// This line alone, of those that are declared
+    #[arg(long, global = true, value_enum)]
+    line: Option<LineArg>,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
     connect: ConnectArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LineArg {
+    /// Into the table
+    Offline,
+    /// Into the topic
+    Nearline,
+}
+
+impl From<LineArg> for Line {
+    fn from(line: LineArg) -> Self {
+        match line {
+            LineArg::Offline => Self::Offline,
+            LineArg::Nearline => Self::Nearline,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -50,6 +73,7 @@ enum SinkCommand {
     Run(RunArgs),
     Status(StatusArgs),
     Verify(VerifyArgs),
+    Repair(RepairArgs),
     #[command(subcommand)]
     Dlq(DlqCommand),
 }
@@ -76,44 +100,72 @@ struct DlqReplayArgs {
     dry_run: bool,
 }
 
-/// Read the topics into the table, until told to stop
+/// Read the topics into the table, the output topic or both, until told to stop
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Ctrl-C and SIGTERM commit what is in hand and end. Whatever else ends it, and wherever: the next run
-goes on from what is durable, and the table has each record once. A second run of the same name takes
-the partitions over, and the first one ends.
+goes on from what is durable, and the output has each record once. A second run of the same name
+takes the partitions over, and the first one ends. An error of one line ends the other in order.
 
 A record that cannot be converted ends it, with its place named and what came before it committed.
 With [dead_letters] in the declaration it goes to the topic that is named there, once.")]
 struct RunArgs {
-    /// End when everything is in the table that is there now
+    /// End when everything is in the output that is there now
     #[arg(long)]
     until_end: bool,
 }
 
-/// Show what is read, committed and in the table, and how far it is behind
+/// Show what is read, committed and in the output, and how far it is behind
 #[derive(Debug, Args)]
+#[command(after_help = "\
+lag is in offsets from the committed position on, and seconds tells how long the first record of them has
+waited, where the brokers can tell. ahead is how many offsets this line has committed more than the other.")]
 struct StatusArgs {}
 
-/// Compare the table with the log: each record is there, once
+/// Compare the table and the output topic with the log and each other: each record is there, once
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Reads the footers of all files, the offsets of all rows where the table has the column kafka_offset, and
-the log. Rows of records that retention has removed from the log are counted as passed.
+the log; of the output topic all records, with their keys, values, headers and timestamps. What retention
+has removed from the log or from the output topic is counted as passed. Where both lines have been, their
+offsets are compared, and the values of a table whose format is bytes (common says where).
 
 Exit code 0 when each record is there, once; 1 otherwise.")]
 struct VerifyArgs {}
 
+/// Rebuild positions that the store has lost from the table's own files
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The footer of each file says which range it belongs to, and how many files and rows that range has.
+Where all ranges are there whole, one behind the other, the store is given their end. Gaps and
+overlaps, ranges that are not whole, files of another cluster or topic, and a store that is ahead of
+the table are refused with the file named, and nothing is changed then. An instance that runs ends
+when one of its partitions is repaired.
+
+Exit code 0 when nothing is refused; 1 otherwise.")]
+struct RepairArgs {
+    /// Only show what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
 pub(crate) async fn run(args: SinkArgs) -> Result<(), Failure> {
-    let SinkArgs { command, config, output, connect } = args;
+    let SinkArgs { command, config, line, output, connect } = args;
     let text = fs::read_to_string(&config)
         .map_err(|error| Failure::usage(format!("cannot read {}: {error}", config.display())))?;
     let settings =
         Settings::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", config.display())))?;
+    let settings = match line.map(Line::from) {
+        None => settings,
+        Some(line) => settings
+            .only(line)
+            .ok_or_else(|| Failure::usage(format!("{} declares no [{line}]", config.display())))?,
+    };
     match command {
         SinkCommand::Run(args) => work(&settings, &args, output, &connect).await,
         SinkCommand::Status(StatusArgs {}) => status(&settings, output, &connect).await,
         SinkCommand::Verify(VerifyArgs {}) => verify(&settings, output, &connect).await,
+        SinkCommand::Repair(args) => repair(&settings, &args, output, &connect).await,
         SinkCommand::Dlq(command) => dlq(&settings, &command, output, &connect).await,
     }
 }
@@ -139,9 +191,10 @@ async fn work(
     let options = cluster.options().clone();
     drop(cluster);
     let done = sink::run(settings, options, environment, files, until, stop.asked()).await?;
-    let mut report = Report::new(&["topic", "partition", "from", "to", "records", "letters"]);
+    let mut report = Report::new(&["line", "topic", "partition", "from", "to", "records", "letters"]);
     for done in done {
         report.row(vec![
+            done.line.name().into(),
             done.partition.topic.as_str().into(),
             done.partition.partition.0.into(),
             done.from.0.into(),
@@ -156,10 +209,23 @@ async fn work(
 async fn status(settings: &Settings, output: OutputArgs, connect: &ConnectArgs) -> Result<(), Failure> {
     let cluster = connect.cluster(|options| declared(settings, options)).await?;
     let offset = |offset: Option<Offset>| offset.map_or(Value::Null, |offset| offset.0.into());
-    let mut report =
-        Report::new(&["topic", "partition", "read", "committed", "output", "log_end", "lag", "frozen"]);
+    let seconds = |ms: Option<i64>| ms.map_or(Value::Null, |ms| (ms as f64 / 1000.0).into());
+    let mut report = Report::new(&[
+        "line",
+        "topic",
+        "partition",
+        "read",
+        "committed",
+        "output",
+        "log_end",
+        "lag",
+        "seconds",
+        "ahead",
+        "frozen",
+    ]);
     for status in sink::status(settings, &cluster, Arc::new(LocalFiles)).await? {
         report.row(vec![
+            status.line.name().into(),
             status.partition.topic.as_str().into(),
             status.partition.partition.0.into(),
             offset(status.read),
@@ -167,10 +233,12 @@ async fn status(settings: &Settings, output: OutputArgs, connect: &ConnectArgs) 
             offset(status.output),
             status.log_end.0.into(),
             status.lag.into(),
+            seconds(status.lag_ms),
+            status.ahead.into(),
             status.frozen.map_or(Value::Null, |range| range.to_string().into()),
         ]);
     }
-    output.print(&report.without_empty(&["frozen"]))
+    output.print(&report.without_empty(&["seconds", "ahead", "frozen"]))
 }
 
 async fn verify(settings: &Settings, output: OutputArgs, connect: &ConnectArgs) -> Result<(), Failure> {
@@ -236,6 +304,7 @@ async fn dlq(
 
 fn verified(all: &[Verified]) -> Report {
     let mut report = Report::new(&[
+        "line",
         "topic",
         "partition",
         "from",
@@ -247,10 +316,12 @@ fn verified(all: &[Verified]) -> Report {
         "passed",
         "missing",
         "double",
+        "common",
         "findings",
     ]);
     for one in all {
         report.row(vec![
+            one.line.name().into(),
             one.partition.topic.as_str().into(),
             one.partition.partition.0.into(),
             one.committed.map_or(Value::Null, |range| range.start.0.into()),
@@ -262,10 +333,60 @@ fn verified(all: &[Verified]) -> Report {
             one.passed.into(),
             one.missing.into(),
             one.double.into(),
+            one.common.map_or(Value::Null, |range| range.to_string().into()),
             one.findings.len().into(),
         ]);
     }
-    report
+    report.without_empty(&["common"])
+}
+
+async fn repair(
+    settings: &Settings,
+    args: &RepairArgs,
+    output: OutputArgs,
+    connect: &ConnectArgs,
+) -> Result<(), Failure> {
+    let cluster = connect.cluster(|options| declared(settings, options)).await?;
+    let execution = if args.dry_run { Execution::Validate } else { Execution::Apply };
+    let all = sink::repair(settings, &cluster, &TokioEnvironment, Arc::new(LocalFiles), execution).await?;
+    let mut report = Report::new(&["topic", "partition", "stored", "frozen", "table", "action"]);
+    let shown = |range: Option<String>| range.map_or(Value::Null, Value::from);
+    for one in &all {
+        let action = match one.action {
+            RepairAction::Keep => "keep".to_owned(),
+            RepairAction::Refuse => "refuse".to_owned(),
+            RepairAction::Rebuild(range) if one.is_done => format!("became {range}"),
+            RepairAction::Rebuild(range) => format!("would become {range}"),
+        };
+        let stored = one.stored.map(|stored| format!("[{}, {})", stored.begun, stored.committed.next));
+        let frozen = one.stored.and_then(|stored| stored.frozen).map(|frozen| frozen.range.to_string());
+        report.row(vec![
+            one.partition.topic.as_str().into(),
+            one.partition.partition.0.into(),
+            shown(stored),
+            shown(frozen),
+            shown(one.table.map(|range| range.to_string())),
+            action.into(),
+        ]);
+    }
+    let findings: Vec<_> = all.iter().flat_map(|one| &one.findings).collect();
+    match output.style() {
+        Style::Table => {
+            output.print(&report.without_empty(&["frozen"]))?;
+            for finding in &findings {
+                crate::output::print(&format!("{finding}\n"))?;
+            }
+        }
+        Style::Json => {
+            let findings: Vec<_> = findings
+                .iter()
+                .map(|finding| json!({ "place": finding.place, "problem": finding.problem }))
+                .collect();
+            let is_refused = !findings.is_empty();
+            print_json(&json!({ "refused": is_refused, "partitions": report.json(), "findings": findings }))?;
+        }
+    }
+    if findings.is_empty() { Ok(()) } else { Err(Failure::Reported) }
 }
 
 impl From<RunError> for Failure {

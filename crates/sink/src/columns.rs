@@ -133,6 +133,11 @@ impl Shape {
         Ok(Self { format, extras, schema: Arc::new(Schema::new(fields)) })
     }
 
+    /// Whether values are kept as they are.
+    pub(crate) fn is_bytes(&self) -> bool {
+        matches!(self.format, Format::Bytes)
+    }
+
     /// The columns.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema

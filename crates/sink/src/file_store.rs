@@ -17,7 +17,8 @@ use wire::{LeaderEpoch, Millis, Offset, PartitionId, Str, TopicPartition, Uuid};
 use crate::files::{Files, make_dirs};
 use crate::key::{Key, LineName, Range};
 use crate::store::{
-    Acquire, Change, Entry, Frozen, Held, PositionStore, StoreError, Stored, acquired, committed, frozen,
+    Acquire, Change, Entry, Frozen, Held, PositionStore, Rebuild, StoreError, Stored, acquired, committed,
+    frozen, rebuilt,
 };
 
 /// The directory within a table.
@@ -106,6 +107,8 @@ impl FileStore {
             match self.files.link(&written, &place) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                // Whoever took hold meanwhile has taken what it found half written away.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(source) => return Err(failed("write", &place, source)),
             }
             self.files.sync_dir(&dir).map_err(|source| failed("sync", &dir, source))?;
@@ -190,6 +193,13 @@ impl PositionStore for FileStore {
         })
     }
 
+    fn rebuild<'a>(&'a self, rebuild: &'a Rebuild) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let decide = |found: Option<&Entry>| rebuilt(found, rebuild);
+            self.change(&rebuild.key, rebuild.fence.token, decide).map(drop)
+        })
+    }
+
     fn list<'a>(&'a self, line: &'a LineName) -> BoxFuture<'a, Result<Vec<(Key, Stored)>, StoreError>> {
         Box::pin(async move { self.all(line) })
     }
@@ -235,10 +245,7 @@ fn decode(bytes: &[u8]) -> Result<Entry, String> {
     let number = |value: &Value, name: &str| {
         value[name].as_i64().ok_or_else(|| format!("{name} is {}, which is no number", value[name]))
     };
-    let offset = |value: &Value, name: &str| match number(value, name)? {
-        offset @ 0.. => Ok(Offset(offset)),
-        offset => Err(format!("{name} is {offset}, which is no offset")),
-    };
+    let offset = |value: &Value, name: &str| Ok::<_, String>(Offset(number(value, name)?));
     let text = |value: &Value, name: &str| {
         value[name]
             .as_str()
@@ -249,30 +256,27 @@ fn decode(bytes: &[u8]) -> Result<Entry, String> {
     if form != FORM {
         return Err(format!("it has form {form}, and this version of ottla reads form {FORM}"));
     }
-    let committed = offset(&value, "committed")?;
     let frozen = match &value["frozen"] {
         Value::Null => None,
         frozen => {
-            let (start, end) = (offset(frozen, "start")?, offset(frozen, "end")?);
-            if start != committed || start >= end {
-                return Err(format!("[{start}, {end}) is frozen, which does not continue {committed}"));
-            }
-            let range = Range { start, end };
+            let range = Range { start: offset(frozen, "start")?, end: offset(frozen, "end")? };
             Some(Frozen { range, epoch: number(frozen, "epoch")?, layout: text(frozen, "layout")?.parse()? })
         }
     };
     let leader_epoch = i32::try_from(number(&value, "leader_epoch")?).map_err(|error| error.to_string())?;
-    Ok(Entry {
+    let stored = Stored {
+        begun: offset(&value, "begun")?,
+        committed: Position { next: offset(&value, "committed")?, leader_epoch: LeaderEpoch(leader_epoch) },
+        frozen,
+        updated: Millis(number(&value, "updated_ms")?),
+    };
+    let entry = Entry {
         cluster_id: text(&value, "cluster_id")?,
         topic_id: text(&value, "topic_id")?
             .parse::<Uuid>()
             .map_err(|error| format!("topic_id: {error:?}"))?,
         fence: Fence { number: number(&value, "epoch")?, token: number(&value, "token")? },
-        stored: Stored {
-            begun: offset(&value, "begun")?,
-            committed: Position { next: committed, leader_epoch: LeaderEpoch(leader_epoch) },
-            frozen,
-            updated: Millis(number(&value, "updated_ms")?),
-        },
-    })
+        stored,
+    };
+    entry.check()
 }

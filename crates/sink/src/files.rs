@@ -4,7 +4,7 @@
 //! knows what is in a file.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 /// A file that is being written.
@@ -23,6 +23,13 @@ pub trait Files: Send + Sync + 'static {
 
     /// All of a file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+
+    /// The end of a file, as much of it as is asked for, and how long the whole is.
+    fn read_end(&self, path: &Path, bytes_max: usize) -> io::Result<(u64, Vec<u8>)> {
+        let mut bytes = self.read(path)?;
+        let len = bytes.len();
+        Ok((len as u64, bytes.split_off(len - len.min(bytes_max))))
+    }
 
     /// Begins a file that must not be there yet.
     fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>>;
@@ -79,6 +86,16 @@ impl Files for LocalFiles {
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         fs::read(path)
+    }
+
+    fn read_end(&self, path: &Path, bytes_max: usize) -> io::Result<(u64, Vec<u8>)> {
+        let mut file = File::open(path)?;
+        let len = file.metadata()?.len();
+        let wanted = len.min(bytes_max as u64);
+        file.seek(SeekFrom::Start(len - wanted))?;
+        let mut bytes = Vec::new();
+        file.take(wanted).read_to_end(&mut bytes)?;
+        Ok((len, bytes))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>> {

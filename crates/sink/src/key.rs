@@ -120,6 +120,15 @@ impl Layout {
         }
     }
 
+    /// Directories deep.
+    pub(crate) fn depth(self) -> usize {
+        match self {
+            Self::Hour => 2,
+            Self::Day => 1,
+            Self::Flat => 0,
+        }
+    }
+
     /// The directory of a record within its table. A record without a timestamp has a directory too.
     pub fn directory(self, timestamp: Millis) -> String {
         let time = known(timestamp).map(|time| tz::Offset::UTC.to_datetime(time));

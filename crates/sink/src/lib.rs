@@ -2,10 +2,13 @@
 //!
 //! The modules stand in the order of a record's way: what a position belongs to and how files are called (`key`), what is done next
 //! (`plan`), records into columns (`kind`, `column`, `columns`, `decimal`, `json`), columns into files beside the table (`writer`), the fence of those files
-//! (`staging`), the table (`table`), the positions (`store`, `file_store`), records that are no rows (`letters`, `verdicts`), one
-//! partition that goes through all of it (`partition`), what is declared (`settings`), the line at work (`run`), and what can be said of it from outside (`status`,
-//! `replay`, `verify`). Invariant: a range is frozen before its files are in the table, and committed after; whoever repeats it writes the
-//! same files.
+//! (`staging`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
+//! `server_store`, `redis_store` and `postgres_store`), records that are no rows (`letters`, `verdicts`), one partition that goes
+//! through all of it (`partition`), what is declared
+//! (`settings`, `positions`), what is read and whether it continues (`source`), the line into the table at work (`offline`), the
+//! one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`), both of them (`run`), what can be said of
+//! it from outside (`status`, `replay`, `digest`, `verify_nearline`, `verify`), and positions from the table itself (`repair`). Invariant: a
+//! range is frozen before its files are in the table, and committed after; whoever repeats it writes the same files.
 
 mod key;
 mod files;
@@ -20,14 +23,28 @@ mod staging;
 mod writer;
 mod store;
 mod file_store;
+mod server_store;
+mod redis_store;
+mod postgres_store;
 mod letters;
 mod verdicts;
 mod partition;
 mod settings;
+mod positions;
+mod source;
+mod log_reader;
+mod offline;
+mod origin;
+mod output;
+mod nearline_position;
+mod nearline;
 mod run;
 mod status;
 mod replay;
+mod digest;
+mod verify_nearline;
 mod verify;
+mod repair;
 
 pub use columns::{Columns, Extra, Format, OFFSET_COLUMN, Shape, Unconvertible};
 pub use file_store::FileStore;
@@ -35,15 +52,20 @@ pub use files::{Entry, Files, LocalFiles, NewFile};
 pub use key::{FileName, Key, Layout, LineName, Range};
 pub use kind::{JsonField, Kind};
 pub use letters::{HEADER_PREFIX, Letter, Letters};
+pub use origin::{LINE_HEADER, SOURCE_HEADER};
 pub use partition::{Chunk, LineSettings, Partition, PartitionError};
 pub use plan::{Action, Event, Limits, Plan};
+pub use positions::{Positions, open_store};
+pub use postgres_store::PostgresStore;
+pub use redis_store::RedisStore;
+pub use repair::{Repair, RepairAction, repair};
 pub use replay::{DeadLetter, Replayed, Which, dead_letters, replay};
 pub use run::{Done, RunError, Until, run};
-pub use settings::{DeadLetterSettings, OfflineSettings, Settings, SettingsError};
+pub use settings::{DeadLetterSettings, Line, NearlineSettings, OfflineSettings, Settings, SettingsError};
 pub use status::{Status, status};
 pub use store::{
-    Acquire, Change, Entry as StoreEntry, Frozen, Held, PositionStore, StoreError, Stored, acquired,
-    committed, frozen,
+    Acquire, Change, Entry as StoreEntry, Frozen, Held, PositionStore, Rebuild, StoreError, Stored, acquired,
+    committed, frozen, rebuilt,
 };
 pub use table::{Ahead, Listing, Table, TableFile};
 pub use verify::{Finding, Verified, verify};

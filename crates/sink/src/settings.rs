@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::Range as Span;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use client::{Options, Start};
 use jiff::SignedDuration;
@@ -19,6 +20,7 @@ use crate::key::{Layout, LineName};
 use crate::kind::{JsonField, Kind};
 use crate::partition::LineSettings;
 use crate::plan::Limits;
+use crate::positions::Positions;
 
 /// A declaration of a sink.
 #[derive(Clone)]
@@ -34,7 +36,45 @@ pub struct Settings {
     /// Where records go that cannot be converted; they stop the sink if there is no such place.
     pub dead_letters: Option<DeadLetterSettings>,
     /// The line into a table.
-    pub offline: OfflineSettings,
+    pub offline: Option<OfflineSettings>,
+    /// The line into a topic.
+    pub nearline: Option<NearlineSettings>,
+}
+
+/// One of the lines over the same topics, each with positions of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Line {
+    /// Into a table.
+    Offline,
+    /// Into a topic, near real time.
+    Nearline,
+}
+
+impl Line {
+    /// Its name, as in the declaration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Offline => "offline",
+            Self::Nearline => "nearline",
+        }
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The line into a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NearlineSettings {
+    /// The output.
+    pub topic: Str,
+    /// How long after its first record a transaction is committed.
+    pub flush_age: Duration,
+    /// Records in a transaction.
+    pub flush_rows: u64,
 }
 
 /// The dead letters.
@@ -49,6 +89,8 @@ pub struct DeadLetterSettings {
 pub struct OfflineSettings {
     /// The table's directory.
     pub table: PathBuf,
+    /// Where positions are kept.
+    pub positions: Positions,
     /// What is done with every partition.
     pub line: LineSettings,
     /// What is in hand of all partitions together, before the largest is written out.
@@ -58,7 +100,28 @@ pub struct OfflineSettings {
 impl Settings {
     /// Under which name the offline line keeps its positions.
     pub fn offline_name(&self) -> LineName {
-        format!("{}.offline", self.name).parse().expect("the name leaves room for it")
+        self.line_name(Line::Offline)
+    }
+
+    /// Under which name a line keeps its positions.
+    pub fn line_name(&self, line: Line) -> LineName {
+        format!("{}.{line}", self.name).parse().expect("the name leaves room for it")
+    }
+
+    /// The lines that are declared.
+    pub fn lines(&self) -> Vec<Line> {
+        let offline = self.offline.is_some().then_some(Line::Offline);
+        offline.into_iter().chain(self.nearline.is_some().then_some(Line::Nearline)).collect()
+    }
+
+    /// The same with this line alone; nothing if it is not declared.
+    pub fn only(&self, line: Line) -> Option<Self> {
+        let mut only = self.clone();
+        match line {
+            Line::Offline => only.nearline = None,
+            Line::Nearline => only.offline = None,
+        }
+        (!only.lines().is_empty()).then_some(only)
     }
 
     /// The group that keeps up to where dead letters were sent.
@@ -259,20 +322,30 @@ fn settings(document: &Spanned<DeTable<'_>>) -> Result<Settings, Problem> {
         None => Format::Bytes,
     };
     let dead_letters = match top.section("dead_letters")? {
-        Some(section) => Some(dead_letters(section, &topics)?),
+        Some(section) => Some((section.span.clone(), dead_letters(section, &topics)?)),
         None => None,
     };
     let offline = match top.section("offline")? {
-        Some(section) => offline(section, format)?,
-        None => {
-            return Err(Problem {
-                span: None,
-                what: "there is no line: [offline] with table = \"DIRECTORY\" is one".to_owned(),
-            });
+        Some(section) => Some(offline(section, format)?),
+        None => None,
+    };
+    let nearline = match top.section("nearline")? {
+        Some(section) => Some(nearline(section, &topics)?),
+        None => None,
+    };
+    if offline.is_none() && nearline.is_none() {
+        let what = "there is no line: [offline] with table = \"DIRECTORY\" is one, and [nearline] with topic = \"TOPIC\" is another";
+        return Err(Problem { span: None, what: what.to_owned() });
+    }
+    let dead_letters = match (dead_letters, &offline) {
+        (Some((span, _)), None) => {
+            let what = "dead letters are what is no row of a table: without [offline] there are none";
+            return Err(Problem::new(span, what));
         }
+        (dead_letters, _) => dead_letters.map(|(_, dead_letters)| dead_letters),
     };
     top.end()?;
-    Ok(Settings { name, topics, start, client, dead_letters, offline })
+    Ok(Settings { name, topics, start, client, dead_letters, offline, nearline })
 }
 
 fn client_settings(top: &mut Section<'_>) -> Result<Vec<(String, String)>, Problem> {
@@ -414,6 +487,7 @@ fn within(section: &mut Section<'_>, key: &'static str, name: &str) -> Result<Js
 fn offline(mut section: Section<'_>, format: Format) -> Result<OfflineSettings, Problem> {
     let value = section.required("table", "\"/data/orders\"")?;
     let table = PathBuf::from(text("table", value)?);
+    let positions = section.parsed("positions", Positions::Beside, str::parse)?;
     let layout = section.parsed("partition_by", Layout::Hour, str::parse)?;
     let extras = match section.get("columns") {
         None => vec![Extra::Partition, Extra::Offset, Extra::Timestamp],
@@ -446,9 +520,26 @@ fn offline(mut section: Section<'_>, format: Format) -> Result<OfflineSettings, 
     let memory_max = usize::try_from(memory_max).unwrap_or(usize::MAX);
     Ok(OfflineSettings {
         table,
+        positions,
         line: LineSettings { limits, layout, files_max, shape: Arc::new(shape) },
         memory_max,
     })
+}
+
+fn nearline(mut section: Section<'_>, topics: &[Str]) -> Result<NearlineSettings, Problem> {
+    let value = section.required("topic", "\"orders.out\"")?;
+    let topic = Str::copy_from(text("topic", value)?);
+    if topic.is_empty() {
+        return Err(Problem::new(value.span(), "topic is empty"));
+    }
+    if topics.contains(&topic) {
+        let what = format!("topic: {topic} is read, and what is written there would be read again");
+        return Err(Problem::new(value.span(), what));
+    }
+    let flush_age = section.parsed("flush_age", 500, millis)?;
+    let flush_rows = section.number("flush_rows", 10_000)?;
+    section.end()?;
+    Ok(NearlineSettings { topic, flush_age: Duration::from_millis(flush_age.unsigned_abs()), flush_rows })
 }
 
 /// Parses a size such as `64MiB`.
@@ -483,28 +574,30 @@ impl fmt::Debug for Settings {
 mod tests {
     use expect_test::{Expect, expect};
 
-    use super::Settings;
+    use super::{Line, Settings};
 
     fn check(text: &str, expected: Expect) {
         expected.assert_eq(&match Settings::parse(text) {
-            Ok(settings) => format!(
-                "{} of {:?} into {} by {}, {:?}, columns {}",
-                settings.offline_name(),
-                settings.topics.iter().map(|topic| topic.as_str()).collect::<Vec<_>>(),
-                settings.offline.table.display(),
-                settings.offline.line.layout.name(),
-                settings.offline.line.limits,
-                settings
-                    .offline
-                    .line
-                    .shape
-                    .schema()
-                    .fields()
+            Ok(settings) => {
+                let topics: Vec<_> = settings.topics.iter().map(|topic| topic.as_str()).collect();
+                let offline = settings.offline.iter().map(|offline| {
+                    let fields = offline.line.shape.schema();
+                    let names: Vec<_> = fields.fields().iter().map(|field| field.name().as_str()).collect();
+                    format!(
+                        "{} of {topics:?} into {} by {}, {:?}, columns {}",
+                        settings.line_name(Line::Offline),
+                        offline.table.display(),
+                        offline.line.layout.name(),
+                        offline.line.limits,
+                        names.join(" "),
+                    )
+                });
+                let nearline = settings
+                    .nearline
                     .iter()
-                    .map(|field| field.name().as_str())
-                    .collect::<Vec<_>>()
-                    .join(" "),
-            ),
+                    .map(|line| format!("{} of {topics:?}: {line:?}", settings.line_name(Line::Nearline)));
+                offline.chain(nearline).collect::<Vec<_>>().join("; ")
+            }
             Err(problem) => problem.to_string(),
         });
     }
@@ -532,6 +625,38 @@ mod tests {
                 r#"orders.offline of ["orders"] into t by day, Limits { rows_max: 1000, bytes_max: 1048576, age_ms_max: 30000 }, columns id at kafka_key kafka_headers"#
             ]],
         );
+    }
+
+    #[test]
+    fn a_declaration_has_one_line_or_both() {
+        check_behind_top(
+            "[nearline]\ntopic = \"out\"\nflush_age = \"2s\"\n",
+            expect![[
+                r#"orders.nearline of ["orders"]: NearlineSettings { topic: "out", flush_age: 2s, flush_rows: 10000 }"#
+            ]],
+        );
+        check_behind_top(
+            "[offline]\ntable = \"t\"\n[nearline]\ntopic = \"out\"\nflush_rows = 7\n",
+            expect![[
+                r#"orders.offline of ["orders"] into t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns value kafka_partition kafka_offset kafka_timestamp; orders.nearline of ["orders"]: NearlineSettings { topic: "out", flush_age: 500ms, flush_rows: 7 }"#
+            ]],
+        );
+        check_behind_top(
+            "[nearline]\n",
+            expect![[r#"line 3, column 1: nearline.topic is missing, as in topic = "orders.out""#]],
+        );
+        check_behind_top(
+            "[nearline]\ntopic = \"orders\"\n",
+            expect!["line 4, column 9: topic: orders is read, and what is written there would be read again"],
+        );
+        check_behind_top(
+            "[nearline]\ntopic = \"out\"\ntable = \"t\"\n",
+            expect!["line 5, column 1: nearline.table is not known here; topic, flush_age, flush_rows are"],
+        );
+        let text = format!("{TOP}[nearline]\ntopic = \"out\"\n");
+        let settings = Settings::parse(&text).unwrap();
+        assert!(settings.only(Line::Offline).is_none());
+        assert_eq!(settings.only(Line::Nearline).unwrap().lines(), [Line::Nearline]);
     }
 
     #[test]
@@ -567,11 +692,16 @@ mod tests {
             expect![[r#"line 2, column 10: topics takes a list, as in topics = ["a", "b"]"#]],
         );
         check("name = \"a\"\ntopics = [\"a\",\n  \"a\"]\n", expect!["line 3, column 3: topic a comes twice"]);
-        check_behind_top("", expect![[r#"there is no line: [offline] with table = "DIRECTORY" is one"#]]);
+        check_behind_top(
+            "",
+            expect![[
+                r#"there is no line: [offline] with table = "DIRECTORY" is one, and [nearline] with topic = "TOPIC" is another"#
+            ]],
+        );
         check_behind_top(
             "tpoics = 3\n[offline]\ntable = \"t\"\n",
             expect![
-                "line 3, column 1: tpoics is not known here; name, topics, start, client, value, dead_letters, offline are"
+                "line 3, column 1: tpoics is not known here; name, topics, start, client, value, dead_letters, offline, nearline are"
             ],
         );
         check_behind_top(
@@ -603,6 +733,12 @@ mod tests {
         check_behind_top(
             "[dead_letters]\ntopic = \"orders\"\n",
             expect!["line 4, column 9: topic: orders is read, and its dead letters would be read as well"],
+        );
+        check_behind_top(
+            "[dead_letters]\ntopic = \"dead\"\n[nearline]\ntopic = \"out\"\n",
+            expect![
+                "line 3, column 1: dead letters are what is no row of a table: without [offline] there are none"
+            ],
         );
         check_behind_top(
             "[dead_letters]\n",
@@ -691,7 +827,9 @@ mod tests {
         );
         check_behind_top(
             "[client]\nbootstrap.servers = \"a:1\"\n",
-            expect![[r#"there is no line: [offline] with table = "DIRECTORY" is one"#]],
+            expect![[
+                r#"there is no line: [offline] with table = "DIRECTORY" is one, and [nearline] with topic = "TOPIC" is another"#
+            ]],
         );
     }
 }

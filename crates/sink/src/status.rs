@@ -1,49 +1,85 @@
-//! Where a line stands in each partition: what is decided to be read, what is committed, what is in the table, and how far the log
-//! goes. Looks only; takes hold of nothing.
+//! Where each line stands in each partition: what is decided to be read, what is committed, what is in the output, how far the log
+//! goes, and how far the lines are apart. Looks only; takes hold of nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use client::Cluster;
-use wire::{Millis, Offset, TopicPartition};
+use client::{Admin, Cluster, Lag, OffsetSpec, Unread};
+use wire::{Millis, Offset, Str, TopicPartition};
 
-use crate::file_store::FileStore;
 use crate::files::Files;
 use crate::key::Range;
-use crate::run::{RunError, sources};
-use crate::settings::Settings;
-use crate::store::{PositionStore, StoreError};
+use crate::nearline_position::Kept;
+use crate::output::Output;
+use crate::positions::open_store;
+use crate::run::RunError;
+use crate::settings::{Line, NearlineSettings, OfflineSettings, Settings};
+use crate::source::{Source, sources};
+use crate::store::StoreError;
 use crate::table::Table;
 
-/// One partition.
+/// One partition of one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
+    /// The line.
+    pub line: Line,
     /// The partition.
     pub partition: TopicPartition,
-    /// Up to where it is durably decided what comes into the table next; none if the line never was here.
+    /// Up to where it is durably decided what comes into the output next; none if the line never was here.
     pub read: Option<Offset>,
-    /// Up to where everything is in the table, once.
+    /// Up to where everything is in the output, once.
     pub committed: Option<Offset>,
-    /// Up to where the table holds files.
+    /// Up to where the table holds files; in the near-real-time line, whose transactions carry both, what is committed.
     pub output: Option<Offset>,
     /// A range on its way into the table.
     pub frozen: Option<Range>,
     /// Behind the last record that the line gets to see.
     pub log_end: Offset,
-    /// Offsets from the committed position, or the log's start, to that end.
+    /// Offsets from the committed position, or the log's start, to that end; 0 when what follows is no record, as far as the broker
+    /// tells.
     pub lag: i64,
-    /// When the position last moved.
+    /// How long the first record has waited that is not committed; absent where the broker cannot tell, as Apache Kafka's.
+    pub lag_ms: Option<i64>,
+    /// Offsets by which this line's committed position is ahead of the other's; below 0 it is behind.
+    pub ahead: Option<i64>,
+    /// When the position last moved, if that is kept.
     pub updated: Option<Millis>,
 }
 
-/// Each partition of the topics.
+/// Each partition of the topics, in each line that is declared.
 pub async fn status(
     settings: &Settings,
     cluster: &Cluster,
     files: Arc<dyn Files>,
 ) -> Result<Vec<Status>, RunError> {
-    let table = &settings.offline.table;
-    let store = FileStore::new(Arc::clone(&files), table);
+    let mut all = Vec::new();
+    if let Some(line) = &settings.offline {
+        all.extend(offline(settings, line, cluster, files).await?);
+    }
+    if let Some(line) = &settings.nearline {
+        all.extend(nearline(settings, line, cluster).await?);
+    }
+    let committed: BTreeMap<_, _> =
+        all.iter().map(|status| ((status.line, status.partition.clone()), status.committed)).collect();
+    for status in &mut all {
+        let other = match status.line {
+            Line::Offline => Line::Nearline,
+            Line::Nearline => Line::Offline,
+        };
+        let other = committed.get(&(other, status.partition.clone())).copied().flatten();
+        status.ahead = status.committed.zip(other).map(|(this, other)| this.0 - other.0);
+    }
+    Ok(all)
+}
+
+async fn offline(
+    settings: &Settings,
+    offline: &OfflineSettings,
+    cluster: &Cluster,
+    files: Arc<dyn Files>,
+) -> Result<Vec<Status>, RunError> {
+    let table = &offline.table;
+    let store = open_store(offline, Arc::clone(&files)).await?;
     let line = settings.offline_name();
     let stored = store.list(&line).await?;
     let stored: BTreeMap<_, _> =
@@ -61,7 +97,7 @@ pub async fn status(
         Err(source) => return Err(RunError::Files { doing: "list", path: table.clone(), source }),
     }
     let mut all = Vec::new();
-    for source in sources(settings, cluster).await? {
+    for source in sources(settings, Line::Offline, cluster).await? {
         let partition = source.key.partition.clone();
         let stored = match stored.get(&partition) {
             Some((key, _)) if key.cluster_id != source.key.cluster_id => {
@@ -76,17 +112,69 @@ pub async fn status(
         };
         let committed = stored.map(|stored| stored.committed.next);
         let frozen = stored.and_then(|stored| stored.frozen).map(|frozen| frozen.range);
-        let begins = committed.unwrap_or(source.log.start).max(source.log.start);
         all.push(Status {
             read: frozen.map(|range| range.end).or(committed),
-            committed,
             output: outputs.get(&partition).copied(),
             frozen,
-            log_end: source.visible_end,
-            lag: (source.visible_end.0 - begins.0).max(0),
             updated: stored.map(|stored| stored.updated),
-            partition,
+            ..new(Line::Offline, &source, committed)
         });
     }
+    measure(cluster, &mut all).await?;
     Ok(all)
+}
+
+async fn nearline(
+    settings: &Settings,
+    nearline: &NearlineSettings,
+    cluster: &Cluster,
+) -> Result<Vec<Status>, RunError> {
+    let output = Output::describe(cluster, &nearline.topic).await?;
+    let group = Str::copy_from(settings.line_name(Line::Nearline).as_str());
+    let kept = Admin::new(cluster.clone()).group_offsets(&group).await?.committed;
+    let mut all = Vec::new();
+    for source in sources(settings, Line::Nearline, cluster).await? {
+        let kept = kept.get(&source.key.partition);
+        let kept = kept.map(|committed| Kept::read(committed, &source.key, output.id)).transpose()?;
+        let committed = kept.map(|kept| kept.position.next);
+        all.push(Status { read: committed, output: committed, ..new(Line::Nearline, &source, committed) });
+    }
+    measure(cluster, &mut all).await?;
+    Ok(all)
+}
+
+fn new(line: Line, source: &Source, committed: Option<Offset>) -> Status {
+    let begins = committed.unwrap_or(source.log.start);
+    Status {
+        line,
+        partition: source.key.partition.clone(),
+        read: None,
+        committed,
+        output: None,
+        frozen: None,
+        log_end: source.visible_end,
+        lag: Lag::of(begins, source.log.start, source.visible_end, Unread::Unknown).records,
+        lag_ms: None,
+        ahead: None,
+        updated: None,
+    }
+}
+
+/// Asks the brokers how long the first record has waited, in one question for all partitions.
+async fn measure(cluster: &Cluster, all: &mut [Status]) -> Result<(), RunError> {
+    let behind = all.iter_mut().filter(|status| status.lag > 0);
+    let mut behind: BTreeMap<_, _> = behind.map(|status| (status.partition.clone(), status)).collect();
+    let unread = |status: &Status| OffsetSpec::Unread(Offset(status.log_end.0 - status.lag));
+    let asked: Vec<_> = behind.iter().map(|(name, status)| (name.clone(), unread(status))).collect();
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let admin = Admin::new(cluster.clone());
+    for (partition, listed) in admin.list_offsets(&asked, cluster.options().isolation_level).await? {
+        let Some(status) = behind.get_mut(&partition) else { continue };
+        let begins = Offset(status.log_end.0 - status.lag);
+        let lag = Lag::of(begins, begins, status.log_end, listed?.unread);
+        (status.lag, status.lag_ms) = (lag.records, lag.ms);
+    }
+    Ok(())
 }

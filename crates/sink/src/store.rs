@@ -2,8 +2,8 @@
 //!
 //! Whoever acquires a partition gets a fence that nobody had before; from then on only that one freezes and commits. A range is
 //! frozen where the last one ended, and only the range that is frozen is committed: a gap and an overlap are both refused. The
-//! decisions are pure and the same for every store ([`acquired`], [`frozen`], [`committed`]): a store reads its entry, decides, and
-//! puts the new entry in place of exactly the one that it has read.
+//! decisions are pure and the same for every store ([`acquired`], [`frozen`], [`committed`], [`rebuilt`]): a store reads its entry,
+//! decides, and puts the new entry in place of exactly the one that it has read.
 
 use std::io;
 use std::path::PathBuf;
@@ -51,6 +51,30 @@ pub struct Entry {
     pub stored: Stored,
 }
 
+impl Entry {
+    /// Says what cannot be, for a store to refuse what it has read.
+    pub(crate) fn check(self) -> Result<Self, String> {
+        let Stored { begun, committed, frozen, .. } = self.stored;
+        if !(1..i64::MAX).contains(&self.fence.number) {
+            return Err(format!("epoch {} is none that was given", self.fence.number));
+        }
+        for (name, offset) in [("begun", begun), ("committed", committed.next)] {
+            if offset.0 < 0 {
+                return Err(format!("{name} is {offset}, which is no offset"));
+            }
+        }
+        if begun > committed.next {
+            return Err(format!("{} is committed, which is before {begun}, where it begins", committed.next));
+        }
+        match frozen.map(|frozen| frozen.range) {
+            Some(Range { start, end }) if start != committed.next || start >= end => {
+                Err(format!("[{start}, {end}) is frozen, which does not continue {}", committed.next))
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
 /// Taking hold of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Acquire {
@@ -75,6 +99,19 @@ pub struct Change {
     pub fence: Fence,
     /// The range.
     pub frozen: Frozen,
+    /// The time of day.
+    pub now: Millis,
+}
+
+/// What the table says of a partition, for a store that says something else or nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rebuild {
+    /// Of what.
+    pub key: Key,
+    /// By whom: it has taken hold of the partition.
+    pub fence: Fence,
+    /// Where the first range begins, and the last one ends: all of it is in the table, once.
+    pub range: Range,
     /// The time of day.
     pub now: Millis,
 }
@@ -106,6 +143,9 @@ pub trait PositionStore: Send + Sync + 'static {
         change: &'a Change,
         leader_epoch: LeaderEpoch,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Puts what the table says in place of the position and of what is frozen.
+    fn rebuild<'a>(&'a self, rebuild: &'a Rebuild) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// All that a line has, in whatever cluster, by partition.
     fn list<'a>(&'a self, line: &'a LineName) -> BoxFuture<'a, Result<Vec<(Key, Stored)>, StoreError>>;
@@ -190,6 +230,31 @@ pub enum StoreError {
         /// What came of it.
         source: io::Error,
     },
+    /// The store is a server, and does not answer or refuses.
+    #[error("{0}")]
+    Server(offsets::StoreError),
+}
+
+impl StoreError {
+    /// Whether the same may go well later; what was asked may have been done or not.
+    pub fn is_retriable(&self) -> bool {
+        match self {
+            Self::Busy { .. } => true,
+            Self::Server(error) => error.is_retriable(),
+            _ => false,
+        }
+    }
+}
+
+impl From<offsets::StoreError> for StoreError {
+    fn from(error: offsets::StoreError) -> Self {
+        match error {
+            offsets::StoreError::Garbage { place, found, expected } => {
+                Self::Garbage { place, problem: format!("it holds {found}, which is no {expected}") }
+            }
+            error => Self::Server(error),
+        }
+    }
 }
 
 fn kind(range: &Range, committed: &Offset) -> &'static str {
@@ -222,7 +287,7 @@ pub fn acquired(found: Option<&Entry>, acquire: &Acquire) -> Result<Entry, Store
 
 /// The entry with the range frozen; none if it is already.
 pub fn frozen(found: Option<&Entry>, change: &Change) -> Result<Option<Entry>, StoreError> {
-    let entry = held(found, change)?;
+    let entry = held(found, &change.key, change.fence)?;
     let range = change.frozen.range;
     match entry.stored.frozen {
         Some(frozen) if frozen == change.frozen => return Ok(None),
@@ -240,7 +305,7 @@ pub fn committed(
     change: &Change,
     leader_epoch: LeaderEpoch,
 ) -> Result<Option<Entry>, StoreError> {
-    let entry = held(found, change)?;
+    let entry = held(found, &change.key, change.fence)?;
     let range = change.frozen.range;
     match entry.stored.frozen {
         // By this very holder, who has not heard of it.
@@ -256,15 +321,27 @@ pub fn committed(
     Ok(Some(Entry { stored, ..entry.clone() }))
 }
 
-fn held<'a>(found: Option<&'a Entry>, change: &Change) -> Result<&'a Entry, StoreError> {
-    let key = || Box::new(change.key.clone());
-    let entry = found.ok_or_else(|| StoreError::Lost { key: key() })?;
-    is_same(entry, &change.key)?;
-    match entry.fence == change.fence {
+/// The entry with what the table says; none if it says so already.
+pub fn rebuilt(found: Option<&Entry>, rebuild: &Rebuild) -> Result<Option<Entry>, StoreError> {
+    let Rebuild { key, fence, range, now } = rebuild;
+    let entry = held(found, key, *fence)?;
+    let Stored { begun, committed, frozen, .. } = entry.stored;
+    if (begun, committed.next, frozen) == (range.start, range.end, None) {
+        return Ok(None);
+    }
+    // Who led the partition when its last record was written is in no file.
+    let committed = Position { next: range.end, leader_epoch: LeaderEpoch::NONE };
+    let stored = Stored { begun: range.start, committed, frozen: None, updated: *now };
+    Ok(Some(Entry { stored, ..entry.clone() }))
+}
+
+fn held<'a>(found: Option<&'a Entry>, key: &Key, fence: Fence) -> Result<&'a Entry, StoreError> {
+    let boxed = || Box::new(key.clone());
+    let entry = found.ok_or_else(|| StoreError::Lost { key: boxed() })?;
+    is_same(entry, key)?;
+    match entry.fence == fence {
         true => Ok(entry),
-        false => {
-            Err(StoreError::Fenced { key: key(), held: change.fence.number, current: entry.fence.number })
-        }
+        false => Err(StoreError::Fenced { key: boxed(), held: fence.number, current: entry.fence.number }),
     }
 }
 

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use wire::TopicPartition;
 
 use crate::files::{Files, make_dirs};
-use crate::key::{FileName, Range};
-use crate::store::Stored;
+use crate::key::{FileName, Layout, Range};
+use crate::store::{Frozen, Stored};
 
 /// Directories deep that a table is: `dt=…/hour=…`.
 const DEPTH_MAX: usize = 2;
@@ -30,6 +30,13 @@ pub struct TableFile {
     pub name: FileName,
     /// Where, within the table.
     pub directory: PathBuf,
+}
+
+impl TableFile {
+    /// Whether it lies as deep as this layout has it.
+    pub(crate) fn is_laid_out_as(&self, layout: Layout) -> bool {
+        self.directory.components().count() == layout.depth()
+    }
 }
 
 /// What a table's directory holds.
@@ -53,7 +60,7 @@ pub(crate) struct Staged {
 /// Files in the table that cannot be there, going by what is stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{partition}: the table holds {found} and the store has committed {begun} to {committed} only: the store has lost something, or the table is another's: a sink wants a table of its own"
+    "{partition}: the table holds {found} and the store has committed {begun} to {committed} only: the store has lost something, which `ottla sink repair` gives back, or the table is another's: a sink wants a table of its own"
 )]
 pub struct Ahead {
     /// The partition.
@@ -114,16 +121,23 @@ impl Table {
     }
 }
 
-/// Whether what the table holds of a partition is no more than what is committed and what is frozen.
+/// Whether what the table holds of a partition is no more than what is committed and what is frozen, as it is frozen: only what has
+/// the same names is replaced by a repeat.
 pub(crate) fn check(partition: &TopicPartition, stored: &Stored, listing: &Listing) -> Result<(), Ahead> {
-    let frozen = stored.frozen.map(|frozen| frozen.range);
+    let is_frozen = |file: &TableFile| {
+        let is_it = |frozen: Frozen| frozen.range == file.name.range && file.is_laid_out_as(frozen.layout);
+        stored.frozen.is_some_and(is_it)
+    };
     let (begun, committed) = (stored.begun, stored.committed.next);
     let ahead = listing
         .files
         .iter()
         .filter(|file| file.name.partition == *partition)
-        .map(|file| file.name.range)
-        .find(|&range| range.start < begun || range.end > committed && Some(range) != frozen);
+        .find(|file| {
+            let Range { start, end } = file.name.range;
+            start < begun || end > committed && !is_frozen(file)
+        })
+        .map(|file| file.name.range);
     match ahead {
         Some(found) => Err(Ahead { partition: partition.clone(), found, begun, committed }),
         None => Ok(()),
@@ -135,8 +149,8 @@ mod tests {
     use wire::{LeaderEpoch, Millis, Offset, PartitionId, TopicPartition};
 
     use super::{Listing, TableFile, check};
-    use crate::key::{FileName, Range};
-    use crate::store::Stored;
+    use crate::key::{FileName, Layout, Range};
+    use crate::store::{Frozen, Stored};
 
     #[test]
     fn a_table_that_holds_more_than_the_store_says_is_another_ones() {
@@ -155,5 +169,23 @@ mod tests {
         for (start, end) in [(0, 10), (5, 15), (20, 25)] {
             assert_eq!(told(start, end), Err(Range::new(Offset(start), Offset(end))), "{start} to {end}");
         }
+    }
+
+    #[test]
+    fn only_what_a_repeat_replaces_may_be_there_of_what_is_frozen() {
+        let partition = TopicPartition::new("orders", PartitionId(3));
+        let position = offsets::Position { next: Offset(10), leader_epoch: LeaderEpoch::NONE };
+        let range = Range::new(Offset(10), Offset(20));
+        let frozen = Some(Frozen { range, epoch: 1, layout: Layout::Hour });
+        let stored = Stored { begun: Offset(0), committed: position, frozen, updated: Millis(0) };
+        let told = |directory: &str| {
+            let name = FileName { partition: partition.clone(), range };
+            let file = TableFile { name, directory: directory.into() };
+            check(&partition, &stored, &Listing { files: [file].into(), foreign: Vec::new() }).is_ok()
+        };
+        assert!(told("dt=2023-11-14/hour=22"));
+        // Of one who had it frozen otherwise, in a store that has lost it since.
+        assert!(!told("dt=2023-11-14"));
+        assert!(!told(""));
     }
 }

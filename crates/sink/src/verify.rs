@@ -1,32 +1,38 @@
-//! Whether a table holds what the log holds, each record once.
+//! Whether a table holds what the log holds, each record once, and whether both lines hold the same.
 //!
 //! Trusts nothing that the sink believes: it reads the footers of all files and, where the table has them, the offsets of all rows,
-//! the dead letters, and the log itself beside them, range by range. What retention has removed from the log since is counted, and cannot be
-//! compared. Looks only.
+//! the dead letters, and the log itself beside them, range by range. What retention has removed from the log since is counted, and
+//! cannot be compared. Looks only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
+use arrow_schema::DataType;
 use bytes::Bytes;
-use client::{Cluster, Consumer, Start};
+use client::Cluster;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use wire::{Offset, TopicPartition, Uuid};
 
 use crate::columns::OFFSET_COLUMN;
-use crate::file_store::FileStore;
+use crate::digest::Digest;
 use crate::files::Files;
 use crate::key::{Key, Range};
+use crate::log_reader::LogReader;
 use crate::partition::words;
+use crate::positions::open_store;
 use crate::replay::{DeadLetter, Which, each};
-use crate::run::{RunError, Source, sources};
-use crate::settings::Settings;
-use crate::store::{PositionStore, Stored};
+use crate::run::RunError;
+use crate::settings::{Line, OfflineSettings, Settings};
+use crate::source::{Source, sources};
+use crate::store::Stored;
 use crate::table::{Table, TableFile};
+use crate::verify_nearline;
 use crate::writer::FILES;
 
 /// Something that is not as it must be.
@@ -47,70 +53,152 @@ impl fmt::Display for Finding {
 /// One partition, compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
+    /// The line.
+    pub line: Line,
     /// The partition.
     pub partition: TopicPartition,
     /// Where the line began, and up to where it has committed.
     pub committed: Option<Range>,
     /// Files in the table.
     pub files: u64,
-    /// Rows in them.
+    /// Rows in them, or records in the output topic.
     pub rows: u64,
     /// Records among the dead letters.
     pub letters: u64,
     /// Records in the log, where it still has them.
     pub records: u64,
-    /// Rows of records that the log does not have any more.
+    /// Rows of records that the log does not have any more, and records that the output topic does not have any more.
     pub passed: u64,
-    /// Records of the log that are not in the table.
+    /// Records of the log that are not in the output.
     pub missing: u64,
     /// Rows that are there again, or of no record.
     pub double: u64,
+    /// Where both lines were compared with each other; told with the near-real-time one.
+    pub common: Option<Range>,
     /// Whatever else is wrong.
     pub findings: Vec<Finding>,
 }
 
 impl Verified {
+    pub(crate) fn new(line: Line, partition: &TopicPartition) -> Self {
+        Self {
+            line,
+            partition: partition.clone(),
+            committed: None,
+            files: 0,
+            rows: 0,
+            letters: 0,
+            records: 0,
+            passed: 0,
+            missing: 0,
+            double: 0,
+            common: None,
+            findings: Vec::new(),
+        }
+    }
+
     /// Whether each record is there, once.
     pub fn is_clean(&self) -> bool {
         self.missing == 0 && self.double == 0 && self.findings.is_empty()
     }
 }
 
-/// Compares every partition of the topics.
+/// Compares every partition of the topics in every line that is declared with the log, and the lines with each other where both
+/// have been.
 pub async fn verify(
     settings: &Settings,
     cluster: &Cluster,
     files: Arc<dyn Files>,
 ) -> Result<Vec<Verified>, RunError> {
-    let root = &settings.offline.table;
-    let table = Table::new(Arc::clone(&files), root);
-    let store = FileStore::new(files, root);
-    let failed = |source| RunError::Files { doing: "list", path: root.clone(), source };
-    // The store first: what comes into the table meanwhile is behind what is compared.
-    let stored = store.list(&settings.offline_name()).await?;
-    let listing = table.list().map_err(failed)?;
-    let mut letters: BTreeMap<TopicPartition, Letters> = BTreeMap::new();
+    let stored = match &settings.offline {
+        // The store first: what comes into the table meanwhile is behind what is compared.
+        Some(offline) => {
+            let store = open_store(offline, Arc::clone(&files)).await?;
+            store.list(&settings.offline_name()).await?
+        }
+        None => Vec::new(),
+    };
+    let offline_range = |key: &Key| {
+        let is_it = |stored: &&(Key, Stored)| {
+            let (other, _) = stored;
+            (&other.cluster_id, other.topic_id, &other.partition)
+                == (&key.cluster_id, key.topic_id, &key.partition)
+        };
+        let (_, stored) = stored.iter().find(is_it)?;
+        let (begun, committed) = (stored.begun, stored.committed.next);
+        (begun < committed).then(|| Range::new(begun, committed))
+    };
+    // This one says from where on it still has what both have read.
+    let nearline = match &settings.nearline {
+        Some(nearline) => verify_nearline::verify(settings, nearline, cluster, offline_range).await?,
+        None => Vec::new(),
+    };
+    let mut digests: BTreeMap<_, _> = nearline
+        .iter()
+        .map(|(verified, digest)| (verified.partition.clone(), Digest::new(digest.within)))
+        .collect();
+    let mut all = match &settings.offline {
+        Some(offline) => verify_offline(settings, offline, cluster, files, &stored, &mut digests).await?,
+        None => Vec::new(),
+    };
+    for (mut verified, digest) in nearline {
+        let other = digests.remove(&verified.partition).filter(|other| other.within.is_some());
+        if let (Some(within), Some(other)) = (digest.within, other) {
+            verified.common = Some(within);
+            if let Some(what) = digest.difference(&other) {
+                let place = format!("{} {within}", verified.partition);
+                let problem = format!(
+                    "the lines do not hold the same records: {what} differ, with {} in the table and {} in the output topic",
+                    other.records, digest.records
+                );
+                verified.findings.push(Finding { place, problem });
+            }
+        }
+        all.push(verified);
+    }
+    Ok(all)
+}
+
+async fn verify_offline(
+    settings: &Settings,
+    offline: &OfflineSettings,
+    cluster: &Cluster,
+    files: Arc<dyn Files>,
+    stored: &[(Key, Stored)],
+    digests: &mut BTreeMap<TopicPartition, Digest>,
+) -> Result<Vec<Verified>, RunError> {
+    let table = Table::new(files, &offline.table);
+    let listing = table.list();
+    let listing =
+        listing.map_err(|source| RunError::Files { doing: "list", path: offline.table.clone(), source })?;
+    let mut letters: BTreeMap<TopicPartition, Vec<(Option<Uuid>, i64)>> = BTreeMap::new();
     each(settings, cluster, Which::All, |letter| {
         let DeadLetter { partition, offset, topic_id, .. } = letter;
         letters.entry(partition).or_default().push((topic_id, offset.0));
     })
     .await?;
     let mut all = Vec::new();
-    for source in sources(settings, cluster).await? {
-        let stored = stored.iter().find(|(key, _)| key.partition == source.key.partition);
-        let files = listing.files.iter().filter(|file| file.name.partition == source.key.partition);
-        let mut letters = letters.remove(&source.key.partition).unwrap_or_default();
+    for source in sources(settings, Line::Offline, cluster).await? {
+        let partition = &source.key.partition;
+        let of_topic = letters.remove(partition).unwrap_or_default().into_iter();
         // Others are of a topic of that name that was there before.
-        letters.retain(|(topic_id, _)| *topic_id == Some(source.key.topic_id));
-        letters.sort_unstable_by_key(|(_, offset)| *offset);
-        let letters: Vec<_> = letters.into_iter().map(|(_, offset)| offset).collect();
-        all.push(compare(cluster, &table, &source, stored, files.collect(), letters).await?);
+        let of_topic = of_topic.filter(|(topic_id, _)| *topic_id == Some(source.key.topic_id));
+        let mut letters: Vec<_> = of_topic.map(|(_, offset)| offset).collect();
+        letters.sort_unstable();
+        let stored = stored.iter().find(|(key, _)| key.partition == *partition);
+        let files = listing.files.iter().filter(|file| file.name.partition == *partition).collect();
+        let mut none = Digest::new(None);
+        let digest = digests.get_mut(partition).unwrap_or(&mut none);
+        if !offline.line.shape.is_bytes() {
+            // A field of an object may be bytes as well, and be called as the column of values is.
+            digest.leave_values_out();
+        }
+        // The other line has them as they were.
+        letters.iter().for_each(|&offset| digest.add(Offset(offset), None));
+        all.push(compare(cluster, &table, &source, stored, files, letters, digest).await?);
     }
     Ok(all)
 }
-
-/// The letters of a partition's records: of which topic, and their offsets.
-type Letters = Vec<(Option<Uuid>, i64)>;
 
 /// What the files of a range say together.
 #[derive(Default)]
@@ -128,19 +216,9 @@ async fn compare(
     stored: Option<&(Key, Stored)>,
     files: Vec<&TableFile>,
     letters: Vec<i64>,
+    digest: &mut Digest,
 ) -> Result<Verified, RunError> {
-    let mut verified = Verified {
-        partition: source.key.partition.clone(),
-        committed: None,
-        files: 0,
-        rows: 0,
-        letters: 0,
-        records: 0,
-        passed: 0,
-        missing: 0,
-        double: 0,
-        findings: Vec::new(),
-    };
+    let mut verified = Verified::new(Line::Offline, &source.key.partition);
     let Some((key, stored)) = stored else {
         if let Some(file) = files.first() {
             let problem = "the store knows nothing of the partition".to_owned();
@@ -162,7 +240,7 @@ async fn compare(
     for file in files {
         by_range.entry(file.name.range).or_default().push(file);
     }
-    let mut log = LogReader::new(cluster, source, stored.begun, letters)?;
+    let mut log = RangeReader::new(cluster, source, stored.begun, letters)?;
     let mut expected = stored.begun;
     for (range, files) in by_range {
         let place = format!("{} {range}", source.key.partition);
@@ -182,7 +260,7 @@ async fn compare(
             let gap = Range::new(expected, range.start);
             log.compare(gap, Some(&[]), 0, &mut verified).await?;
         }
-        let rows = read_range(table, key, range, &files, &mut verified.findings);
+        let rows = read_range(table, key, range, &files, &mut verified.findings, digest);
         verified.files += rows.files;
         verified.rows += rows.rows;
         if range.start >= expected {
@@ -195,7 +273,7 @@ async fn compare(
     if expected < committed {
         log.compare(Range::new(expected, committed), Some(&[]), 0, &mut verified).await?;
     }
-    log.close().await;
+    log.reader.close().await;
     Ok(verified)
 }
 
@@ -206,6 +284,7 @@ fn read_range(
     range: Range,
     files: &[&TableFile],
     findings: &mut Vec<Finding>,
+    digest: &mut Digest,
 ) -> RangeRows {
     let mut all = RangeRows { offsets: Some(Vec::new()), ..RangeRows::default() };
     let mut said_rows = None;
@@ -215,7 +294,7 @@ fn read_range(
             findings.push(Finding { place: path.display().to_string(), problem });
         };
         all.files += 1;
-        match read_file(table, &path) {
+        match read_file(table, &path, digest) {
             Err(problem) => find(problem),
             Ok(read) => {
                 let said = |word: &str| read.words.get(word).map_or("nothing", String::as_str);
@@ -260,7 +339,7 @@ struct FileRows {
     offsets: Option<Vec<i64>>,
 }
 
-fn read_file(table: &Table, path: &Path) -> Result<FileRows, String> {
+fn read_file(table: &Table, path: &Path, digest: &mut Digest) -> Result<FileRows, String> {
     let bytes =
         table.files.read(&table.root.join(path)).map_err(|error| format!("it cannot be read: {error}"))?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes));
@@ -271,46 +350,53 @@ fn read_file(table: &Table, path: &Path) -> Result<FileRows, String> {
     let rows = u64::try_from(footer.num_rows()).unwrap_or(0);
     let schema = Arc::clone(reader.schema());
     let Some((at, _)) = schema.column_with_name(OFFSET_COLUMN) else {
+        // Which of its rows both lines have is not known.
+        digest.within = None;
         return Ok(FileRows { words, rows, offsets: None });
     };
-    let mask = ProjectionMask::roots(reader.parquet_schema(), [at]);
+    // Only of bytes a value is what it was.
+    let value = schema.column_with_name("value").filter(|(_, field)| *field.data_type() == DataType::Binary);
+    let mut columns = vec![at];
+    columns.extend(value.map(|(at, _)| at).filter(|_| digest.within.is_some()));
+    let mask = ProjectionMask::roots(reader.parquet_schema(), columns);
     let mut offsets = Vec::new();
     let batches =
         reader.with_projection(mask).build().map_err(|error| format!("it cannot be read: {error}"))?;
     for batch in batches {
         let batch = batch.map_err(|error| format!("its rows cannot be read: {error}"))?;
-        match batch.column(0).as_primitive_opt::<Int64Type>() {
-            Some(column) => offsets.extend_from_slice(column.values()),
-            None => return Err(format!("its column {OFFSET_COLUMN} holds no numbers")),
+        let column = batch.column_by_name(OFFSET_COLUMN);
+        let Some(column) = column.and_then(|column| column.as_primitive_opt::<Int64Type>()) else {
+            return Err(format!("its column {OFFSET_COLUMN} holds no numbers"));
+        };
+        let values = batch.column_by_name("value").and_then(|column| column.as_binary_opt::<i32>());
+        for (row, &offset) in column.values().iter().enumerate() {
+            let value = values.map(|values| values.is_valid(row).then(|| values.value(row)));
+            digest.add(Offset(offset), value);
         }
+        offsets.extend_from_slice(column.values());
     }
     Ok(FileRows { words, rows, offsets: Some(offsets) })
 }
 
 /// Reads the log forward, range by range.
-struct LogReader {
-    consumer: Consumer,
+struct RangeReader {
+    reader: LogReader,
     partition: TopicPartition,
     log_start: Offset,
     /// Where what readers see ends.
     visible_end: Offset,
-    /// Where it stands.
-    at: Offset,
     /// Offsets that came and belong to ranges further on.
-    ahead: std::collections::VecDeque<i64>,
+    ahead: VecDeque<i64>,
     /// Offsets of dead letters, in order.
     letters: Vec<i64>,
 }
 
-impl LogReader {
+impl RangeReader {
     fn new(cluster: &Cluster, source: &Source, begun: Offset, letters: Vec<i64>) -> Result<Self, RunError> {
-        let at = begun.max(source.log.start);
-        let consumer = Consumer::new(cluster.clone());
         let partition = source.key.partition.clone();
-        consumer.assign([(partition.clone(), Some(Start::Offset(at)))])?;
-        let ahead = std::collections::VecDeque::new();
+        let reader = LogReader::new(cluster, &partition, begun.max(source.log.start))?;
         let (log_start, visible_end) = (source.log.start, source.visible_end);
-        Ok(Self { consumer, partition, log_start, visible_end, at, ahead, letters })
+        Ok(Self { reader, partition, log_start, visible_end, ahead: VecDeque::new(), letters })
     }
 
     /// Compares the rows and letters of a range with its records.
@@ -359,33 +445,12 @@ impl LogReader {
 
     /// The offsets of records from where it stands up to `end`.
     async fn read_to(&mut self, end: Offset) -> Result<Vec<i64>, RunError> {
-        while self.at < end {
-            let records = tokio::select! {
-                records = self.consumer.next() => records,
-                // What nobody gets to see is passed without a word.
-                () = tokio::time::sleep(std::time::Duration::from_millis(100)) => {
-                    self.at = self.at.max(self.consumer.position(&self.partition).unwrap_or(self.at));
-                    continue;
-                }
-            };
-            match records {
-                Some(records) => {
-                    let records = records?;
-                    self.ahead.extend(records.iter().map(|record| record.offset.0));
-                    self.at = records.next_offset();
-                    records.done();
-                }
-                None => break,
-            }
+        while let Some(records) = self.reader.next(end).await? {
+            self.ahead.extend(records.iter().map(|record| record.offset.0));
+            records.done();
         }
         let count = self.ahead.partition_point(|&offset| offset < end.0);
         Ok(self.ahead.drain(..count).collect())
-    }
-
-    async fn close(self) {
-        if let Err(error) = self.consumer.close(std::time::Duration::from_secs(5)).await {
-            tracing::debug!(%error, "the consumer did not end in order");
-        }
     }
 }
 

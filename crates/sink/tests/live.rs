@@ -274,7 +274,8 @@ async fn a_topic_made_anew_and_a_store_that_is_gone_stop_it() {
     assert_eq!(
         refused,
         "orders-0: the table holds [0, 50) and the store has committed 0 to 0 only: \
-         the store has lost something, or the table is another's: a sink wants a table of its own"
+         the store has lost something, which `ottla sink repair` gives back, or the table is another's: a sink wants \
+         a table of its own"
     );
     std::fs::remove_dir_all(&store).unwrap();
     std::fs::rename(world.dir.path().join("kept"), &store).unwrap();

@@ -299,13 +299,21 @@ impl Admin {
 
     /// Everything a group has committed.
     pub async fn group_offsets(&self, name: &Str) -> Result<GroupOffsets, Error> {
+        self.offsets_of(OffsetFetchRequest { group_id: name.clone(), ..Default::default() }).await
+    }
+
+    /// Everything a group has committed, once no open transaction may still change it: what one offers is waited for, up to
+    /// `default.api.timeout.ms`.
+    pub async fn stable_group_offsets(&self, name: &Str) -> Result<GroupOffsets, Error> {
+        let request =
+            OffsetFetchRequest { group_id: name.clone(), require_stable: true, ..Default::default() };
+        self.offsets_of(request).await
+    }
+
+    async fn offsets_of(&self, request: OffsetFetchRequest) -> Result<GroupOffsets, Error> {
+        let name = &request.group_id.clone();
         let doing = format!("reading the offsets of group {name}");
-        let request = OffsetFetchRequest {
-            group_id: name.clone(),
-            topics: None,
-            wants_expired: true,
-            ..Default::default()
-        };
+        let request = OffsetFetchRequest { topics: None, wants_expired: true, ..request };
         self.ask_coordinator(name, &doing, request, |response| {
             outcome(response.error_code, doing.clone(), None, ())?;
             let mut offsets = GroupOffsets::default();

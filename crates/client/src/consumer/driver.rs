@@ -46,6 +46,8 @@ pub(super) struct Driver {
     pub(super) work: JoinSet<Done>,
     /// Brokers with a fetch under way.
     pub(super) fetching: HashSet<BrokerId>,
+    /// The last partition of which a broker's last fetch brought something.
+    pub(super) last_brought: HashMap<BrokerId, TopicPartition>,
     /// Topics that are being looked up.
     pub(super) looking: BTreeSet<Str>,
     committer: Committer,
@@ -161,6 +163,7 @@ impl Driver {
             offsets,
             work: JoinSet::new(),
             fetching: HashSet::new(),
+            last_brought: HashMap::new(),
             looking: BTreeSet::new(),
             committer,
             commands,

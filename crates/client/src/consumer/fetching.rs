@@ -22,13 +22,17 @@ use crate::admin::{Admin, OffsetSpec};
 use crate::cluster::{Cluster, Lane};
 use crate::error::{Error, ErrorKind};
 use crate::metadata::Leader;
-use crate::options::OffsetReset;
+use crate::options::{OffsetReset, Options};
 
 /// The last version of Fetch that names topics instead of giving their ids.
 const BY_NAME_VERSION_MAX: i16 = 12;
 
+/// A fetch asks for this part of `fetch.max.bytes`: what it brings is held until the last of it is read.
+const FETCHES_HELD: usize = 8;
+
 /// What a fetch asks for, in this order: a broker gives as much of the first as it may, and of the rest what is left. So
-/// those of which nothing waits go before those of which something does, or with many partitions these would stay first.
+/// those of which nothing waits go before those of which something does, and among them goes first what comes behind the last
+/// that brought something, or with many partitions the same would stay first.
 #[derive(Default)]
 struct Wanted {
     first: Vec<(TopicPartition, Asked, LeaderEpoch)>,
@@ -232,7 +236,7 @@ impl Driver {
     pub(super) fn take_validated(&mut self, leader: LeaderEpoch, found: Vec<Found<(LeaderEpoch, Offset)>>) {
         let mut state = self.shared.lock();
         for Found { partition, life, outcome } in found {
-            let is_it = |slot: &&mut Slot| slot.life == life && slot.standing == Standing::Validating;
+            let is_it = |slot: &&mut Box<Slot>| slot.life == life && slot.standing == Standing::Validating;
             let Some(slot) = state.slots.get_mut(&partition).filter(is_it) else { continue };
             slot.is_asked = false;
             let (epoch, end) = match outcome {
@@ -284,7 +288,7 @@ impl Driver {
     /// Sends a fetch to each broker that has none under way and leads, or is near, something that may be read.
     pub(super) fn send_fetches(&mut self) {
         let now = Instant::now();
-        let bytes_max = self.cluster.options().fetch_bytes_max;
+        let Options { fetch_bytes_max: bytes_max, fetch_bytes_min: bytes_min, .. } = *self.cluster.options();
         let mut by_broker: HashMap<BrokerId, Wanted> = HashMap::new();
         let mut buffered: HashMap<BrokerId, usize> = HashMap::new();
         let mut unknown = BTreeSet::new();
@@ -330,11 +334,16 @@ impl Driver {
         for topic in unknown {
             self.look_up_topic(topic);
         }
-        for (broker, partitions) in by_broker {
+        for (broker, mut partitions) in by_broker {
+            if let Some(last) = self.last_brought.get(&broker) {
+                let begun = partitions.first.partition_point(|(partition, ..)| partition <= last);
+                partitions.first.rotate_left(begun);
+            }
             let unread = buffered.get(&broker).copied().unwrap_or(0);
-            // A fetch is worth its while when it may bring as much as waits.
+            let part = bytes_max.div_ceil(FETCHES_HELD);
+            // Others come ahead of the reader while half of it is unread.
             if !self.fetching.contains(&broker) && unread <= bytes_max / 2 {
-                self.fetch(broker, partitions, bytes_max - unread);
+                self.fetch(broker, partitions, part.max(bytes_min).min(bytes_max - unread));
             }
         }
     }
@@ -471,6 +480,9 @@ impl Driver {
                         epoch: LeaderEpoch(data.current_leader.leader_epoch),
                     };
                     let hosts = endpoints.iter().map(|node| (BrokerId(node.node_id), &*node.host, node.port));
+                    if data.records.as_ref().is_some_and(|records| !records.is_empty()) {
+                        self.last_brought.insert(broker, partition.clone());
+                    }
                     let is_news = self.cluster.learn_leader(&partition, leader, hosts);
                     self.take_partition(&mut state, broker, &partition, *asked, data);
                     // Whoever refused named the leader: it is asked at once.
@@ -491,7 +503,7 @@ impl Driver {
         data: PartitionData,
     ) {
         // Whoever sought meanwhile wants other records than these.
-        let is_wanted = |slot: &&mut Slot| {
+        let is_wanted = |slot: &&mut Box<Slot>| {
             let is_reading = matches!(slot.standing, Standing::Reading | Standing::Validating);
             is_reading
                 && !slot.is_leaving

@@ -65,6 +65,10 @@ impl Ledger {
             let front = front.remove();
             self.handled = Handled { next: front.next, leader_epoch: front.leader_epoch };
         }
+        if self.entries.is_empty() {
+            // An empty tree keeps its last node, which of thousands of partitions is more than all else that is kept of them.
+            self.entries = BTreeMap::new();
+        }
         true
     }
 

@@ -30,7 +30,7 @@ pub(super) struct Shared {
 }
 
 pub(super) struct State {
-    pub(super) slots: BTreeMap<TopicPartition, Slot>,
+    pub(super) slots: BTreeMap<TopicPartition, Box<Slot>>,
     /// Partitions that may have something to hand out, in turn.
     ready: VecDeque<TopicPartition>,
     errors: VecDeque<Error>,
@@ -269,7 +269,7 @@ impl State {
         if let Some(begin) = begin {
             slot.go_to(begin);
         }
-        self.slots.insert(partition, slot);
+        self.slots.insert(partition, Box::new(slot));
     }
 
     /// Goes on elsewhere in a partition; false if it is not read.
@@ -648,6 +648,9 @@ impl Slot {
                 None => {
                     self.buffered_bytes -= fetched.bytes();
                     self.buffer.pop_front();
+                    if self.buffer.is_empty() {
+                        self.buffer = VecDeque::new();
+                    }
                     // There is room: the driver may fetch.
                     shared.driver.notify_one();
                 }

@@ -174,8 +174,8 @@ struct Sent {
     number: Option<Number>,
     begun: Instant,
     outcome: Arc<Outcome>,
-    /// Waiting to be sent again; absent while it is with its request.
-    batch: Option<Batch>,
+    /// Waiting to be sent again; absent while it is with its request, as most are.
+    batch: Option<Box<Batch>>,
     /// Whether one behind it was appended before it.
     is_overtaken: bool,
 }
@@ -393,12 +393,13 @@ impl Queue {
             _ => 0,
         };
         if let Some(sent) = self.sent.get_mut(again)
-            && let Some(mut batch) = sent.batch.take()
+            && let Some(batch) = sent.batch.take()
         {
-            batch.tries += 1;
+            let batch = Batch { tries: batch.tries + 1, ..*batch };
             return Taken { ticket: sent.ticket, batch, number: sent.number, is_fresh: false };
         }
         let mut batch = self.fresh.pop_front().expect("the queue wished to send");
+        let_go_if_empty(&mut self.fresh);
         if self.sent.is_empty() && self.identity != identity {
             self.identity = identity;
             self.next_sequence = 0;
@@ -466,7 +467,7 @@ impl Queue {
     /// The batch is sent again in its turn, not before then.
     pub(super) fn retry(&mut self, ticket: u64, batch: Batch, not_before: Option<Instant>) {
         self.not_before = self.not_before.max(not_before);
-        self.sent_mut(ticket).batch = Some(batch);
+        self.sent_mut(ticket).batch = Some(Box::new(batch));
         self.renumber_when_landed();
     }
 
@@ -485,7 +486,7 @@ impl Queue {
                     number,
                     begun: half.begun,
                     outcome: half.promise.outcome(),
-                    batch: Some(half),
+                    batch: Some(Box::new(half)),
                     is_overtaken: whole.is_overtaken,
                 },
             );
@@ -508,7 +509,7 @@ impl Queue {
             return;
         }
         while let Some(sent) = self.sent.pop_back() {
-            let batch = sent.batch.expect("nothing is in flight");
+            let batch = *sent.batch.expect("nothing is in flight");
             match sent.is_overtaken {
                 false => self.fresh.push_front(batch),
                 true => batch.promise.settle(Err(batch.trouble.clone().unwrap_or(Error::Closed))),
@@ -562,7 +563,9 @@ impl Queue {
 
     fn remove(&mut self, ticket: u64) -> Sent {
         let at = self.place_of(ticket);
-        self.sent.remove(at).expect("it was found")
+        let sent = self.sent.remove(at).expect("it was found");
+        let_go_if_empty(&mut self.sent);
+        sent
     }
 }
 
@@ -577,6 +580,13 @@ impl Sent {
 fn grow_by_one<T>(queue: &mut VecDeque<T>) {
     if queue.len() < IDEMPOTENT_IN_FLIGHT_MAX {
         queue.reserve_exact(1);
+    }
+}
+
+/// No room while there is none: of thousands of partitions few have a batch at a time.
+fn let_go_if_empty<T>(queue: &mut VecDeque<T>) {
+    if queue.is_empty() {
+        *queue = VecDeque::new();
     }
 }
 

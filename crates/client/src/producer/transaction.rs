@@ -20,11 +20,12 @@ use wire::messages::init_producer_id::InitProducerIdRequest;
 use wire::messages::txn_offset_commit::{
     TxnOffsetCommitRequest, TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
-use wire::{ErrorCode, Offset, ProducerEpoch, ProducerId, Str, TopicPartition};
+use wire::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Str, TopicPartition};
 
 use super::accumulator::Accumulator;
 use super::queue::Identity;
 use super::{Delivery, DeliveryHandle, Producer};
+use crate::admin::CommittedOffset;
 use crate::cluster::Cluster;
 use crate::error::{Error, ErrorKind};
 use crate::record::ProducerRecord;
@@ -287,7 +288,22 @@ impl Transaction<'_> {
         offsets: impl IntoIterator<Item = (TopicPartition, Offset)>,
         group: &ConsumerGroupMetadata,
     ) -> Result<(), Error> {
-        self.producer.send_offsets(self.serial, offsets.into_iter().collect(), group).await
+        let of = |offset| CommittedOffset { offset, leader_epoch: LeaderEpoch::NONE, metadata: None };
+        self.send_positions(offsets.into_iter().map(|(partition, offset)| (partition, of(offset))), group)
+            .await
+    }
+
+    /// As [`Transaction::send_offsets`], each with the leader epoch of the last record that was read and with what is to be
+    /// remembered beside it, up to `offset.metadata.max.bytes`.
+    ///
+    /// # Errors
+    /// As [`Transaction::send_offsets`].
+    pub async fn send_positions(
+        &self,
+        positions: impl IntoIterator<Item = (TopicPartition, CommittedOffset)>,
+        group: &ConsumerGroupMetadata,
+    ) -> Result<(), Error> {
+        self.producer.send_offsets(self.serial, positions.into_iter().collect(), group).await
     }
 
     /// Waits until every record is written, and commits.
@@ -638,7 +654,7 @@ impl Producer {
     async fn send_offsets(
         &self,
         serial: u64,
-        offsets: BTreeMap<TopicPartition, Offset>,
+        offsets: BTreeMap<TopicPartition, CommittedOffset>,
         group: &ConsumerGroupMetadata,
     ) -> Result<(), Error> {
         let (id, protocol, identity) = {
@@ -746,7 +762,7 @@ async fn commit_offsets(
     id: &Str,
     identity: Identity,
     protocol: Protocol,
-    offsets: &BTreeMap<TopicPartition, Offset>,
+    offsets: &BTreeMap<TopicPartition, CommittedOffset>,
     group: &ConsumerGroupMetadata,
     // Before each try: whether the transaction is still there to be part of.
     check: impl Fn() -> Result<(), Error>,
@@ -757,12 +773,12 @@ async fn commit_offsets(
         Protocol::Second => i16::MAX,
     };
     let mut topics: BTreeMap<&Str, Vec<TxnOffsetCommitRequestPartition>> = BTreeMap::new();
-    for (TopicPartition { topic, partition }, offset) in offsets {
+    for (TopicPartition { topic, partition }, committed) in offsets {
         topics.entry(topic).or_default().push(TxnOffsetCommitRequestPartition {
             partition_index: partition.0,
-            committed_offset: offset.0,
-            committed_metadata: Some(Str::default()),
-            ..Default::default()
+            committed_offset: committed.offset.0,
+            committed_leader_epoch: committed.leader_epoch.0,
+            committed_metadata: Some(committed.metadata.clone().unwrap_or_default()),
         });
     }
     let topic =

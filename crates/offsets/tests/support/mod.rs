@@ -64,11 +64,47 @@ impl Redis {
         redis::cmd(name).arg(arguments).exec_async(&mut connection).await.expect("it does it");
     }
 
+    /// Asks something by hand.
+    pub async fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let client = redis::Client::open(self.address()).expect("the address is one");
+        let mut connection = client.get_multiplexed_async_connection().await.expect("it answers");
+        let (name, arguments) = words.split_first().expect("a command has a name");
+        redis::cmd(name).arg(arguments).query_async(&mut connection).await.expect("it answers this")
+    }
+
     /// kill -9, and a new start on the same directory.
     pub async fn kill_and_restart(&mut self) {
         end(&mut self.process);
         self.process = Self::run(self.dir.path(), self.port);
         self.store().await;
+    }
+
+    /// What is on its disk now.
+    pub fn copy_of_its_files(&self) -> TempDir {
+        let copy = TempDir::new().expect("a directory can be made");
+        copy_files(&self.dir.path().join(APPENDED), copy.path());
+        copy
+    }
+
+    /// kill -9, and a new start with files as they were before, as after a loss of what had not been flushed.
+    pub async fn kill_and_set_back(&mut self, copy: &TempDir) {
+        end(&mut self.process);
+        let appended = self.dir.path().join(APPENDED);
+        fs::remove_dir_all(&appended).expect("the directory is ours");
+        fs::create_dir(&appended).expect("a directory can be made");
+        copy_files(copy.path(), &appended);
+        self.process = Self::run(self.dir.path(), self.port);
+        self.store().await;
+    }
+}
+
+/// Where Redis puts its append-only files.
+const APPENDED: &str = "appendonlydir";
+
+fn copy_files(from: &Path, to: &Path) {
+    for file in fs::read_dir(from).expect("the directory is there") {
+        let file = file.expect("it can be read");
+        fs::copy(file.path(), to.join(file.file_name())).expect("a file can be copied");
     }
 }
 

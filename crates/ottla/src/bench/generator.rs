@@ -216,7 +216,8 @@ impl Sending {
     /// Lets the task hear of what was handed over.
     async fn pass_on(&mut self) {
         if !self.chunk.is_empty() {
-            let next = Vec::with_capacity(CHUNK_RECORDS);
+            // At a steady rate there is one record in it each time.
+            let next = Vec::with_capacity(self.chunk.len());
             // The task ends after this thread.
             let _ = self.chunks.send(std::mem::replace(&mut self.chunk, next)).await;
         }

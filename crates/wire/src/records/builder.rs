@@ -185,7 +185,7 @@ impl BatchBuilder {
             + bytes_len(key)
             + bytes_len(value)
             + headers_bytes;
-        self.buffer.reserve(body + varint::len(body as i64));
+        self.make_room(varint::len(body as i64) + body);
         varint::put_i64(&mut self.buffer, body as i64);
         let start = self.buffer.len();
         self.buffer.push(attributes as u8);
@@ -198,6 +198,16 @@ impl BatchBuilder {
         self.max_timestamp = self.max_timestamp.max(Some(timestamp));
         self.last_delta = delta;
         self.count += 1;
+    }
+
+    /// Doubles while it is small, and grows by half then: of thousands of open batches doubling would leave a third empty.
+    fn make_room(&mut self, bytes: usize) {
+        const SMALL: usize = 4096;
+        let capacity = self.buffer.capacity();
+        if capacity - self.buffer.len() < bytes {
+            let more = if capacity < SMALL { capacity } else { capacity / 2 };
+            self.buffer.reserve_exact(bytes.max(more));
+        }
     }
 
     /// The batch. One without records is possible only if its options name the last offset.

@@ -1,0 +1,359 @@
+//! Positions from the table's own files, where the store has lost them.
+//!
+//! Each file's footer says which range of which partition it is a part of, and how many files and rows that range has. So the
+//! position is the end of the ranges that are there whole, one behind the other. What is not so is refused, with the file named:
+//! nothing is guessed. A store that is ahead of the table is refused too: going back might double what was only moved elsewhere.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use client::{Cluster, Environment, Execution};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use wire::TopicPartition;
+
+use crate::files::Files;
+use crate::key::{Key, Range};
+use crate::partition::{PartitionError, words};
+use crate::positions::open_store;
+use crate::run::RunError;
+use crate::settings::{Line, Settings};
+use crate::source::sources;
+use crate::staging::{self, NotClaimed};
+use crate::store::{Acquire, PositionStore, Rebuild, Stored};
+use crate::table::{Listing, Table, TableFile};
+use crate::verify::Finding;
+use crate::writer::FILES;
+
+/// How often store and table are looked at until no line has changed the one before the other was seen.
+const LOOKS_MAX: usize = 10;
+
+/// What is done about a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RepairAction {
+    /// Nothing: the store and the table say the same, or the next run makes it so.
+    Keep,
+    /// The store is given what the table says.
+    Rebuild(Range),
+    /// Nothing, in any partition, as something has to be put right by hand.
+    Refuse,
+}
+
+/// One partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repair {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// What the store said.
+    pub stored: Option<Stored>,
+    /// What the table's footers say is there: ranges that are whole, one behind the other.
+    pub table: Option<Range>,
+    /// What is to be done.
+    pub action: RepairAction,
+    /// Whether it was done: the store was changed.
+    pub is_done: bool,
+    /// Why it is refused.
+    pub findings: Vec<Finding>,
+}
+
+/// Looks what the table says of each partition of the topics, and gives it to a store that says less. Nothing is changed if anything
+/// is refused, or if it is only validated.
+///
+/// It takes hold of what it changes: a line that runs ends.
+pub async fn repair(
+    settings: &Settings,
+    cluster: &Cluster,
+    environment: &dyn Environment,
+    files: Arc<dyn Files>,
+    execution: Execution,
+) -> Result<Vec<Repair>, RunError> {
+    let offline = settings.offline.as_ref().ok_or(RunError::NoTable)?;
+    let store = open_store(offline, Arc::clone(&files)).await?;
+    let table = Table::new(files, &offline.table);
+    let (stored, listing) = look(settings, &*store, &table).await?;
+    let mut all = Vec::new();
+    for source in sources(settings, Line::Offline, cluster).await? {
+        let stored = stored.iter().find(|(key, _)| key.partition == source.key.partition);
+        let (mut repair, epoch) = examine(&table, &source.key, stored.map(|(_, stored)| stored), &listing);
+        if let Some((key, _)) = stored
+            && *key != source.key
+        {
+            let problem =
+                format!("the store knows it as topic id {} of cluster {}", key.topic_id, key.cluster_id);
+            repair.refuse(source.key.partition.to_string(), problem);
+        }
+        all.push((source.key, repair, epoch));
+    }
+    let is_refused = all.iter().any(|(_, repair, _)| repair.action == RepairAction::Refuse);
+    if execution == Execution::Apply && !is_refused {
+        for (key, repair, epoch) in &mut all {
+            if let RepairAction::Rebuild(range) = repair.action {
+                apply(key, range, *epoch, repair, &*store, &table, environment).await?;
+            }
+        }
+    }
+    Ok(all.into_iter().map(|(_, repair, _)| repair).collect())
+}
+
+/// What the store and the table hold at one moment, unless a line is too busy.
+async fn look(
+    settings: &Settings,
+    store: &dyn PositionStore,
+    table: &Table,
+) -> Result<(Vec<(Key, Stored)>, Listing), RunError> {
+    let line = settings.offline_name();
+    let mut before = store.list(&line).await?;
+    for _ in 1..LOOKS_MAX {
+        let listing = list(table)?;
+        let after = store.list(&line).await?;
+        if before == after {
+            return Ok((after, listing));
+        }
+        before = after;
+    }
+    Ok((before, list(table)?))
+}
+
+fn list(table: &Table) -> Result<Listing, RunError> {
+    match table.list() {
+        // It was never run.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Listing::default()),
+        listed => {
+            listed.map_err(|source| RunError::Files { doing: "list", path: table.root().to_owned(), source })
+        }
+    }
+}
+
+/// Takes hold of a partition, looks again, as from here on nobody else adds anything, and changes the store.
+async fn apply(
+    key: &Key,
+    range: Range,
+    epoch: i64,
+    repair: &mut Repair,
+    store: &dyn PositionStore,
+    table: &Table,
+    environment: &dyn Environment,
+) -> Result<(), RunError> {
+    let failed = |source: io::Error| PartitionError::Files {
+        key: Box::new(key.clone()),
+        doing: "prepare",
+        path: table.root().join(staging::DIRECTORY),
+        source,
+    };
+    let number_min = staging::highest(table, key).map_err(failed)?.max(epoch).saturating_add(1);
+    // Two halves of a random number are one.
+    let (token, now) = (environment.random() as i64, environment.now());
+    let acquire = Acquire { key: key.clone(), begin: range.start, number_min, token, now };
+    let held = store.acquire(&acquire).await?;
+    staging::claim(table, key, held.fence).map_err(|error| match error {
+        NotClaimed::Fenced(epoch) => PartitionError::TakenOver {
+            key: Box::new(key.clone()),
+            how: format!("epoch {} is behind {epoch}", held.fence.number),
+        },
+        NotClaimed::Failed(source) => failed(source),
+    })?;
+    let (mut again, _) = examine(table, key, Some(&held.stored), &list(table)?);
+    if let RepairAction::Rebuild(range) = again.action {
+        let rebuild = Rebuild { key: key.clone(), fence: held.fence, range, now: environment.now() };
+        store.rebuild(&rebuild).await?;
+        again.is_done = true;
+    }
+    // What was stored is told as it was before.
+    *repair = Repair { stored: repair.stored, ..again };
+    Ok(())
+}
+
+impl Repair {
+    fn refuse(&mut self, place: String, problem: String) {
+        self.action = RepairAction::Refuse;
+        self.findings.push(Finding { place, problem });
+    }
+}
+
+/// What is to be done about a partition, and the highest epoch in its files' footers.
+fn examine(table: &Table, key: &Key, stored: Option<&Stored>, listing: &Listing) -> (Repair, i64) {
+    let mut by_range: BTreeMap<Range, Vec<&TableFile>> = BTreeMap::new();
+    for file in listing.files.iter().filter(|file| file.name.partition == key.partition) {
+        by_range.entry(file.name.range).or_default().push(file);
+    }
+    let mut repair = Repair {
+        partition: key.partition.clone(),
+        stored: stored.copied(),
+        table: None,
+        action: RepairAction::Keep,
+        is_done: false,
+        findings: Vec::new(),
+    };
+    let mut epoch_max = 0;
+    let last = by_range.keys().next_back().copied();
+    for (range, files) in by_range {
+        let place = path(files[0]);
+        let said = RangeSaid::read(table, key, range, &files);
+        epoch_max = epoch_max.max(said.epoch);
+        repair.findings.extend(said.foreign);
+        match repair.table {
+            Some(before) if range.start > before.end => {
+                let problem = format!("before it, nothing is there from {} to {}", before.end, range.start);
+                repair.findings.push(Finding { place: place.clone(), problem });
+            }
+            Some(before) if range.start < before.end => {
+                let problem = format!("it overlaps what ends at {}", before.end);
+                repair.findings.push(Finding { place: place.clone(), problem });
+            }
+            _ => {}
+        }
+        // What is on its way is repeated by the next run, as much of it as is there already.
+        let is_on_its_way = stored.is_some_and(|stored| {
+            Some(range) == last
+                && stored.frozen.is_some_and(|frozen| {
+                    frozen.range == range && files.iter().all(|file| file.is_laid_out_as(frozen.layout))
+                })
+        });
+        if is_on_its_way && repair.table.is_none_or(|before| before.end == range.start) {
+            continue;
+        }
+        repair.findings.extend(said.incomplete.map(|problem| Finding { place, problem }));
+        let start = repair.table.map_or(range.start, |before| before.start);
+        let end = repair.table.map_or(range.end, |before| before.end.max(range.end));
+        repair.table = Some(Range::new(start, end));
+    }
+    decide(&mut repair);
+    (repair, epoch_max)
+}
+
+fn decide(repair: &mut Repair) {
+    if !repair.findings.is_empty() {
+        repair.action = RepairAction::Refuse;
+        return;
+    }
+    // One under which nothing was ever committed is that of a run that found the store empty.
+    let vouched =
+        repair.stored.filter(|stored| stored.begun < stored.committed.next || stored.frozen.is_some());
+    let place = repair.partition.to_string();
+    match (vouched, repair.table) {
+        (None, None) => {}
+        (None, Some(range)) => repair.action = RepairAction::Rebuild(range),
+        (Some(Stored { begun, committed, .. }), range) => {
+            let end = range.map_or(begun, |range| range.end);
+            let committed = committed.next;
+            if committed > end {
+                let problem = format!(
+                    "{committed} is committed, and the table ends at {end}: put the files back, or remove the partition from \
+                     the store to have what is missing read again"
+                );
+                repair.refuse(place, problem);
+            } else if let Some(range) = range {
+                if range.start > committed {
+                    let problem =
+                        format!("nothing is there from {committed}, which is committed, to {}", range.start);
+                    repair.refuse(place, problem);
+                } else if committed < end || range.start < begun {
+                    repair.action = RepairAction::Rebuild(Range::new(begun.min(range.start), end));
+                }
+            }
+        }
+    }
+}
+
+fn path(file: &TableFile) -> String {
+    file.directory.join(file.name.to_string()).display().to_string()
+}
+
+/// What the footers of a range's files say together.
+struct RangeSaid {
+    /// The highest epoch.
+    epoch: i64,
+    /// What does not belong here.
+    foreign: Vec<Finding>,
+    /// Why it is not whole, if so.
+    incomplete: Option<String>,
+}
+
+impl RangeSaid {
+    fn read(table: &Table, key: &Key, range: Range, files: &[&TableFile]) -> Self {
+        let mut said = Self { epoch: 0, foreign: Vec::new(), incomplete: None };
+        let (mut rows, mut rows_said) = (0, None);
+        let expected = [
+            (words::LINE, key.line.to_string()),
+            (words::CLUSTER_ID, key.cluster_id.clone()),
+            (words::TOPIC, key.partition.topic.to_string()),
+            (words::TOPIC_ID, key.topic_id.to_string()),
+            (words::PARTITION, key.partition.partition.to_string()),
+            (words::START, range.start.to_string()),
+            (words::END, range.end.to_string()),
+        ];
+        for file in files {
+            let mut find = |problem| said.foreign.push(Finding { place: path(file), problem });
+            let footer = match Footer::read(table, file) {
+                Ok(footer) => footer,
+                Err(problem) => {
+                    find(problem);
+                    continue;
+                }
+            };
+            for (word, expected) in &expected {
+                let found = footer.said(word);
+                if found != expected {
+                    find(format!("its footer says {word} is {found}, and it is {expected}"));
+                }
+            }
+            if footer.said(FILES) != files.len().to_string() {
+                said.incomplete = Some(format!(
+                    "{range} is in {} files, says its footer, and there are {}: put back what is missing, or remove what is \
+                     there",
+                    footer.said(FILES),
+                    files.len()
+                ));
+            }
+            said.epoch = said.epoch.max(footer.said(words::EPOCH).parse().unwrap_or(0));
+            rows_said = footer.said(words::ROWS).parse::<u64>().ok();
+            rows += footer.rows;
+        }
+        if said.incomplete.is_none() && said.foreign.is_empty() && rows_said != Some(rows) {
+            let of = rows_said.map_or_else(|| "nothing".to_owned(), |rows| rows.to_string());
+            said.incomplete = Some(format!("{range} has {of} rows, says its footer, and there are {rows}"));
+        }
+        said
+    }
+}
+
+struct Footer {
+    words: BTreeMap<String, String>,
+    rows: u64,
+}
+
+impl Footer {
+    fn read(table: &Table, file: &TableFile) -> Result<Self, String> {
+        let path = table.root.join(&file.directory).join(file.name.to_string());
+        let metadata = metadata(&*table.files, &path)?;
+        let footer = metadata.file_metadata();
+        let words = footer.key_value_metadata().into_iter().flatten();
+        let words = words.filter_map(|word| Some((word.key.clone(), word.value.clone()?))).collect();
+        Ok(Self { words, rows: u64::try_from(footer.num_rows()).unwrap_or(0) })
+    }
+
+    fn said(&self, word: &str) -> &str {
+        self.words.get(word).map_or("nothing", String::as_str)
+    }
+}
+
+/// What most footers fit in.
+const FOOTER_BYTES: usize = 64 << 10;
+
+/// What stands at the end of a file, of which no more is read than that.
+fn metadata(files: &dyn Files, path: &Path) -> Result<ParquetMetaData, String> {
+    let mut wanted = FOOTER_BYTES;
+    loop {
+        let read = files.read_end(path, wanted);
+        let (len, end) = read.map_err(|error| format!("it cannot be read: {error}"))?;
+        let mut reader = ParquetMetaDataReader::new();
+        match reader.try_parse_sized(&Bytes::from(end), len) {
+            Ok(()) => return reader.finish().map_err(|error| format!("it is no Parquet file: {error}")),
+            Err(ParquetError::NeedMoreData(more)) if more > wanted && more as u64 <= len => wanted = more,
+            Err(error) => return Err(format!("it is no Parquet file: {error}")),
+        }
+    }
+}
