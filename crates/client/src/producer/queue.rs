@@ -395,7 +395,8 @@ impl Queue {
         if let Some(sent) = self.sent.get_mut(again)
             && let Some(batch) = sent.batch.take()
         {
-            let batch = Batch { tries: batch.tries + 1, ..*batch };
+            let mut batch = *batch;
+            batch.tries += 1;
             return Taken { ticket: sent.ticket, batch, number: sent.number, is_fresh: false };
         }
         let mut batch = self.fresh.pop_front().expect("the queue wished to send");
