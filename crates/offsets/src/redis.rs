@@ -169,15 +169,7 @@ impl OffsetStore for RedisStore {
             let mut connection = self.connection.commands();
             let failed = |error| self.connection.failed(error);
             let prefix = format!("{PREFIX}:{reader}:");
-            let mut places = Vec::new();
-            let mut found = connection.scan_match::<_, String>(format!("{prefix}*")).await.map_err(failed)?;
-            while let Some(place) = found.next_item().await {
-                places.push(place.map_err(failed)?);
-            }
-            drop(found);
-            places.sort();
-            // A scan may name a key twice.
-            places.dedup();
+            let places = self.connection.places(&prefix).await?;
             let mut all = Vec::with_capacity(places.len());
             for places in places.chunks(TOGETHER_MAX) {
                 let mut asking = redis::pipe();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, ErrorKind, RedisError};
+use redis::{AsyncCommands, Client, ErrorKind, RedisError};
 
 use crate::store::StoreError;
 
@@ -41,6 +41,22 @@ impl RedisConnection {
     /// To send commands with.
     pub fn commands(&self) -> ConnectionManager {
         self.manager.clone()
+    }
+
+    /// The keys that begin with `prefix`, in order.
+    pub async fn places(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let failed = |error| self.failed(error);
+        let mut commands = self.commands();
+        let mut places = Vec::new();
+        let mut found = commands.scan_match::<_, String>(format!("{prefix}*")).await.map_err(failed)?;
+        while let Some(place) = found.next_item().await {
+            places.push(place.map_err(failed)?);
+        }
+        drop(found);
+        places.sort();
+        // A scan may name a key twice.
+        places.dedup();
+        Ok(places)
     }
 
     /// What an answer means that may be about what is at this key, and not about Redis.

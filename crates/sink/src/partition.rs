@@ -574,6 +574,8 @@ impl Partition {
 
 /// Words of a file's footer.
 pub(crate) mod words {
+    use crate::key::{Key, Range};
+
     pub(crate) const FORM: &str = "ottla.form";
     pub(crate) const LINE: &str = "ottla.line";
     pub(crate) const CLUSTER_ID: &str = "ottla.cluster.id";
@@ -584,21 +586,26 @@ pub(crate) mod words {
     pub(crate) const END: &str = "ottla.range.end";
     pub(crate) const ROWS: &str = "ottla.range.rows";
     pub(crate) const EPOCH: &str = "ottla.epoch";
+
+    /// What is said of which range of what it is.
+    pub(crate) fn of(key: &Key, range: Range) -> [(&'static str, String); 7] {
+        let Key { line, cluster_id, partition, topic_id } = key;
+        [
+            (LINE, line.to_string()),
+            (CLUSTER_ID, cluster_id.clone()),
+            (TOPIC, partition.topic.to_string()),
+            (TOPIC_ID, topic_id.to_string()),
+            (PARTITION, partition.partition.to_string()),
+            (START, range.start.to_string()),
+            (END, range.end.to_string()),
+        ]
+    }
 }
 
 /// What a footer says, the same for all files of a range: enough to rebuild the store from.
 fn footer(key: &Key, frozen: &Frozen, rows: u64) -> Vec<(&'static str, String)> {
-    let Key { line, cluster_id, partition, topic_id } = key;
-    vec![
-        (words::FORM, "1".to_owned()),
-        (words::LINE, line.to_string()),
-        (words::CLUSTER_ID, cluster_id.clone()),
-        (words::TOPIC, partition.topic.to_string()),
-        (words::TOPIC_ID, topic_id.to_string()),
-        (words::PARTITION, partition.partition.to_string()),
-        (words::START, frozen.range.start.to_string()),
-        (words::END, frozen.range.end.to_string()),
-        (words::ROWS, rows.to_string()),
-        (words::EPOCH, frozen.epoch.to_string()),
-    ]
+    let mut said = vec![(words::FORM, "1".to_owned())];
+    said.extend(words::of(key, frozen.range));
+    said.extend([(words::ROWS, rows.to_string()), (words::EPOCH, frozen.epoch.to_string())]);
+    said
 }

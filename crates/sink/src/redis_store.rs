@@ -95,15 +95,7 @@ impl Server for RedisStore {
             let failed = |error| self.connection.failed(error);
             let mut commands = self.connection.commands();
             let prefix = format!("{PREFIX}:{line}:");
-            let mut places = Vec::new();
-            let mut found = commands.scan_match::<_, String>(format!("{prefix}*")).await.map_err(failed)?;
-            while let Some(place) = found.next_item().await {
-                places.push(place.map_err(failed)?);
-            }
-            drop(found);
-            places.sort();
-            // A scan may name a key twice.
-            places.dedup();
+            let places = self.connection.places(&prefix).await?;
             let mut all = Vec::with_capacity(places.len());
             for places in places.chunks(TOGETHER_MAX) {
                 let mut asking = redis::pipe();

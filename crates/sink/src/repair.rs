@@ -276,15 +276,7 @@ impl RangeSaid {
     fn read(table: &Table, key: &Key, range: Range, files: &[&TableFile]) -> Self {
         let mut said = Self { epoch: 0, foreign: Vec::new(), incomplete: None };
         let (mut rows, mut rows_said) = (0, None);
-        let expected = [
-            (words::LINE, key.line.to_string()),
-            (words::CLUSTER_ID, key.cluster_id.clone()),
-            (words::TOPIC, key.partition.topic.to_string()),
-            (words::TOPIC_ID, key.topic_id.to_string()),
-            (words::PARTITION, key.partition.partition.to_string()),
-            (words::START, range.start.to_string()),
-            (words::END, range.end.to_string()),
-        ];
+        let expected = words::of(key, range);
         for file in files {
             let mut find = |problem| said.foreign.push(Finding { place: path(file), problem });
             let footer = match Footer::read(table, file) {

@@ -298,17 +298,8 @@ fn read_range(
             Err(problem) => find(problem),
             Ok(read) => {
                 let said = |word: &str| read.words.get(word).map_or("nothing", String::as_str);
-                let expected = [
-                    (words::LINE, key.line.to_string()),
-                    (words::CLUSTER_ID, key.cluster_id.clone()),
-                    (words::TOPIC, key.partition.topic.to_string()),
-                    (words::TOPIC_ID, key.topic_id.to_string()),
-                    (words::PARTITION, key.partition.partition.to_string()),
-                    (words::START, range.start.to_string()),
-                    (words::END, range.end.to_string()),
-                    (FILES, files.len().to_string()),
-                ];
-                for (word, expected) in expected {
+                let files = (FILES, files.len().to_string());
+                for (word, expected) in words::of(key, range).into_iter().chain([files]) {
                     if said(word) != expected {
                         find(format!("its footer says {word} is {}, and it is {expected}", said(word)));
                     }
