@@ -37,6 +37,8 @@ pub(super) enum End {
     Reading,
     /// Everything.
     All,
+    /// Everything, and nobody is expected back in the group.
+    Membership,
 }
 
 pub(super) struct Driver {
@@ -186,7 +188,7 @@ impl Driver {
             tokio::select! {
                 Some(done) = self.work.join_next() => match done {
                     Ok(Done::Left) => {
-                        if self.ended() == End::All {
+                        if self.ended() != End::Reading {
                             return;
                         }
                     }
@@ -367,7 +369,7 @@ impl Driver {
         state.is_expelled = true;
         state.tell(Error::PollInterval { idle, interval });
         drop(state);
-        if let Some(leaving) = group.leave() {
+        if let Some(leaving) = group.leave(false) {
             // If it does not arrive, the silence that follows says the same.
             let bound = Instant::now() + self.cluster.options().request_timeout;
             tokio::spawn(timeout_at(bound, leaving));
@@ -497,8 +499,8 @@ impl Driver {
             return;
         };
         ending.outcome = outcome;
-        let left = ending.left;
-        let leaving = self.group.as_mut().and_then(Group::leave);
+        let (left, is_for_good) = (ending.left, ending.end == End::Membership);
+        let leaving = self.group.as_mut().and_then(|group| group.leave(is_for_good));
         self.work.spawn(async move {
             if let Some(leaving) = leaving
                 && let Ok(Err(error)) = timeout_at(left, leaving).await

@@ -179,7 +179,7 @@ impl Group {
         let (group, stint) = (self.id, self.membership.stint());
         let protocol = self.membership.protocol();
         let former = self.former.clone().filter(|_| asked == Ask::Join);
-        let farewell = former.and_then(|former| self.farewell(former));
+        let farewell = former.and_then(|former| self.farewell(former, false));
         if protocol == Protocol::Consumer {
             let told = Told { wish: voice.wish.clone(), owned: owned.clone() };
             let request = self.heartbeat(&told);
@@ -368,10 +368,10 @@ impl Group {
         }))
     }
 
-    /// Leaves; what comes back is the request, if there is anybody to tell.
-    pub(super) fn leave(&mut self) -> Option<BoxFuture<'static, Result<(), Error>>> {
+    /// Leaves; what comes back is the request, if there is anybody to tell. A static member may be back, unless it goes for good.
+    pub(super) fn leave(&mut self, is_for_good: bool) -> Option<BoxFuture<'static, Result<(), Error>>> {
         let farewell = match self.membership.is_known() {
-            true => self.farewell(self.membership.member_id().clone()),
+            true => self.farewell(self.membership.member_id().clone(), is_for_good),
             false => None,
         };
         self.membership.leave();
@@ -380,16 +380,17 @@ impl Group {
     }
 
     /// Tells the coordinator that a member is none any more.
-    fn farewell(&self, member_id: Str) -> Option<BoxFuture<'static, Result<(), Error>>> {
+    fn farewell(&self, member_id: Str, is_for_good: bool) -> Option<BoxFuture<'static, Result<(), Error>>> {
         let is_consumer = self.membership.protocol() == Protocol::Consumer;
-        // In the classic protocol a static member stays, as it is expected back.
-        if !is_consumer && self.voice.instance_id.is_some() {
+        let is_expected_back = self.voice.instance_id.is_some() && !is_for_good;
+        // In the classic protocol that means to stay.
+        if !is_consumer && is_expected_back {
             return None;
         }
         let voice = self.voice.clone();
         Some(Box::pin(async move {
             match is_consumer {
-                true => voice.leave(member_id).await,
+                true => voice.leave(member_id, is_expected_back).await,
                 false => voice.leave_classic(member_id).await,
             }
         }))
@@ -500,11 +501,8 @@ impl Voice {
         (named, is_whole)
     }
 
-    async fn leave(&self, member_id: Str) -> Result<(), Error> {
-        let member_epoch = match self.instance_id {
-            Some(_) => LEAVE_FOR_A_WHILE_EPOCH,
-            None => LEAVE_EPOCH,
-        };
+    async fn leave(&self, member_id: Str, is_expected_back: bool) -> Result<(), Error> {
+        let member_epoch = if is_expected_back { LEAVE_FOR_A_WHILE_EPOCH } else { LEAVE_EPOCH };
         let request = ConsumerGroupHeartbeatRequest {
             group_id: self.group_id.clone(),
             member_id,
@@ -670,7 +668,8 @@ impl Voice {
 
     async fn leave_classic(&self, member_id: Str) -> Result<(), Error> {
         // Versions from 3 on take several members; both forms are filled in.
-        let member = MemberIdentity { member_id: member_id.clone(), group_instance_id: None, reason: None };
+        let group_instance_id = self.instance_id.clone();
+        let member = MemberIdentity { member_id: member_id.clone(), group_instance_id, reason: None };
         let request = LeaveGroupRequest { group_id: self.group_id.clone(), member_id, members: vec![member] };
         self.cluster.call_coordinator(&self.group_id, Lane::Requests, request).await.map(drop)
     }

@@ -160,6 +160,12 @@ impl Consumer {
         self.end(End::All, timeout).await
     }
 
+    /// As [`Consumer::close`], and gone from the group at once also with `group.instance.id`: what [`Consumer::close`] leaves to such a
+    /// member until `session.timeout.ms` is over, as it is expected back, goes to the others now (KIP-1092).
+    pub async fn leave(self, timeout: Duration) -> Result<Committed, Error> {
+        self.end(End::Membership, timeout).await
+    }
+
     async fn end(&self, end: End, timeout: Duration) -> Result<Committed, Error> {
         let now = Instant::now();
         let (reply, ended) = oneshot::channel();
