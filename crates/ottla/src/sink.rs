@@ -10,7 +10,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand, ValueEnum};
 use client::{Execution, Isolation, Options, TokioEnvironment};
 use serde_json::{Value, json};
-use sink::{Line, LocalFiles, RepairAction, Replayed, RunError, Settings, Until, Verified, Which};
+use sink::{Line, LineName, LocalFiles, RepairAction, Replayed, RunError, Settings, Until, Verified, Which};
 use wire::Offset;
 
 use crate::connect::ConnectArgs;
@@ -104,8 +104,13 @@ struct DlqReplayArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Ctrl-C and SIGTERM commit what is in hand and end. Whatever else ends it, and wherever: the next run
-goes on from what is durable, and the output has each record once. A second run of the same name
-takes the partitions over, and the first one ends. An error of one line ends the other in order.
+goes on from what is durable, and the output has each record once. An error of one line ends the
+other in order.
+
+Several runs of one declaration share the partitions, each under a name of its own: `--instance a` and
+`--instance b`, or one on each machine. What one leaves behind that dies, the others take over after
+session.timeout.ms, 10 s unless [client] says otherwise. A second run under the same instance's name
+takes over from the first at once, and the first one ends.
 
 A record that cannot be converted ends it, with its place named and what came before it committed.
 With [dead_letters] in the declaration it goes to the topic that is named there, once.")]
@@ -113,6 +118,9 @@ struct RunArgs {
     /// End when everything is in the output that is there now
     #[arg(long)]
     until_end: bool,
+    /// What this instance is called among those that share the partitions [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    instance: Option<LineName>,
 }
 
 /// Show what is read, committed and in the output, and how far it is behind
@@ -173,6 +181,13 @@ pub(crate) async fn run(args: SinkArgs) -> Result<(), Failure> {
 /// The declaration's client settings, under what the command line says.
 fn declared(settings: &Settings, options: &mut Options) {
     options.isolation_level = Isolation::ReadCommitted;
+    for (key, value) in [
+        // What an instance has in hand is soon written by another if it dies, and moves only if it has to.
+        ("session.timeout.ms", "10000"),
+        ("partition.assignment.strategy", "cooperative-sticky"),
+    ] {
+        options.set(key, value).expect("it is allowed");
+    }
     for (key, value) in &settings.client {
         options.set(key, value).expect("the declaration was read with them");
     }
@@ -188,8 +203,12 @@ async fn work(
     let cluster = connect.cluster(|options| declared(settings, options)).await?;
     let until = if args.until_end { Until::End } else { Until::Stopped };
     let (environment, files) = (Arc::new(TokioEnvironment), Arc::new(LocalFiles));
-    let options = cluster.options().clone();
+    let mut options = cluster.options().clone();
     drop(cluster);
+    if let Some(instance) = &args.instance {
+        options.group_instance_id = Some(instance.to_string());
+    }
+    options.group_instance_id.get_or_insert_with(host_name);
     let done = sink::run(settings, options, environment, files, until, stop.asked()).await?;
     let mut report = Report::new(&["line", "topic", "partition", "from", "to", "records", "letters"]);
     for done in done {
@@ -204,6 +223,14 @@ async fn work(
         ]);
     }
     output.print(&report)
+}
+
+/// What this machine calls itself, as far as it can be a part of ids.
+fn host_name() -> String {
+    let system = rustix::system::uname();
+    let is_allowed = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let name: String = system.nodename().to_string_lossy().chars().filter(is_allowed).collect();
+    if name.is_empty() { "host".to_owned() } else { name }
 }
 
 async fn status(settings: &Settings, output: OutputArgs, connect: &ConnectArgs) -> Result<(), Failure> {

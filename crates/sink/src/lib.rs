@@ -5,7 +5,8 @@
 //! (`staging`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
 //! `server_store`, `redis_store` and `postgres_store`), records that are no rows (`letters`, `verdicts`), one partition that goes
 //! through all of it (`partition`), what is declared
-//! (`settings`, `positions`), what is read and whether it continues (`source`), the line into the table at work (`offline`), the
+//! (`settings`, `positions`), which partitions are this instance's (`shares`), what is read and
+//! whether it continues (`source`), the line into the table at work (`offline`), the
 //! one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`), both of them (`run`), what can be said of
 //! it from outside (`status`, `replay`, `digest`, `verify_nearline`, `verify`), and positions from the table itself (`repair`). Invariant: a
 //! range is frozen before its files are in the table, and committed after; whoever repeats it writes the same files.
@@ -31,6 +32,7 @@ mod verdicts;
 mod partition;
 mod settings;
 mod positions;
+mod shares;
 mod source;
 mod log_reader;
 mod offline;

@@ -1,10 +1,11 @@
 //! The near-real-time line at work: every record that is read is written to the output topic, in transactions that carry the positions.
 //!
-//! The line has one transactional id. Whoever takes it over ends what its predecessor left open *before* it reads the positions, and
-//! from then on that one commits nothing: so what is in the output, and what is committed, are the same at every moment in the eyes of
-//! those who read committed records. Where a line begins is committed before anything is read.
+//! Each instance has a transactional id. One that comes back under its old one ends what it left open *before* it reads the positions;
+//! of what another left open, the positions are only to be had when it is over (KIP-447). A transaction's positions are committed in
+//! the name of the group's member, so that nobody commits what is another's by now: what is in the output, and what is committed, are
+//! the same at every moment in the eyes of those who read committed records. Where a line begins is committed before anything is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,12 +13,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use client::{
-    Begin, Cluster, ConsumedRecord, Consumer, ConsumerGroupMetadata, Environment, Error, ErrorKind,
-    OffsetReset, Options, Producer, ProducerRecord, Records, Start, Transaction,
+    Admin, Begin, Cluster, ConsumedRecord, Consumer, ConsumerGroupMetadata, Environment, Error, ErrorKind,
+    Options, Producer, ProducerRecord, Reached, Records, Start, Transaction,
 };
 use offsets::{Log, Position};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
-use wire::{LeaderEpoch, Millis, Offset, Str, TopicPartition, Uuid};
+use wire::{ErrorCode, LeaderEpoch, Millis, Offset, Str, TopicPartition};
 
 use crate::key::{Key, LineName};
 use crate::nearline_position::Kept;
@@ -25,7 +27,8 @@ use crate::origin;
 use crate::output::{self, Output};
 use crate::run::{CLOSE_MAX, Done, LOOK_EVERY, RunError, Until};
 use crate::settings::{Line, NearlineSettings, Settings};
-use crate::source::{self, Begins, sources};
+use crate::shares::{Losses, Share, Shares};
+use crate::source::{self, sources, told};
 
 /// A position that does not move is committed again after this time: brokers forget a group's offsets some days after their commit.
 const RENEW_EVERY_MS: i64 = 60 * 60 * 1000;
@@ -36,8 +39,6 @@ const FAILURES_MAX: u32 = 5;
 struct Reading {
     key: Key,
     log: Log,
-    /// Where it ended at the start.
-    end: Offset,
     from: Offset,
     begun: Offset,
     /// What is in the output or in the open transaction.
@@ -51,8 +52,13 @@ struct Reading {
 
 impl Reading {
     /// Where it stands; behind what nobody gets to see, as the ends of transactions, if that was passed.
-    fn reached(&self, passed: Option<Offset>) -> Position {
-        Position { next: passed.map_or(self.read.next, |passed| passed.max(self.read.next)), ..self.read }
+    fn reached(&self, passed: Option<Reached>) -> Position {
+        match passed {
+            Some(passed) if passed.next > self.read.next => {
+                Position { next: passed.next, leader_epoch: passed.leader_epoch }
+            }
+            _ => self.read,
+        }
     }
 }
 
@@ -63,14 +69,29 @@ struct Nearline {
     /// The line's name as a header's value.
     stamp: Bytes,
     nearline: NearlineSettings,
-    group: ConsumerGroupMetadata,
-    output_id: Uuid,
+    group: Str,
+    output: Output,
     environment: Arc<dyn Environment>,
     cluster: Cluster,
     consumer: Consumer,
+    shares: mpsc::UnboundedReceiver<Share>,
+    losses: Losses,
+    /// What the group said while a transaction was open: it is dealt with when that is over.
+    waiting: Option<Share>,
     readings: BTreeMap<TopicPartition, Reading>,
+    /// What was done in partitions that were given up since.
+    done: BTreeMap<TopicPartition, Done>,
+    /// Where the partitions ended at the start, if that is where the line is to end.
+    ends: BTreeMap<TopicPartition, Offset>,
     /// Transactions that failed since the last one that did not.
     failures: u32,
+}
+
+/// Who this instance is in the group: whoever it is later may not speak for what it had before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Member {
+    id: Str,
+    losses: u64,
 }
 
 /// Why a transaction is closed.
@@ -98,31 +119,26 @@ pub(crate) async fn run(
     if age > timeout / 2 {
         return Err(RunError::FlushAge { age, timeout });
     }
-    options.group_id = None;
-    options.auto_offset_reset = OffsetReset::None;
-    options.transactional_id = Some(line.to_string());
+    let transactional_id = match &options.group_instance_id {
+        Some(instance) => format!("{line}.{instance}"),
+        None => format!("{line}.{:016x}", environment.random()),
+    };
+    source::as_member(&mut options, &line);
+    options.transactional_id = Some(transactional_id);
     let cluster = Cluster::new(options, Arc::clone(&environment))?;
     let output = Output::describe(&cluster, &nearline.topic).await?;
     let producer = Producer::new(cluster.clone())?;
-    let fenced = |error| told(&line, error);
     let ended = async {
         // First of all: what a predecessor left open is over when the positions are read.
-        producer.init_transactions().await.map_err(fenced)?;
-        let mut work = Nearline::open(settings, nearline, &producer, cluster, environment, &output).await?;
+        producer.init_transactions().await.map_err(|error| told(&line, error))?;
+        let mut work = Nearline::open(settings, nearline, cluster, environment, output, until).await?;
         let ended = work.work(&producer, until, std::pin::pin!(stop)).await;
-        let done = work.readings.values().map(|reading| Done {
-            line: Line::Nearline,
-            partition: reading.key.partition.clone(),
-            from: reading.from,
-            to: reading.committed.next,
-            records: reading.records,
-            letters: 0,
-        });
-        let done = done.collect();
-        if let Err(error) = work.consumer.close(CLOSE_MAX).await {
-            tracing::debug!(%error, "the consumer did not end in order");
+        let readings = std::mem::take(&mut work.readings);
+        for reading in readings.into_values() {
+            work.note(&reading);
         }
-        ended.map(|()| done)
+        source::leave(work.consumer, &mut work.shares).await;
+        ended.map(|()| work.done.into_values().collect())
     };
     let ended = ended.await;
     if let Err(error) = producer.close(CLOSE_MAX).await {
@@ -135,65 +151,145 @@ impl Nearline {
     async fn open(
         settings: &Settings,
         nearline: &NearlineSettings,
-        producer: &Producer,
         cluster: Cluster,
         environment: Arc<dyn Environment>,
-        output: &Output,
+        output: Output,
+        until: Until,
     ) -> Result<Self, RunError> {
         let line = settings.line_name(Line::Nearline);
-        let group = ConsumerGroupMetadata::of_group(Str::copy_from(line.as_str()));
-        let kept = client::Admin::new(cluster.clone()).stable_group_offsets(&group.group_id).await?;
-        // The log after the positions: they are never ahead of what is looked at here.
         let sources = sources(settings, Line::Nearline, &cluster).await?;
         output.check_partitions(sources.iter().map(|source| &source.key.partition))?;
-        let mut readings = BTreeMap::new();
+        let ends = match until {
+            Until::End => {
+                sources.iter().map(|source| (source.key.partition.clone(), source.visible_end)).collect()
+            }
+            Until::Stopped => BTreeMap::new(),
+        };
+        let (group, shares, losses) = Shares::new();
+        let consumer = Consumer::with_offsets(cluster.clone(), Arc::new(group));
+        consumer.subscribe(settings.topics.iter().cloned())?;
+        Ok(Self {
+            settings: settings.clone(),
+            stamp: Bytes::copy_from_slice(line.as_str().as_bytes()),
+            group: Str::copy_from(line.as_str()),
+            line,
+            nearline: nearline.clone(),
+            output,
+            environment,
+            cluster,
+            consumer,
+            shares,
+            losses,
+            waiting: None,
+            readings: BTreeMap::new(),
+            done: BTreeMap::new(),
+            ends,
+            failures: 0,
+        })
+    }
+
+    // The group.
+
+    async fn share(&mut self, producer: &Producer, share: Share) -> Result<(), RunError> {
+        match share {
+            Share::Assigned(partitions, reply) => {
+                let begins = self.begin(producer, partitions).await?;
+                // Nobody waits for what was lost meanwhile.
+                let _ = reply.send(begins);
+            }
+            Share::Revoked(partitions, reply) => {
+                self.let_go(&partitions);
+                let _ = reply.send(());
+            }
+            Share::Lost(partitions) => self.let_go(&partitions),
+        }
+        Ok(())
+    }
+
+    /// Says where to begin in partitions that were handed out.
+    async fn begin(
+        &mut self,
+        producer: &Producer,
+        partitions: Vec<TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, Begin>, RunError> {
+        let partitions: BTreeSet<_> = partitions.into_iter().collect();
+        // What a former member still has in a transaction is waited for here.
+        let kept = Admin::new(self.cluster.clone()).stable_group_offsets(&self.group).await?;
+        // The log after the positions: they are never ahead of what is looked at here.
+        let sources = sources(&self.settings, Line::Nearline, &self.cluster).await?;
+        let mut begins = BTreeMap::new();
         for source in sources {
             let (partition, log) = (&source.key.partition, source.log);
+            if !partitions.contains(partition) {
+                continue;
+            }
+            self.output.check_partitions(std::iter::once(partition))?;
             let (kept, is_new) = match kept.committed.get(partition) {
-                Some(committed) => (Kept::read(committed, &source.key, output.id)?, false),
+                Some(committed) => (Kept::read(committed, &source.key, self.output.id)?, false),
                 None => {
-                    output::check_new(&cluster, output, &source.key, kept.expired.get(partition)).await?;
-                    let begun = settings.start.resolve(log.start, source.visible_end, None);
+                    let expired = kept.expired.get(partition);
+                    output::check_new(&self.cluster, &self.output, &source.key, expired).await?;
+                    let is_known = kept.committed.keys().any(|known| known.topic == partition.topic);
+                    let begun = source::begin(&self.settings, &source, is_known);
                     let position = Position { next: begun, leader_epoch: LeaderEpoch::NONE };
                     (Kept { begun, position }, true)
                 }
             };
             source::check(&source.key, kept.position, &log)?;
-            let committed_at = if is_new { Millis(0) } else { environment.now() };
+            begins.insert(partition.clone(), begin(kept.position));
             let reading = Reading {
                 log,
-                end: source.visible_end,
                 from: kept.position.next,
                 begun: kept.begun,
                 read: kept.position,
                 committed: kept.position,
-                committed_at,
+                committed_at: if is_new { Millis(0) } else { self.environment.now() },
                 records: 0,
                 open: 0,
                 key: source.key,
             };
-            readings.insert(reading.key.partition.clone(), reading);
+            self.readings.insert(reading.key.partition.clone(), reading);
         }
-        let begins = readings.iter().map(|(name, reading)| (name.clone(), begin(reading.committed)));
-        let consumer = Consumer::with_offsets(cluster.clone(), Arc::new(Begins(begins.collect())));
-        let mut line = Self {
-            settings: settings.clone(),
-            stamp: Bytes::copy_from_slice(line.as_str().as_bytes()),
-            line,
-            nearline: nearline.clone(),
-            group,
-            output_id: output.id,
-            environment,
-            cluster,
-            consumer,
-            readings,
-            failures: 0,
-        };
         // Where new partitions begin, before anything of them is read.
-        line.renew(producer, Passed::Left).await?;
-        line.consumer.assign(line.readings.keys().map(|partition| (partition.clone(), None)))?;
-        Ok(line)
+        if !self.renew(producer, Passed::Left).await? {
+            tracing::info!(line = %self.line, "what was handed out is lost already");
+            return Ok(BTreeMap::new());
+        }
+        Ok(begins)
     }
+
+    fn let_go(&mut self, partitions: &[TopicPartition]) {
+        for partition in partitions {
+            if let Some(reading) = self.readings.remove(partition) {
+                self.note(&reading);
+            }
+        }
+    }
+
+    /// Remembers what was done.
+    fn note(&mut self, reading: &Reading) {
+        let (partition, to) = (&reading.key.partition, reading.committed.next);
+        let done = self.done.entry(partition.clone()).or_insert_with(|| Done {
+            line: Line::Nearline,
+            partition: partition.clone(),
+            from: reading.from,
+            to,
+            records: 0,
+            letters: 0,
+        });
+        done.to = to;
+        done.records += reading.records;
+    }
+
+    /// Who this is in the group at the moment; nobody while it is outside.
+    fn member(&self) -> Option<(ConsumerGroupMetadata, Member)> {
+        let group = self.consumer.group_metadata([])?;
+        // Behind the identity: a loss that the identity does not know of yet counts.
+        let member = Member { id: group.member_id.clone(), losses: self.losses.count() };
+        Some((group, member))
+    }
+
+    // What is read.
 
     async fn work(
         &mut self,
@@ -202,13 +298,21 @@ impl Nearline {
         mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<(), RunError> {
         loop {
-            if until == Until::End && self.is_at_end() {
-                return self.renew(producer, Passed::Taken).await;
+            if let Some(share) = self.waiting.take() {
+                self.share(producer, share).await?;
+                continue;
+            }
+            if until == Until::End && self.is_at_end() && self.is_everything_in(producer).await? {
+                return Ok(());
             }
             let wait = self.wait(until);
             let records = tokio::select! {
                 biased;
-                () = &mut stop => return self.renew(producer, Passed::Taken).await,
+                () = &mut stop => return self.renew(producer, Passed::Taken).await.map(drop),
+                Some(share) = self.shares.recv() => {
+                    self.waiting = Some(share);
+                    continue;
+                }
                 records = self.consumer.next() => records,
                 () = sleep(wait) => {
                     if self.is_renewal_due() {
@@ -238,14 +342,18 @@ impl Nearline {
         until: Until,
         stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Closed, RunError> {
+        // What was lost before counts no more, which is looked at for all that is written.
+        let Some((_, member)) = self.member() else { return Ok(Closed::Flush) };
         let transaction = producer.begin().await.map_err(|error| told(&self.line, error))?;
         let closed = self.fill(&transaction, first, until, stop).await;
+        let is_stopped = matches!(closed, Ok(Closed::Stopped));
         let ended = match closed {
             // What was read behind the record that failed is not dealt with.
             Ok(Closed::Failed(error)) => {
-                self.commit(producer, transaction, Passed::Left).await.map(|()| Closed::Failed(error))
+                let committed = self.commit(producer, transaction, &member, Passed::Left).await;
+                committed.map(|()| Closed::Failed(error))
             }
-            Ok(closed) => self.commit(producer, transaction, Passed::Taken).await.map(|()| closed),
+            Ok(closed) => self.commit(producer, transaction, &member, Passed::Taken).await.map(|()| closed),
             Err(error) => {
                 drop(transaction);
                 Err(error)
@@ -258,7 +366,7 @@ impl Nearline {
             }
             Err(error) => {
                 self.give_up(error)?;
-                Ok(Closed::Flush)
+                Ok(if is_stopped { Closed::Stopped } else { Closed::Flush })
             }
         }
     }
@@ -290,6 +398,10 @@ impl Nearline {
             let records = tokio::select! {
                 biased;
                 () = &mut stop => return Ok(Closed::Stopped),
+                Some(share) = self.shares.recv() => {
+                    self.waiting = Some(share);
+                    return Ok(Closed::Flush);
+                }
                 records = self.consumer.next() => records,
                 () = sleep(wait) => continue,
             };
@@ -307,7 +419,9 @@ impl Nearline {
         transaction: &Transaction<'_>,
         records: Records,
     ) -> Result<Option<RunError>, Error> {
-        let Some(reading) = self.readings.get_mut(records.partition()) else { return Ok(None) };
+        let reading = self.readings.get_mut(records.partition());
+        // It may be another's by now.
+        let Some(reading) = reading.filter(|_| records.is_wanted()) else { return Ok(None) };
         let committed = reading.committed.next;
         let checked =
             source::check_records(&self.cluster, &reading.key, committed, &reading.log, &records).await;
@@ -335,18 +449,19 @@ impl Nearline {
         Ok(None)
     }
 
-    /// Puts the positions into a transaction, and commits it.
+    /// Puts the positions into a transaction, and commits it in the name of the member that it was begun as.
     async fn commit(
         &mut self,
         producer: &Producer,
         transaction: Transaction<'_>,
+        begun_as: &Member,
         passed: Passed,
     ) -> Result<(), Error> {
         let now = self.environment.now();
         let mut moved = Vec::new();
         for (name, reading) in &self.readings {
             let passed = match passed {
-                Passed::Taken => self.consumer.position(name),
+                Passed::Taken => self.consumer.reached(name),
                 Passed::Left => None,
             };
             let position = reading.reached(passed);
@@ -359,8 +474,14 @@ impl Nearline {
         }
         let committed = moved
             .iter()
-            .map(|(name, kept)| (name.clone(), kept.committed(&self.readings[name].key, self.output_id)));
-        transaction.send_positions(committed.collect::<Vec<_>>(), &self.group).await?;
+            .map(|(name, kept)| (name.clone(), kept.committed(&self.readings[name].key, self.output.id)));
+        let committed: Vec<_> = committed.collect();
+        let Some((group, _)) = self.member().filter(|(_, member)| member == begun_as) else {
+            transaction.abort().await?;
+            let (code, doing) = (ErrorCode::UNKNOWN_MEMBER_ID, "committing positions".to_owned());
+            return Err(Error::Kafka { code, doing, message: None });
+        };
+        transaction.send_positions(committed, &group).await?;
         if let Err(error) = transaction.commit().await {
             if error.kind() != ErrorKind::Retriable {
                 return Err(error);
@@ -379,10 +500,14 @@ impl Nearline {
         Ok(())
     }
 
-    /// Commits positions that have moved without a record, or that are old.
-    async fn renew(&mut self, producer: &Producer, passed: Passed) -> Result<(), RunError> {
+    /// Commits positions that have moved without a record, or that are old; not while this is no member of the group.
+    async fn renew(&mut self, producer: &Producer, passed: Passed) -> Result<bool, RunError> {
+        let Some((_, member)) = self.member() else { return Ok(false) };
         let transaction = producer.begin().await.map_err(|error| told(&self.line, error))?;
-        self.commit(producer, transaction, passed).await.map_err(|error| told(&self.line, error))
+        match self.commit(producer, transaction, &member, passed).await {
+            Err(error) if is_no_member(&error) => Ok(false),
+            committed => committed.map(|()| true).map_err(|error| told(&self.line, error)),
+        }
     }
 
     /// After a transaction that failed: everything goes back to where it is committed, unless trying again is no use.
@@ -393,15 +518,18 @@ impl Nearline {
             }
             error => error.kind() == ErrorKind::Abortable,
         };
-        self.failures += 1;
-        if !is_worth_it || self.failures > FAILURES_MAX {
+        // Whoever was away has lost what it had, and is handed out something anew.
+        let is_no_member = is_no_member(&error);
+        self.failures += u32::from(!is_no_member);
+        if !is_worth_it && !is_no_member || self.failures > FAILURES_MAX {
             return Err(told(&self.line, error));
         }
         tracing::warn!(line = %self.line, %error, "a transaction failed and is done again");
         for (name, reading) in &mut self.readings {
             reading.open = 0;
             reading.read = reading.committed;
-            self.consumer.seek(name, begin(reading.committed))?;
+            // What is not read any more is about to be taken away.
+            let _ = self.consumer.seek(name, begin(reading.committed));
         }
         Ok(())
     }
@@ -422,17 +550,38 @@ impl Nearline {
         self.readings.values().any(|reading| is_old(reading, now))
     }
 
-    /// Whether everything was read that was there at the start.
+    /// Whether everything was read that was there at the start, of what this instance has.
     fn is_at_end(&self) -> bool {
-        let is_there = |(name, reading): (_, &Reading)| {
-            reading.reached(self.consumer.position(name)).next >= reading.end
+        let is_there = |(name, reading): (&TopicPartition, &Reading)| {
+            let reached = reading.reached(self.consumer.reached(name)).next;
+            self.ends.get(name).is_none_or(|&end| reached >= end)
         };
         self.readings.iter().all(is_there)
     }
 
+    /// Commits where this instance stands, and looks whether the rest of what was there at the start is in the output too, whoever
+    /// writes it.
+    async fn is_everything_in(&mut self, producer: &Producer) -> Result<bool, RunError> {
+        // What is assigned and not read yet has been told already.
+        if self.consumer.assignment().len() != self.readings.len()
+            || !self.renew(producer, Passed::Taken).await?
+        {
+            return Ok(false);
+        }
+        if self.ends.keys().all(|name| self.readings.contains_key(name)) {
+            return Ok(true);
+        }
+        let kept = Admin::new(self.cluster.clone()).stable_group_offsets(&self.group).await?;
+        let is_in = |(name, &end): (&TopicPartition, &Offset)| {
+            self.readings.contains_key(name)
+                || kept.committed.get(name).is_some_and(|kept| kept.offset >= end)
+        };
+        Ok(self.ends.iter().all(is_in))
+    }
+
     /// What an error of the consumer's means.
     async fn stopped(&self, error: Error) -> RunError {
-        let Some(partition) = source::out_of_range(&error) else { return error.into() };
+        let Some(partition) = source::out_of_range(&error) else { return told(&self.line, error) };
         let Ok(sources) = sources(&self.settings, Line::Nearline, &self.cluster).await else {
             return error.into();
         };
@@ -476,15 +625,20 @@ fn made(topic: &Str, line: &Bytes, from: &TopicPartition, record: &ConsumedRecor
     }
 }
 
-/// An error of the client's, or that somebody else is the line now.
-fn told(line: &LineName, error: Error) -> RunError {
-    let is_fenced = |error: &Error| error.kind() == ErrorKind::Fenced;
-    let is_taken = match &error {
-        Error::Aborted { cause: Some(cause) } => is_fenced(cause),
-        error => is_fenced(error),
+/// Whether the group's coordinator takes whoever commits for no member of now.
+fn is_no_member(error: &Error) -> bool {
+    let code = match error {
+        Error::Aborted { cause: Some(cause) } => cause.code(),
+        error => error.code(),
     };
-    match is_taken {
-        true => RunError::TakenOver { line: line.clone(), source: Box::new(error) },
-        false => error.into(),
-    }
+    matches!(
+        code,
+        Some(
+            ErrorCode::UNKNOWN_MEMBER_ID
+                | ErrorCode::ILLEGAL_GENERATION
+                | ErrorCode::STALE_MEMBER_EPOCH
+                | ErrorCode::FENCED_MEMBER_EPOCH
+                | ErrorCode::REBALANCE_IN_PROGRESS
+        )
+    )
 }

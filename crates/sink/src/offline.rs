@@ -1,49 +1,71 @@
-//! The offline line at work: reads topics, hands every partition what it takes, and ends in order.
+//! The offline line at work: reads what its group hands out, gives every partition what it takes, and ends in order.
 //!
-//! One task reads and writes. It takes hold of every partition first, compares what is stored with the table and with the log, and
-//! reads on from exactly there. Nothing is decided here about ranges; what does not continue stops it, with the place named.
+//! One task reads and writes. It takes hold of each partition that it is handed, compares what is stored with the table and with the
+//! log, and reads on from exactly there; one that is asked back is committed and let go. Nothing is decided here about ranges; what
+//! does not continue stops it, with the place named.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Admin, Begin, Cluster, Consumer, Environment, Error, OffsetReset, Options, Records, Start};
+use client::{Admin, Begin, Cluster, Consumer, Environment, Error, Options, Records, Start};
 use offsets::Log;
-use tokio::time::sleep;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
 use wire::{Offset, TopicPartition};
 
 use crate::files::Files;
+use crate::key::Key;
 use crate::letters::TopicLetters;
-use crate::partition::{Chunk, Partition};
+use crate::log_reader::LogReader;
+use crate::partition::{Chunk, Partition, PartitionError};
 use crate::positions::open_store;
-use crate::run::{CLOSE_MAX, Done, LOOK_EVERY, RunError, Until};
+use crate::run::{Done, LOOK_EVERY, RunError, Until};
 use crate::settings::{DeadLetterSettings, Line, OfflineSettings, Settings};
-use crate::source::{self, Begins, Source, sources};
+use crate::shares::{Share, Shares};
+use crate::source::{self, sources};
+use crate::store::{PositionStore, StoreError};
 use crate::table::Table;
 
 /// A partition that is read.
 struct Reading {
     partition: Partition,
     log: Log,
-    /// Where it ended at the start.
-    end: Offset,
     from: Offset,
     records: u64,
+}
+
+/// A partition that another instance has taken hold of, and that the group has not taken from this one yet.
+struct Taken {
+    why: RunError,
+    /// The group would have said by then that it is another's.
+    until: Instant,
 }
 
 /// The line at work.
 struct Offline {
     settings: Settings,
-    memory_max: usize,
+    offline: OfflineSettings,
+    /// The client's, for those who send dead letters.
+    options: Options,
     environment: Arc<dyn Environment>,
     cluster: Cluster,
     consumer: Consumer,
+    shares: mpsc::UnboundedReceiver<Share>,
+    store: Arc<dyn PositionStore>,
+    table: Table,
     readings: BTreeMap<TopicPartition, Reading>,
+    taken_over: BTreeMap<TopicPartition, Taken>,
+    /// What was done in partitions that were given up since.
+    done: BTreeMap<TopicPartition, Done>,
+    /// Where the partitions ended at the start, if that is where the line is to end.
+    ends: BTreeMap<TopicPartition, Offset>,
     /// Bytes taken since memory was looked at.
     taken: usize,
+    foreign_told: bool,
 }
 
 /// Runs the line until `stop` or, if that is wanted, until the end of what is there. Whatever ends it, what is in hand is committed
@@ -57,7 +79,7 @@ pub(crate) async fn run(
     until: Until,
     stop: impl Future<Output = ()>,
 ) -> Result<Vec<Done>, RunError> {
-    let mut line = Offline::open(settings, offline, options, environment, files).await?;
+    let mut line = Offline::open(settings, offline, options, environment, files, until).await?;
     let ended = line.work(until, stop).await;
     let closed = line.close().await;
     ended?;
@@ -81,11 +103,17 @@ impl Offline {
         mut options: Options,
         environment: Arc<dyn Environment>,
         files: Arc<dyn Files>,
+        until: Until,
     ) -> Result<Self, RunError> {
-        options.group_id = None;
-        options.auto_offset_reset = OffsetReset::None;
+        source::as_member(&mut options, &settings.line_name(Line::Offline));
         let cluster = Cluster::new(options.clone(), Arc::clone(&environment))?;
         let sources = sources(settings, Line::Offline, &cluster).await?;
+        let ends = match until {
+            Until::End => {
+                sources.iter().map(|source| (source.key.partition.clone(), source.visible_end)).collect()
+            }
+            Until::Stopped => BTreeMap::new(),
+        };
         if let Some(dead_letters) = &settings.dead_letters {
             // Before it is needed, and without its being made on the way with a retention that nobody chose.
             let topic = std::slice::from_ref(&dead_letters.topic);
@@ -105,63 +133,48 @@ impl Offline {
         }
         let table = Table::new(Arc::clone(&files), &offline.table);
         let store = open_store(offline, files).await?;
-        let mut readings = BTreeMap::new();
-        for Source { key, log, visible_end } in sources {
-            let begin = settings.start.resolve(log.start, visible_end, None);
-            // Two halves of a random number are one.
-            let token = environment.random() as i64;
-            let (store, table, line) = (Arc::clone(&store), table.clone(), offline.line.clone());
-            let opened =
-                Partition::open(key.clone(), store, table, line, begin, token, environment.now()).await;
-            let partition = match &settings.dead_letters {
-                None => opened?,
-                Some(DeadLetterSettings { topic }) => {
-                    let (group, environment) = (settings.dead_letters_group(), Arc::clone(&environment));
-                    let letters =
-                        TopicLetters::new(topic.clone(), &group, &key, options.clone(), environment)?;
-                    opened?.with_letters(Box::new(letters))
-                }
-            };
-            let from = partition.committed();
-            readings.insert(key.partition, Reading { partition, log, end: visible_end, from, records: 0 });
-        }
-        // Newer than every hold: nobody else adds anything any more.
-        let listing = table.list().map_err(|error| failed("list", error))?;
-        if let Some(foreign) = listing.foreign.first() {
-            tracing::warn!(
-                files = listing.foreign.len(), first = %foreign.display(),
-                "the table's directory has files that are not the sink's: they are left alone"
-            );
-        }
-        let mut begins = BTreeMap::new();
-        for (name, Reading { partition, log, .. }) in &mut readings {
-            partition.compare(&listing).await?;
-            let committed = partition.stored().committed;
-            source::check(partition.key(), committed, log)?;
-            let begin = Begin { start: Start::Offset(committed.next), leader_epoch: committed.leader_epoch };
-            begins.insert(name.clone(), begin);
-        }
-        let consumer = Consumer::with_offsets(cluster.clone(), Arc::new(Begins(begins)));
-        consumer.assign(readings.keys().map(|partition| (partition.clone(), None)))?;
-        let (settings, memory_max) = (settings.clone(), offline.memory_max);
-        Ok(Self { settings, memory_max, environment, cluster, consumer, readings, taken: 0 })
+        let (group, shares, _) = Shares::new();
+        let consumer = Consumer::with_offsets(cluster.clone(), Arc::new(group));
+        consumer.subscribe(settings.topics.iter().cloned())?;
+        Ok(Self {
+            settings: settings.clone(),
+            offline: offline.clone(),
+            options,
+            environment,
+            cluster,
+            consumer,
+            shares,
+            store,
+            table,
+            readings: BTreeMap::new(),
+            taken_over: BTreeMap::new(),
+            done: BTreeMap::new(),
+            ends,
+            taken: 0,
+            foreign_told: false,
+        })
     }
 
     async fn work(&mut self, until: Until, stop: impl Future<Output = ()>) -> Result<(), RunError> {
         tokio::pin!(stop);
         loop {
-            if until == Until::End && self.is_at_end() {
+            if until == Until::End && self.is_at_end() && self.is_everything_in().await? {
                 return Ok(());
             }
             let wait = self.wait(until);
             let records = tokio::select! {
                 biased;
                 () = &mut stop => return Ok(()),
-                records = self.consumer.next() => records,
+                Some(share) = self.shares.recv() => {
+                    self.share(share).await?;
+                    continue;
+                }
+                // Before records, of which there may always be more.
                 () = wait => {
                     self.tick().await?;
                     continue;
                 }
+                records = self.consumer.next() => records,
             };
             match records {
                 Some(Ok(records)) => self.take(records).await?,
@@ -172,6 +185,153 @@ impl Offline {
         }
     }
 
+    // The group.
+
+    async fn share(&mut self, share: Share) -> Result<(), RunError> {
+        match share {
+            Share::Assigned(partitions, reply) => {
+                let begins = self.begin(partitions).await?;
+                // Nobody waits for what was lost meanwhile.
+                let _ = reply.send(begins);
+            }
+            Share::Revoked(partitions, reply) => {
+                for partition in &partitions {
+                    self.give_up(partition).await?;
+                }
+                let _ = reply.send(());
+            }
+            Share::Lost(partitions) => {
+                for partition in &partitions {
+                    self.taken_over.remove(partition);
+                    if let Some(reading) = self.readings.remove(partition) {
+                        self.note(partition, &reading);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes hold of partitions, and says where to begin in them.
+    async fn begin(
+        &mut self,
+        partitions: Vec<TopicPartition>,
+    ) -> Result<BTreeMap<TopicPartition, Begin>, RunError> {
+        let partitions: BTreeSet<_> = partitions.into_iter().collect();
+        let sources = sources(&self.settings, Line::Offline, &self.cluster).await?;
+        let stored = self.store.list(&self.settings.line_name(Line::Offline)).await?;
+        let known: BTreeSet<_> = stored.into_iter().map(|(key, _)| key.partition.topic).collect();
+        let mut opened = BTreeMap::new();
+        for source in sources {
+            if !partitions.contains(&source.key.partition) {
+                continue;
+            }
+            self.taken_over.remove(&source.key.partition);
+            let begin = source::begin(&self.settings, &source, known.contains(&source.key.partition.topic));
+            let partition = match self.hold(&source.key, begin).await {
+                // It is asked for again if it stays assigned.
+                Err(error) if is_taken_over(&error) => continue,
+                partition => partition?,
+            };
+            opened.insert(source.key.partition, (partition, source.log));
+        }
+        // Newer than every hold: nobody else adds anything to these any more.
+        let listing = self.table.list().map_err(|error| self.failed("list", error))?;
+        if let Some(foreign) = listing.foreign.first().filter(|_| !self.foreign_told) {
+            self.foreign_told = true;
+            tracing::warn!(
+                files = listing.foreign.len(), first = %foreign.display(),
+                "the table's directory has files that are not the sink's: they are left alone"
+            );
+        }
+        let mut begins = BTreeMap::new();
+        for (name, (mut partition, log)) in opened {
+            match partition.compare(&listing).await {
+                Err(error) if is_taken_over(&error) => continue,
+                compared => compared?,
+            }
+            let committed = partition.stored().committed;
+            source::check(partition.key(), committed, &log)?;
+            let begin = Begin { start: Start::Offset(committed.next), leader_epoch: committed.leader_epoch };
+            begins.insert(name.clone(), begin);
+            let reading = Reading { partition, log, from: committed.next, records: 0 };
+            self.readings.insert(name, reading);
+        }
+        Ok(begins)
+    }
+
+    async fn hold(&mut self, key: &Key, begin: Offset) -> Result<Partition, PartitionError> {
+        // Two halves of a random number are one.
+        let token = self.environment.random() as i64;
+        let (store, table, line) = (Arc::clone(&self.store), self.table.clone(), self.offline.line.clone());
+        let opened =
+            Partition::open(key.clone(), store, table, line, begin, token, self.environment.now()).await?;
+        let Some(DeadLetterSettings { topic }) = &self.settings.dead_letters else { return Ok(opened) };
+        let (group, environment) = (self.settings.dead_letters_group(), Arc::clone(&self.environment));
+        let mut options = self.options.clone();
+        (options.group_id, options.group_instance_id) = (None, None);
+        let letters =
+            TopicLetters::new(topic.clone(), &group, key, options, environment).map_err(|source| {
+                PartitionError::Letters {
+                    key: Box::new(key.clone()),
+                    doing: "prepare to send dead letters",
+                    source,
+                }
+            })?;
+        Ok(opened.with_letters(Box::new(letters)))
+    }
+
+    /// Commits what is in hand of a partition, and lets go of it.
+    async fn give_up(&mut self, name: &TopicPartition) -> Result<(), RunError> {
+        self.taken_over.remove(name);
+        let Some(mut reading) = self.readings.remove(name) else { return Ok(()) };
+        let finished = reading.partition.finish(self.environment.now()).await;
+        self.note(name, &reading);
+        match finished {
+            // It is another's, as it is about to be anyway.
+            Err(error) if is_taken_over(&error) => Ok(()),
+            finished => Ok(finished?),
+        }
+    }
+
+    /// Remembers what was done.
+    fn note(&mut self, name: &TopicPartition, reading: &Reading) {
+        let (to, letters) = (reading.partition.committed(), reading.partition.letters());
+        let done = self.done.entry(name.clone()).or_insert_with(|| Done {
+            line: Line::Offline,
+            partition: name.clone(),
+            from: reading.from,
+            to,
+            records: 0,
+            letters: 0,
+        });
+        done.to = to;
+        done.records += reading.records;
+        done.letters += letters;
+    }
+
+    /// Deals with what came of a partition's work: that another has it is for the group to say too, and soon.
+    fn worked(&mut self, name: &TopicPartition, worked: Result<(), PartitionError>) -> Result<(), RunError> {
+        match worked {
+            Err(error) if is_taken_over(&error) => {
+                if let Some(reading) = self.readings.remove(name) {
+                    self.note(name, &reading);
+                }
+                self.taken_over_by_another(name, error.into());
+                Ok(())
+            }
+            worked => Ok(worked?),
+        }
+    }
+
+    fn taken_over_by_another(&mut self, name: &TopicPartition, why: RunError) {
+        tracing::warn!(partition = %name, %why, "it is let go");
+        let until = Instant::now() + self.options.session_timeout;
+        self.taken_over.insert(name.clone(), Taken { why, until });
+    }
+
+    // What is read.
+
     /// Until there is something to do without records.
     fn wait(&self, until: Until) -> impl Future<Output = ()> + use<> {
         let now = self.environment.now();
@@ -179,7 +339,9 @@ impl Offline {
         let due = due.map(|due| Duration::from_millis(u64::try_from(due.0 - now.0).unwrap_or(0)));
         let is_looking =
             until == Until::End || self.readings.values().any(|reading| reading.partition.is_repeating());
-        let wait = due.into_iter().chain(is_looking.then_some(LOOK_EVERY)).min();
+        let over = self.taken_over.values().map(|taken| taken.until).min();
+        let over = over.map(|over| over.saturating_duration_since(Instant::now()));
+        let wait = due.into_iter().chain(over).chain(is_looking.then_some(LOOK_EVERY)).min();
         async move {
             match wait {
                 Some(wait) => sleep(wait).await,
@@ -188,17 +350,72 @@ impl Offline {
         }
     }
 
-    /// Whether everything was read that was there at the start. What nobody gets to see has been passed by the consumer.
+    /// Whether everything was read that was there at the start, of what this instance has. What nobody gets to see has been passed by
+    /// the consumer.
     fn is_at_end(&self) -> bool {
         self.readings.iter().all(|(name, reading)| {
             let passed = self.consumer.position(name).unwrap_or(Offset(0));
-            reading.partition.read().max(passed) >= reading.end
+            let is_passed = |&end: &Offset| reading.partition.read().max(passed) >= end;
+            !reading.partition.is_repeating() && self.ends.get(name).is_none_or(is_passed)
         })
+    }
+
+    /// Commits what this instance has, and looks whether the rest of what was there at the start is in the table too, whoever writes
+    /// it.
+    async fn is_everything_in(&mut self) -> Result<bool, RunError> {
+        // What is assigned and not held yet has been told already.
+        if self.consumer.group_metadata([]).is_none()
+            || self.consumer.assignment().len() != self.readings.len()
+        {
+            return Ok(false);
+        }
+        let now = self.environment.now();
+        let names: Vec<_> = self.readings.keys().cloned().collect();
+        for name in names {
+            let reading = self.readings.get_mut(&name).expect("it was just there");
+            let worked = reading.partition.finish(now).await;
+            self.worked(&name, worked)?;
+        }
+        let others = self.ends.iter().filter(|(name, _)| !self.readings.contains_key(name));
+        let mut others: BTreeMap<_, _> = others.map(|(name, end)| (name.clone(), *end)).collect();
+        if others.is_empty() {
+            return Ok(true);
+        }
+        for (key, stored) in self.store.list(&self.settings.line_name(Line::Offline)).await? {
+            let Some(end) = others.get(&key.partition).copied() else { continue };
+            if stored.committed.next >= end
+                || !self.is_anything_left(&key.partition, stored.committed.next, end).await?
+            {
+                others.remove(&key.partition);
+                self.ends.remove(&key.partition);
+            }
+        }
+        Ok(others.is_empty())
+    }
+
+    /// Whether there is something to be seen in a part of a partition.
+    async fn is_anything_left(
+        &mut self,
+        partition: &TopicPartition,
+        from: Offset,
+        to: Offset,
+    ) -> Result<bool, RunError> {
+        let mut options = self.options.clone();
+        options.group_id = None;
+        let mut reader = LogReader::new(&self.cluster.with_options(options)?, partition, from)?;
+        let records = reader.next(to).await?;
+        let is_left = records.is_some_and(|records| records[0].offset < to);
+        reader.close().await;
+        Ok(is_left)
     }
 
     async fn take(&mut self, records: Records) -> Result<(), RunError> {
         let now = self.environment.now();
-        let Some(reading) = self.readings.get_mut(records.partition()) else { return Ok(()) };
+        let name = records.partition().clone();
+        // It may be another's by now.
+        let Some(reading) = self.readings.get_mut(&name).filter(|_| records.is_wanted()) else {
+            return Ok(());
+        };
         let (key, committed) = (reading.partition.key(), reading.partition.committed());
         source::check_records(&self.cluster, key, committed, &reading.log, &records).await?;
         let chunk = Chunk {
@@ -208,32 +425,43 @@ impl Offline {
             leader_epoch: records.leader_epoch(),
             records: &records,
         };
-        reading.partition.take(chunk, now).await?;
+        let worked = reading.partition.take(chunk, now).await;
         reading.records += records.len() as u64;
         self.taken += records.iter().map(crate::columns::size).sum::<usize>();
         records.done();
-        Ok(())
+        self.worked(&name, worked)
     }
 
     /// What is due by now.
     async fn tick(&mut self) -> Result<(), RunError> {
         let now = self.environment.now();
-        for (name, Reading { partition, .. }) in &mut self.readings {
+        let names: Vec<_> = self.readings.keys().cloned().collect();
+        for name in names {
+            let Reading { partition, .. } = self.readings.get_mut(&name).expect("it was just there");
+            let mut worked = Ok(());
             // Records that were at the end of a frozen range may be gone by compaction: nobody gets to see anything there.
-            if let Some(next) = self.consumer.position(name).filter(|&next| next > partition.read())
+            if let Some(reached) =
+                self.consumer.reached(&name).filter(|reached| reached.next > partition.read())
                 && partition.is_repeating()
             {
-                let (position, leader_epoch) = (partition.read(), wire::LeaderEpoch::NONE);
-                partition.take(Chunk { position, next, leader_epoch, records: &[] }, now).await?;
+                let (position, next, leader_epoch) = (partition.read(), reached.next, reached.leader_epoch);
+                worked = partition.take(Chunk { position, next, leader_epoch, records: &[] }, now).await;
             }
-            partition.tick(now).await?;
+            if worked.is_ok() {
+                worked = partition.tick(now).await;
+            }
+            self.worked(&name, worked)?;
         }
-        Ok(())
+        let is_over = |taken: &Taken| taken.until <= Instant::now();
+        match self.taken_over.values().any(is_over) {
+            true => Err(self.taken_over.pop_first().expect("one is there").1.why),
+            false => Ok(()),
+        }
     }
 
     /// Writes out what takes most while all together takes too much.
     async fn bound_memory(&mut self) -> Result<(), RunError> {
-        let memory_max = self.memory_max;
+        let memory_max = self.offline.memory_max;
         if self.taken < memory_max / 16 {
             return Ok(());
         }
@@ -251,7 +479,8 @@ impl Offline {
             && let Some((size, name)) = sizes.pop()
         {
             let reading = self.readings.get_mut(&name).expect("it was just there");
-            reading.partition.finish(now).await?;
+            let worked = reading.partition.finish(now).await;
+            self.worked(&name, worked)?;
             total -= size;
         }
         Ok(())
@@ -259,7 +488,9 @@ impl Offline {
 
     /// What an error of the consumer's means.
     async fn stopped(&mut self, error: Error) -> RunError {
-        let Some(partition) = source::out_of_range(&error) else { return error.into() };
+        let Some(partition) = source::out_of_range(&error) else {
+            return source::told(&self.settings.line_name(Line::Offline), error);
+        };
         let Ok(sources) = sources(&self.settings, Line::Offline, &self.cluster).await else {
             return error.into();
         };
@@ -270,25 +501,28 @@ impl Offline {
         source::passed(partition.key(), partition.committed(), partition.read(), &now.log)
     }
 
-    /// Commits what is in hand, everywhere it can be.
-    async fn close(self) -> Result<Vec<Done>, RunError> {
-        let now = self.environment.now();
+    /// Commits what is in hand, everywhere it can be, and leaves the group.
+    async fn close(mut self) -> Result<Vec<Done>, RunError> {
         let mut failure = None;
-        let mut done = Vec::new();
-        for (name, mut reading) in self.readings {
-            if let Err(error) = reading.partition.finish(now).await {
+        let names: Vec<_> = self.readings.keys().cloned().collect();
+        for name in names {
+            if let Err(error) = self.give_up(&name).await {
                 failure.get_or_insert(error);
             }
-            let (from, to, records) = (reading.from, reading.partition.committed(), reading.records);
-            let letters = reading.partition.letters();
-            done.push(Done { line: Line::Offline, partition: name, from, to, records, letters });
         }
-        if let Err(error) = self.consumer.close(CLOSE_MAX).await {
-            tracing::debug!(%error, "the consumer did not end in order");
-        }
+        source::leave(self.consumer, &mut self.shares).await;
         match failure {
-            Some(error) => Err(error.into()),
-            None => Ok(done),
+            Some(error) => Err(error),
+            None => Ok(self.done.into_values().collect()),
         }
     }
+
+    fn failed(&self, doing: &'static str, source: io::Error) -> RunError {
+        RunError::Files { doing, path: self.table.root().to_owned(), source }
+    }
+}
+
+/// Whether another instance has the partition by now.
+fn is_taken_over(error: &PartitionError) -> bool {
+    matches!(error, PartitionError::TakenOver { .. } | PartitionError::Store(StoreError::Fenced { .. }))
 }

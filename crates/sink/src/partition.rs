@@ -357,7 +357,8 @@ impl Partition {
                 Err(_) => first_left.map_or(until, |record| record.offset),
                 Ok(()) => until,
             };
-            if taken > 0 {
+            // What nobody gets to see was written in an epoch too.
+            if taken > 0 || chunk.records.is_empty() {
                 self.leader_epoch = leader_epoch;
             }
             let offset = next;

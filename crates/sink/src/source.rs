@@ -6,14 +6,17 @@
 use std::collections::BTreeMap;
 
 use client::{
-    Admin, Assigned, Begin, BoxFuture, Cluster, Error, Isolation, OffsetSpec, Offsets, Records, ResourceKind,
+    Admin, Cluster, Consumer, Error, ErrorKind, Isolation, OffsetReset, OffsetSpec, Options, Records,
+    ResourceKind,
 };
 use offsets::{Cause, First, Log, Position};
+use tokio::sync::mpsc;
 use wire::{ErrorCode, Millis, Offset, Str, TopicPartition, Uuid};
 
-use crate::key::Key;
-use crate::run::RunError;
+use crate::key::{Key, LineName};
+use crate::run::{CLOSE_MAX, RunError};
 use crate::settings::{Line, Settings};
+use crate::shares::Share;
 
 /// A partition of the topics, as the brokers tell it.
 pub(crate) struct Source {
@@ -68,13 +71,49 @@ pub(crate) async fn sources(
     Ok(sources)
 }
 
-/// Where a consumer begins.
-pub(crate) struct Begins(pub(crate) BTreeMap<TopicPartition, Begin>);
+/// Where a line begins in a partition that it has no position in: in one that came later to a topic that it reads, with everything.
+pub(crate) fn begin(settings: &Settings, source: &Source, is_known: bool) -> Offset {
+    match is_known {
+        true => source.log.start,
+        false => settings.start.resolve(source.log.start, source.visible_end, None),
+    }
+}
 
-impl Offsets for Begins {
-    fn load<'a>(&'a self, assigned: &'a [Assigned]) -> BoxFuture<'a, Vec<Result<Option<Begin>, Error>>> {
-        let begins = assigned.iter().map(|assigned| Ok(self.0.get(&assigned.partition).copied())).collect();
-        Box::pin(async move { begins })
+/// The client's options for a member of a line's group. What is read is committed by the line itself, and where to begin is for the line to say.
+pub(crate) fn as_member(options: &mut Options, line: &LineName) {
+    options.group_id = Some(line.to_string());
+    options.enable_auto_commit = false;
+    options.auto_offset_reset = OffsetReset::None;
+}
+
+/// Leaves the group: what is handed back or out meanwhile has been dealt with.
+pub(crate) async fn leave(consumer: Consumer, shares: &mut mpsc::UnboundedReceiver<Share>) {
+    let closing = consumer.leave(CLOSE_MAX);
+    tokio::pin!(closing);
+    loop {
+        tokio::select! {
+            closed = &mut closing => {
+                if let Err(error) = closed {
+                    tracing::debug!(%error, "the consumer did not end in order");
+                }
+                return;
+            }
+            // Whoever waits for an answer waits no longer.
+            Some(share) = shares.recv() => drop(share),
+        }
+    }
+}
+
+/// An error of the client's, or that somebody else is the line now.
+pub(crate) fn told(line: &LineName, error: Error) -> RunError {
+    let is_fenced = |error: &Error| error.kind() == ErrorKind::Fenced;
+    let is_taken = match &error {
+        Error::Aborted { cause: Some(cause) } => is_fenced(cause),
+        error => is_fenced(error),
+    };
+    match is_taken {
+        true => RunError::TakenOver { line: line.clone(), source: Box::new(error) },
+        false => error.into(),
     }
 }
 
@@ -84,7 +123,7 @@ pub(crate) fn check(key: &Key, committed: Position, log: &Log) -> Result<(), Run
     let stored = offsets::Stored { position: committed, topic_id, updated, over: None };
     match offsets::check(&reader_key(key), &stored, log) {
         Ok(_) => Ok(()),
-        Err(gap) => Err(told(key, committed.next, *gap)),
+        Err(gap) => Err(gap_of(key, committed.next, *gap)),
     }
 }
 
@@ -114,7 +153,7 @@ pub(crate) async fn check_records(
         is_compacted,
     };
     let checked = offsets::check_first(&reader_key(key), position, first, log);
-    checked.map_err(|gap| told(key, committed, *gap))
+    checked.map_err(|gap| gap_of(key, committed, *gap))
 }
 
 /// The partition that a consumer's error says does not have the position any more.
@@ -157,7 +196,7 @@ fn reader_key(key: &Key) -> offsets::Key {
     }
 }
 
-fn told(key: &Key, committed: Offset, gap: offsets::Gap) -> RunError {
+fn gap_of(key: &Key, committed: Offset, gap: offsets::Gap) -> RunError {
     let (start, end) = (gap.log.start, gap.log.end);
     let found = gap.found.unwrap_or(start);
     RunError::Gap { key: Box::new(key.clone()), cause: gap.cause, committed, found, start, end }

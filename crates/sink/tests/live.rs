@@ -12,6 +12,7 @@ use client::{
 };
 use sink::{DeadLetter, Done, LocalFiles, Replayed, RunError, Settings, Until, Verified, Which};
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use wire::{Offset, PartitionId, Str, TopicPartition};
@@ -38,6 +39,19 @@ impl World {
         options.set("bootstrap.servers", &self.broker.bootstrap_servers()).unwrap();
         options.set("fetch.max.wait.ms", "50").unwrap();
         options.set("max.poll.records", "37").unwrap();
+        options
+    }
+
+    /// Of one of those that share the partitions.
+    fn instance(&self, name: &str) -> Options {
+        let mut options = self.options();
+        for (key, value) in [
+            ("group.instance.id", name),
+            ("session.timeout.ms", "6000"),
+            ("partition.assignment.strategy", "cooperative-sticky"),
+        ] {
+            options.set(key, value).unwrap();
+        }
         options
     }
 
@@ -92,9 +106,27 @@ impl World {
 
     /// A line that goes on until it is stopped or dropped.
     fn start(&self, until: Until, more: &str) -> JoinHandle<Result<Vec<Done>, RunError>> {
-        let (settings, options) = (self.settings(more), self.options());
+        self.start_as("one", until, more)
+    }
+
+    fn start_as(&self, instance: &str, until: Until, more: &str) -> JoinHandle<Result<Vec<Done>, RunError>> {
+        let (settings, options) = (self.settings(more), self.instance(instance));
         let (environment, files) = (Arc::new(TokioEnvironment), Arc::new(LocalFiles));
         tokio::spawn(async move { sink::run(&settings, options, environment, files, until, pending()).await })
+    }
+
+    /// An instance that goes on until it is told to stop.
+    fn start_until(
+        &self,
+        instance: &str,
+        stop: oneshot::Receiver<()>,
+    ) -> JoinHandle<Result<Vec<Done>, RunError>> {
+        let (settings, options) = (self.settings(""), self.instance(instance));
+        let (environment, files) = (Arc::new(TokioEnvironment), Arc::new(LocalFiles));
+        let stop = async move { stop.await.unwrap_or(()) };
+        tokio::spawn(
+            async move { sink::run(&settings, options, environment, files, Until::Stopped, stop).await },
+        )
     }
 
     async fn run_to_end(&self, more: &str) -> Result<Vec<Done>, RunError> {
@@ -215,6 +247,55 @@ async fn a_second_instance_takes_over_and_the_first_one_ends() {
     let _ = second.await;
     world.run_to_end("").await.unwrap();
     world.assert_whole(650).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_share_the_partitions_and_take_over_from_one_another() {
+    let world = World::new(4).await;
+    for partition in 0..4 {
+        world.send(partition, numbers(0..120)).await;
+    }
+    let (stop_first, stopped_first) = oneshot::channel();
+    let (stop_second, stopped_second) = oneshot::channel();
+    let first = world.start_until("a", stopped_first);
+    world.until_committed(400).await;
+    let second = world.start_until("b", stopped_second);
+    let third = world.start_as("c", Until::Stopped, "");
+    // What is given up is committed first: of each partition that moves, all 120.
+    world.until_committed(440).await;
+    for partition in 0..4 {
+        world.send(partition, numbers(120..240)).await;
+    }
+    world.until_committed(800).await;
+    // One dies, one leaves in order, and the last one has everything.
+    third.abort();
+    let _ = third.await;
+    stop_first.send(()).unwrap();
+    let first = timeout(PATIENCE, first).await.expect("it ends").unwrap().unwrap();
+    for partition in 0..4 {
+        world.send(partition, numbers(240..480)).await;
+    }
+    world.until_committed(1_600).await;
+    stop_second.send(()).unwrap();
+    let second = timeout(PATIENCE, second).await.expect("it ends").unwrap().unwrap();
+    assert!(first.len() + second.len() > 4, "{first:?} {second:?}");
+    assert_eq!(second.len(), 4, "{second:?}");
+    world.run_to_end("").await.unwrap();
+    world.assert_whole(1_920).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_is_where_all_instances_are_there() {
+    let world = World::new(3).await;
+    for partition in 0..3 {
+        world.send(partition, numbers(0..250)).await;
+    }
+    let runs = ["a", "b", "c", "d"].map(|name| world.start_as(name, Until::End, ""));
+    for run in runs {
+        timeout(PATIENCE, run).await.expect("it ends").unwrap().unwrap();
+        // Whichever ends first: nothing is missing then.
+        world.assert_whole(750).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,6 +45,19 @@ impl World {
         options
     }
 
+    /// Of one of those that share the partitions.
+    fn instance(&self, name: &str) -> Options {
+        let mut options = self.options();
+        for (key, value) in [
+            ("group.instance.id", name),
+            ("session.timeout.ms", "6000"),
+            ("partition.assignment.strategy", "cooperative-sticky"),
+        ] {
+            options.set(key, value).unwrap();
+        }
+        options
+    }
+
     fn cluster(&self) -> Cluster {
         Cluster::new(self.options(), Arc::new(TokioEnvironment)).unwrap()
     }
@@ -98,7 +111,11 @@ impl World {
     }
 
     fn start(&self, until: Until, lines: &str) -> JoinHandle<Result<Vec<Done>, RunError>> {
-        let (settings, options) = (self.settings(lines), self.options());
+        self.start_as("one", until, lines)
+    }
+
+    fn start_as(&self, instance: &str, until: Until, lines: &str) -> JoinHandle<Result<Vec<Done>, RunError>> {
+        let (settings, options) = (self.settings(lines), self.instance(instance));
         tokio::spawn(run(settings, options, until))
     }
 
@@ -359,25 +376,64 @@ async fn verify_finds_a_record_that_is_missing_in_the_middle_and_one_that_is_ano
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn instances_share_the_partitions_and_take_over_from_one_another() {
+    let world = World::new(4).await;
+    let first = world.start_as("a", Until::Stopped, NEARLINE);
+    let second = world.start_as("b", Until::Stopped, NEARLINE);
+    for round in 0..3 {
+        for partition in 0..4 {
+            world.send(partition, 100 * round..100 * (round + 1)).await;
+        }
+        world.until_committed(NEARLINE, Line::Nearline, 400 * (i64::from(round) + 1)).await;
+    }
+    first.abort();
+    let _ = first.await;
+    for partition in 0..4 {
+        world.send(partition, 300..400).await;
+    }
+    world.until_committed(NEARLINE, Line::Nearline, 1_600).await;
+    second.abort();
+    let _ = second.await;
+    world.run_to_end(NEARLINE).await.unwrap();
+    world.assert_whole(4, 1_600).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_that_was_paused_with_a_transaction_open_commits_nothing_once_it_is_taken_over() {
+    let ended = paused_with_a_transaction_open("one").await.expect("its name is another's").unwrap_err();
+    assert!(ended.to_string().contains("was taken over by another instance"), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_paused_for_longer_than_its_session_commits_nothing_of_what_it_had() {
+    // It is a member like any other again.
+    assert!(paused_with_a_transaction_open("two").await.is_none());
+}
+
+/// The first instance has this name, and its successor is called one. How the first one has ended, if it has not gone on.
+async fn paused_with_a_transaction_open(instance: &str) -> Option<Result<Vec<Done>, RunError>> {
     let world = World::new(1).await;
     let slow = "[nearline]\ntopic = \"out\"\nflush_age = \"25s\"\nflush_rows = 150\n";
     world.send(0, 0..100).await;
     // A process of its own: all of it stands still at once.
-    let (settings, options) = (world.settings(slow), world.options());
+    let (settings, options) = (world.settings(slow), world.instance(instance));
     let (pause, pauses) = mpsc::channel::<()>();
     let (go_on, goes_on) = mpsc::channel::<()>();
     let first = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let running = tokio::spawn(run(settings, options, Until::Stopped));
-            loop {
+            while pauses.try_recv().is_err() {
+                tokio::task::yield_now().await;
+            }
+            goes_on.recv().unwrap();
+            while !running.is_finished() {
                 if pauses.try_recv().is_ok() {
-                    goes_on.recv().unwrap();
-                    return running.await.unwrap();
+                    return None;
                 }
                 tokio::task::yield_now().await;
             }
+            Some(running.await.unwrap())
         })
     });
     timeout(PATIENCE, async {
@@ -396,15 +452,19 @@ async fn one_that_was_paused_with_a_transaction_open_commits_nothing_once_it_is_
     world.until_committed(NEARLINE, Line::Nearline, 200).await;
     // Awake, with 100 records in a transaction that is none, and with 100 more before it.
     go_on.send(()).unwrap();
-    let first = tokio::task::spawn_blocking(move || first.join().unwrap());
-    let refused = timeout(PATIENCE, first).await.expect("it ends").unwrap().unwrap_err();
-    assert!(refused.to_string().contains("was taken over by another instance"), "{refused}");
+    let ended = match instance {
+        "one" => tokio::task::spawn_blocking(move || first.join().unwrap()).await.unwrap(),
+        _ => None,
+    };
     world.send(0, 200..250).await;
     world.until_committed(NEARLINE, Line::Nearline, 250).await;
     second.abort();
     let _ = second.await;
     world.run_to_end(NEARLINE).await.unwrap();
     world.assert_whole(1, 250).await;
+    // Nobody listens to a thread that has ended.
+    let _ = pause.send(());
+    ended
 }
 
 #[tokio::test(flavor = "multi_thread")]
