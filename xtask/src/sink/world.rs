@@ -73,6 +73,8 @@ struct Slot {
     paused: Option<Instant>,
     /// Until when it has to have ended, and for how long there is none then.
     ending: Option<(Instant, Duration)>,
+    /// Until when what others did while it stood still is a reason to end.
+    excused: Option<Instant>,
 }
 
 struct Zombie {
@@ -92,7 +94,7 @@ struct Server {
 pub(super) struct Ended {
     pub(super) process: String,
     pub(super) end: End,
-    /// Whether its disk, its store or a process in its place is a reason.
+    /// Whether its disk, its store, a process in its place or its own long pause is a reason.
     pub(super) is_excused: bool,
 }
 
@@ -308,14 +310,16 @@ impl<'a> World<'a> {
         let Some(process) = &mut slot.process else { return Ok(()) };
         if slot.paused.is_some_and(|until| until <= now) {
             slot.paused = None;
+            slot.excused = Some(now + EXCUSED_AFTER);
             process.signal("CONT")?;
         }
         if let Some(end) = process.ended()? {
             let name = process.name.clone();
             let rest = slot.ending.map(|(_, rest)| rest);
+            let is_excused = now < (*excused).max(slot.excused.unwrap_or(now));
             *slot = Slot { back: Some(now + rest.unwrap_or(AGAIN_AFTER)), ..Slot::default() };
             if rest.is_none() || !end.status.success() {
-                self.ended.push(Ended { process: name, end, is_excused: now < *excused });
+                self.ended.push(Ended { process: name, end, is_excused });
             }
         } else if slot.ending.is_some_and(|(until, _)| until <= now) {
             let (name, seconds) = (process.name.clone(), END_MAX.as_secs());
