@@ -87,6 +87,11 @@ fn play(plan: &Plan<'_>, seed: u64, toolbox: &Toolbox) -> Result<(), String> {
     let unexplained = print_ends(&world);
     println!();
     let mut wrong = verdict::judge(&court, &world.sinks, acknowledged)?;
+    // What is compared is what was written down.
+    let written = world.acknowledged();
+    if written == 0 || u64::try_from(written) != Ok(acknowledged) {
+        wrong.push(format!("{written} acknowledgements are written down of {acknowledged}"));
+    }
     wrong.extend(unexplained);
     wrong.append(&mut world.findings);
     wrong.extend(panics(plan.home)?);
