@@ -5,7 +5,6 @@
 //! whole or not at all, as its producer was told; and after each round the cluster takes writes in every partition again by
 //! itself. It never repairs anything but what it has broken.
 
-mod isolation;
 mod network;
 mod disk;
 mod broker;
@@ -16,6 +15,7 @@ mod readers;
 use crate::arguments::Arguments;
 use crate::compat;
 use crate::dice::Dice;
+use crate::isolation::{self, Isolation};
 use crate::producers::{Load, Producers, Programs, Watch};
 use crate::replicas;
 use crate::shell;
@@ -87,7 +87,8 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         return break_things(&options, &toolbox);
     }
     let binary = compat::ottla(options.binary)?;
-    isolation::enter(args, options.seed, &binary)
+    let decided = [("--seed", options.seed.to_string()), ("--binary", binary.display().to_string())];
+    isolation::enter("chaos", Isolation::WithNetwork, args, &decided)
 }
 
 fn options(arguments: &mut Arguments) -> Result<Options, String> {

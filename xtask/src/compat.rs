@@ -10,6 +10,8 @@ mod mixed;
 mod real_input;
 mod suites;
 
+pub(crate) use real_input::registry as text_sources;
+
 use crate::arguments::Arguments;
 use crate::dev_cluster::DevCluster;
 use crate::peer::{Kind, Peer};

@@ -2,8 +2,6 @@
 //! and by ours, with `kill -9`, `SIGSTOP` and slow handlers. Each reader's results outlive it and are compared with what was
 //! produced; docs/delivery.md is written from that. `--kills` kills everything, again and again, and compares at the end.
 
-mod stores;
-mod program;
 mod tally;
 mod cell;
 mod scenario;
@@ -14,6 +12,7 @@ use crate::arguments::Arguments;
 use crate::compat;
 use crate::dev_cluster::DevCluster;
 use crate::shell;
+use crate::stores::{Kind, Store};
 use crate::table::{Side, Table};
 use crate::toolbox::{Kit, Toolbox};
 use cell::{Outcome, Stage, Who};
@@ -21,7 +20,6 @@ use scenario::{SCENARIOS, Scenario};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
-use stores::{Kind, Store};
 
 const USAGE: &str = "\
 usage: cargo xtask delivery [options]
@@ -58,7 +56,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let kits: &[Kit] = if is_ours { &[Kit::Stores] } else { &[Kit::Stores, Kit::Python, Kit::Java] };
     let toolbox = Toolbox::install(kits)?;
     let binary = compat::ottla(binary)?;
-    let program = delivery(program)?;
+    let program = self::program(program)?;
     if kills > 0 {
         return kills::run(&kills::Plan { kills, seed, rate }, &binary, &program);
     }
@@ -96,7 +94,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
 }
 
 /// The program of compat/rust, built if it was not given.
-fn delivery(program: Option<PathBuf>) -> Result<PathBuf, String> {
+pub(crate) fn program(program: Option<PathBuf>) -> Result<PathBuf, String> {
     if let Some(program) = program {
         return Ok(program);
     }

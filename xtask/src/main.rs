@@ -8,6 +8,9 @@ mod shell;
 mod toolbox;
 mod peer;
 mod dev_cluster;
+mod isolation;
+mod program;
+mod stores;
 mod producers;
 mod replicas;
 mod verdict;
@@ -19,6 +22,7 @@ mod compat;
 mod crash;
 mod delivery;
 mod streams;
+mod sink;
 mod chaos;
 mod sim;
 mod operations;
@@ -36,6 +40,11 @@ usage: cargo xtask <command> [options]
   crash    kill -9 under load from three clients, again and again, and nothing acknowledged is lost
   delivery the known ways to doubled and lost records, with stock clients and ours; and a kill loop over everything
   streams  Kafka Streams, exactly once, while brokers and its own instances are killed
+  sink     the first table of docs/sink.md, command by command, asked by DuckDB
+  sink-chaos
+           sinks with both lines while everything that they stand on is killed, paused, full or away; counted at the end
+  sink-dataset
+           real text through both lines of a sink that is killed on the way; the same text comes out
   chaos    three brokers killed, paused, cut off, and without power, in random mixes; nothing acknowledged is lost
   sim      whole clusters in one thread, from seeds; the bugs that they must find
   operations
@@ -59,6 +68,9 @@ fn main() -> ExitCode {
         "crash" => crash::run(rest),
         "delivery" => delivery::run(rest),
         "streams" => streams::run(rest),
+        "sink" => sink::run(rest),
+        "sink-chaos" => sink::chaos(rest),
+        "sink-dataset" => sink::dataset(rest),
         "chaos" => chaos::run(rest),
         "sim" => sim::run(rest),
         "operations" => operations::run(rest),

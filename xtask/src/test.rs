@@ -4,21 +4,22 @@
 use crate::arguments::Arguments;
 use crate::shell;
 use crate::toolbox::{Kit, Toolbox};
-use crate::{check, compat, crash, delivery, operations, sim, streams};
+use crate::{check, compat, crash, delivery, operations, sim, sink, streams};
 use std::process::Command;
 
 const USAGE: &str = "\
 usage: cargo xtask test
 
 Format, lints, licences, unit and integration tests, 2,000 simulated clusters and the bugs that such must find, release
-build, every command of docs/operations.md, all real clients (5,000 records each), Apache Kafka's tools for clusters,
-two crashes of a broker and three in a cluster, the known ways to doubled and lost records, and a short round of Kafka Streams.
+build, every command of docs/operations.md and of docs/sink.md's first table, all real clients (5,000 records each),
+Apache Kafka's tools for clusters, two crashes of a broker and three in a cluster, the known ways to doubled and lost
+records, and a short round of Kafka Streams.
 Client libraries are installed into .tools/ first.
 ";
 
 type Stage = (&'static str, fn() -> Result<(), String>);
 
-const STAGES: [Stage; 16] = [
+const STAGES: [Stage; 17] = [
     ("format", check::format),
     ("licences", check::licences),
     ("tools", tools),
@@ -28,6 +29,7 @@ const STAGES: [Stage; 16] = [
     ("mutations", || sim::run(&words("--mutations"))),
     ("release build", || compat::ottla(None).map(|_| ())),
     ("operations", || operations::run(&[])),
+    ("first table", || sink::run(&[])),
     ("clients", || compat::run(&words("--quick"))),
     ("tools of clusters", || compat::run(&words("--client cluster"))),
     ("crash", || crash::run(&words("--rounds 2"))),

@@ -213,8 +213,13 @@ impl Toolbox {
         command
     }
 
+    /// The directory of `python3` with all that our programs import.
+    pub(crate) fn python_bin(&self) -> PathBuf {
+        self.tools.join("python/bin")
+    }
+
     fn python(&self) -> PathBuf {
-        self.tools.join("python/bin/python")
+        self.python_bin().join("python")
     }
 
     /// A program of compat/python in its virtual environment.

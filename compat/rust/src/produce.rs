@@ -1,10 +1,13 @@
 //! Known records: the number of each is its value, and the rest of it by the number of partitions its partition.
 
-use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{LineWriter, Write as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use client::{Delivery, DeliveryHandle, Error, Producer, ProducerRecord};
+use client::{DeliveryHandle, Producer, ProducerRecord};
+use tokio::sync::mpsc;
 use wire::{PartitionId, Str};
 
 use crate::{Connection, Failure, cluster, input_ended, say};
@@ -28,6 +31,12 @@ pub(crate) struct Produce {
     /// As long as a value is made with dots.
     #[arg(long, default_value_t = 0)]
     bytes: usize,
+    /// Values are JSON objects: `number`, `sequence` (the place in its partition) and `text` (the dots).
+    #[arg(long)]
+    json: bool,
+    /// Writes a line `partition offset number` for each acknowledgement; the offset is -1 where it is not known.
+    #[arg(long, value_name = "FILE")]
+    acknowledged: Option<PathBuf>,
 }
 
 impl Produce {
@@ -35,41 +44,62 @@ impl Produce {
         let producer = Producer::new(cluster(self.connection.options()?)?)?;
         let mut ended = Box::pin(input_ended());
         let end = self.records.map(|records| self.first + records);
-        let mut unsettled: VecDeque<DeliveryHandle> = VecDeque::new();
+        let (unsettled, queued) = mpsc::channel(UNSETTLED_MAX);
+        let log = match &self.acknowledged {
+            None => None,
+            Some(path) => Some(LineWriter::new(File::options().create(true).append(true).open(path)?)),
+        };
+        let settled = tokio::spawn(settle(queued, log));
         let topic = Str::copy_from(&self.connection.topic);
         let mut number = self.first;
         while end.is_none_or(|end| number < end) {
-            let mut value = number.to_string();
-            if value.len() < self.bytes {
-                value.push(' ');
-                value.extend(std::iter::repeat_n('.', self.bytes - value.len()));
-            }
-            let mut record = ProducerRecord::new(topic.clone(), value);
+            let mut record = ProducerRecord::new(topic.clone(), self.value(number));
             record.partition = Some(PartitionId((number % self.partitions as u64) as i32));
             let handle = tokio::select! {
                 biased;
                 () = &mut ended, if end.is_none() => break,
                 handle = producer.enqueue(record) => handle?,
             };
-            unsettled.push_back(handle);
-            number += 1;
-            while unsettled.len() > UNSETTLED_MAX {
-                settle(&mut unsettled).await?;
+            if unsettled.send((number, handle)).await.is_err() {
+                // It says below what failed.
+                break;
             }
+            number += 1;
         }
-        while !unsettled.is_empty() {
-            settle(&mut unsettled).await?;
-        }
+        drop(unsettled);
+        settled.await??;
         producer.close(CLOSE_MAX).await?;
         say(format!("acknowledged {}", number - self.first));
         Ok(())
     }
+
+    fn value(&self, number: u64) -> String {
+        let dots = |taken: usize| ".".repeat(self.bytes.saturating_sub(taken));
+        if self.json {
+            let begin =
+                format!("{{\"number\":{number},\"sequence\":{},\"text\":\"", number / self.partitions as u64);
+            let text = dots(begin.len() + 2);
+            return begin + &text + "\"}";
+        }
+        let value = number.to_string();
+        match value.len() < self.bytes {
+            true => format!("{value} {}", dots(value.len() + 1)),
+            false => value,
+        }
+    }
 }
 
-/// The oldest is acknowledged; none has a reason to fail.
-async fn settle(unsettled: &mut VecDeque<DeliveryHandle>) -> Result<Option<Delivery>, Error> {
-    match unsettled.pop_front() {
-        Some(handle) => handle.await.map(Some),
-        None => Ok(None),
+/// One after the other is acknowledged; none has a reason to fail.
+async fn settle(
+    mut queued: mpsc::Receiver<(u64, DeliveryHandle)>,
+    mut log: Option<LineWriter<File>>,
+) -> Result<(), Failure> {
+    while let Some((number, handle)) = queued.recv().await {
+        let delivery = handle.await?;
+        if let Some(log) = &mut log {
+            let offset = delivery.offset.map_or(-1, |offset| offset.0);
+            writeln!(log, "{} {offset} {number}", delivery.partition.partition.0)?;
+        }
     }
+    Ok(())
 }

@@ -721,10 +721,38 @@ fn is_out_of_reach(error: &Error) -> bool {
 
 /// A coordinator that has left the cluster is looked for again.
 fn coordinator_gone(error: Error) -> Error {
+    gone(error, ErrorCode::COORDINATOR_NOT_AVAILABLE)
+}
+
+/// A leader that has left the cluster has a successor: what is known of its topic is older than what is known of the brokers.
+pub(crate) fn leader_gone(error: Error) -> Error {
+    gone(error, ErrorCode::LEADER_NOT_AVAILABLE)
+}
+
+fn gone(error: Error, code: ErrorCode) -> Error {
     match error {
         Error::Kafka { code: ErrorCode::BROKER_NOT_AVAILABLE, doing, message } => {
-            Error::Kafka { code: ErrorCode::COORDINATOR_NOT_AVAILABLE, doing, message }
+            Error::Kafka { code, doing, message }
         }
         error => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::ErrorCode;
+
+    use super::{Error, coordinator_gone, leader_gone};
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn whoever_has_left_the_cluster_is_looked_for_again() {
+        let left = || Error::kafka(ErrorCode::BROKER_NOT_AVAILABLE, "looking up broker 1", None);
+        // Who asks for this very broker is told.
+        assert_eq!(left().kind(), ErrorKind::Fatal);
+        assert_eq!(leader_gone(left()).kind(), ErrorKind::Retriable);
+        assert_eq!(coordinator_gone(left()).kind(), ErrorKind::Retriable);
+        let refused = Error::kafka(ErrorCode::INVALID_FETCH_SIZE, "fetching", None);
+        assert_eq!(leader_gone(refused).kind(), ErrorKind::Fatal);
     }
 }

@@ -19,7 +19,7 @@ fn summary(run: &Run<'_>) -> PathBuf {
 }
 
 /// Where cargo keeps the sources of dependencies.
-fn registry() -> Result<PathBuf, String> {
+pub(crate) fn registry() -> Result<PathBuf, String> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
     let sources = home.ok_or("neither CARGO_HOME nor HOME is set")?.join("registry/src");

@@ -1,9 +1,9 @@
 //! One reader in one scenario: a topic of its own, a place for its results, and the programs that play it.
 
-use super::program::Program;
-use super::stores::Store;
 use super::tally::{Results, Tally};
+use crate::program::Program;
 use crate::shell;
+use crate::stores::Store;
 use crate::toolbox::Toolbox;
 use std::path::Path;
 use std::process::Command;

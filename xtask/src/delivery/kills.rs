@@ -3,12 +3,12 @@
 //! once and in Redis once. A reader of either store that was killed comes back by itself; so does one whose store was. Now and then
 //! one is stopped for longer than its session, and goes on as a zombie.
 
-use super::program::Program;
-use super::stores::{Kind, Store};
 use super::tally::{Results, Row, Tally};
 use crate::dev_cluster::DevCluster;
 use crate::dice::Dice;
+use crate::program::Program;
 use crate::shell;
+use crate::stores::{Kind, Store};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};

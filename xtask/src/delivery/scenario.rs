@@ -258,7 +258,7 @@ fn shaped_burst(stage: &Stage<'_>, who: Who, topic: &str) -> Result<Outcome, Str
 }
 
 /// A reader that has read a little of the topic. Our group's has its first position before, as it takes none by itself.
-fn started_in(cell: &Cell<'_>, begin: Produce) -> Result<super::program::Program, String> {
+fn started_in(cell: &Cell<'_>, begin: Produce) -> Result<crate::program::Program, String> {
     cell.produce(begin)?;
     if cell.who == Who::Group {
         let habits = Habits { close_after: Some(1), ..Habits::default() };

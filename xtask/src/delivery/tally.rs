@@ -1,7 +1,7 @@
 //! What readers have left behind, compared with what was produced: the numbers 0, 1, 2 and so on, each once.
 
-use super::stores::Store;
 use crate::shell;
+use crate::stores::Store;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;

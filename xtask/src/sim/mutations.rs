@@ -34,9 +34,7 @@ struct Edit {
 
 /// Makes all bugs in one copy of the sources, and looks for a story that finds each.
 pub(super) fn run(seeds: u64) -> Result<(), String> {
-    let page = shell::root().join(PAGE);
-    let text = fs::read_to_string(&page).map_err(|error| format!("{}: {error}", page.display()))?;
-    let mutations = parse(&text).map_err(|reason| format!("{PAGE}: {reason}"))?;
+    let mutations = of_page()?;
     let copy = shell::scratch("mutations")?;
     for name in SOURCES {
         copy_all(&shell::root().join(name), &copy.join(name))?;
@@ -68,22 +66,27 @@ pub(super) fn run(seeds: u64) -> Result<(), String> {
 impl Mutation {
     /// Makes it in the copy.
     fn make(&self, copy: &Path) -> Result<(), String> {
-        let switched = format!("matches!(std::env::var(\"{SWITCH}\").as_deref(), Ok(\"{}\"))", self.name);
-        for Edit { file, before, after } in &self.edits {
-            let path = copy.join(file);
+        for edit in &self.edits {
+            let path = copy.join(&edit.file);
             let at = |error: std::io::Error| format!("{}: {error}", path.display());
             let source = fs::read_to_string(&path).map_err(at)?;
-            let count = source.matches(before.as_str()).count();
-            if count != 1 {
-                return Err(format!(
-                    "{PAGE}: {}: the first part of its block is {count} times in {file}, and must be there once:\n{before}",
-                    self.name
-                ));
-            }
-            let source = source.replace(before.as_str(), &after.replace(SWITCHED, &switched));
-            fs::write(&path, source).map_err(at)?;
+            fs::write(&path, self.edited(edit, &source)?).map_err(at)?;
         }
         Ok(())
+    }
+
+    /// The source with one of its edits made.
+    fn edited(&self, edit: &Edit, source: &str) -> Result<String, String> {
+        let Edit { file, before, after } = edit;
+        let count = source.matches(before.as_str()).count();
+        if count != 1 {
+            return Err(format!(
+                "{PAGE}: {}: the first part of its block is {count} times in {file}, and must be there once:\n{before}",
+                self.name
+            ));
+        }
+        let switched = format!("matches!(std::env::var(\"{SWITCH}\").as_deref(), Ok(\"{}\"))", self.name);
+        Ok(source.replace(before.as_str(), &after.replace(SWITCHED, &switched)))
     }
 
     /// The first seed that finds it, and how.
@@ -114,6 +117,12 @@ fn first_words(text: &str) -> String {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),
     }
+}
+
+fn of_page() -> Result<Vec<Mutation>, String> {
+    let page = shell::root().join(PAGE);
+    let text = fs::read_to_string(&page).map_err(|error| format!("{}: {error}", page.display()))?;
+    parse(&text).map_err(|reason| format!("{PAGE}: {reason}"))
 }
 
 /// The bugs of the page.
@@ -159,8 +168,9 @@ fn copy_all(from: &Path, to: &Path) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{SOURCES, parse};
+    use super::{SOURCES, of_page, parse};
     use crate::shell;
+    use std::collections::BTreeMap;
     use std::fs;
 
     #[test]
@@ -172,6 +182,27 @@ mod tests {
             let folder = member.trim_matches('"').trim_end_matches("/*");
             assert!(SOURCES.contains(&folder), "{folder} is not copied");
         }
+    }
+
+    /// What the mutations stage finds only once it has built them all: a line of the sources was changed, and the page was not.
+    #[test]
+    fn what_the_page_quotes_stands_in_the_sources() {
+        let mut sources: BTreeMap<String, String> = BTreeMap::new();
+        let mut wrong = Vec::new();
+        for mutation in of_page().unwrap() {
+            for edit in &mutation.edits {
+                let source = sources.entry(edit.file.clone()).or_insert_with(|| {
+                    let path = shell::root().join(&edit.file);
+                    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+                });
+                // As in the copy, each on top of those before it.
+                match mutation.edited(edit, source) {
+                    Ok(edited) => *source = edited,
+                    Err(reason) => wrong.push(reason),
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use wire::messages::offset_for_leader_epoch::{
 use wire::{BrokerId, ErrorCode, LeaderEpoch, Millis, Offset, PartitionId, Str, TopicPartition};
 
 use super::{Admin, Outcomes};
-use crate::cluster::{Cluster, Lane};
+use crate::cluster::{Cluster, Lane, leader_gone};
 use crate::error::{Error, ErrorKind};
 use crate::options::Isolation;
 
@@ -259,7 +259,7 @@ where
             asked.spawn(ask(broker, partitions));
         }
         while let Some(answer) = asked.join_next().await {
-            match answer.expect("asking a broker does not panic") {
+            match answer.expect("asking a broker does not panic").map_err(leader_gone) {
                 Ok(answers) => {
                     for (partition, code, value) in answers {
                         if code.is_ok() {

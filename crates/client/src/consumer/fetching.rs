@@ -19,7 +19,7 @@ use super::offsets::Assigned;
 use super::positions::{Begin, Start, Watermarks};
 use super::shared::{Reset, Slot, Standing, State};
 use crate::admin::{Admin, OffsetSpec};
-use crate::cluster::{Cluster, Lane};
+use crate::cluster::{Cluster, Lane, leader_gone};
 use crate::error::{Error, ErrorKind};
 use crate::metadata::Leader;
 use crate::options::{OffsetReset, Options};
@@ -632,7 +632,7 @@ impl Slot {
 
 /// Topics go by id where all ids are known and the broker takes them: then a topic that was created again is another.
 async fn ask(cluster: &Cluster, broker: BrokerId, request: FetchRequest) -> Result<FetchResponse, Error> {
-    let connection = cluster.connection(broker, Lane::Fetches).await?;
+    let connection = cluster.connection(broker, Lane::Fetches).await.map_err(leader_gone)?;
     let newest = connection.version::<FetchRequest>()?;
     let is_by_id = request.topics.iter().all(|topic| !topic.topic_id.is_zero());
     let version = if is_by_id { newest } else { newest.min(BY_NAME_VERSION_MAX) };
@@ -708,7 +708,7 @@ async fn validate(
     let topics = topics.into_iter().map(|(topic, partitions)| OffsetForLeaderTopic { topic, partitions });
     let request = OffsetForLeaderEpochRequest { replica_id: -1, topics: topics.collect() };
     let mut answers = HashMap::new();
-    match cluster.call(leader.broker, Lane::Requests, request).await {
+    match cluster.call(leader.broker, Lane::Requests, request).await.map_err(leader_gone) {
         Ok(response) => {
             for topic in response.topics {
                 for answer in topic.partitions {

@@ -14,7 +14,7 @@ const EVENT_MAX: Duration = Duration::from_secs(90);
 /// For a program that was asked to end.
 const STOP_MAX: Duration = Duration::from_secs(60);
 
-pub(super) struct Program {
+pub(crate) struct Program {
     name: String,
     child: Child,
     said: PathBuf,
@@ -22,7 +22,7 @@ pub(super) struct Program {
 }
 
 impl Program {
-    pub(super) fn start(mut command: Command, name: &str, home: &Path) -> Result<Self, String> {
+    pub(crate) fn start(mut command: Command, name: &str, home: &Path) -> Result<Self, String> {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let said = home.join(format!("{name}.{number}.said"));
@@ -38,22 +38,22 @@ impl Program {
     }
 
     /// The lines that it has said.
-    pub(super) fn said(&self) -> Result<Vec<String>, String> {
+    pub(crate) fn said(&self) -> Result<Vec<String>, String> {
         let text = fs::read(&self.said).map_err(|error| format!("{}: {error}", self.said.display()))?;
         Ok(String::from_utf8_lossy(&text).lines().map(str::to_owned).collect())
     }
 
     /// How often it has said so.
-    pub(super) fn count(&self, what: &str) -> Result<usize, String> {
+    pub(crate) fn count(&self, what: &str) -> Result<usize, String> {
         Ok(self.said()?.iter().filter(|line| line.as_str() == what).count())
     }
 
-    pub(super) fn wait_for(&mut self, what: &str) -> Result<(), String> {
+    pub(crate) fn wait_for(&mut self, what: &str) -> Result<(), String> {
         self.wait_for_more(what, 0)
     }
 
     /// Waits until it has said so more often than this.
-    pub(super) fn wait_for_more(&mut self, what: &str, before: usize) -> Result<(), String> {
+    pub(crate) fn wait_for_more(&mut self, what: &str, before: usize) -> Result<(), String> {
         let deadline = shell::now() + EVENT_MAX;
         while self.count(what)? <= before {
             self.check()?;
@@ -67,32 +67,32 @@ impl Program {
     }
 
     /// None has a reason to end by itself.
-    pub(super) fn check(&mut self) -> Result<(), String> {
+    pub(crate) fn check(&mut self) -> Result<(), String> {
         match self.child.try_wait().map_err(|error| error.to_string())? {
             None => Ok(()),
             Some(status) => Err(format!("{} ended ({status}), see {}", self.name, self.log.display())),
         }
     }
 
-    pub(super) fn signal(&self, name: &str) -> Result<(), String> {
+    pub(crate) fn signal(&self, name: &str) -> Result<(), String> {
         shell::signal(self.child.id(), name)
     }
 
     /// kill -9.
-    pub(super) fn kill(&mut self) -> Result<(), String> {
+    pub(crate) fn kill(&mut self) -> Result<(), String> {
         self.check()?;
         let killed = self.child.kill().and_then(|()| self.child.wait());
         killed.map(|_| ()).map_err(|error| format!("cannot kill {}: {error}", self.name))
     }
 
     /// Ends its input and waits until it has ended; what it has said.
-    pub(super) fn stop(mut self) -> Result<Vec<String>, String> {
+    pub(crate) fn stop(mut self) -> Result<Vec<String>, String> {
         drop(self.child.stdin.take());
         self.ended()
     }
 
     /// Waits until it has ended by itself; what it has said.
-    pub(super) fn ended(mut self) -> Result<Vec<String>, String> {
+    pub(crate) fn ended(mut self) -> Result<Vec<String>, String> {
         let deadline = shell::now() + STOP_MAX;
         loop {
             match self.child.try_wait().map_err(|error| error.to_string())? {

@@ -13,13 +13,13 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Which store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Redis,
     Postgres,
 }
 
 /// A server; it is killed with the value.
-pub(super) struct Store {
+pub(crate) struct Store {
     kind: Kind,
     port: u16,
     dir: PathBuf,
@@ -28,13 +28,13 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn start(kind: Kind, home: &Path) -> Result<Self, String> {
+    pub(crate) fn start(kind: Kind, home: &Path) -> Result<Self, String> {
         let port = shell::lasting_ports(1)?[0];
         let (name, dir) = match kind {
             Kind::Redis => ("redis", home.join("redis")),
             // Its own user, which it wants when we are root, has to get through to its files.
             Kind::Postgres => {
-                ("postgres", std::env::temp_dir().join(format!("ottla-delivery-{}", std::process::id())))
+                ("postgres", std::env::temp_dir().join(format!("ottla-store-{}", shell::unix_micros())))
             }
         };
         let log = home.join(format!("{name}.log"));
@@ -49,7 +49,7 @@ impl Store {
     }
 
     /// As a reader of ours is told.
-    pub(super) fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         let port = self.port;
         match self.kind {
             Kind::Redis => format!("redis:redis://127.0.0.1:{port}/"),
@@ -59,8 +59,17 @@ impl Store {
         }
     }
 
+    /// As `ottla sink` is told.
+    pub(crate) fn url(&self) -> String {
+        let port = self.port;
+        match self.kind {
+            Kind::Redis => format!("redis://127.0.0.1:{port}/0"),
+            Kind::Postgres => format!("postgresql://reader@127.0.0.1:{port}/postgres"),
+        }
+    }
+
     /// What it answers to one command: words of Redis, or a statement.
-    pub(super) fn ask(&self, words: &[&str]) -> Result<String, String> {
+    pub(crate) fn ask(&self, words: &[&str]) -> Result<String, String> {
         let port = self.port.to_string();
         let mut command = match self.kind {
             Kind::Redis => Command::new("redis-cli"),
@@ -85,13 +94,13 @@ impl Store {
     }
 
     /// kill -9.
-    pub(super) fn kill(&mut self) -> Result<(), String> {
+    pub(crate) fn kill(&mut self) -> Result<(), String> {
         let killed = self.process.kill().and_then(|()| self.process.wait());
         killed.map(|_| ()).map_err(|error| format!("cannot kill {:?}: {error}", self.kind))
     }
 
     /// A new start on the same directory, until it answers.
-    pub(super) fn start_again(&mut self) -> Result<(), String> {
+    pub(crate) fn start_again(&mut self) -> Result<(), String> {
         self.process = run(self.kind, self.port, &self.dir, &self.log)?;
         self.wait_until_there()
     }
