@@ -543,7 +543,7 @@ fn nearline(mut section: Section<'_>, topics: &[Str]) -> Result<NearlineSettings
 }
 
 /// Parses a size such as `64MiB`.
-fn size(text: &str) -> Result<u64, String> {
+pub fn size(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 5] =
         [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("B", 1)];
     let of = |(unit, factor): &(&str, u64)| {

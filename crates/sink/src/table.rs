@@ -3,18 +3,22 @@
 //! A file comes whole, by a rename, under a name that says what is in it. Whatever else lies there is left alone.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use wire::TopicPartition;
 
+use crate::exchange;
 use crate::files::{Files, make_dirs};
 use crate::key::{FileName, Layout, Range};
 use crate::store::{Frozen, Stored};
 
 /// Directories deep that a table is: `dt=…/hour=…`.
 const DEPTH_MAX: usize = 2;
+
+/// How often a file is put into a directory that was exchanged for another meanwhile.
+const TRIES_MAX: usize = 100;
 
 /// A table.
 #[derive(Clone)]
@@ -33,6 +37,11 @@ pub struct TableFile {
 }
 
 impl TableFile {
+    /// Where it is, within the table.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.join(self.name.to_string())
+    }
+
     /// Whether it lies as deep as this layout has it.
     pub(crate) fn is_laid_out_as(&self, layout: Layout) -> bool {
         self.directory.components().count() == layout.depth()
@@ -89,7 +98,12 @@ impl Table {
         let mut listing = Listing::default();
         let mut left = vec![(PathBuf::new(), 0)];
         while let Some((directory, depth)) = left.pop() {
-            for entry in self.files.list(&self.root.join(&directory))? {
+            let entries = match self.files.list(&self.root.join(&directory)) {
+                // It was empty and was removed meanwhile.
+                Err(error) if depth > 0 && error.kind() == ErrorKind::NotFound => continue,
+                entries => entries?,
+            };
+            for entry in entries {
                 let path = directory.join(&entry.name);
                 if entry.name.starts_with(['_', '.']) {
                     continue;
@@ -110,14 +124,49 @@ impl Table {
     /// same and is replaced.
     pub(crate) fn place(&self, name: &FileName, staged: &[Staged]) -> io::Result<()> {
         for file in staged {
-            make_dirs(&*self.files, &self.root, Path::new(&file.directory))?;
-            let directory = self.root.join(&file.directory);
-            self.files.rename(&file.path, &directory.join(name.to_string()))?;
+            self.put(&file.path, Path::new(&file.directory), &name.to_string())?;
         }
         for file in staged {
             self.files.sync_dir(&self.root.join(&file.directory))?;
         }
+        for file in staged {
+            self.files.remove(&file.path)?;
+        }
         Ok(())
+    }
+
+    /// Puts a file into a directory that somebody may be exchanging for another. It keeps its own name as well, as what came into a
+    /// directory behind its listing goes with it.
+    pub(crate) fn put(&self, from: &Path, directory: &Path, name: &str) -> io::Result<()> {
+        let (twin, to) = (from.with_extension("twin"), self.root.join(directory).join(name));
+        for _ in 0..TRIES_MAX {
+            let put = || {
+                make_dirs(&*self.files, &self.root, directory)?;
+                match self.files.link(from, &twin) {
+                    // By a try before this one.
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                    linked => linked?,
+                }
+                self.files.rename(&twin, &to)
+            };
+            match put() {
+                // An empty directory was removed meanwhile, unless it is the file that is gone.
+                Err(error) if error.kind() == ErrorKind::NotFound && self.is_there(from)? => continue,
+                outcome => outcome?,
+            }
+            exchange::settle(self, directory, None)?;
+            if self.is_there(&to)? {
+                return Ok(());
+            }
+        }
+        Err(io::Error::other(format!("{} is exchanged all the time", directory.display())))
+    }
+
+    fn is_there(&self, path: &Path) -> io::Result<bool> {
+        match self.files.read_end(path, 0) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            read => read.map(|_| true),
+        }
     }
 }
 

@@ -1,0 +1,500 @@
+//! Each step of what keeps a table in order as a place to die at, beside a line that goes on writing into the same directories.
+//!
+//! As in `crash_points.rs`, a file system in memory forgets what was not made durable. Readers are those of a glob: they see each
+//! committed record once, whatever has died when. What `verify` reads beside it is a real broker's log.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use broker::embedded::EmbeddedBroker;
+use bytes::Bytes;
+use client::{
+    Admin, Cluster, ConsumedRecord, Execution, Isolation, NewTopic, Options, Producer, ProducerRecord,
+    TimestampType, TokioEnvironment,
+};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use sink::{
+    Chunk, Compaction, Extra, FileStore, Format, Key, Layout, Limits, LineSettings, Merges, Partition,
+    PartitionError, PositionStore, RunError, Settings, Shape, Table, Until, UpkeepOutcome, Verified,
+};
+use support::{Disk, Fate, Process, Steps};
+use tokio::runtime::Runtime;
+use wire::compression::Compression;
+use wire::{LeaderEpoch, Millis, Offset, PartitionId, ProducerEpoch, ProducerId};
+
+const TABLE: &str = "/table";
+const HOUR_MS: i64 = 3_600_000;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What comes before and what comes after the table is put in order: late records of the same hours.
+const BEFORE: usize = 9;
+const ALL: usize = 13;
+
+/// A broker with the records, and how a table of them begins.
+struct Origin {
+    runtime: Runtime,
+    // It lives as long as its log is read.
+    broker: EmbeddedBroker,
+    key: Key,
+    log: Vec<ConsumedRecord>,
+}
+
+fn settings() -> Settings {
+    let text = format!(
+        "name = \"orders\"\ntopics = [\"orders\"]\n[value]\nformat = \"text\"\n[offline]\ntable = {TABLE:?}\n"
+    );
+    Settings::parse(&text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn options(broker: &EmbeddedBroker) -> Options {
+    let mut options = Options::default();
+    options.isolation_level = Isolation::ReadCommitted;
+    options.set("bootstrap.servers", &broker.bootstrap_servers()).unwrap();
+    options.set("fetch.max.wait.ms", "10").unwrap();
+    options
+}
+
+fn timestamp(number: usize) -> Millis {
+    Millis(1_700_000_000_000 + i64::try_from(number % 3 / 2).unwrap() * HOUR_MS)
+}
+
+fn record(number: usize) -> ConsumedRecord {
+    ConsumedRecord {
+        topic: "orders".into(),
+        partition: PartitionId(0),
+        offset: Offset(i64::try_from(number).unwrap()),
+        leader_epoch: LeaderEpoch(0),
+        timestamp: timestamp(number),
+        timestamp_type: TimestampType::CreateTime,
+        key: None,
+        value: Some(format!("v{number}").into()),
+        headers: Vec::new(),
+        compression: Compression::None,
+        is_transactional: false,
+        producer_id: ProducerId::NONE,
+        producer_epoch: ProducerEpoch(-1),
+    }
+}
+
+impl Origin {
+    fn new() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let broker = EmbeddedBroker::builder().start().unwrap();
+        let settings = settings();
+        let key = runtime.block_on(async {
+            let cluster = Cluster::new(options(&broker), Arc::new(TokioEnvironment)).unwrap();
+            let topic = NewTopic {
+                name: "orders".into(),
+                partitions: Some(1),
+                replicas: Some(1),
+                configs: Vec::new(),
+            };
+            let created =
+                Admin::new(cluster.clone()).create_topics(&[topic], Execution::Apply).await.unwrap();
+            assert!(created.iter().all(|(_, created)| created.is_ok()));
+            let producer = Producer::new(cluster).unwrap();
+            for number in 0..ALL {
+                let mut record = ProducerRecord::new("orders", format!("v{number}"));
+                record.partition = Some(PartitionId(0));
+                record.timestamp = Some(timestamp(number));
+                producer.enqueue(record).await.unwrap().await.unwrap();
+            }
+            producer.close(PATIENCE).await.unwrap();
+            // What it is called by: a table that is thrown away tells.
+            let files = Arc::new(empty_disk());
+            let environment = Arc::new(TokioEnvironment);
+            let run = sink::run(
+                &settings,
+                options(&broker),
+                environment,
+                files.clone(),
+                Until::End,
+                std::future::pending(),
+            );
+            run.await.unwrap();
+            let stored = FileStore::new(files, TABLE).list(&settings.offline_name()).await.unwrap();
+            stored[0].0.clone()
+        });
+        Self { runtime, broker, key, log: (0..ALL).map(record).collect() }
+    }
+
+    /// A table with what comes before.
+    fn world(&self) -> World<'_> {
+        let world = World { origin: self, disk: empty_disk().disk };
+        world.run(FIRST, BEFORE, None).unwrap();
+        world
+    }
+}
+
+fn empty_disk() -> Process {
+    let mut disk = Disk::new();
+    disk.make_dir(Path::new(TABLE)).unwrap();
+    let root = Process { disk: Arc::new(Mutex::new(disk)), steps: Steps::new(None) };
+    sink::Files::sync_dir(&root, Path::new("/")).unwrap();
+    root
+}
+
+/// How an instance of the line closes ranges.
+#[derive(Clone, Copy)]
+struct Habits {
+    rows_max: u64,
+    token: i64,
+}
+
+const FIRST: Habits = Habits { rows_max: 2, token: 1 };
+const SECOND: Habits = Habits { rows_max: 3, token: 2 };
+const THIRD: Habits = Habits { rows_max: 100, token: 3 };
+
+struct World<'a> {
+    origin: &'a Origin,
+    disk: Arc<Mutex<Disk>>,
+}
+
+impl World<'_> {
+    fn process(&self, at: Option<(u64, Fate)>) -> Process {
+        Process { disk: Arc::clone(&self.disk), steps: Steps::new(at) }
+    }
+
+    fn cut_power(&self) {
+        self.disk.lock().unwrap().cut_power();
+    }
+
+    /// One instance of the line, from taking hold of the partition to the end of so many records.
+    fn run(&self, habits: Habits, records: usize, at: Option<(u64, Fate)>) -> Result<(), PartitionError> {
+        self.run_as(&self.process(at), habits, records)
+    }
+
+    fn run_as(&self, process: &Process, habits: Habits, records: usize) -> Result<(), PartitionError> {
+        let files = Arc::new(process.clone());
+        let (key, log) = (&self.origin.key, &self.origin.log[..records]);
+        let limits = Limits { rows_max: habits.rows_max, bytes_max: u64::MAX, age_ms_max: i64::MAX };
+        let shape = Arc::new(Shape::new(Format::Text, vec![Extra::Offset]).unwrap());
+        let settings = LineSettings { limits, layout: Layout::Hour, files_max: 8, shape };
+        let table = Table::new(files.clone(), TABLE);
+        let store = Arc::new(FileStore::new(files, TABLE));
+        let work = async {
+            let (now, token) = (Millis(0), habits.token);
+            let mut partition =
+                Partition::open(key.clone(), store, table.clone(), settings, Offset(0), token, now).await?;
+            let listing = table.list().map_err(|source| PartitionError::Files {
+                key: Box::new(key.clone()),
+                doing: "list",
+                path: PathBuf::from(TABLE),
+                source,
+            })?;
+            partition.compare(&listing).await?;
+            while let Some(first) = log.iter().position(|record| record.offset >= partition.read()) {
+                let records = &log[first..log.len().min(first + 2)];
+                let (position, next) = (partition.read(), records.last().unwrap().offset.plus(1));
+                partition.take(Chunk { position, next, leader_epoch: LeaderEpoch(0), records }, now).await?;
+            }
+            partition.finish(now).await
+        };
+        let outcome = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work);
+        process.steps.over();
+        outcome
+    }
+
+    fn compact(&self, at: Option<(u64, Fate)>) -> Result<Merges, RunError> {
+        self.compact_as(&self.process(at))
+    }
+
+    fn compact_as(&self, process: &Process) -> Result<Merges, RunError> {
+        let compaction =
+            Compaction { target_bytes: 1 << 20, older_than_ms: HOUR_MS, execution: Execution::Apply };
+        let settings = settings();
+        let work = sink::compact(&settings, &TokioEnvironment, Arc::new(process.clone()), compaction);
+        let outcome = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work);
+        process.steps.over();
+        outcome
+    }
+
+    /// The files that `*/*/*.parquet` finds, of all there is.
+    fn files(&self) -> Vec<(PathBuf, Bytes)> {
+        let disk = self.disk.lock().unwrap();
+        let mut level = vec![PathBuf::from(TABLE)];
+        for _ in 0..2 {
+            let below = level.iter().flat_map(|dir| {
+                let entries = disk.list(dir).unwrap().into_iter().filter(|entry| entry.is_dir);
+                entries.map(|entry| dir.join(entry.name))
+            });
+            level = below.collect();
+        }
+        let mut files = Vec::new();
+        for dir in level {
+            for entry in disk.list(&dir).unwrap() {
+                let path = dir.join(&entry.name);
+                if !entry.is_dir && entry.name.ends_with(".parquet") {
+                    files.push((path.clone(), disk.read(&path).unwrap().into()));
+                }
+            }
+        }
+        files
+    }
+
+    /// The records in the table.
+    fn rows(&self) -> Vec<(i64, String)> {
+        let mut rows = Vec::new();
+        for (path, bytes) in self.files() {
+            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes);
+            let reader = reader.unwrap_or_else(|error| panic!("{} is damaged: {error}", path.display()));
+            for batch in reader.build().unwrap() {
+                let batch = batch.unwrap();
+                let offsets = batch.column_by_name("kafka_offset").unwrap().as_primitive::<Int64Type>();
+                let values = batch.column_by_name("value").unwrap().as_string::<i32>();
+                for (offset, value) in offsets.values().iter().zip(values.iter()) {
+                    rows.push((*offset, value.unwrap().to_owned()));
+                }
+            }
+        }
+        rows.sort();
+        rows
+    }
+
+    /// Of what is committed each record once, and of what is not, none twice.
+    fn assert_exactly_once(&self, committed: usize, what: &str) {
+        let rows = self.rows();
+        let expected: Vec<_> = (0..rows.len().max(committed))
+            .map(|number| (i64::try_from(number).unwrap(), format!("v{number}")))
+            .collect();
+        assert!(rows.starts_with(&expected[..committed]), "{what}: not exactly once: {rows:?}");
+        assert!(rows.windows(2).all(|pair| pair[0] != pair[1]), "{what}: something is there twice: {rows:?}");
+    }
+
+    fn assert_whole(&self, what: &str) {
+        self.assert_exactly_once(ALL, what);
+        assert_eq!(self.rows().len(), ALL, "{what}");
+    }
+
+    /// By footers, rows and the broker's log.
+    fn assert_verified(&self, what: &str) {
+        let Origin { runtime, broker, .. } = self.origin;
+        let settings = settings();
+        let verified = runtime.block_on(async {
+            let cluster = Cluster::new(options(broker), Arc::new(TokioEnvironment)).unwrap();
+            let verify = sink::verify(&settings, &cluster, Arc::new(self.process(None)));
+            tokio::time::timeout(PATIENCE, verify).await.expect("it ends").unwrap()
+        });
+        assert!(verified.iter().all(Verified::is_clean), "{what}: {verified:?}");
+        assert_eq!(verified.iter().map(|one| one.rows).sum::<u64>(), ALL as u64, "{what}");
+    }
+
+    /// Nothing is left of what was begun.
+    fn assert_tidy(&self, what: &str) {
+        let left = self.disk.lock().unwrap().list(&Path::new(TABLE).join("_staging/.exchange")).unwrap();
+        assert!(left.is_empty(), "{what}: {left:?}");
+    }
+}
+
+fn compaction_steps(origin: &Origin) -> u64 {
+    let world = origin.world();
+    let process = world.process(None);
+    let merges = world.compact_as(&process).unwrap().merges;
+    assert!(
+        merges.len() == 2 && merges.iter().all(|merge| merge.outcome == UpkeepOutcome::Done),
+        "{merges:?}"
+    );
+    assert_eq!(world.files().len(), 2, "one for each hour");
+    world.assert_exactly_once(BEFORE, "undisturbed");
+    process.steps.count()
+}
+
+fn late_steps(origin: &Origin) -> u64 {
+    let world = origin.world();
+    let process = world.process(None);
+    world.run_as(&process, SECOND, ALL).unwrap();
+    world.assert_whole("undisturbed");
+    process.steps.count()
+}
+
+fn report(what: &str, points: u64) {
+    println!("{what}: {points} crash points");
+}
+
+#[test]
+fn a_compaction_that_ends_at_any_step_leaves_each_row_once_and_the_next_one_finishes() {
+    let origin = Origin::new();
+    let steps = compaction_steps(&origin);
+    let mut points = 0;
+    for (fate, is_power_cut) in [(Fate::Dies, false), (Fate::Dies, true), (Fate::Fails, false)] {
+        for at in 1..=steps {
+            let what = format!("{fate:?} at {at}, power cut: {is_power_cut}");
+            let world = origin.world();
+            let _ = world.compact(Some((at, fate)));
+            if is_power_cut {
+                world.cut_power();
+            }
+            world.assert_exactly_once(BEFORE, &what);
+            // Late records, of a line that knows nothing of it.
+            world.run(SECOND, ALL, None).unwrap();
+            world.assert_whole(&what);
+            if at % 4 == 0 {
+                world.assert_verified(&what);
+            }
+            world.compact(None).unwrap();
+            world.assert_whole(&what);
+            world.assert_verified(&what);
+            world.assert_tidy(&what);
+            assert_eq!(world.files().len(), 2, "{what}: one for each hour");
+            points += 1;
+        }
+    }
+    report("compactions", points);
+}
+
+/// Two processes: the one pauses at a step, the other runs up to one of its own, then the first goes on, then the second. Tells
+/// whether the second was over by then.
+fn interleaved<A: Send, B: Send>(
+    world: &World<'_>,
+    (first_at, first): (u64, impl FnOnce(&Process) -> A + Send),
+    (second_at, second): (u64, impl FnOnce(&Process) -> B + Send),
+) -> (A, B, bool) {
+    let one = world.process(Some((first_at, Fate::Pauses)));
+    let other = world.process(Some((second_at, Fate::Pauses)));
+    thread::scope(|scope| {
+        let first = scope.spawn(|| first(&one));
+        one.steps.until_paused();
+        let second = scope.spawn(|| second(&other));
+        other.steps.until_paused();
+        one.steps.resume();
+        let first = first.join().unwrap();
+        other.steps.resume();
+        let second = second.join().unwrap();
+        (first, second, other.steps.count() < second_at)
+    })
+}
+
+#[test]
+fn a_line_that_places_late_records_at_any_moment_of_a_compaction_loses_and_doubles_none() {
+    let origin = Origin::new();
+    let mut points = 0;
+    for first in 1..=compaction_steps(&origin) {
+        for second in 1.. {
+            let what = format!("the compaction woke before step {first}, with the line behind {second}");
+            let world = origin.world();
+            let compact = |process: &Process| world.compact_as(process);
+            let run = |process: &Process| world.run_as(process, SECOND, ALL);
+            let (compacted, ran, is_whole) = interleaved(&world, (first, compact), (second, run));
+            ran.unwrap_or_else(|error| panic!("{what}: {error}"));
+            compacted.unwrap_or_else(|error| panic!("{what}: {error}"));
+            world.assert_whole(&what);
+            points += 1;
+            if is_whole {
+                world.assert_verified(&what);
+                break;
+            }
+        }
+    }
+    report("lines within compactions", points);
+}
+
+#[test]
+fn a_compaction_at_any_moment_of_a_line_loses_and_doubles_nothing() {
+    let origin = Origin::new();
+    let mut points = 0;
+    for first in 1..=late_steps(&origin) {
+        for second in 1.. {
+            let what = format!("the line woke before step {first}, with the compaction behind {second}");
+            let world = origin.world();
+            let compact = |process: &Process| world.compact_as(process);
+            let run = |process: &Process| world.run_as(process, SECOND, ALL);
+            let (ran, compacted, is_whole) = interleaved(&world, (first, run), (second, compact));
+            ran.unwrap_or_else(|error| panic!("{what}: {error}"));
+            compacted.unwrap_or_else(|error| panic!("{what}: {error}"));
+            world.assert_whole(&what);
+            points += 1;
+            if is_whole {
+                world.assert_verified(&what);
+                break;
+            }
+        }
+    }
+    report("compactions within lines", points);
+}
+
+#[test]
+fn a_power_cut_within_a_compaction_takes_nothing_that_a_line_has_committed() {
+    let origin = Origin::new();
+    let (steps, late) = (compaction_steps(&origin), late_steps(&origin));
+    let mut points = 0;
+    for first in 1..=steps {
+        for second in 1..=late + 1 {
+            let what = format!("power cut before step {first} of a compaction and {second} of a line");
+            let world = origin.world();
+            let compaction = world.process(Some((first, Fate::Pauses)));
+            thread::scope(|scope| {
+                let compacted = scope.spawn(|| world.compact_as(&compaction));
+                compaction.steps.until_paused();
+                let ran = world.run(SECOND, ALL, Some((second, Fate::Dies)));
+                let committed = if ran.is_ok() { ALL } else { BEFORE };
+                world.cut_power();
+                world.assert_exactly_once(committed, &what);
+                compaction.steps.kill();
+                let _ = compacted.join().unwrap();
+            });
+            world.run(THIRD, ALL, None).unwrap();
+            world.assert_whole(&what);
+            world.compact(None).unwrap();
+            world.assert_whole(&what);
+            if second > late {
+                world.assert_verified(&what);
+            }
+            points += 1;
+        }
+    }
+    report("power cuts within compactions and lines", points);
+}
+
+#[test]
+fn of_two_compactions_at_once_each_row_is_there_once() {
+    let origin = Origin::new();
+    let mut points = 0;
+    for first in 1..=compaction_steps(&origin) {
+        for second in 1.. {
+            let what = format!("the first woke before step {first}, with the second behind {second}");
+            let world = origin.world();
+            let compact = |process: &Process| world.compact_as(process);
+            let (one, other, is_whole) = interleaved(&world, (first, compact), (second, compact));
+            one.unwrap_or_else(|error| panic!("{what}: {error}"));
+            other.unwrap_or_else(|error| panic!("{what}: {error}"));
+            world.assert_exactly_once(BEFORE, &what);
+            world.run(THIRD, ALL, None).unwrap();
+            world.compact(None).unwrap();
+            world.assert_whole(&what);
+            points += 1;
+            if is_whole {
+                world.assert_verified(&what);
+                break;
+            }
+        }
+    }
+    report("two compactions", points);
+}
+
+#[test]
+fn a_zombie_of_a_line_that_wakes_after_a_compaction_brings_nothing_back() {
+    let origin = Origin::new();
+    let late = late_steps(&origin);
+    for at in 1..=late {
+        let what = format!("woke before step {at}");
+        let world = origin.world();
+        let zombie = world.process(Some((at, Fate::Pauses)));
+        thread::scope(|scope| {
+            let old = scope.spawn(|| world.run_as(&zombie, SECOND, ALL));
+            zombie.steps.until_paused();
+            world.run(THIRD, ALL, None).unwrap();
+            world.compact(None).unwrap();
+            zombie.steps.resume();
+            let _ = old.join().unwrap();
+        });
+        world.assert_whole(&what);
+        world.assert_verified(&what);
+    }
+    report("zombies after a compaction", late);
+}
