@@ -79,6 +79,7 @@ enum SinkCommand {
     Verify(VerifyArgs),
     Repair(RepairArgs),
     Compact(CompactArgs),
+    Expire(ExpireArgs),
     #[command(subcommand)]
     Dlq(DlqCommand),
 }
@@ -132,8 +133,9 @@ struct StatusArgs {}
 #[command(after_help = "\
 Reads the footers of all files, the offsets of all rows where the table has the column kafka_offset, and
 the log; of the output topic all records, with their keys, values, headers and timestamps. What retention
-has removed from the log or from the output topic is counted as passed. Where both lines have been, their
-offsets are compared, and the values of a table whose format is bytes (common says where).
+has removed from the log or from the output topic is counted as passed, and rows that `ottla sink expire`
+has removed from the table as expired. Where both lines have been, their offsets are compared, and the
+values of a table whose format is bytes (common says where).
 
 Exit code 0 when each record is there, once; 1 otherwise.")]
 struct VerifyArgs {}
@@ -176,6 +178,24 @@ struct CompactArgs {
     older_than: i64,
 }
 
+/// Remove the hours or days of a table that are old enough, while lines go on writing
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A directory goes whole: who lists it finds all of its files or none. What goes is written down before,
+in _sink beside the table, so that `ottla sink verify` and `ottla sink repair` take it for expired and
+not for missing. A record that comes after that goes to its own hour and stays, until this is run again.
+
+It may be killed at any moment: the next one goes on. A directory with something in it that is not the
+line's is left alone and told, with exit code 1; so is one without a time.")]
+struct ExpireArgs {
+    /// How long ago the hour or day of a directory must have ended
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    older_than: i64,
+    /// Only show what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
 /// Parses an age such as `1h` or `90d`, to milliseconds.
 fn age(text: &str) -> Result<i64, String> {
     let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
@@ -204,6 +224,7 @@ pub(crate) async fn run(args: SinkArgs) -> Result<(), Failure> {
         SinkCommand::Verify(VerifyArgs {}) => verify(&settings, output, &connect).await,
         SinkCommand::Repair(args) => repair(&settings, &args, output, &connect).await,
         SinkCommand::Compact(args) => compact(&settings, &args, output).await,
+        SinkCommand::Expire(args) => expire(&settings, &args, output).await,
         SinkCommand::Dlq(command) => dlq(&settings, &command, output, &connect).await,
     }
 }
@@ -352,6 +373,8 @@ fn verified(all: &[Verified]) -> Report {
         "letters",
         "records",
         "passed",
+        "expired",
+        "expired_to",
         "missing",
         "double",
         "common",
@@ -369,13 +392,15 @@ fn verified(all: &[Verified]) -> Report {
             one.letters.into(),
             one.records.into(),
             one.passed.into(),
+            if one.expired > 0 { one.expired.into() } else { Value::Null },
+            one.expired_to.as_ref().map_or(Value::Null, |directory| directory.display().to_string().into()),
             one.missing.into(),
             one.double.into(),
             one.common.map_or(Value::Null, |range| range.to_string().into()),
             one.findings.len().into(),
         ]);
     }
-    report.without_empty(&["common"])
+    report.without_empty(&["expired", "expired_to", "common"])
 }
 
 async fn repair(
@@ -445,6 +470,23 @@ async fn compact(settings: &Settings, args: &CompactArgs, output: OutputArgs) ->
         ]);
     }
     with_findings(&report, "merges", &findings, output)
+}
+
+async fn expire(settings: &Settings, args: &ExpireArgs, output: OutputArgs) -> Result<(), Failure> {
+    let execution = if args.dry_run { Execution::Validate } else { Execution::Apply };
+    let expiry = Expiry { older_than_ms: args.older_than, execution };
+    let Expiries { directories, findings } =
+        sink::expire(settings, &TokioEnvironment, Arc::new(LocalFiles), expiry).await?;
+    let mut report = Report::new(&["directory", "files", "rows", "outcome"]);
+    for one in directories {
+        report.row(vec![
+            one.directory.display().to_string().into(),
+            one.files.into(),
+            one.rows.into(),
+            one.outcome.name().into(),
+        ]);
+    }
+    with_findings(&report, "directories", &findings, output)
 }
 
 /// Shows what was done, and what was left alone.

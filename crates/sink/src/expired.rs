@@ -70,6 +70,13 @@ impl Expired {
         whole.chain(parts).collect()
     }
 
+    /// All ranges of a partition of which something was written down as gone.
+    pub(crate) fn ranges(&self, key: &Key) -> Vec<Range> {
+        let Some(gone) = self.0.get(&of(key)) else { return Vec::new() };
+        let whole = gone.whole.iter().map(|(&start, &(end, _))| Range::new(start, end));
+        whole.chain(gone.parts.keys().map(|(range, _)| *range)).collect()
+    }
+
     /// The latest directory of which something is gone.
     pub(crate) fn up_to(&self, key: &Key) -> Option<PathBuf> {
         self.0.get(&of(key)).map(|gone| gone.up_to.clone())

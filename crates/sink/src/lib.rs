@@ -2,12 +2,12 @@
 //!
 //! The modules stand in the order of a record's way: what a position belongs to and how files are called (`key`), what is done next
 //! (`plan`), records into columns (`kind`, `column`, `columns`, `decimal`, `json`), columns into files beside the table (`writer`), the fence of those files
-//! (`staging`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
+//! (`staging`), a directory in place of another (`exchange`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
 //! `server_store`, `redis_store` and `postgres_store`), records that are no rows (`letters`, `verdicts`), one partition that goes
-//! through all of it (`partition`), what is declared
-//! (`settings`, `positions`), what is read and whether it continues (`source`), the line into the table at work (`offline`), the
+//! through all of it (`partition`), what its files say of themselves (`footer`) and what was removed of them (`expired`), what is declared
+//! (`settings`, `positions`), what is read and whether it continues (`source`), hours that are complete (`success`), the line into the table at work (`offline`), the
 //! one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`), both of them (`run`), what can be said of
-//! it from outside (`status`, `replay`, `digest`, `verify_nearline`, `verify`), and positions from the table itself (`repair`). Invariant: a
+//! it from outside (`status`, `replay`, `digest`, `verify_nearline`, `verify`), positions from the table itself (`repair`), and what keeps it in order (`compact`, `expire`). Invariant: a
 //! range is frozen before its files are in the table, and committed after; whoever repeats it writes the same files.
 
 mod key;
@@ -36,6 +36,7 @@ mod settings;
 mod positions;
 mod source;
 mod log_reader;
+mod success;
 mod offline;
 mod origin;
 mod output;

@@ -22,6 +22,7 @@ use crate::positions::open_store;
 use crate::run::{CLOSE_MAX, Done, LOOK_EVERY, RunError, Until};
 use crate::settings::{DeadLetterSettings, Line, OfflineSettings, Settings};
 use crate::source::{self, Begins, Source, sources};
+use crate::success::Success;
 use crate::table::Table;
 
 /// A partition that is read.
@@ -57,9 +58,11 @@ pub(crate) async fn run(
     until: Until,
     stop: impl Future<Output = ()>,
 ) -> Result<Vec<Done>, RunError> {
+    let mut success = Success::open(settings, offline, &options, &environment, &files).await?;
     let mut line = Offline::open(settings, offline, options, environment, files).await?;
-    let ended = line.work(until, stop).await;
+    let ended = success.beside(line.work(until, stop)).await;
     let closed = line.close().await;
+    success.look().await;
     ended?;
     closed
 }

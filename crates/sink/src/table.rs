@@ -13,6 +13,7 @@ use crate::exchange;
 use crate::files::{Files, make_dirs};
 use crate::key::{FileName, Layout, Range};
 use crate::store::{Frozen, Stored};
+use crate::success;
 
 /// Directories deep that a table is: `dt=…/hour=…`.
 const DEPTH_MAX: usize = 2;
@@ -55,6 +56,8 @@ pub struct Listing {
     pub files: BTreeSet<TableFile>,
     /// Others, within the table.
     pub foreign: Vec<PathBuf>,
+    /// Directories that are marked as complete.
+    pub marked: BTreeSet<PathBuf>,
 }
 
 /// A file that is written and durable, beside the table.
@@ -106,6 +109,9 @@ impl Table {
             for entry in entries {
                 let path = directory.join(&entry.name);
                 if entry.name.starts_with(['_', '.']) {
+                    if entry.name == success::NAME {
+                        listing.marked.insert(directory.clone());
+                    }
                     continue;
                 }
                 match FileName::parse(&entry.name) {
@@ -171,8 +177,13 @@ impl Table {
 }
 
 /// Whether what the table holds of a partition is no more than what is committed and what is frozen, as it is frozen: only what has
-/// the same names is replaced by a repeat.
-pub(crate) fn check(partition: &TopicPartition, stored: &Stored, listing: &Listing) -> Result<(), Ahead> {
+/// the same names is replaced by a repeat. What was removed for its age was in the table, and was committed.
+pub(crate) fn check(
+    partition: &TopicPartition,
+    stored: &Stored,
+    listing: &Listing,
+    expired: &[Range],
+) -> Result<(), Ahead> {
     let is_frozen = |file: &TableFile| {
         let is_it = |frozen: Frozen| frozen.range == file.name.range && file.is_laid_out_as(frozen.layout);
         stored.frozen.is_some_and(is_it)
@@ -187,7 +198,8 @@ pub(crate) fn check(partition: &TopicPartition, stored: &Stored, listing: &Listi
             start < begun || end > committed && !is_frozen(file)
         })
         .map(|file| file.name.range);
-    match ahead {
+    let is_ahead = |range: &&Range| range.start < begun || range.end > committed;
+    match ahead.or_else(|| expired.iter().find(is_ahead).copied()) {
         Some(found) => Err(Ahead { partition: partition.clone(), found, begun, committed }),
         None => Ok(()),
     }
@@ -211,12 +223,27 @@ mod tests {
             let mut listing = Listing::default();
             let name = FileName { partition: partition.clone(), range };
             listing.files.insert(TableFile { name, directory: "dt=2023-11-14".into() });
-            check(&partition, &stored, &listing).map_err(|ahead| ahead.found)
+            check(&partition, &stored, &listing, &[]).map_err(|ahead| ahead.found)
         };
         assert_eq!(told(10, 20), Ok(()));
         // A store that was lost begins where the log is by now.
         for (start, end) in [(0, 10), (5, 15), (20, 25)] {
             assert_eq!(told(start, end), Err(Range::new(Offset(start), Offset(end))), "{start} to {end}");
+        }
+    }
+
+    #[test]
+    fn what_was_removed_for_its_age_was_committed() {
+        let partition = TopicPartition::new("orders", PartitionId(3));
+        let position = offsets::Position { next: Offset(20), leader_epoch: LeaderEpoch::NONE };
+        let stored = Stored { begun: Offset(10), committed: position, frozen: None, updated: Millis(0) };
+        let told = |start, end| {
+            let expired = [Range::new(Offset(10), Offset(20)), Range::new(Offset(start), Offset(end))];
+            check(&partition, &stored, &Listing::default(), &expired).map_err(|ahead| ahead.found)
+        };
+        assert_eq!(told(10, 15), Ok(()));
+        for (start, end) in [(0, 10), (20, 25)] {
+            assert_eq!(told(start, end), Err(Range::new(Offset(start), Offset(end))));
         }
     }
 
@@ -230,7 +257,7 @@ mod tests {
         let told = |directory: &str| {
             let name = FileName { partition: partition.clone(), range };
             let file = TableFile { name, directory: directory.into() };
-            check(&partition, &stored, &Listing { files: [file].into(), foreign: Vec::new() }).is_ok()
+            check(&partition, &stored, &Listing { files: [file].into(), ..Listing::default() }, &[]).is_ok()
         };
         assert!(told("dt=2023-11-14/hour=22"));
         // Of one who had it frozen otherwise, in a store that has lost it since.

@@ -15,13 +15,14 @@ use arrow_array::types::Int64Type;
 use broker::embedded::EmbeddedBroker;
 use bytes::Bytes;
 use client::{
-    Admin, Cluster, ConsumedRecord, Execution, Isolation, NewTopic, Options, Producer, ProducerRecord,
-    TimestampType, TokioEnvironment,
+    Admin, Cluster, ConsumedRecord, Environment, Execution, Isolation, NewTopic, Options, Producer,
+    ProducerRecord, TimestampType, TokioEnvironment,
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sink::{
-    Chunk, Compaction, Extra, FileStore, Format, Key, Layout, Limits, LineSettings, Merges, Partition,
-    PartitionError, PositionStore, RunError, Settings, Shape, Table, Until, UpkeepOutcome, Verified,
+    Chunk, Compaction, Expiries, Expiry, Extra, FileStore, Format, Key, Layout, Limits, LineSettings, Merges,
+    Partition, PartitionError, PositionStore, RunError, Settings, Shape, Table, Until, UpkeepOutcome,
+    Verified,
 };
 use support::{Disk, Fate, Process, Steps};
 use tokio::runtime::Runtime;
@@ -215,6 +216,25 @@ impl World<'_> {
         outcome
     }
 
+    fn expire(&self, at: Option<(u64, Fate)>) -> Result<Expiries, RunError> {
+        self.expire_as(&self.process(at))
+    }
+
+    /// Of the two hours, the first is old enough.
+    fn expire_as(&self, process: &Process) -> Result<Expiries, RunError> {
+        self.expire_all_before(process, Millis(1_700_002_800_000))
+    }
+
+    fn expire_all_before(&self, process: &Process, end: Millis) -> Result<Expiries, RunError> {
+        let age = TokioEnvironment.now().0 - end.0;
+        let expiry = Expiry { older_than_ms: age - 60_000, execution: Execution::Apply };
+        let settings = settings();
+        let work = sink::expire(&settings, &TokioEnvironment, Arc::new(process.clone()), expiry);
+        let outcome = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work);
+        process.steps.over();
+        outcome
+    }
+
     /// The files that `*/*/*.parquet` finds, of all there is.
     fn files(&self) -> Vec<(PathBuf, Bytes)> {
         let disk = self.disk.lock().unwrap();
@@ -272,8 +292,26 @@ impl World<'_> {
         assert_eq!(self.rows().len(), ALL, "{what}");
     }
 
+    /// Of the hour that is old, of the records up to `before`, all or none; all others, once. Tells how many rows are gone.
+    fn assert_expired(&self, before: usize, committed: usize, what: &str) -> usize {
+        let rows = self.rows();
+        assert!(rows.windows(2).all(|pair| pair[0] != pair[1]), "{what}: something is there twice: {rows:?}");
+        let is_there = |number: usize| rows.contains(&(i64::try_from(number).unwrap(), format!("v{number}")));
+        let (old, others): (Vec<_>, Vec<_>) =
+            (0..committed).partition(|&number| is_old(number) && number < before);
+        assert!(others.into_iter().all(is_there), "{what}: something is lost: {rows:?}");
+        let gone = old.iter().filter(|&&number| !is_there(number)).count();
+        assert!(gone == 0 || gone == old.len(), "{what}: an hour is there in part: {rows:?}");
+        gone
+    }
+
     /// By footers, rows and the broker's log.
     fn assert_verified(&self, what: &str) {
+        self.assert_verified_without(0, what);
+    }
+
+    /// The same, with so many rows removed for their age.
+    fn assert_verified_without(&self, expired: usize, what: &str) {
         let Origin { runtime, broker, .. } = self.origin;
         let settings = settings();
         let verified = runtime.block_on(async {
@@ -282,7 +320,8 @@ impl World<'_> {
             tokio::time::timeout(PATIENCE, verify).await.expect("it ends").unwrap()
         });
         assert!(verified.iter().all(Verified::is_clean), "{what}: {verified:?}");
-        assert_eq!(verified.iter().map(|one| one.rows).sum::<u64>(), ALL as u64, "{what}");
+        assert_eq!(verified.iter().map(|one| one.expired).sum::<u64>(), expired as u64, "{what}");
+        assert_eq!(verified.iter().map(|one| one.rows).sum::<u64>(), (ALL - expired) as u64, "{what}");
     }
 
     /// Nothing is left of what was begun.
@@ -290,6 +329,11 @@ impl World<'_> {
         let left = self.disk.lock().unwrap().list(&Path::new(TABLE).join("_staging/.exchange")).unwrap();
         assert!(left.is_empty(), "{what}: {left:?}");
     }
+}
+
+/// Whether a record is of the hour that is old enough.
+fn is_old(number: usize) -> bool {
+    number % 3 < 2
 }
 
 fn compaction_steps(origin: &Origin) -> u64 {
@@ -497,4 +541,167 @@ fn a_zombie_of_a_line_that_wakes_after_a_compaction_brings_nothing_back() {
         world.assert_verified(&what);
     }
     report("zombies after a compaction", late);
+}
+
+/// How many of so many records are old.
+fn old(records: usize) -> usize {
+    (0..records).filter(|&number| is_old(number)).count()
+}
+
+fn expiry_steps(origin: &Origin) -> u64 {
+    let world = origin.world();
+    let process = world.process(None);
+    let expired = world.expire_as(&process).unwrap();
+    assert!(expired.findings.is_empty(), "{expired:?}");
+    let told: Vec<_> = expired.directories.iter().map(|one| (one.rows, one.outcome)).collect();
+    assert_eq!(told, [(old(BEFORE) as u64, UpkeepOutcome::Done)]);
+    assert_eq!(world.assert_expired(BEFORE, BEFORE, "undisturbed"), old(BEFORE));
+    process.steps.count()
+}
+
+#[test]
+fn an_expiry_that_ends_at_any_step_leaves_an_hour_or_nothing_of_it_and_the_next_one_finishes() {
+    let origin = Origin::new();
+    let steps = expiry_steps(&origin);
+    let mut points = 0;
+    for (fate, is_power_cut) in [(Fate::Dies, false), (Fate::Dies, true), (Fate::Fails, false)] {
+        for at in 1..=steps {
+            let what = format!("{fate:?} at {at}, power cut: {is_power_cut}");
+            let world = origin.world();
+            let _ = world.expire(Some((at, fate)));
+            if is_power_cut {
+                world.cut_power();
+            }
+            world.assert_expired(BEFORE, BEFORE, &what);
+            // Late records, also of the hour that is gone.
+            world.run(SECOND, ALL, None).unwrap();
+            let gone = world.assert_expired(BEFORE, ALL, &what);
+            world.assert_verified_without(gone, &what);
+            world.compact(None).unwrap();
+            assert_eq!(world.assert_expired(BEFORE, ALL, &what), gone, "{what}");
+            world.assert_verified_without(gone, &what);
+            // What came late goes with the next one.
+            world.expire(None).unwrap();
+            assert_eq!(world.assert_expired(ALL, ALL, &what), old(ALL), "{what}");
+            world.assert_verified_without(old(ALL), &what);
+            world.assert_tidy(&what);
+            points += 1;
+        }
+    }
+    report("expiries", points);
+}
+
+#[test]
+fn a_line_that_places_late_records_at_any_moment_of_an_expiry_keeps_them() {
+    let origin = Origin::new();
+    let mut points = 0;
+    for first in 1..=expiry_steps(&origin) {
+        for second in 1.. {
+            let what = format!("the expiry woke before step {first}, with the line behind {second}");
+            let world = origin.world();
+            let expire = |process: &Process| world.expire_as(process);
+            let run = |process: &Process| world.run_as(process, SECOND, ALL);
+            let (expired, ran, is_whole) = interleaved(&world, (first, expire), (second, run));
+            ran.unwrap_or_else(|error| panic!("{what}: {error}"));
+            expired.unwrap_or_else(|error| panic!("{what}: {error}"));
+            // Of what was there when the directory was listed, which late records may have been as well.
+            let gone = ALL - world.rows().len();
+            world.assert_expired(if gone > old(BEFORE) { ALL } else { BEFORE }, ALL, &what);
+            points += 1;
+            if is_whole || points % 16 == 0 {
+                world.assert_verified_without(gone, &what);
+            }
+            if is_whole {
+                break;
+            }
+        }
+    }
+    report("lines within expiries", points);
+}
+
+#[test]
+fn an_expiry_at_any_moment_of_a_line_takes_no_late_record_that_it_has_not_written_down() {
+    let origin = Origin::new();
+    let mut points = 0;
+    for first in 1..=late_steps(&origin) {
+        for second in 1.. {
+            let what = format!("the line woke before step {first}, with the expiry behind {second}");
+            let world = origin.world();
+            let expire = |process: &Process| world.expire_as(process);
+            let run = |process: &Process| world.run_as(process, SECOND, ALL);
+            let (ran, expired, is_whole) = interleaved(&world, (first, run), (second, expire));
+            ran.unwrap_or_else(|error| panic!("{what}: {error}"));
+            expired.unwrap_or_else(|error| panic!("{what}: {error}"));
+            points += 1;
+            if is_whole || points % 16 == 0 {
+                world.assert_verified_without(ALL - world.rows().len(), &what);
+            }
+            if is_whole {
+                break;
+            }
+        }
+    }
+    report("expiries within lines", points);
+}
+
+#[test]
+fn a_power_cut_within_an_expiry_takes_nothing_that_a_line_has_committed() {
+    let origin = Origin::new();
+    let (steps, late) = (expiry_steps(&origin), late_steps(&origin));
+    let mut points = 0;
+    for first in 1..=steps {
+        for second in 1..=late + 1 {
+            let what = format!("power cut before step {first} of an expiry and {second} of a line");
+            let world = origin.world();
+            let expiry = world.process(Some((first, Fate::Pauses)));
+            thread::scope(|scope| {
+                let expired = scope.spawn(|| world.expire_as(&expiry));
+                expiry.steps.until_paused();
+                let ran = world.run(SECOND, ALL, Some((second, Fate::Dies)));
+                let committed = if ran.is_ok() { ALL } else { BEFORE };
+                world.cut_power();
+                world.assert_expired(BEFORE, committed, &what);
+                expiry.steps.kill();
+                let _ = expired.join().unwrap();
+            });
+            world.run(THIRD, ALL, None).unwrap();
+            let gone = world.assert_expired(BEFORE, ALL, &what);
+            if second % 8 == 0 || second > late {
+                world.assert_verified_without(gone, &what);
+            }
+            points += 1;
+        }
+    }
+    report("power cuts within expiries and lines", points);
+}
+
+#[test]
+fn an_expiry_beside_a_compaction_leaves_each_row_once_or_written_down() {
+    let origin = Origin::new();
+    let mut points = 0;
+    for first in 1..=expiry_steps(&origin) {
+        for second in 1.. {
+            let what = format!("the expiry woke before step {first}, with the compaction behind {second}");
+            let world = origin.world();
+            let expire = |process: &Process| world.expire_as(process);
+            let compact = |process: &Process| world.compact_as(process);
+            let (expired, compacted, is_whole) = interleaved(&world, (first, expire), (second, compact));
+            expired.unwrap_or_else(|error| panic!("{what}: {error}"));
+            compacted.unwrap_or_else(|error| panic!("{what}: {error}"));
+            world.assert_expired(BEFORE, BEFORE, &what);
+            world.run(THIRD, ALL, None).unwrap();
+            let gone = world.assert_expired(BEFORE, ALL, &what);
+            points += 1;
+            if is_whole || points % 16 == 0 {
+                world.assert_verified_without(gone, &what);
+                world.expire(None).unwrap();
+                assert_eq!(world.assert_expired(ALL, ALL, &what), old(ALL), "{what}");
+                world.assert_verified_without(old(ALL), &what);
+            }
+            if is_whole {
+                break;
+            }
+        }
+    }
+    report("expiries and compactions", points);
 }
