@@ -84,8 +84,9 @@ impl World {
 
     async fn compact(&self) {
         let compaction = Compaction { target_bytes: 1 << 20, older_than_ms: 0, execution: Execution::Apply };
-        let compacted = sink::compact(&self.settings(), &TokioEnvironment, Arc::new(LocalFiles), compaction);
-        assert!(!compacted.await.unwrap().merges.is_empty());
+        let (settings, files) = (self.settings(), Arc::new(LocalFiles));
+        let compacted = sink::compact(&settings, &TokioEnvironment, files, compaction).await.unwrap();
+        assert!(!compacted.merges.is_empty());
     }
 
     /// What the marks say, by hour.
