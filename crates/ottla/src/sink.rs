@@ -12,8 +12,8 @@ use client::{Execution, Isolation, Options, TokioEnvironment};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use sink::{
-    Compaction, Finding, Line, LocalFiles, Merges, RepairAction, Replayed, RunError, Settings, Until,
-    Verified, Which,
+    Compaction, Expiries, Expiry, Finding, Line, LocalFiles, Merges, RepairAction, Replayed, RunError,
+    Settings, Until, Verified, Which,
 };
 use wire::Offset;
 
