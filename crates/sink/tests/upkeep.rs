@@ -705,3 +705,77 @@ fn an_expiry_beside_a_compaction_leaves_each_row_once_or_written_down() {
     }
     report("expiries and compactions", points);
 }
+
+/// The line pauses at a step, an upkeep at one of its own, the line goes on to its end, and then there is no power. Tells what was
+/// committed by then.
+fn cut_behind_a_line(
+    world: &World<'_>,
+    first: u64,
+    second: u64,
+    upkeep: impl FnOnce(&Process) + Send,
+) -> (usize, bool) {
+    let line = world.process(Some((first, Fate::Pauses)));
+    let other = world.process(Some((second, Fate::Pauses)));
+    thread::scope(|scope| {
+        let ran = scope.spawn(|| world.run_as(&line, SECOND, ALL));
+        line.steps.until_paused();
+        let done = scope.spawn(|| upkeep(&other));
+        other.steps.until_paused();
+        line.steps.resume();
+        let committed = if ran.join().unwrap().is_ok() { ALL } else { BEFORE };
+        world.cut_power();
+        let is_whole = other.steps.count() < second;
+        other.steps.kill();
+        done.join().unwrap();
+        (committed, is_whole)
+    })
+}
+
+#[test]
+fn a_power_cut_behind_a_line_that_a_compaction_came_between_takes_nothing_committed() {
+    let origin = Origin::new();
+    let mut points = 0;
+    for first in 1..=late_steps(&origin) {
+        for second in 1.. {
+            let what = format!("power cut: the line paused before {first}, the compaction before {second}");
+            let world = origin.world();
+            let compact = |process: &Process| drop(world.compact_as(process));
+            let (committed, is_whole) = cut_behind_a_line(&world, first, second, compact);
+            world.assert_exactly_once(committed, &what);
+            world.run(THIRD, ALL, None).unwrap();
+            world.assert_whole(&what);
+            points += 1;
+            if is_whole {
+                world.assert_verified(&what);
+                break;
+            }
+        }
+    }
+    report("power cuts behind lines with compactions between", points);
+}
+
+#[test]
+fn a_power_cut_behind_a_line_that_an_expiry_came_between_takes_nothing_that_is_not_written_down() {
+    let origin = Origin::new();
+    let mut points = 0;
+    for first in 1..=late_steps(&origin) {
+        for second in 1.. {
+            let what = format!("power cut: the line paused before {first}, the expiry before {second}");
+            let world = origin.world();
+            let expire = |process: &Process| drop(world.expire_as(process));
+            let (_, is_whole) = cut_behind_a_line(&world, first, second, expire);
+            world.run(THIRD, ALL, None).unwrap();
+            // A late record is gone only with what was there before it.
+            let gone = ALL - world.rows().len();
+            world.assert_expired(if gone > old(BEFORE) { ALL } else { BEFORE }, ALL, &what);
+            points += 1;
+            if is_whole || points % 8 == 0 {
+                world.assert_verified_without(gone, &what);
+            }
+            if is_whole {
+                break;
+            }
+        }
+    }
+    report("power cuts behind lines with expiries between", points);
+}
