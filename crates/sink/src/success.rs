@@ -279,8 +279,7 @@ impl Marks {
             .iter()
             .filter(|(directory, _)| Layout::end(directory).is_some())
             .map(|(directory, files)| (*directory, of_partition(files)))
-            .filter(|(_, files)| !files.is_empty())
-            .next_back();
+            .rfind(|(_, files)| !files.is_empty());
         let Some((directory, files)) = latest else { return Ok(Reached::Nothing) };
         let mut time = begin(directory);
         for file in files {

@@ -200,6 +200,7 @@ async fn verify_offline(
         letters.sort_unstable();
         let stored = stored.iter().find(|(key, _)| key.partition == *partition);
         let files = listing.files.iter().filter(|file| file.name.partition == *partition).collect();
+        let found = Found { table: &table, files, expired: &expired };
         let mut none = Digest::new(None);
         let digest = digests.get_mut(partition).unwrap_or(&mut none);
         if !offline.line.shape.is_bytes() {
@@ -208,18 +209,23 @@ async fn verify_offline(
         }
         // The other line has them as they were.
         letters.iter().for_each(|&offset| digest.add(Offset(offset), None));
-        all.push(compare(cluster, &table, &source, stored, files, &expired, letters, digest).await?);
+        all.push(compare(cluster, found, &source, stored, letters, digest).await?);
     }
     Ok(all)
 }
 
+/// What the table has of a partition.
+struct Found<'a> {
+    table: &'a Table,
+    files: Vec<&'a TableFile>,
+    expired: &'a Expired,
+}
+
 async fn compare(
     cluster: &Cluster,
-    table: &Table,
+    Found { table, files, expired }: Found<'_>,
     source: &Source,
     stored: Option<&(Key, Stored)>,
-    files: Vec<&TableFile>,
-    expired: &Expired,
     letters: Vec<i64>,
     digest: &mut Digest,
 ) -> Result<Verified, RunError> {
