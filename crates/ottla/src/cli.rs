@@ -115,6 +115,8 @@ mod tests {
             "ottla sink run --line nearline",
             "ottla sink verify --format json --line offline",
             "ottla sink repair --dry-run",
+            "ottla sink expire --older-than 90d --dry-run",
+            "ottla sink compact --dry-run --target-bytes 64MiB --older-than 2d",
             "ottla completions zsh",
         ] {
             check(line, expect!["understood"]);

@@ -9,8 +9,12 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
 use client::{Execution, Isolation, Options, TokioEnvironment};
+use jiff::SignedDuration;
 use serde_json::{Value, json};
-use sink::{Line, LineName, LocalFiles, RepairAction, Replayed, RunError, Settings, Until, Verified, Which};
+use sink::{
+    Compaction, Expiries, Expiry, Finding, Line, LineName, LocalFiles, Merges, RepairAction, Replayed,
+    RunError, Settings, Until, Verified, Which,
+};
 use wire::Offset;
 
 use crate::connect::ConnectArgs;
@@ -74,6 +78,8 @@ enum SinkCommand {
     Status(StatusArgs),
     Verify(VerifyArgs),
     Repair(RepairArgs),
+    Compact(CompactArgs),
+    Expire(ExpireArgs),
     #[command(subcommand)]
     Dlq(DlqCommand),
 }
@@ -135,8 +141,9 @@ struct StatusArgs {}
 #[command(after_help = "\
 Reads the footers of all files, the offsets of all rows where the table has the column kafka_offset, and
 the log; of the output topic all records, with their keys, values, headers and timestamps. What retention
-has removed from the log or from the output topic is counted as passed. Where both lines have been, their
-offsets are compared, and the values of a table whose format is bytes (common says where).
+has removed from the log or from the output topic is counted as passed, and rows that `ottla sink expire`
+has removed from the table as expired. Where both lines have been, their offsets are compared, and the
+values of a table whose format is bytes (common says where).
 
 Exit code 0 when each record is there, once; 1 otherwise.")]
 struct VerifyArgs {}
@@ -157,6 +164,56 @@ struct RepairArgs {
     dry_run: bool,
 }
 
+/// Make larger files of a table's small ones, while lines go on writing
+#[derive(Debug, Args)]
+#[command(after_help = "\
+In one directory, files of one partition that stand one behind the other become one, if all that is in
+them is committed and their columns are the same. Who lists the directory finds the ones or the other; a
+query that has listed it before may not find a file any more, and is to be asked again. A directory that
+late records come into meanwhile stays as it is (disturbed), for the next time.
+
+It may be killed at any moment: the next one removes what it has left. Files of another line, cluster or
+topic are left alone and told, with exit code 1.")]
+struct CompactArgs {
+    /// Only show what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// How large files together may be that become one
+    #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = sink::parse_size)]
+    target_bytes: u64,
+    /// How long ago the hour or day of a directory must have ended
+    #[arg(long, value_name = "AGE", default_value = "1h", value_parser = age)]
+    older_than: i64,
+}
+
+/// Remove the hours or days of a table that are old enough, while lines go on writing
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A directory goes whole: who lists it finds all of its files or none. What goes is written down before,
+in _sink beside the table, so that `ottla sink verify` and `ottla sink repair` take it for expired and
+not for missing. A record that comes after that goes to its own hour and stays, until this is run again.
+
+It may be killed at any moment: the next one goes on. A directory with something in it that is not the
+line's is left alone and told, with exit code 1; so is one without a time.")]
+struct ExpireArgs {
+    /// How long ago the hour or day of a directory must have ended
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    older_than: i64,
+    /// Only show what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Parses an age such as `1h` or `90d`, to milliseconds.
+fn age(text: &str) -> Result<i64, String> {
+    let days = text.strip_suffix('d').and_then(|days| days.parse::<u32>().ok());
+    let millis = match days {
+        Some(days) => Some(i64::from(days) * 86_400_000),
+        None => text.parse::<SignedDuration>().ok().and_then(|age| i64::try_from(age.as_millis()).ok()),
+    };
+    millis.filter(|&age| age >= 0).ok_or_else(|| format!("{text:?} is no age; 30m, 1h and 90d are"))
+}
+
 pub(crate) async fn run(args: SinkArgs) -> Result<(), Failure> {
     let SinkArgs { command, config, line, output, connect } = args;
     let text = fs::read_to_string(&config)
@@ -174,6 +231,8 @@ pub(crate) async fn run(args: SinkArgs) -> Result<(), Failure> {
         SinkCommand::Status(StatusArgs {}) => status(&settings, output, &connect).await,
         SinkCommand::Verify(VerifyArgs {}) => verify(&settings, output, &connect).await,
         SinkCommand::Repair(args) => repair(&settings, &args, output, &connect).await,
+        SinkCommand::Compact(args) => compact(&settings, &args, output).await,
+        SinkCommand::Expire(args) => expire(&settings, &args, output).await,
         SinkCommand::Dlq(command) => dlq(&settings, &command, output, &connect).await,
     }
 }
@@ -341,6 +400,8 @@ fn verified(all: &[Verified]) -> Report {
         "letters",
         "records",
         "passed",
+        "expired",
+        "expired_to",
         "missing",
         "double",
         "common",
@@ -358,13 +419,15 @@ fn verified(all: &[Verified]) -> Report {
             one.letters.into(),
             one.records.into(),
             one.passed.into(),
+            if one.expired > 0 { one.expired.into() } else { Value::Null },
+            one.expired_to.as_ref().map_or(Value::Null, |directory| directory.display().to_string().into()),
             one.missing.into(),
             one.double.into(),
             one.common.map_or(Value::Null, |range| range.to_string().into()),
             one.findings.len().into(),
         ]);
     }
-    report.without_empty(&["common"])
+    report.without_empty(&["expired", "expired_to", "common"])
 }
 
 async fn repair(
@@ -411,6 +474,68 @@ async fn repair(
                 .collect();
             let is_refused = !findings.is_empty();
             print_json(&json!({ "refused": is_refused, "partitions": report.json(), "findings": findings }))?;
+        }
+    }
+    if findings.is_empty() { Ok(()) } else { Err(Failure::Reported) }
+}
+
+async fn compact(settings: &Settings, args: &CompactArgs, output: OutputArgs) -> Result<(), Failure> {
+    let execution = if args.dry_run { Execution::Validate } else { Execution::Apply };
+    let compaction =
+        Compaction { target_bytes: args.target_bytes, older_than_ms: args.older_than, execution };
+    let Merges { merges, findings } =
+        sink::compact(settings, &TokioEnvironment, Arc::new(LocalFiles), compaction).await?;
+    let mut report = Report::new(&["directory", "file", "files", "rows", "bytes", "outcome"]);
+    for merge in merges {
+        report.row(vec![
+            merge.directory.display().to_string().into(),
+            merge.into.to_string().into(),
+            merge.files.into(),
+            merge.rows.into(),
+            merge.bytes.into(),
+            merge.outcome.name().into(),
+        ]);
+    }
+    with_findings(&report, "merges", &findings, output)
+}
+
+async fn expire(settings: &Settings, args: &ExpireArgs, output: OutputArgs) -> Result<(), Failure> {
+    let execution = if args.dry_run { Execution::Validate } else { Execution::Apply };
+    let expiry = Expiry { older_than_ms: args.older_than, execution };
+    let Expiries { directories, findings } =
+        sink::expire(settings, &TokioEnvironment, Arc::new(LocalFiles), expiry).await?;
+    let mut report = Report::new(&["directory", "files", "rows", "outcome"]);
+    for one in directories {
+        report.row(vec![
+            one.directory.display().to_string().into(),
+            one.files.into(),
+            one.rows.into(),
+            one.outcome.name().into(),
+        ]);
+    }
+    with_findings(&report, "directories", &findings, output)
+}
+
+/// Shows what was done, and what was left alone.
+fn with_findings(
+    report: &Report,
+    name: &str,
+    findings: &[Finding],
+    output: OutputArgs,
+) -> Result<(), Failure> {
+    match output.style() {
+        Style::Table => {
+            output.print(report)?;
+            for finding in findings {
+                crate::output::print(&format!("{finding}\n"))?;
+            }
+        }
+        Style::Json => {
+            let findings: Vec<_> = findings
+                .iter()
+                .map(|finding| json!({ "place": finding.place, "problem": finding.problem }))
+                .collect();
+            print_json(&json!({ name: report.json(), "findings": findings }))?;
         }
     }
     if findings.is_empty() { Ok(()) } else { Err(Failure::Reported) }

@@ -7,6 +7,9 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
 /// A file that is being written.
 pub trait NewFile: Write + Send {
     /// Makes what was written durable. Its name is made durable by [`Files::sync_dir`].
@@ -39,6 +42,9 @@ pub trait Files: Send + Sync + 'static {
 
     /// Moves a file or directory in one step; a file that is in its place goes.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Puts two directories each in the place of the other, in one step.
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()>;
 
     /// Removes a file or an empty directory.
     fn remove(&self, path: &Path) -> io::Result<()>;
@@ -108,6 +114,16 @@ impl Files for LocalFiles {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
+    }
+
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
+        match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this file system cannot exchange two directories in one step, as ext4, XFS and Btrfs can",
+            )),
+            exchanged => Ok(exchanged?),
+        }
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

@@ -4,9 +4,11 @@
 //! Names of files are made and read here and nowhere else, so that the same range has the same names for ever.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use jiff::tz;
 use wire::{Millis, Offset, PartitionId, Str, TopicPartition, Uuid};
 
@@ -92,6 +94,9 @@ impl fmt::Display for Range {
     }
 }
 
+const HOUR_MS: i64 = 3_600_000;
+const DAY_MS: i64 = 24 * HOUR_MS;
+
 /// How a table is laid out in directories, by the records' timestamps in UTC.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Layout {
@@ -141,14 +146,36 @@ impl Layout {
         }
     }
 
+    /// Where the time ends that a directory has the records of; none for a directory without a time, and for no directory of a
+    /// layout's.
+    pub(crate) fn end(directory: &Path) -> Option<Millis> {
+        let mut parts = directory.iter().map(|part| part.to_str());
+        let date = parts.next()??.strip_prefix("dt=")?.parse::<Date>().ok()?;
+        let begin = tz::Offset::UTC.to_timestamp(date.at(0, 0, 0, 0)).ok()?.as_millisecond();
+        let end = match parts.next() {
+            None => begin + DAY_MS,
+            Some(hour) => {
+                let hour = hour?.strip_prefix("hour=")?.parse::<u8>().ok().filter(|&hour| hour < 24)?;
+                begin + (i64::from(hour) + 1) * HOUR_MS
+            }
+        };
+        let layout = match directory.components().count() {
+            1 => Self::Day,
+            2 => Self::Hour,
+            _ => return None,
+        };
+        // Another spelling of the same time is not a name that was given here.
+        (Path::new(&layout.directory(Millis(end - 1))) == directory).then_some(Millis(end))
+    }
+
     /// A number that is the same for records of one directory, cheaper to have than its name.
     pub(crate) fn bucket(self, timestamp: Millis) -> i64 {
         match (self, known(timestamp)) {
             (Self::Flat, _) => 0,
             // One directory has them all, so one file does.
             (_, None) => -1,
-            (Self::Day, Some(_)) => timestamp.0 / 86_400_000,
-            (Self::Hour, Some(_)) => timestamp.0 / 3_600_000,
+            (Self::Day, Some(_)) => timestamp.0 / DAY_MS,
+            (Self::Hour, Some(_)) => timestamp.0 / HOUR_MS,
         }
     }
 }
@@ -209,6 +236,8 @@ impl FileName {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use wire::Millis;
 
     use super::{FileName, Layout};
@@ -243,6 +272,25 @@ mod tests {
         let unknown = "dt=__HIVE_DEFAULT_PARTITION__/hour=__HIVE_DEFAULT_PARTITION__";
         assert_eq!(Layout::Hour.directory(Millis(-1)), unknown);
         assert_eq!(Layout::Hour.directory(Millis(i64::MAX)), unknown);
+    }
+
+    #[test]
+    fn a_directory_says_when_its_time_is_over() {
+        let end = |directory: &str| Layout::end(Path::new(directory)).map(|end| end.0);
+        assert_eq!(end("dt=2023-11-14/hour=22"), Some(1_700_002_800_000));
+        assert_eq!(end("dt=2023-11-14"), Some(1_700_006_400_000));
+        for other in [
+            "",
+            "dt=2023-11-14/hour=24",
+            "dt=2023-11-14/hour=2",
+            "dt=2023-11-14/hour=22/x",
+            "dt=2023-02-30",
+            "hour=22",
+        ] {
+            assert_eq!(end(other), None, "{other}");
+        }
+        let unknown = Layout::Hour.directory(Millis(-1));
+        assert_eq!(end(&unknown), None);
     }
 
     #[test]

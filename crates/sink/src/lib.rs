@@ -2,13 +2,12 @@
 //!
 //! The modules stand in the order of a record's way: what a position belongs to and how files are called (`key`), what is done next
 //! (`plan`), records into columns (`kind`, `column`, `columns`, `decimal`, `json`), columns into files beside the table (`writer`), the fence of those files
-//! (`staging`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
+//! (`staging`), a directory in place of another (`exchange`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
 //! `server_store`, `redis_store` and `postgres_store`), records that are no rows (`letters`, `verdicts`), one partition that goes
-//! through all of it (`partition`), what is declared
-//! (`settings`, `positions`), which partitions are this instance's (`shares`), what is read and
-//! whether it continues (`source`), the line into the table at work (`offline`), the
+//! through all of it (`partition`), what its files say of themselves (`footer`) and what was removed of them (`expired`), what is declared
+//! (`settings`, `positions`), which partitions are this instance's (`shares`), what is read and whether it continues (`source`), hours that are complete (`success`), the line into the table at work (`offline`), the
 //! one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`), both of them (`run`), what can be said of
-//! it from outside (`status`, `replay`, `digest`, `verify_nearline`, `verify`), and positions from the table itself (`repair`). Invariant: a
+//! it from outside (`status`, `replay`, `digest`, `verify_nearline`, `verify`), positions from the table itself (`repair`), and what keeps it in order (`compact`, `expire`). Invariant: a
 //! range is frozen before its files are in the table, and committed after; whoever repeats it writes the same files.
 
 mod key;
@@ -21,6 +20,7 @@ mod decimal;
 mod json;
 mod table;
 mod staging;
+mod exchange;
 mod writer;
 mod store;
 mod file_store;
@@ -30,11 +30,14 @@ mod postgres_store;
 mod letters;
 mod verdicts;
 mod partition;
+mod footer;
+mod expired;
 mod settings;
 mod positions;
 mod shares;
 mod source;
 mod log_reader;
+mod success;
 mod offline;
 mod origin;
 mod output;
@@ -47,8 +50,12 @@ mod digest;
 mod verify_nearline;
 mod verify;
 mod repair;
+mod compact;
+mod expire;
 
 pub use columns::{Columns, Extra, Format, OFFSET_COLUMN, Shape, Unconvertible};
+pub use compact::{Compaction, Merge, Merges, UpkeepOutcome, compact};
+pub use expire::{Expiries, Expiry, OldDirectory, expire};
 pub use file_store::FileStore;
 pub use files::{Entry, Files, LocalFiles, NewFile};
 pub use key::{FileName, Key, Layout, LineName, Range};
@@ -63,6 +70,7 @@ pub use redis_store::RedisStore;
 pub use repair::{Repair, RepairAction, repair};
 pub use replay::{DeadLetter, Replayed, Which, dead_letters, replay};
 pub use run::{Done, RunError, Until, run};
+pub use settings::size as parse_size;
 pub use settings::{DeadLetterSettings, Line, NearlineSettings, OfflineSettings, Settings, SettingsError};
 pub use status::{Status, status};
 pub use store::{

@@ -28,6 +28,7 @@ use crate::settings::{DeadLetterSettings, Line, OfflineSettings, Settings};
 use crate::shares::{Share, Shares};
 use crate::source::{self, sources};
 use crate::store::{PositionStore, StoreError};
+use crate::success::Success;
 use crate::table::Table;
 
 /// A partition that is read.
@@ -79,9 +80,11 @@ pub(crate) async fn run(
     until: Until,
     stop: impl Future<Output = ()>,
 ) -> Result<Vec<Done>, RunError> {
+    let mut success = Success::open(settings, offline, &options, &environment, &files).await?;
     let mut line = Offline::open(settings, offline, options, environment, files, until).await?;
-    let ended = line.work(until, stop).await;
+    let ended = success.beside(line.work(until, stop)).await;
     let closed = line.close().await;
+    success.look().await;
     ended?;
     closed
 }

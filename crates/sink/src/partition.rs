@@ -13,6 +13,7 @@ use offsets::Fence;
 use wire::{LeaderEpoch, Millis, Offset};
 
 use crate::columns::{self, Shape, Unconvertible};
+use crate::expired;
 use crate::key::{FileName, Key, Layout, Range};
 use crate::letters::{Letter, Letters};
 use crate::plan::{Action, Event, Limits, Plan};
@@ -269,7 +270,15 @@ impl Partition {
             let (key, letters) = (Box::new(self.key.clone()), self.verdicts.len());
             return Err(PartitionError::NoLetters { key, range, letters });
         }
-        let Err(ahead) = table::check(&self.key.partition, &self.stored, listing) else { return Ok(()) };
+        let expired = expired::read(&self.table, &self.key.line).map_err(|source| PartitionError::Files {
+            key: Box::new(self.key.clone()),
+            doing: "read what is expired",
+            path: self.table.root().to_owned(),
+            source,
+        })?;
+        let expired = expired.ranges(&self.key);
+        let checked = table::check(&self.key.partition, &self.stored, listing, &expired);
+        let Err(ahead) = checked else { return Ok(()) };
         // Unless somebody took it over meanwhile and has gone on.
         let stored = self.store.list(&self.key.line).await?;
         let stored = stored.iter().find(|(key, _)| *key == self.key).map(|(_, stored)| *stored);

@@ -6,27 +6,24 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use client::{Cluster, Environment, Execution};
-use parquet::errors::ParquetError;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use wire::TopicPartition;
 
+use crate::expired::{self, Expired};
 use crate::files::Files;
-use crate::key::{Key, Range};
-use crate::partition::{PartitionError, words};
+use crate::footer::{Part, Told, told};
+use crate::key::{Key, LineName, Range};
+use crate::partition::PartitionError;
 use crate::positions::open_store;
 use crate::run::RunError;
 use crate::settings::{Line, Settings};
 use crate::source::sources;
 use crate::staging::{self, NotClaimed};
 use crate::store::{Acquire, PositionStore, Rebuild, Stored};
-use crate::table::{Listing, Table, TableFile};
+use crate::table::{Listing, Table};
 use crate::verify::Finding;
-use crate::writer::FILES;
 
 /// How often store and table are looked at until no line has changed the one before the other was seen.
 const LOOKS_MAX: usize = 10;
@@ -103,28 +100,31 @@ async fn look(
     settings: &Settings,
     store: &dyn PositionStore,
     table: &Table,
-) -> Result<(Vec<(Key, Stored)>, Listing), RunError> {
+) -> Result<(Vec<(Key, Stored)>, (Listing, Expired)), RunError> {
     let line = settings.offline_name();
     let mut before = store.list(&line).await?;
     for _ in 1..LOOKS_MAX {
-        let listing = list(table)?;
+        let listing = list(table, &line)?;
         let after = store.list(&line).await?;
         if before == after {
             return Ok((after, listing));
         }
         before = after;
     }
-    Ok((before, list(table)?))
+    Ok((before, list(table, &line)?))
 }
 
-fn list(table: &Table) -> Result<Listing, RunError> {
-    match table.list() {
+/// What is there, and what was removed for its age.
+fn list(table: &Table, line: &LineName) -> Result<(Listing, Expired), RunError> {
+    let failed = |doing, source| RunError::Files { doing, path: table.root().to_owned(), source };
+    let listing = match table.list() {
         // It was never run.
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Listing::default()),
-        listed => {
-            listed.map_err(|source| RunError::Files { doing: "list", path: table.root().to_owned(), source })
-        }
-    }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Default::default()),
+        listed => listed.map_err(|source| failed("list", source))?,
+    };
+    // Behind the listing: what is neither listed nor written down is missing.
+    let expired = expired::read(table, line).map_err(|source| failed("read what is expired of", source))?;
+    Ok((listing, expired))
 }
 
 /// Takes hold of a partition, looks again, as from here on nobody else adds anything, and changes the store.
@@ -155,7 +155,7 @@ async fn apply(
         },
         NotClaimed::Failed(source) => failed(source),
     })?;
-    let (mut again, _) = examine(table, key, Some(&held.stored), &list(table)?);
+    let (mut again, _) = examine(table, key, Some(&held.stored), &list(table, &key.line)?);
     if let RepairAction::Rebuild(range) = again.action {
         let rebuild = Rebuild { key: key.clone(), fence: held.fence, range, now: environment.now() };
         store.rebuild(&rebuild).await?;
@@ -174,10 +174,23 @@ impl Repair {
 }
 
 /// What is to be done about a partition, and the highest epoch in its files' footers.
-fn examine(table: &Table, key: &Key, stored: Option<&Stored>, listing: &Listing) -> (Repair, i64) {
-    let mut by_range: BTreeMap<Range, Vec<&TableFile>> = BTreeMap::new();
-    for file in listing.files.iter().filter(|file| file.name.partition == key.partition) {
-        by_range.entry(file.name.range).or_default().push(file);
+fn examine(
+    table: &Table,
+    key: &Key,
+    stored: Option<&Stored>,
+    (listing, expired): &(Listing, Expired),
+) -> (Repair, i64) {
+    let files = listing.files.iter().filter(|file| file.name.partition == key.partition);
+    let all: Vec<_> = files.map(|file| Told::read(table, key, file)).collect();
+    // What was removed for its age has no file.
+    let mut by_range: BTreeMap<Range, Vec<(Option<&Told<'_>>, Part)>> = BTreeMap::new();
+    for told in &all {
+        for part in &told.parts {
+            by_range.entry(part.range).or_default().push((Some(told), *part));
+        }
+    }
+    for part in expired.gone(key, &expired::there(&all)) {
+        by_range.entry(part.range).or_default().push((None, part));
     }
     let mut repair = Repair {
         partition: key.partition.clone(),
@@ -185,15 +198,14 @@ fn examine(table: &Table, key: &Key, stored: Option<&Stored>, listing: &Listing)
         table: None,
         action: RepairAction::Keep,
         is_done: false,
-        findings: Vec::new(),
+        findings: all.iter().flat_map(|told| told.problems.clone()).collect(),
     };
-    let mut epoch_max = 0;
+    let epoch_max = all.iter().flat_map(|told| &told.parts).map(|part| part.epoch).max().unwrap_or(0);
     let last = by_range.keys().next_back().copied();
-    for (range, files) in by_range {
-        let place = path(files[0]);
-        let said = RangeSaid::read(table, key, range, &files);
-        epoch_max = epoch_max.max(said.epoch);
-        repair.findings.extend(said.foreign);
+    for (range, parts) in by_range {
+        let file =
+            parts.iter().find_map(|(told, _)| *told).map(|told| told.file.path().display().to_string());
+        let place = file.unwrap_or_else(|| format!("{} {range}, which is expired", key.partition));
         match repair.table {
             Some(before) if range.start > before.end => {
                 let problem = format!("before it, nothing is there from {} to {}", before.end, range.start);
@@ -205,23 +217,42 @@ fn examine(table: &Table, key: &Key, stored: Option<&Stored>, listing: &Listing)
             }
             _ => {}
         }
-        // What is on its way is repeated by the next run, as much of it as is there already.
+        // What is on its way is repeated by the next run, as much of it as is there already. What was merged was committed.
         let is_on_its_way = stored.is_some_and(|stored| {
             Some(range) == last
                 && stored.frozen.is_some_and(|frozen| {
-                    frozen.range == range && files.iter().all(|file| file.is_laid_out_as(frozen.layout))
+                    let is_its = |(told, _): &(Option<&Told<'_>>, Part)| {
+                        told.is_some_and(|told| !told.is_merged && told.file.is_laid_out_as(frozen.layout))
+                    };
+                    frozen.range == range && parts.iter().all(is_its)
                 })
         });
         if is_on_its_way && repair.table.is_none_or(|before| before.end == range.start) {
             continue;
         }
-        repair.findings.extend(said.incomplete.map(|problem| Finding { place, problem }));
+        repair.findings.extend(incomplete(range, &parts).map(|problem| Finding { place, problem }));
         let start = repair.table.map_or(range.start, |before| before.start);
         let end = repair.table.map_or(range.end, |before| before.end.max(range.end));
         repair.table = Some(Range::new(start, end));
     }
     decide(&mut repair);
     (repair, epoch_max)
+}
+
+/// Why a range is not whole, if so.
+fn incomplete(range: Range, parts: &[(Option<&Told<'_>>, Part)]) -> Option<String> {
+    let files = parts.len() as u64;
+    if let Some((_, part)) = parts.iter().find(|(_, part)| part.files != Some(files)) {
+        return Some(format!(
+            "{range} is in {} files, says its footer, and there are {files}: put back what is missing, or remove what is there",
+            told(part.files)
+        ));
+    }
+    let rows: u64 = parts.iter().fold(0, |rows, (_, part)| rows.saturating_add(part.rows));
+    let part = parts.iter().find(|(_, part)| part.range_rows != Some(rows));
+    part.map(|(_, part)| {
+        format!("{range} has {} rows, says its footer, and there are {rows}", told(part.range_rows))
+    })
 }
 
 fn decide(repair: &mut Repair) {
@@ -254,98 +285,6 @@ fn decide(repair: &mut Repair) {
                     repair.action = RepairAction::Rebuild(Range::new(begun.min(range.start), end));
                 }
             }
-        }
-    }
-}
-
-fn path(file: &TableFile) -> String {
-    file.directory.join(file.name.to_string()).display().to_string()
-}
-
-/// What the footers of a range's files say together.
-struct RangeSaid {
-    /// The highest epoch.
-    epoch: i64,
-    /// What does not belong here.
-    foreign: Vec<Finding>,
-    /// Why it is not whole, if so.
-    incomplete: Option<String>,
-}
-
-impl RangeSaid {
-    fn read(table: &Table, key: &Key, range: Range, files: &[&TableFile]) -> Self {
-        let mut said = Self { epoch: 0, foreign: Vec::new(), incomplete: None };
-        let (mut rows, mut rows_said) = (0, None);
-        let expected = words::of(key, range);
-        for file in files {
-            let mut find = |problem| said.foreign.push(Finding { place: path(file), problem });
-            let footer = match Footer::read(table, file) {
-                Ok(footer) => footer,
-                Err(problem) => {
-                    find(problem);
-                    continue;
-                }
-            };
-            for (word, expected) in &expected {
-                let found = footer.said(word);
-                if found != expected {
-                    find(format!("its footer says {word} is {found}, and it is {expected}"));
-                }
-            }
-            if footer.said(FILES) != files.len().to_string() {
-                said.incomplete = Some(format!(
-                    "{range} is in {} files, says its footer, and there are {}: put back what is missing, or remove what is \
-                     there",
-                    footer.said(FILES),
-                    files.len()
-                ));
-            }
-            said.epoch = said.epoch.max(footer.said(words::EPOCH).parse().unwrap_or(0));
-            rows_said = footer.said(words::ROWS).parse::<u64>().ok();
-            rows += footer.rows;
-        }
-        if said.incomplete.is_none() && said.foreign.is_empty() && rows_said != Some(rows) {
-            let of = rows_said.map_or_else(|| "nothing".to_owned(), |rows| rows.to_string());
-            said.incomplete = Some(format!("{range} has {of} rows, says its footer, and there are {rows}"));
-        }
-        said
-    }
-}
-
-struct Footer {
-    words: BTreeMap<String, String>,
-    rows: u64,
-}
-
-impl Footer {
-    fn read(table: &Table, file: &TableFile) -> Result<Self, String> {
-        let path = table.root.join(&file.directory).join(file.name.to_string());
-        let metadata = metadata(&*table.files, &path)?;
-        let footer = metadata.file_metadata();
-        let words = footer.key_value_metadata().into_iter().flatten();
-        let words = words.filter_map(|word| Some((word.key.clone(), word.value.clone()?))).collect();
-        Ok(Self { words, rows: u64::try_from(footer.num_rows()).unwrap_or(0) })
-    }
-
-    fn said(&self, word: &str) -> &str {
-        self.words.get(word).map_or("nothing", String::as_str)
-    }
-}
-
-/// What most footers fit in.
-const FOOTER_BYTES: usize = 64 << 10;
-
-/// What stands at the end of a file, of which no more is read than that.
-fn metadata(files: &dyn Files, path: &Path) -> Result<ParquetMetaData, String> {
-    let mut wanted = FOOTER_BYTES;
-    loop {
-        let read = files.read_end(path, wanted);
-        let (len, end) = read.map_err(|error| format!("it cannot be read: {error}"))?;
-        let mut reader = ParquetMetaDataReader::new();
-        match reader.try_parse_sized(&Bytes::from(end), len) {
-            Ok(()) => return reader.finish().map_err(|error| format!("it is no Parquet file: {error}")),
-            Err(ParquetError::NeedMoreData(more)) if more > wanted && more as u64 <= len => wanted = more,
-            Err(error) => return Err(format!("it is no Parquet file: {error}")),
         }
     }
 }

@@ -95,6 +95,8 @@ pub struct OfflineSettings {
     pub line: LineSettings,
     /// What is in hand of all partitions together, before the largest is written out.
     pub memory_max: usize,
+    /// How long after the end of a directory's time it is marked as complete, if it is.
+    pub success_ms: Option<i64>,
 }
 
 impl Settings {
@@ -512,6 +514,7 @@ fn offline(mut section: Section<'_>, format: Format) -> Result<OfflineSettings, 
     };
     let memory_max = section.parsed("memory", 512 << 20, size)?;
     let files_max = section.number("open_files", 32)?;
+    let success_ms = section.parsed("success", None, |text| millis(text).map(Some))?;
     let span = section.span.clone();
     section.end()?;
     let shape = Shape::new(format, extras);
@@ -523,6 +526,7 @@ fn offline(mut section: Section<'_>, format: Format) -> Result<OfflineSettings, 
         positions,
         line: LineSettings { limits, layout, files_max, shape: Arc::new(shape) },
         memory_max,
+        success_ms,
     })
 }
 
@@ -543,7 +547,7 @@ fn nearline(mut section: Section<'_>, topics: &[Str]) -> Result<NearlineSettings
 }
 
 /// Parses a size such as `64MiB`.
-fn size(text: &str) -> Result<u64, String> {
+pub fn size(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 5] =
         [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40), ("B", 1)];
     let of = |(unit, factor): &(&str, u64)| {

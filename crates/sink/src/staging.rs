@@ -17,7 +17,7 @@ use crate::table::Table;
 pub(crate) const DIRECTORY: &str = "_staging";
 
 /// How a directory ends that was taken from its holder.
-const GONE: &str = ".gone";
+pub(crate) const GONE: &str = ".gone";
 
 /// How often a directory is emptied into which something is still being written.
 const TRIES_MAX: usize = 100;
@@ -95,7 +95,7 @@ pub(crate) fn claim(table: &Table, key: &Key, fence: Fence) -> Result<Staging, N
 
 /// Removes a directory. A rename or creation that had found it just before it was moved is still carried out in it, and loses to the
 /// removal of the file or the directory: the file system does one after the other.
-fn empty(table: &Table, dir: &Path) -> io::Result<()> {
+pub(crate) fn empty(table: &Table, dir: &Path) -> io::Result<()> {
     for _ in 0..TRIES_MAX {
         let entries = match table.files.list(dir) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -112,7 +112,7 @@ fn empty(table: &Table, dir: &Path) -> io::Result<()> {
     Err(io::Error::other(format!("{} is written to all the time", dir.display())))
 }
 
-fn unless_missing(outcome: io::Result<()>) -> io::Result<()> {
+pub(crate) fn unless_missing(outcome: io::Result<()>) -> io::Result<()> {
     match outcome {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         outcome => outcome,

@@ -3,18 +3,23 @@
 //! A file comes whole, by a rename, under a name that says what is in it. Whatever else lies there is left alone.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use wire::TopicPartition;
 
+use crate::exchange;
 use crate::files::{Files, make_dirs};
 use crate::key::{FileName, Layout, Range};
 use crate::store::{Frozen, Stored};
+use crate::success;
 
 /// Directories deep that a table is: `dt=…/hour=…`.
 const DEPTH_MAX: usize = 2;
+
+/// How often a file is put into a directory that was exchanged for another meanwhile.
+const TRIES_MAX: usize = 100;
 
 /// A table.
 #[derive(Clone)]
@@ -33,6 +38,11 @@ pub struct TableFile {
 }
 
 impl TableFile {
+    /// Where it is, within the table.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.join(self.name.to_string())
+    }
+
     /// Whether it lies as deep as this layout has it.
     pub(crate) fn is_laid_out_as(&self, layout: Layout) -> bool {
         self.directory.components().count() == layout.depth()
@@ -46,6 +56,8 @@ pub struct Listing {
     pub files: BTreeSet<TableFile>,
     /// Others, within the table.
     pub foreign: Vec<PathBuf>,
+    /// Directories that are marked as complete.
+    pub marked: BTreeSet<PathBuf>,
 }
 
 /// A file that is written and durable, beside the table.
@@ -89,9 +101,17 @@ impl Table {
         let mut listing = Listing::default();
         let mut left = vec![(PathBuf::new(), 0)];
         while let Some((directory, depth)) = left.pop() {
-            for entry in self.files.list(&self.root.join(&directory))? {
+            let entries = match self.files.list(&self.root.join(&directory)) {
+                // It was empty and was removed meanwhile.
+                Err(error) if depth > 0 && error.kind() == ErrorKind::NotFound => continue,
+                entries => entries?,
+            };
+            for entry in entries {
                 let path = directory.join(&entry.name);
                 if entry.name.starts_with(['_', '.']) {
+                    if entry.name == success::NAME {
+                        listing.marked.insert(directory.clone());
+                    }
                     continue;
                 }
                 match FileName::parse(&entry.name) {
@@ -110,20 +130,60 @@ impl Table {
     /// same and is replaced.
     pub(crate) fn place(&self, name: &FileName, staged: &[Staged]) -> io::Result<()> {
         for file in staged {
-            make_dirs(&*self.files, &self.root, Path::new(&file.directory))?;
-            let directory = self.root.join(&file.directory);
-            self.files.rename(&file.path, &directory.join(name.to_string()))?;
+            self.put(&file.path, Path::new(&file.directory), &name.to_string())?;
         }
         for file in staged {
             self.files.sync_dir(&self.root.join(&file.directory))?;
         }
+        for file in staged {
+            self.files.remove(&file.path)?;
+        }
         Ok(())
+    }
+
+    /// Puts a file into a directory that somebody may be exchanging for another. It keeps its own name as well, as what came into a
+    /// directory behind its listing goes with it.
+    pub(crate) fn put(&self, from: &Path, directory: &Path, name: &str) -> io::Result<()> {
+        let (twin, to) = (from.with_extension("twin"), self.root.join(directory).join(name));
+        for _ in 0..TRIES_MAX {
+            let put = || {
+                make_dirs(&*self.files, &self.root, directory)?;
+                match self.files.link(from, &twin) {
+                    // By a try before this one.
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                    linked => linked?,
+                }
+                self.files.rename(&twin, &to)
+            };
+            match put() {
+                // An empty directory was removed meanwhile, unless it is the file that is gone.
+                Err(error) if error.kind() == ErrorKind::NotFound && self.is_there(from)? => continue,
+                outcome => outcome?,
+            }
+            exchange::settle(self, directory, None)?;
+            if self.is_there(&to)? {
+                return Ok(());
+            }
+        }
+        Err(io::Error::other(format!("{} is exchanged all the time", directory.display())))
+    }
+
+    fn is_there(&self, path: &Path) -> io::Result<bool> {
+        match self.files.read_end(path, 0) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            read => read.map(|_| true),
+        }
     }
 }
 
 /// Whether what the table holds of a partition is no more than what is committed and what is frozen, as it is frozen: only what has
-/// the same names is replaced by a repeat.
-pub(crate) fn check(partition: &TopicPartition, stored: &Stored, listing: &Listing) -> Result<(), Ahead> {
+/// the same names is replaced by a repeat. What was removed for its age was in the table, and was committed.
+pub(crate) fn check(
+    partition: &TopicPartition,
+    stored: &Stored,
+    listing: &Listing,
+    expired: &[Range],
+) -> Result<(), Ahead> {
     let is_frozen = |file: &TableFile| {
         let is_it = |frozen: Frozen| frozen.range == file.name.range && file.is_laid_out_as(frozen.layout);
         stored.frozen.is_some_and(is_it)
@@ -138,7 +198,8 @@ pub(crate) fn check(partition: &TopicPartition, stored: &Stored, listing: &Listi
             start < begun || end > committed && !is_frozen(file)
         })
         .map(|file| file.name.range);
-    match ahead {
+    let is_ahead = |range: &&Range| range.start < begun || range.end > committed;
+    match ahead.or_else(|| expired.iter().find(is_ahead).copied()) {
         Some(found) => Err(Ahead { partition: partition.clone(), found, begun, committed }),
         None => Ok(()),
     }
@@ -162,12 +223,27 @@ mod tests {
             let mut listing = Listing::default();
             let name = FileName { partition: partition.clone(), range };
             listing.files.insert(TableFile { name, directory: "dt=2023-11-14".into() });
-            check(&partition, &stored, &listing).map_err(|ahead| ahead.found)
+            check(&partition, &stored, &listing, &[]).map_err(|ahead| ahead.found)
         };
         assert_eq!(told(10, 20), Ok(()));
         // A store that was lost begins where the log is by now.
         for (start, end) in [(0, 10), (5, 15), (20, 25)] {
             assert_eq!(told(start, end), Err(Range::new(Offset(start), Offset(end))), "{start} to {end}");
+        }
+    }
+
+    #[test]
+    fn what_was_removed_for_its_age_was_committed() {
+        let partition = TopicPartition::new("orders", PartitionId(3));
+        let position = offsets::Position { next: Offset(20), leader_epoch: LeaderEpoch::NONE };
+        let stored = Stored { begun: Offset(10), committed: position, frozen: None, updated: Millis(0) };
+        let told = |start, end| {
+            let expired = [Range::new(Offset(10), Offset(20)), Range::new(Offset(start), Offset(end))];
+            check(&partition, &stored, &Listing::default(), &expired).map_err(|ahead| ahead.found)
+        };
+        assert_eq!(told(10, 15), Ok(()));
+        for (start, end) in [(0, 10), (20, 25)] {
+            assert_eq!(told(start, end), Err(Range::new(Offset(start), Offset(end))));
         }
     }
 
@@ -181,7 +257,7 @@ mod tests {
         let told = |directory: &str| {
             let name = FileName { partition: partition.clone(), range };
             let file = TableFile { name, directory: directory.into() };
-            check(&partition, &stored, &Listing { files: [file].into(), foreign: Vec::new() }).is_ok()
+            check(&partition, &stored, &Listing { files: [file].into(), ..Listing::default() }, &[]).is_ok()
         };
         assert!(told("dt=2023-11-14/hour=22"));
         // Of one who had it frozen otherwise, in a store that has lost it since.

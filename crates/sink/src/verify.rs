@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::Array;
@@ -21,10 +21,11 @@ use wire::{Offset, TopicPartition, Uuid};
 
 use crate::columns::OFFSET_COLUMN;
 use crate::digest::Digest;
+use crate::expired::{self, Expired};
 use crate::files::Files;
+use crate::footer::{Part, Told, told};
 use crate::key::{Key, Range};
 use crate::log_reader::LogReader;
-use crate::partition::words;
 use crate::positions::open_store;
 use crate::replay::{DeadLetter, Which, each};
 use crate::run::RunError;
@@ -33,7 +34,6 @@ use crate::source::{Source, sources};
 use crate::store::Stored;
 use crate::table::{Table, TableFile};
 use crate::verify_nearline;
-use crate::writer::FILES;
 
 /// Something that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +69,10 @@ pub struct Verified {
     pub records: u64,
     /// Rows of records that the log does not have any more, and records that the output topic does not have any more.
     pub passed: u64,
+    /// Rows that were removed from the table for their age: their records are not compared.
+    pub expired: u64,
+    /// The latest directory of which some were removed.
+    pub expired_to: Option<PathBuf>,
     /// Records of the log that are not in the output.
     pub missing: u64,
     /// Rows that are there again, or of no record.
@@ -90,6 +94,8 @@ impl Verified {
             letters: 0,
             records: 0,
             passed: 0,
+            expired: 0,
+            expired_to: None,
             missing: 0,
             double: 0,
             common: None,
@@ -171,6 +177,13 @@ async fn verify_offline(
     let listing = table.list();
     let listing =
         listing.map_err(|source| RunError::Files { doing: "list", path: offline.table.clone(), source })?;
+    // Behind the listing: what is neither listed nor written down is missing.
+    let expired = expired::read(&table, &settings.offline_name());
+    let expired = expired.map_err(|source| RunError::Files {
+        doing: "read what is expired of",
+        path: offline.table.clone(),
+        source,
+    })?;
     let mut letters: BTreeMap<TopicPartition, Vec<(Option<Uuid>, i64)>> = BTreeMap::new();
     each(settings, cluster, Which::All, |letter| {
         let DeadLetter { partition, offset, topic_id, .. } = letter;
@@ -187,6 +200,7 @@ async fn verify_offline(
         letters.sort_unstable();
         let stored = stored.iter().find(|(key, _)| key.partition == *partition);
         let files = listing.files.iter().filter(|file| file.name.partition == *partition).collect();
+        let found = Found { table: &table, files, expired: &expired };
         let mut none = Digest::new(None);
         let digest = digests.get_mut(partition).unwrap_or(&mut none);
         if !offline.line.shape.is_bytes() {
@@ -195,26 +209,23 @@ async fn verify_offline(
         }
         // The other line has them as they were.
         letters.iter().for_each(|&offset| digest.add(Offset(offset), None));
-        all.push(compare(cluster, &table, &source, stored, files, letters, digest).await?);
+        all.push(compare(cluster, found, &source, stored, letters, digest).await?);
     }
     Ok(all)
 }
 
-/// What the files of a range say together.
-#[derive(Default)]
-struct RangeRows {
-    files: u64,
-    rows: u64,
-    /// If all files have a column of them.
-    offsets: Option<Vec<i64>>,
+/// What the table has of a partition.
+struct Found<'a> {
+    table: &'a Table,
+    files: Vec<&'a TableFile>,
+    expired: &'a Expired,
 }
 
 async fn compare(
     cluster: &Cluster,
-    table: &Table,
+    Found { table, files, expired }: Found<'_>,
     source: &Source,
     stored: Option<&(Key, Stored)>,
-    files: Vec<&TableFile>,
     letters: Vec<i64>,
     digest: &mut Digest,
 ) -> Result<Verified, RunError> {
@@ -236,13 +247,24 @@ async fn compare(
     if stored.begun < committed {
         verified.committed = Some(Range::new(stored.begun, committed));
     }
-    let mut by_range: BTreeMap<Range, Vec<&TableFile>> = BTreeMap::new();
-    for file in files {
-        by_range.entry(file.name.range).or_default().push(file);
+    let mut rows = TableRows { table, digest, all: Vec::new(), merged: BTreeMap::new() };
+    let mut by_range: BTreeMap<Range, Parts> = BTreeMap::new();
+    for (at, file) in files.into_iter().enumerate() {
+        let told = Told::read(table, key, file);
+        for part in &told.parts {
+            by_range.entry(part.range).or_default().here.push((at, *part));
+        }
+        rows.all.push(told);
+    }
+    for part in expired.gone(key, &expired::there(&rows.all)) {
+        by_range.entry(part.range).or_default().gone.push(part);
+        // The other line may have them.
+        rows.digest.within = None;
+        verified.expired_to = expired.up_to(key);
     }
     let mut log = RangeReader::new(cluster, source, stored.begun, letters)?;
     let mut expected = stored.begun;
-    for (range, files) in by_range {
+    for (range, parts) in by_range {
         let place = format!("{} {range}", source.key.partition);
         if range.start >= committed {
             if stored.frozen.map(|frozen| frozen.range) != Some(range) {
@@ -260,13 +282,16 @@ async fn compare(
             let gap = Range::new(expected, range.start);
             log.compare(gap, Some(&[]), 0, &mut verified).await?;
         }
-        let rows = read_range(table, key, range, &files, &mut verified.findings, digest);
-        verified.files += rows.files;
-        verified.rows += rows.rows;
+        let (count, offsets) = rows.read_range(range, &parts, &mut verified);
+        verified.rows += count;
+        verified.expired += parts.rows_gone();
         if range.start >= expected {
-            log.compare(range, rows.offsets.as_deref(), rows.rows, &mut verified).await?;
+            let missing = verified.missing;
+            log.compare(range, offsets.as_deref(), count, &mut verified).await?;
+            // So many of its records need not be there.
+            verified.missing -= parts.rows_gone().min(verified.missing - missing);
         } else {
-            verified.double += rows.rows;
+            verified.double += count;
         }
         expected = expected.max(range.end);
     }
@@ -277,56 +302,116 @@ async fn compare(
     Ok(verified)
 }
 
-/// Reads all files of a range, and says where they are not what they have to be.
-fn read_range(
-    table: &Table,
-    key: &Key,
-    range: Range,
-    files: &[&TableFile],
-    findings: &mut Vec<Finding>,
-    digest: &mut Digest,
-) -> RangeRows {
-    let mut all = RangeRows { offsets: Some(Vec::new()), ..RangeRows::default() };
-    let mut said_rows = None;
-    for file in files {
-        let path = file.directory.join(file.name.to_string());
-        let mut find = |problem: String| {
-            findings.push(Finding { place: path.display().to_string(), problem });
-        };
-        all.files += 1;
-        match read_file(table, &path, digest) {
-            Err(problem) => find(problem),
-            Ok(read) => {
-                let said = |word: &str| read.words.get(word).map_or("nothing", String::as_str);
-                let files = (FILES, files.len().to_string());
-                for (word, expected) in words::of(key, range).into_iter().chain([files]) {
-                    if said(word) != expected {
-                        find(format!("its footer says {word} is {}, and it is {expected}", said(word)));
-                    }
-                }
-                said_rows = said(words::ROWS).parse::<u64>().ok();
-                all.rows += read.rows;
-                match (&mut all.offsets, read.offsets) {
-                    (Some(offsets), Some(more)) => offsets.extend(more),
-                    (offsets, _) => *offsets = None,
-                }
-            }
-        }
-    }
-    if said_rows != Some(all.rows) {
-        let said = said_rows.map_or_else(|| "nothing".to_owned(), |rows| rows.to_string());
-        let problem = format!("its footers say {said} rows, and there are {}", all.rows);
-        findings.push(Finding { place: format!("{} {range}", key.partition), problem });
-    }
-    if let Some(offsets) = &mut all.offsets {
-        offsets.sort_unstable();
-    }
-    all
+/// What there is of a range.
+#[derive(Default)]
+struct Parts {
+    /// By the number of the file.
+    here: Vec<(usize, Part)>,
+    /// What was removed for its age.
+    gone: Vec<Part>,
 }
 
+impl Parts {
+    fn len(&self) -> u64 {
+        (self.here.len() + self.gone.len()) as u64
+    }
+
+    fn rows_gone(&self) -> u64 {
+        self.gone.iter().fold(0, |rows, part| rows.saturating_add(part.rows))
+    }
+}
+
+/// Reads the rows of a partition's files, each file once.
+struct TableRows<'a> {
+    table: &'a Table,
+    digest: &'a mut Digest,
+    all: Vec<Told<'a>>,
+    /// Of merged files that were read, what belongs to ranges further on.
+    merged: BTreeMap<(usize, Range), FileRows>,
+}
+
+impl TableRows<'_> {
+    /// The rows of a range, and their offsets if all of its files have a column of them. Says where its files are not what they have
+    /// to be.
+    fn read_range(
+        &mut self,
+        range: Range,
+        parts: &Parts,
+        verified: &mut Verified,
+    ) -> (u64, Option<Vec<i64>>) {
+        let (mut count, mut offsets) = (0, Some(Vec::new()));
+        for (at, part) in &parts.here {
+            let place = self.all[*at].file.path().display().to_string();
+            if part.files != Some(parts.len()) {
+                let (said, is) = (told(part.files), parts.len());
+                let problem = format!("its footer says that {range} is in {said} files, and it is in {is}");
+                verified.findings.push(Finding { place: place.clone(), problem });
+            }
+            let put_aside = self.merged.remove(&(*at, range));
+            let Some(rows) = put_aside.or_else(|| self.read(*at, range, verified)) else { continue };
+            count += rows.rows;
+            match (&mut offsets, rows.offsets) {
+                (Some(offsets), Some(more)) => offsets.extend(more),
+                (offsets, _) => *offsets = None,
+            }
+        }
+        let all = count.saturating_add(parts.rows_gone());
+        let mut footers = parts.here.iter().map(|(_, part)| part).chain(&parts.gone);
+        if let Some(part) = footers.find(|part| part.range_rows != Some(all)) {
+            let problem = format!("its footers say {} rows, and there are {all}", told(part.range_rows));
+            verified.findings.push(Finding { place: format!("{} {range}", verified.partition), problem });
+        }
+        if let Some(offsets) = &mut offsets {
+            offsets.sort_unstable();
+        }
+        (count, offsets)
+    }
+
+    /// Reads a file, and puts aside what of it is of other ranges.
+    fn read(&mut self, at: usize, range: Range, verified: &mut Verified) -> Option<FileRows> {
+        let told = &mut self.all[at];
+        verified.files += 1;
+        verified.findings.append(&mut told.problems);
+        if !told.is_readable {
+            return None;
+        }
+        let path = told.file.path();
+        let mut find = |problem| {
+            verified.findings.push(Finding { place: path.display().to_string(), problem });
+        };
+        let read = match read_file(self.table, &path, self.digest) {
+            Ok(read) if !told.is_merged => return Some(read),
+            Ok(read) => read,
+            Err(problem) => {
+                find(problem);
+                return None;
+            }
+        };
+        let mut offsets = read.offsets;
+        offsets.iter_mut().for_each(|offsets| offsets.sort_unstable());
+        let mut of_parts = 0;
+        for part in &told.parts {
+            let of_part = offsets.as_ref().map(|offsets| {
+                let before = |end: Offset| offsets.partition_point(|&offset| offset < end.0);
+                offsets[before(part.range.start)..before(part.range.end)].to_vec()
+            });
+            let rows = of_part.as_ref().map_or(part.rows, |offsets| offsets.len() as u64);
+            of_parts += rows;
+            self.merged.insert((at, part.range), FileRows { rows, offsets: of_part });
+        }
+        if of_parts < read.rows {
+            let left = read.rows - of_parts;
+            find(format!("{left} of its rows are of no range that its footer lists"));
+            verified.double += left;
+        }
+        self.merged.remove(&(at, range))
+    }
+}
+
+/// Rows of a file.
 struct FileRows {
-    words: BTreeMap<String, String>,
     rows: u64,
+    /// If there is a column of them.
     offsets: Option<Vec<i64>>,
 }
 
@@ -335,15 +420,12 @@ fn read_file(table: &Table, path: &Path, digest: &mut Digest) -> Result<FileRows
         table.files.read(&table.root.join(path)).map_err(|error| format!("it cannot be read: {error}"))?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes));
     let reader = reader.map_err(|error| format!("it is no Parquet file: {error}"))?;
-    let footer = reader.metadata().file_metadata();
-    let words = footer.key_value_metadata().into_iter().flatten();
-    let words = words.filter_map(|word| Some((word.key.clone(), word.value.clone()?))).collect();
-    let rows = u64::try_from(footer.num_rows()).unwrap_or(0);
+    let rows = u64::try_from(reader.metadata().file_metadata().num_rows()).unwrap_or(0);
     let schema = Arc::clone(reader.schema());
     let Some((at, _)) = schema.column_with_name(OFFSET_COLUMN) else {
         // Which of its rows both lines have is not known.
         digest.within = None;
-        return Ok(FileRows { words, rows, offsets: None });
+        return Ok(FileRows { rows, offsets: None });
     };
     // Only of bytes a value is what it was.
     let value = schema.column_with_name("value").filter(|(_, field)| *field.data_type() == DataType::Binary);
@@ -366,7 +448,7 @@ fn read_file(table: &Table, path: &Path, digest: &mut Digest) -> Result<FileRows
         }
         offsets.extend_from_slice(column.values());
     }
-    Ok(FileRows { words, rows, offsets: Some(offsets) })
+    Ok(FileRows { rows, offsets: Some(offsets) })
 }
 
 /// Reads the log forward, range by range.

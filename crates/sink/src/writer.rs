@@ -28,7 +28,7 @@ const BATCH_ROWS_MAX: usize = 8192;
 /// Or as many as take so much.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// What a row group takes before it is written out, encoded.
-const ROW_GROUP_BYTES_MAX: usize = 32 << 20;
+pub(crate) const ROW_GROUP_BYTES_MAX: usize = 32 << 20;
 /// Compression: fast, and a half to a third of the size.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -144,19 +144,22 @@ impl Begun {
         let path = staging.dir.join(format!("{}.part", staging.files));
         staging.files += 1;
         let file = table.files.create(&path)?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL).expect("it is a level")))
-            .build();
-        let writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(io_error)?;
+        let writer = ArrowWriter::try_new(file, schema, Some(properties())).map_err(io_error)?;
         Ok(Self { path, writer })
     }
+}
+
+/// How every file is written.
+pub(crate) fn properties() -> WriterProperties {
+    let level = ZstdLevel::try_new(ZSTD_LEVEL).expect("it is a level");
+    WriterProperties::builder().set_compression(Compression::ZSTD(level)).build()
 }
 
 /// In how many files a range is, in the footer of each.
 pub(crate) const FILES: &str = "ottla.range.files";
 
 /// What the disk said, where it did.
-fn io_error(error: ParquetError) -> io::Error {
+pub(crate) fn io_error(error: ParquetError) -> io::Error {
     match error {
         ParquetError::External(source) => match source.downcast::<io::Error>() {
             Ok(error) => *error,

@@ -12,10 +12,14 @@ use std::time::Duration;
 
 use broker::embedded::EmbeddedBroker;
 use client::{
-    Admin, Cluster, Execution, Isolation, NewTopic, Options, Producer, ProducerRecord, TokioEnvironment,
+    Admin, Cluster, Environment, Execution, Isolation, NewTopic, Options, Producer, ProducerRecord,
+    TokioEnvironment,
 };
 use servers::{Postgres, Redis};
-use sink::{Done, Key, LocalFiles, Repair, RepairAction, RunError, Settings, Stored, Until, Verified};
+use sink::{
+    Compaction, Done, Expiries, Expiry, Key, LocalFiles, Merge, Repair, RepairAction, RunError, Settings,
+    Stored, Until, Verified,
+};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -119,6 +123,22 @@ impl World {
         let (settings, cluster) = (self.settings(), self.cluster());
         let repair = sink::repair(&settings, &cluster, &TokioEnvironment, Arc::new(LocalFiles), execution);
         timeout(PATIENCE, repair).await.expect("it ends")
+    }
+
+    async fn compact(&self, execution: Execution) -> Vec<Merge> {
+        let compaction = Compaction { target_bytes: 1 << 20, older_than_ms: HOUR_MS, execution };
+        let (settings, files) = (self.settings(), Arc::new(LocalFiles));
+        let compacted = sink::compact(&settings, &TokioEnvironment, files, compaction).await.unwrap();
+        assert_eq!(compacted.findings, []);
+        compacted.merges
+    }
+
+    /// The first of two hours is old enough.
+    async fn expire(&self, execution: Execution) -> Expiries {
+        let older_than_ms = TokioEnvironment.now().0 - 1_700_002_800_000 - HOUR_MS / 2;
+        let (settings, files) = (self.settings(), Arc::new(LocalFiles));
+        let expiry = Expiry { older_than_ms, execution };
+        sink::expire(&settings, &TokioEnvironment, files, expiry).await.unwrap()
     }
 
     /// What is done about each partition, or the first finding.
@@ -309,6 +329,87 @@ async fn gaps_overlaps_and_what_is_not_whole_are_refused_by_name_and_nothing_is_
     last.iter().for_each(|path| fs::remove_file(path).unwrap());
     let told = world.told(Execution::Apply).await;
     assert!(told[0].starts_with("orders-0: 300 is committed, and the table ends at 200"), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn merged_files_say_what_they_were_merged_from() {
+    let world = World::new(Store::Beside).await;
+    world.send(0, 250).await;
+    world.send(1, 130).await;
+    world.run_to_end().await.unwrap();
+    let compacted = world.compact(Execution::Validate).await;
+    let told: Vec<_> = compacted.iter().map(|merge| format!("{} of {}", merge.files, merge.into)).collect();
+    let of_hour = ["3 of orders-0-0-250.parquet", "2 of orders-1-0-130.parquet"];
+    assert_eq!(told, [of_hour, of_hour].concat());
+    world.compact(Execution::Apply).await;
+    world.assert_whole(380).await;
+    assert_eq!(world.compact(Execution::Apply).await, [], "there is nothing more to merge");
+    // What comes later is merged with it.
+    world.send(0, 40).await;
+    world.run_to_end().await.unwrap();
+    assert_eq!(world.told(Execution::Apply).await, ["keep", "keep"]);
+    world.compact(Execution::Apply).await;
+    world.assert_whole(420).await;
+
+    world.lose().await;
+    assert_eq!(world.told(Execution::Validate).await, ["would be [0, 290)", "would be [0, 130)"]);
+    let merged = world.file("hour=22/orders-0-0-290.parquet");
+    let content = fs::read(&merged).unwrap();
+    fs::remove_file(&merged).unwrap();
+    let told = world.told(Execution::Apply).await;
+    let problem = "hour=23/orders-0-0-290.parquet: [0, 100) is in 2 files, says its footer, and there are 1";
+    assert!(told[0].contains(problem), "{told:?}");
+    // Under another name it says too much.
+    let other = merged.with_file_name("orders-0-0-250.parquet");
+    fs::write(&other, &content).unwrap();
+    let told = world.told(Execution::Apply).await;
+    assert!(told[0].contains("orders-0-0-250.parquet: its footer says ottla.range.end is 290"), "{told:?}");
+    fs::rename(&other, &merged).unwrap();
+    assert_eq!(world.told(Execution::Apply).await, ["is [0, 290)", "is [0, 130)"]);
+    world.send(1, 10).await;
+    world.run_to_end().await.unwrap();
+    world.assert_whole(430).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_expired_is_not_missing_to_a_repair() {
+    let world = World::new(Store::Beside).await;
+    world.send(0, 250).await;
+    world.send(1, 130).await;
+    world.run_to_end().await.unwrap();
+    let foreign = world.table().join("dt=2023-11-14/hour=22/notes.txt");
+    fs::write(&foreign, "of somebody's").unwrap();
+    let expired = world.expire(Execution::Apply).await;
+    assert!(expired.directories.is_empty(), "{expired:?}");
+    let told = expired.findings[0].to_string();
+    assert_eq!(told, "dt=2023-11-14/hour=22/notes.txt: it is not the sink's: the directory is left as it is");
+    fs::remove_file(&foreign).unwrap();
+    let expired = world.expire(Execution::Validate).await;
+    assert_eq!((expired.directories[0].files, expired.directories[0].rows), (5, 190));
+    world.assert_whole(380).await;
+    world.expire(Execution::Apply).await;
+    world.assert_whole(190).await;
+    assert!(!world.table().join("dt=2023-11-14/hour=22").exists());
+    assert_eq!(world.told(Execution::Apply).await, ["keep", "keep"]);
+
+    // The positions alone are lost.
+    for partition in ["orders-0", "orders-1"] {
+        fs::remove_dir_all(world.table().join("_sink/orders.offline").join(partition)).unwrap();
+    }
+    assert_eq!(world.told(Execution::Validate).await, ["would be [0, 250)", "would be [0, 130)"]);
+    assert_eq!(world.told(Execution::Apply).await, ["is [0, 250)", "is [0, 130)"]);
+    // A late record of the hour that is gone stays.
+    world.send(0, 2).await;
+    world.run_to_end().await.unwrap();
+    world.assert_whole(192).await;
+    assert!(world.table().join("dt=2023-11-14/hour=22").exists());
+
+    // Without what was written down they are missing.
+    for name in ["expired-1.json", "expired-2.json"] {
+        let _ = fs::remove_file(world.table().join("_sink/orders.offline").join(name));
+    }
+    let told = world.told(Execution::Apply).await;
+    assert!(told[0].contains("[0, 100) is in 2 files, says its footer, and there are 1"), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,8 @@ enum Node {
 pub struct Disk {
     nodes: BTreeMap<u64, Node>,
     next: u64,
+    /// Those that are not durable yet: in which directory which name became which node's.
+    exchanges: Vec<[(u64, String, u64); 2]>,
 }
 
 const ROOT: u64 = 0;
@@ -28,11 +30,12 @@ const ROOT: u64 = 0;
 impl Disk {
     pub fn new() -> Self {
         let root = Node::Dir { names: BTreeMap::new(), durable: BTreeMap::new() };
-        Self { nodes: BTreeMap::from([(ROOT, root)]), next: 1 }
+        Self { nodes: BTreeMap::from([(ROOT, root)]), next: 1, exchanges: Vec::new() }
     }
 
     /// Everything that was not made durable is gone.
     pub fn cut_power(&mut self) {
+        self.exchanges.clear();
         for node in self.nodes.values_mut() {
             match node {
                 Node::File { bytes, durable } => bytes.clone_from(durable),
@@ -138,6 +141,17 @@ impl Disk {
         Ok(())
     }
 
+    /// A journal has both names or neither: what makes one of the two directories durable does the other one too.
+    fn exchange(&mut self, one: &Path, other: &Path) -> io::Result<()> {
+        let (one_node, other_node) = (self.find(one)?, self.find(other)?);
+        let (one_dir, one_name) = self.place(one)?;
+        let (other_dir, other_name) = self.place(other)?;
+        self.names_mut(one_dir).insert(one_name.clone(), other_node);
+        self.names_mut(other_dir).insert(other_name.clone(), one_node);
+        self.exchanges.push([(one_dir, one_name, other_node), (other_dir, other_name, one_node)]);
+        Ok(())
+    }
+
     pub fn remove(&mut self, path: &Path) -> io::Result<()> {
         let node = self.find(path)?;
         if let Node::Dir { names, .. } = &self.nodes[&node]
@@ -152,6 +166,14 @@ impl Disk {
 
     fn sync_dir(&mut self, path: &Path) -> io::Result<()> {
         let dir = self.find(path)?;
+        // In order, as a journal has them.
+        let of_dir = |exchange: &[(u64, String, u64); 2]| exchange.iter().any(|(parent, ..)| *parent == dir);
+        let journaled = self.exchanges.iter().rposition(of_dir).map_or(0, |last| last + 1);
+        for (parent, name, node) in self.exchanges.drain(..journaled).flatten().collect::<Vec<_>>() {
+            if let Some(Node::Dir { durable, .. }) = self.nodes.get_mut(&parent) {
+                durable.insert(name, node);
+            }
+        }
         match self.nodes.get_mut(&dir) {
             Some(Node::Dir { names, durable }) => durable.clone_from(names),
             _ => return Err(ErrorKind::NotADirectory.into()),
@@ -242,6 +264,12 @@ impl Steps {
         self.changed.notify_all();
     }
 
+    /// Wherever it has paused, it does nothing any more.
+    pub fn kill(&self) {
+        self.lock().is_dead = true;
+        self.resume();
+    }
+
     /// The process is over.
     pub fn over(&self) {
         self.lock().is_over = true;
@@ -292,6 +320,11 @@ impl Files for Process {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.steps.step()?;
         self.disk().rename(from, to)
+    }
+
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
+        self.steps.step()?;
+        self.disk().exchange(one, other)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

@@ -1,0 +1,209 @@
+//! Whole directories of a table that are old enough, out of it.
+//!
+//! What goes is written down first (`expired`), and then the directory is exchanged for an empty one: readers see all of an hour or nothing of it. A
+//! record that comes into the directory meanwhile keeps all of it, for the next time. Nothing is removed that is not understood.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use client::{Environment, Execution};
+
+use crate::compact::{UpkeepOutcome, is_over};
+use crate::exchange::{self, Exchange};
+use crate::expired::{self, Expired, There};
+use crate::files::Files;
+use crate::footer::Told;
+use crate::key::{FileName, Key, LineName};
+use crate::positions::open_store;
+use crate::run::RunError;
+use crate::settings::Settings;
+use crate::store::Stored;
+use crate::table::{Listing, Table, TableFile};
+use crate::verify::Finding;
+
+/// What is to be removed.
+#[derive(Debug, Clone, Copy)]
+pub struct Expiry {
+    /// How long ago a directory's time must have ended.
+    pub older_than_ms: i64,
+    /// Whether it is done, or only told.
+    pub execution: Execution,
+}
+
+/// A directory that is old enough.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldDirectory {
+    /// Within the table.
+    pub directory: PathBuf,
+    /// How many files of the line's it has.
+    pub files: usize,
+    /// How many rows they have.
+    pub rows: u64,
+    /// What became of it.
+    pub outcome: UpkeepOutcome,
+}
+
+/// What was removed, and what was left alone because it is not as it must be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Expiries {
+    /// The directories.
+    pub directories: Vec<OldDirectory>,
+    /// What was left alone.
+    pub findings: Vec<Finding>,
+}
+
+/// Removes the directories of the table that are old enough. What an earlier one has left goes first.
+pub async fn expire(
+    settings: &Settings,
+    environment: &dyn Environment,
+    files: Arc<dyn Files>,
+    expiry: Expiry,
+) -> Result<Expiries, RunError> {
+    let offline = settings.offline.as_ref().ok_or(RunError::NoTable)?;
+    let line = settings.offline_name();
+    let store = open_store(offline, Arc::clone(&files)).await?;
+    let stored = store.list(&line).await?;
+    let table = Table::new(files, &offline.table);
+    let failed =
+        |doing, path: &Path, source| RunError::Files { doing, path: table.root().join(path), source };
+    if expiry.execution == Execution::Apply {
+        // Also makes durable what was removed: what is written down of it may be folded.
+        exchange::clean(&table).map_err(|source| failed("clean", Path::new(""), source))?;
+    }
+    let listing = table.list().map_err(|source| failed("list", Path::new(""), source))?;
+    let mut directories: BTreeMap<&Path, Vec<&TableFile>> = BTreeMap::new();
+    for file in &listing.files {
+        directories.entry(&file.directory).or_default().push(file);
+    }
+    let now = environment.now();
+    let already = expired::read(&table, &line);
+    let already = already.map_err(|source| failed("read what is expired of", Path::new(""), source))?;
+    let there = stored.iter().map(|(key, _)| (key, still_there(&table, &listing, key, &already))).collect();
+    let work = Work { table: &table, line: &line, stored: &stored, already, there };
+    let mut all = Expiries::default();
+    for (directory, files) in directories {
+        if is_over(directory, expiry.older_than_ms, now) {
+            let token = environment.random();
+            let expired = work.expire(directory, &files, expiry.execution, token, &mut all);
+            expired.map_err(|source| failed("remove", directory, source))?;
+        }
+    }
+    Ok(all)
+}
+
+/// What is there of what was written down as removed.
+fn still_there(table: &Table, listing: &Listing, key: &Key, already: &Expired) -> There {
+    let directories = already.directories(key);
+    let files = listing
+        .files
+        .iter()
+        .filter(|file| file.name.partition == key.partition && directories.contains(&*file.directory));
+    let told: Vec<_> = files.map(|file| Told::read(table, key, file)).collect();
+    expired::there(&told)
+}
+
+struct Work<'a> {
+    table: &'a Table,
+    line: &'a LineName,
+    stored: &'a [(Key, Stored)],
+    /// What was gone before, and what of it is there all the same.
+    already: Expired,
+    there: Vec<(&'a Key, There)>,
+}
+
+impl Work<'_> {
+    fn expire(
+        &self,
+        directory: &Path,
+        files: &[&TableFile],
+        execution: Execution,
+        token: u64,
+        all: &mut Expiries,
+    ) -> io::Result<()> {
+        let mut known = Vec::new();
+        let findings = all.findings.len();
+        for file in files {
+            match self.stored.iter().find(|(key, _)| key.partition == file.name.partition) {
+                None => {
+                    let problem =
+                        "it is of a partition that the line knows nothing of: its directory stays".to_owned();
+                    all.findings.push(Finding { place: file.path().display().to_string(), problem });
+                }
+                // It is on its way.
+                Some((_, stored)) if file.name.range.end > stored.committed.next => return Ok(()),
+                Some((key, _)) => {
+                    let mut told = Told::read(self.table, key, file);
+                    all.findings.append(&mut told.problems);
+                    known.push((key, told));
+                }
+            }
+        }
+        if all.findings.len() > findings {
+            return Ok(());
+        }
+        let rows = known.iter().flat_map(|(_, told)| &told.parts).map(|part| part.rows).sum();
+        let outcome = match execution {
+            Execution::Validate => UpkeepOutcome::Planned,
+            Execution::Apply => match self.remove(directory, &known, token, &mut all.findings) {
+                Ok(Some(outcome)) => outcome,
+                Ok(None) => return Ok(()),
+                // Whoever placed a file has taken the exchange back.
+                Err(error) if error.kind() == ErrorKind::NotFound => UpkeepOutcome::Disturbed,
+                Err(error) => return Err(error),
+            },
+        };
+        all.directories.push(OldDirectory {
+            directory: directory.to_owned(),
+            files: files.len(),
+            rows,
+            outcome,
+        });
+        Ok(())
+    }
+
+    fn remove(
+        &self,
+        directory: &Path,
+        known: &[(&Key, Told<'_>)],
+        token: u64,
+        findings: &mut Vec<Finding>,
+    ) -> io::Result<Option<UpkeepOutcome>> {
+        let exchange = Exchange::begin(self.table, directory, token)?;
+        if let Some(foreign) = exchange.foreign() {
+            findings.push(foreign);
+            exchange.give_up()?;
+            return Ok(None);
+        }
+        let is_known = |name: &FileName| known.iter().any(|(_, told)| told.file.name == *name);
+        let names = exchange.found.iter().filter_map(|entry| FileName::parse(&entry.name));
+        if !names.clone().all(|name| is_known(&name)) || names.count() != known.len() {
+            exchange.give_up()?;
+            return Ok(Some(UpkeepOutcome::Disturbed));
+        }
+        expired::change(self.table, self.line, token, |expired| {
+            for (key, there) in &self.there {
+                expired.fold(key, &self.already, there);
+            }
+            for (key, told) in known {
+                told.parts.iter().for_each(|part| expired.add(key, directory, *part));
+            }
+        })?;
+        exchange.carry_out()?;
+        self.remove_empty(directory)?;
+        Ok(Some(UpkeepOutcome::Done))
+    }
+
+    /// Also the day's, once it has no hours. What comes into one meanwhile keeps it.
+    fn remove_empty(&self, directory: &Path) -> io::Result<()> {
+        for directory in directory.ancestors().filter(|directory| !directory.as_os_str().is_empty()) {
+            match self.table.files.remove(&self.table.root().join(directory)) {
+                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => break,
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                outcome => outcome?,
+            }
+        }
+        Ok(())
+    }
+}
