@@ -1,11 +1,11 @@
 //! Leaving: topics into tables, each record exactly once.
 //!
 //! The modules stand in the order of a record's way: what a position belongs to and how files are called (`key`), what is done next
-//! (`plan`), records into columns (`kind`, `column`, `columns`, `decimal`, `json`), columns into files beside the table (`writer`), the fence of those files
+//! (`plan`), records into columns (`kind`, `column`, `columns`, `decimal`, `json`, and by schemas: `fault`, `avro_schema`, `avro`, `encoded`), columns into files beside the table (`writer`), the fence of those files
 //! (`staging`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
 //! `server_store`, `redis_store` and `postgres_store`), records that are no rows (`letters`, `verdicts`), one partition that goes
 //! through all of it (`partition`), what is declared
-//! (`settings`, `positions`), what is read and whether it continues (`source`), the line into the table at work (`offline`), the
+//! (`settings`, `value_settings`, `positions`), what is read and whether it continues (`source`), the line into the table at work (`offline`), the
 //! one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`), both of them (`run`), what can be said of
 //! it from outside (`status`, `replay`, `digest`, `verify_nearline`, `verify`), and positions from the table itself (`repair`). Invariant: a
 //! range is frozen before its files are in the table, and committed after; whoever repeats it writes the same files.
@@ -18,6 +18,10 @@ mod column;
 mod columns;
 mod decimal;
 mod json;
+mod fault;
+mod avro_schema;
+mod avro;
+mod encoded;
 mod table;
 mod staging;
 mod writer;
@@ -30,6 +34,7 @@ mod letters;
 mod verdicts;
 mod partition;
 mod settings;
+mod value_settings;
 mod positions;
 mod source;
 mod log_reader;
@@ -45,8 +50,11 @@ mod digest;
 mod verify_nearline;
 mod verify;
 mod repair;
+#[cfg(test)]
+mod testing;
 
 pub use columns::{Columns, Extra, Format, OFFSET_COLUMN, Shape, Unconvertible};
+pub use encoded::Encoded;
 pub use file_store::FileStore;
 pub use files::{Entry, Files, LocalFiles, NewFile};
 pub use key::{FileName, Key, Layout, LineName, Range};

@@ -1,0 +1,189 @@
+//! The part of `sink.toml` that says what values are: their format, and the columns they become.
+//!
+//! Columns are declared, or a schema says them, never both.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use toml::de::DeValue;
+
+use crate::columns::Format;
+use crate::encoded::Encoded;
+use crate::kind::{JsonField, Kind};
+use crate::settings::{Problem, Section, Value, list, text};
+
+const FORMATS: [&str; 4] = ["bytes", "text", "json", "avro"];
+
+/// What values are, as `[value]` declares it. Files of schemas that it names are read.
+pub(crate) fn value_format(mut section: Section<'_>) -> Result<Format, Problem> {
+    let value = section.required("format", "\"json\"")?;
+    let format = match text("format", value)? {
+        "json" => {
+            let example = "[{ name = \"id\", type = \"int64\" }]";
+            let what = || format!("format = \"json\" needs fields, as in fields = {example}");
+            let fields = section.get("fields").ok_or_else(|| Problem::new(value.span(), what()))?;
+            Format::Json(declared(fields)?)
+        }
+        "bytes" => Format::Bytes,
+        "text" => Format::Text,
+        "avro" => Format::Encoded(Arc::new(avro(&mut section, value)?)),
+        other => {
+            let what = format!("format: {other:?} is none of {}", FORMATS.join(", "));
+            return Err(Problem::new(value.span(), what));
+        }
+    };
+    if let (Some(fields), Format::Bytes | Format::Text | Format::Encoded(_)) =
+        (section.get("fields"), &format)
+    {
+        let what = match format {
+            Format::Encoded(_) => "the schema says the fields; only format = \"json\" declares them",
+            _ => "only format = \"json\" has fields",
+        };
+        return Err(Problem::new(fields.span(), what));
+    }
+    section.end()?;
+    Ok(format)
+}
+
+fn avro(section: &mut Section<'_>, format: &Value<'_>) -> Result<Encoded, Problem> {
+    let Some(schema) = section.get("schema") else {
+        let what = "format = \"avro\" needs a schema, as in schema = \"orders.avsc\"";
+        return Err(Problem::new(format.span(), what));
+    };
+    let path = Path::new(text("schema", schema)?);
+    Encoded::avro_file(path).map_err(|problem| Problem::new(schema.span(), format!("schema: {problem}")))
+}
+
+/// The fields of an object.
+fn declared(fields: &Value<'_>) -> Result<Vec<JsonField>, Problem> {
+    let mut declared: Vec<JsonField> = Vec::new();
+    for item in list("fields", fields)? {
+        let DeValue::Table(table) = item.get_ref() else {
+            let what = "a field is declared as { name = \"id\", type = \"int64\" }";
+            return Err(Problem::new(item.span(), what));
+        };
+        let mut section = Section::new("a field's ", item.span(), table);
+        let value = section.required("name", "\"id\"")?;
+        let name = text("name", value)?.to_owned();
+        if name.is_empty() {
+            return Err(Problem::new(value.span(), "a field's name is empty"));
+        }
+        declared.push(field(name, section)?);
+    }
+    if declared.is_empty() {
+        return Err(Problem::new(fields.span(), "fields declares no field"));
+    }
+    Ok(declared)
+}
+
+/// A type, with what belongs to it.
+fn field(name: String, mut section: Section<'_>) -> Result<JsonField, Problem> {
+    let value = section.required("type", "\"int64\"")?;
+    let named = text("type", value)?;
+    let kind = match named {
+        "struct" => {
+            let fields = section.required("fields", "[{ name = \"street\", type = \"string\" }]")?;
+            let declared = declared(fields)?;
+            for (at, field) in declared.iter().enumerate() {
+                // As columns are told apart.
+                if declared[..at].iter().any(|other| other.name.eq_ignore_ascii_case(&field.name)) {
+                    return Err(Problem::new(
+                        fields.span(),
+                        format!("there are two fields {:?}", field.name),
+                    ));
+                }
+            }
+            Kind::Struct(declared)
+        }
+        "list" => Kind::List(Box::new(within(&mut section, "items", JsonField::ELEMENT)?)),
+        "map" => Kind::Map(Box::new(within(&mut section, "values", JsonField::VALUE)?)),
+        _ => Kind::named(named).ok_or_else(|| {
+            Problem::new(value.span(), format!("type: {named:?} is none of {}", Kind::NAMES.join(", ")))
+        })?,
+    };
+    let is_required = match section.get("required").map(|value| (value.span(), value.get_ref())) {
+        None => false,
+        Some((_, DeValue::Boolean(is))) => *is,
+        Some((span, _)) => return Err(Problem::new(span, "required takes true or false")),
+    };
+    section.end()?;
+    Ok(JsonField { name, kind, is_required })
+}
+
+/// What a list or map holds.
+fn within(section: &mut Section<'_>, key: &'static str, name: &str) -> Result<JsonField, Problem> {
+    let value = section.required(key, "{ type = \"string\" }")?;
+    let DeValue::Table(table) = value.get_ref() else {
+        return Err(Problem::new(value.span(), format!("{key} is declared as {{ type = \"string\" }}")));
+    };
+    field(name.to_owned(), Section::new(&format!("the {key}' "), value.span(), table))
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use crate::settings::Settings;
+
+    /// The columns of a value that is declared so, or what is wrong with it.
+    fn check(declared: &str, expected: Expect) {
+        let text = format!(
+            "name = \"a\"\ntopics = [\"a\"]\n[value]\n{declared}\n[offline]\ntable = \"t\"\ncolumns = []\n"
+        );
+        expected.assert_eq(&match Settings::parse(&text) {
+            Ok(settings) => {
+                let offline = settings.offline.expect("it is declared");
+                let fields = offline.line.shape.schema().fields().clone();
+                fields.iter().map(|field| format!("{}: {}\n", field.name(), field.data_type())).collect()
+            }
+            Err(problem) => problem.to_string(),
+        });
+    }
+
+    #[test]
+    fn the_columns_of_avro_are_those_of_its_schema() {
+        check(
+            "format = \"avro\"\nschema = \"tests/data/order.avsc\"",
+            expect![[r#"
+            id: Int64
+            city: Utf8
+            state: Utf8
+            price: Decimal128(6, 2)
+            at: Timestamp(µs, "UTC")
+            seen: Timestamp(µs, "UTC")
+            day: Date32
+            key: Utf8
+            mac: Binary
+            lines: List(non-null Struct("sku": non-null Int32, "weight": Float32), field: 'element')
+            counts: Map("key_value": non-null Struct("key": non-null Utf8, "value": Float64), unsorted)
+            ship: Struct("street": non-null Utf8, "lines": List(non-null Struct("sku": non-null Int32, "weight": Float32), field: 'element'))
+            paid: Boolean
+            raw: Binary
+        "#]],
+        );
+        check(
+            "format = \"avro\"",
+            expect![[r#"line 4, column 10: format = "avro" needs a schema, as in schema = "orders.avsc""#]],
+        );
+        check(
+            "format = \"avro\"\nschema = \"tests/data/none.avsc\"",
+            expect![
+                "line 5, column 10: schema: tests/data/none.avsc: No such file or directory (os error 2)"
+            ],
+        );
+        check(
+            "format = \"avro\"\nschema = \"Cargo.toml\"",
+            expect![
+                "line 5, column 10: schema: Cargo.toml: it is no JSON: expected value at line 1 column 2"
+            ],
+        );
+        check(
+            "format = \"avro\"\nschema = \"tests/data/order.avsc\"\nfields = [{ name = \"id\", type = \"int64\" }]",
+            expect![[r#"line 6, column 10: the schema says the fields; only format = "json" declares them"#]],
+        );
+        check(
+            "format = \"bytes\"\nschema = \"tests/data/order.avsc\"",
+            expect!["line 5, column 1: value.schema is not known here; format, fields are"],
+        );
+    }
+}
