@@ -619,7 +619,7 @@ mod tests {
     const EMPTY: &str = "feffffffffffffffff01000002ff010088b6024830303030303030302d303030302d303030302d303030302d303030303030303030303030ffffffffffff0000000000";
 
     fn order() -> Arc<Encoded> {
-        Arc::new(Encoded::avro(ORDER).unwrap())
+        Arc::new(Encoded::avro_text(ORDER).unwrap())
     }
 
     #[test]
@@ -702,7 +702,7 @@ mod tests {
     }
 
     fn refused(fields: serde_json::Value, expected: Expect) {
-        expected.assert_eq(&Encoded::avro(&schema(fields)).err().unwrap_or_default());
+        expected.assert_eq(&Encoded::avro_text(&schema(fields)).err().unwrap_or_default());
     }
 
     #[test]
@@ -745,7 +745,8 @@ mod tests {
             expect![[r#"Order: field "a": a union has no unions as members"#]],
         );
         refused(json!([{ "name": "a" }]), expect![[r#"Order: field "a" says no type"#]]);
-        let check = |text: &str, expected: Expect| expected.assert_eq(&Encoded::avro(text).err().unwrap());
+        let check =
+            |text: &str, expected: Expect| expected.assert_eq(&Encoded::avro_text(text).err().unwrap());
         check("\"string\"", expect!["string is no record, and has no columns"]);
         check("{", expect!["it is no JSON: EOF while parsing an object at line 1 column 1"]);
         check("", expect!["it is no JSON: EOF while parsing a value at line 1 column 0"]);

@@ -15,7 +15,7 @@ use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use client::ConsumedRecord;
 
 use crate::column::Column;
-use crate::encoded::Encoded;
+use crate::encoded::{Encoded, SchemaError};
 use crate::json;
 use crate::kind::{JsonField, Kind};
 
@@ -147,6 +147,22 @@ impl Shape {
             }
         }
         Ok(Self { format, extras, schema: Arc::new(Schema::new(fields)) })
+    }
+
+    /// The same with its columns, where a registry is still to be asked for them.
+    pub(crate) async fn settled(self: &Arc<Self>) -> Result<Arc<Self>, SchemaError> {
+        let Format::Encoded(encoded) = &self.format else { return Ok(Arc::clone(self)) };
+        let Some(settled) = encoded.settled().await? else { return Ok(Arc::clone(self)) };
+        let settled = Self::new(Format::Encoded(Arc::new(settled)), self.extras.clone());
+        Ok(Arc::new(settled.map_err(|name| encoded.unusable(format!("there are two columns {name:?}")))?))
+    }
+
+    /// What has to be made ready before records are appended, if anything.
+    pub(crate) fn encoded(&self) -> Option<&Arc<Encoded>> {
+        match &self.format {
+            Format::Encoded(encoded) => Some(encoded),
+            _ => None,
+        }
     }
 
     /// Whether values are kept as they are.

@@ -1,7 +1,7 @@
 //! Leaving: topics into tables, each record exactly once.
 //!
 //! The modules stand in the order of a record's way: what a position belongs to and how files are called (`key`), what is done next
-//! (`plan`), records into columns (`kind`, `column`, `columns`, `decimal`, `json`, and by schemas: `fault`, `avro_schema`, `avro`, `encoded`), columns into files beside the table (`writer`), the fence of those files
+//! (`plan`), records into columns (`kind`, `column`, `columns`, `decimal`, `json`, and by schemas: `fault`, `avro_schema`, `avro`, `registry`, `encoded`), columns into files beside the table (`writer`), the fence of those files
 //! (`staging`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
 //! `server_store`, `redis_store` and `postgres_store`), records that are no rows (`letters`, `verdicts`), one partition that goes
 //! through all of it (`partition`), what is declared
@@ -21,6 +21,7 @@ mod json;
 mod fault;
 mod avro_schema;
 mod avro;
+mod registry;
 mod encoded;
 mod table;
 mod staging;
@@ -54,7 +55,7 @@ mod repair;
 mod testing;
 
 pub use columns::{Columns, Extra, Format, OFFSET_COLUMN, Shape, Unconvertible};
-pub use encoded::Encoded;
+pub use encoded::{Encoded, SchemaError};
 pub use file_store::FileStore;
 pub use files::{Entry, Files, LocalFiles, NewFile};
 pub use key::{FileName, Key, Layout, LineName, Range};
@@ -66,6 +67,7 @@ pub use plan::{Action, Event, Limits, Plan};
 pub use positions::{Positions, open_store};
 pub use postgres_store::PostgresStore;
 pub use redis_store::RedisStore;
+pub use registry::{Registry, RegistryError};
 pub use repair::{Repair, RepairAction, repair};
 pub use replay::{DeadLetter, Replayed, Which, dead_letters, replay};
 pub use run::{Done, RunError, Until, run};

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +16,10 @@ use offsets::Log;
 use tokio::time::sleep;
 use wire::{Offset, TopicPartition};
 
+use crate::encoded::Encoded;
 use crate::files::Files;
 use crate::letters::TopicLetters;
-use crate::partition::{Chunk, Partition};
+use crate::partition::{Chunk, LineSettings, Partition};
 use crate::positions::open_store;
 use crate::run::{CLOSE_MAX, Done, LOOK_EVERY, RunError, Until};
 use crate::settings::{DeadLetterSettings, Line, OfflineSettings, Settings};
@@ -42,6 +44,8 @@ struct Offline {
     cluster: Cluster,
     consumer: Consumer,
     readings: BTreeMap<TopicPartition, Reading>,
+    /// What has to have its schemas at hand.
+    encoded: Option<Arc<Encoded>>,
     /// Bytes taken since memory was looked at.
     taken: usize,
 }
@@ -104,13 +108,16 @@ impl Offline {
                 .map_err(|error| failed("keep the table's directory", error))?,
         }
         let table = Table::new(Arc::clone(&files), &offline.table);
+        let shape = offline.line.shape.settled().await?;
+        let encoded = shape.encoded().cloned();
+        let line_settings = LineSettings { shape, ..offline.line.clone() };
         let store = open_store(offline, files).await?;
         let mut readings = BTreeMap::new();
         for Source { key, log, visible_end } in sources {
             let begin = settings.start.resolve(log.start, visible_end, None);
             // Two halves of a random number are one.
             let token = environment.random() as i64;
-            let (store, table, line) = (Arc::clone(&store), table.clone(), offline.line.clone());
+            let (store, table, line) = (Arc::clone(&store), table.clone(), line_settings.clone());
             let opened =
                 Partition::open(key.clone(), store, table, line, begin, token, environment.now()).await;
             let partition = match &settings.dead_letters {
@@ -144,7 +151,7 @@ impl Offline {
         let consumer = Consumer::with_offsets(cluster.clone(), Arc::new(Begins(begins)));
         consumer.assign(readings.keys().map(|partition| (partition.clone(), None)))?;
         let (settings, memory_max) = (settings.clone(), offline.memory_max);
-        Ok(Self { settings, memory_max, environment, cluster, consumer, readings, taken: 0 })
+        Ok(Self { settings, memory_max, environment, cluster, consumer, readings, encoded, taken: 0 })
     }
 
     async fn work(&mut self, until: Until, stop: impl Future<Output = ()>) -> Result<(), RunError> {
@@ -164,7 +171,11 @@ impl Offline {
                 }
             };
             match records {
-                Some(Ok(records)) => self.take(records).await?,
+                Some(Ok(records)) => match self.prepare(&records, until, stop.as_mut()).await? {
+                    true => self.take(records).await?,
+                    // They are read again by the next one.
+                    false => return Ok(()),
+                },
                 Some(Err(error)) => return Err(self.stopped(error).await),
                 None => return Ok(()),
             }
@@ -213,6 +224,33 @@ impl Offline {
         self.taken += records.iter().map(crate::columns::size).sum::<usize>();
         records.done();
         Ok(())
+    }
+
+    /// Has the schemas at hand that records were written by; says no if it is to stop before they are.
+    async fn prepare(
+        &mut self,
+        records: &Records,
+        until: Until,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<bool, RunError> {
+        let Some(encoded) = self.encoded.clone() else { return Ok(true) };
+        let prepared = encoded.prepare(records);
+        tokio::pin!(prepared);
+        loop {
+            let wait = self.wait(until);
+            tokio::select! {
+                biased;
+                () = &mut stop => return Ok(false),
+                prepared = &mut prepared => return Ok(prepared.map(|()| true)?),
+                () = wait => {
+                    // By the time alone: the consumer stands behind records that are still to be taken.
+                    let now = self.environment.now();
+                    for Reading { partition, .. } in self.readings.values_mut() {
+                        partition.tick(now).await?;
+                    }
+                }
+            }
+        }
     }
 
     /// What is due by now.

@@ -201,7 +201,9 @@ impl<'a> Section<'a> {
     }
 
     pub(crate) fn get(&mut self, key: &'static str) -> Option<&'a Value<'a>> {
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         self.table.get(key)
     }
 
@@ -222,7 +224,7 @@ impl<'a> Section<'a> {
         parse(text(key, value)?).map_err(|problem| Problem::new(value.span(), format!("{key}: {problem}")))
     }
 
-    fn number(&mut self, key: &'static str, default: u64) -> Result<u64, Problem> {
+    pub(crate) fn number(&mut self, key: &'static str, default: u64) -> Result<u64, Problem> {
         let Some(value) = self.get(key) else { return Ok(default) };
         let number = match value.get_ref() {
             DeValue::Integer(number) => {
@@ -318,7 +320,7 @@ fn settings(document: &Spanned<DeTable<'_>>) -> Result<Settings, Problem> {
     })?;
     let client = client_settings(&mut top)?;
     let format = match top.section("value")? {
-        Some(section) => value_format(section)?,
+        Some(section) => value_format(section, &topics)?,
         None => Format::Bytes,
     };
     let dead_letters = match top.section("dead_letters")? {

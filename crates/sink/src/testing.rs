@@ -16,6 +16,11 @@ use wire::{LeaderEpoch, Millis, Offset, PartitionId, ProducerEpoch, ProducerId};
 use crate::columns::{Columns, Format, Shape, Unconvertible};
 use crate::encoded::Encoded;
 
+#[path = "../tests/support/registry.rs"]
+mod registry;
+
+pub(crate) use registry::TestRegistry;
+
 pub(crate) fn record(value: Option<&[u8]>) -> ConsumedRecord {
     ConsumedRecord {
         topic: "orders".into(),

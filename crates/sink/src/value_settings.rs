@@ -6,16 +6,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use toml::de::DeValue;
+use wire::Str;
 
 use crate::columns::Format;
-use crate::encoded::Encoded;
+use crate::encoded::{Encoded, Source};
 use crate::kind::{JsonField, Kind};
+use crate::registry::Registry;
 use crate::settings::{Problem, Section, Value, list, text};
 
 const FORMATS: [&str; 4] = ["bytes", "text", "json", "avro"];
 
 /// What values are, as `[value]` declares it. Files of schemas that it names are read.
-pub(crate) fn value_format(mut section: Section<'_>) -> Result<Format, Problem> {
+pub(crate) fn value_format(mut section: Section<'_>, topics: &[Str]) -> Result<Format, Problem> {
     let value = section.required("format", "\"json\"")?;
     let format = match text("format", value)? {
         "json" => {
@@ -26,7 +28,7 @@ pub(crate) fn value_format(mut section: Section<'_>) -> Result<Format, Problem> 
         }
         "bytes" => Format::Bytes,
         "text" => Format::Text,
-        "avro" => Format::Encoded(Arc::new(avro(&mut section, value)?)),
+        "avro" => Format::Encoded(Arc::new(avro(&mut section, value, topics)?)),
         other => {
             let what = format!("format: {other:?} is none of {}", FORMATS.join(", "));
             return Err(Problem::new(value.span(), what));
@@ -45,13 +47,70 @@ pub(crate) fn value_format(mut section: Section<'_>) -> Result<Format, Problem> 
     Ok(format)
 }
 
-fn avro(section: &mut Section<'_>, format: &Value<'_>) -> Result<Encoded, Problem> {
-    let Some(schema) = section.get("schema") else {
-        let what = "format = \"avro\" needs a schema, as in schema = \"orders.avsc\"";
+fn avro(section: &mut Section<'_>, format: &Value<'_>, topics: &[Str]) -> Result<Encoded, Problem> {
+    let schema = section.get("schema");
+    let source = registry(section, topics, schema.is_some())?;
+    if let (None, None) = (schema, &source) {
+        let what = "format = \"avro\" needs a schema, as in schema = \"orders.avsc\", or a registry, as in registry = \"http://HOST:8081\"";
         return Err(Problem::new(format.span(), what));
+    }
+    let path = schema.map(|schema| text("schema", schema)).transpose()?.map(Path::new);
+    let span = schema.map_or_else(|| format.span(), Value::span);
+    Encoded::avro(path, source).map_err(|problem| Problem::new(span, format!("schema: {problem}")))
+}
+
+/// Where schemas are that values name. What says the columns is found there as well, unless it is in a file.
+fn registry(section: &mut Section<'_>, topics: &[Str], has_file: bool) -> Result<Option<Source>, Problem> {
+    let address = section.get("registry");
+    let token = section.get("registry_token");
+    let subject = section.get("subject");
+    let version = section.number("version", 0)?;
+    let Some(address) = address else {
+        for (key, value) in
+            [("registry_token", token), ("subject", subject), ("version", section.get("version"))]
+        {
+            if let Some(value) = value {
+                return Err(Problem::new(
+                    value.span(),
+                    format!("{key} goes with a registry, and there is none"),
+                ));
+            }
+        }
+        return Ok(None);
     };
-    let path = Path::new(text("schema", schema)?);
-    Encoded::avro_file(path).map_err(|problem| Problem::new(schema.span(), format!("schema: {problem}")))
+    let told = |value: &Value<'_>, key: &str, problem: String| {
+        Problem::new(value.span(), format!("{key}: {problem}"))
+    };
+    let mut registry: Registry =
+        text("registry", address)?.parse().map_err(|problem| told(address, "registry", problem))?;
+    if let Some(token) = token {
+        let with_token = registry.with_token(text("registry_token", token)?);
+        registry = with_token.map_err(|problem| told(token, "registry_token", problem))?;
+    }
+    if has_file {
+        for (key, value) in [("subject", subject), ("version", section.get("version"))] {
+            if let Some(value) = value {
+                let what = format!("{key} says which schema has the columns, and schema says it already");
+                return Err(Problem::new(value.span(), what));
+            }
+        }
+    }
+    let subject = match (subject, topics) {
+        (Some(subject), _) => text("subject", subject)?.to_owned(),
+        (None, [topic]) => format!("{topic}-value"),
+        (None, _) if has_file => String::new(),
+        (None, _) => {
+            let what = "with more than one topic it has to be said whose schema has the columns, as in subject = \"orders-value\", or schema = \"orders.avsc\"";
+            return Err(Problem::new(address.span(), what));
+        }
+    };
+    let version = match (version, section.get("version")) {
+        (_, None) => None,
+        (version, Some(value)) => Some(u32::try_from(version).map_err(|_| {
+            Problem::new(value.span(), format!("version takes a whole number of at most {}", u32::MAX))
+        })?),
+    };
+    Ok(Some(Source { registry, subject, version }))
 }
 
 /// The fields of an object.
@@ -163,7 +222,9 @@ mod tests {
         );
         check(
             "format = \"avro\"",
-            expect![[r#"line 4, column 10: format = "avro" needs a schema, as in schema = "orders.avsc""#]],
+            expect![[
+                r#"line 4, column 10: format = "avro" needs a schema, as in schema = "orders.avsc", or a registry, as in registry = "http://HOST:8081""#
+            ]],
         );
         check(
             "format = \"avro\"\nschema = \"tests/data/none.avsc\"",
@@ -185,5 +246,63 @@ mod tests {
             "format = \"bytes\"\nschema = \"tests/data/order.avsc\"",
             expect!["line 5, column 1: value.schema is not known here; format, fields are"],
         );
+    }
+
+    #[test]
+    fn a_registry_says_the_columns_unless_a_file_does() {
+        let avro = |more: &str| format!("format = \"avro\"\n{more}");
+        let registry = "registry = \"http://user:secret@registry:8081\"";
+        // They are not known before the run asks.
+        check(&avro(registry), expect![]);
+        check(&avro(&format!("{registry}\nsubject = \"b\"\nversion = 3")), expect![]);
+        check(
+            &avro(&format!("{registry}\nschema = \"tests/data/none.avsc\"")),
+            expect![
+                "line 6, column 10: schema: tests/data/none.avsc: No such file or directory (os error 2)"
+            ],
+        );
+        check(
+            &avro(&format!("{registry}\nregistry_token = \"secret\"")),
+            expect![
+                "line 6, column 18: registry_token: the address has a user and a password, and a token goes in their place"
+            ],
+        );
+        check(
+            &avro("registry = \"https://user:secret@registry:8081\""),
+            expect![
+                "line 5, column 12: registry: https is not spoken; http://USER:PASSWORD@HOST:PORT is, as to a proxy beside the sink"
+            ],
+        );
+        check(
+            &avro("registry = \"http://registry:8081\"\nregistry_token = \"a\\nb\""),
+            expect!["line 6, column 18: registry_token: it has characters that none has"],
+        );
+        check(
+            &avro("schema = \"tests/data/order.avsc\"\nsubject = \"b\""),
+            expect!["line 6, column 11: subject goes with a registry, and there is none"],
+        );
+        check(
+            &avro("registry = \"http://registry:8081\"\nschema = \"tests/data/order.avsc\"\nversion = 2"),
+            expect![
+                "line 7, column 11: version says which schema has the columns, and schema says it already"
+            ],
+        );
+        check(
+            &avro("registry = \"http://registry:8081\"\nversion = 0"),
+            expect!["line 6, column 11: version takes a whole number of at least 1"],
+        );
+        check(
+            &avro("registry = \"http://registry:8081\"\nversion = 4294967296"),
+            expect!["line 6, column 11: version takes a whole number of at most 4294967295"],
+        );
+        check(
+            &avro(&format!("{registry}\nfields = []")),
+            expect![[r#"line 6, column 10: the schema says the fields; only format = "json" declares them"#]],
+        );
+        let text = format!(
+            "name = \"a\"\ntopics = [\"a\", \"b\"]\n[value]\n{}\n[offline]\ntable = \"t\"\n",
+            avro(registry)
+        );
+        expect![[r#"line 5, column 12: with more than one topic it has to be said whose schema has the columns, as in subject = "orders-value", or schema = "orders.avsc""#]].assert_eq(&Settings::parse(&text).err().unwrap().to_string());
     }
 }
