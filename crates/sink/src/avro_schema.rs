@@ -14,9 +14,9 @@ use crate::kind::{JsonField, Kind};
 /// The most types of a schema, with those it refers to.
 const TYPES_MAX: usize = 20_000;
 /// The most columns, those within others included.
-const COLUMNS_MAX: usize = 10_000;
+pub(crate) const COLUMNS_MAX: usize = 10_000;
 /// How deep columns may be nested.
-const DEPTH_MAX: usize = 64;
+pub(crate) const DEPTH_MAX: usize = 64;
 
 /// The place of a type in its schema.
 pub(crate) type Place = usize;

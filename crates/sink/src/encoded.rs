@@ -13,11 +13,13 @@ use client::ConsumedRecord;
 use tokio::time::Instant;
 
 use crate::avro::Plan;
-use crate::avro_schema::Schema;
+use crate::avro_schema;
 use crate::column::Column;
 use crate::columns::Unconvertible;
 use crate::fault::Fault;
 use crate::kind::JsonField;
+use crate::protobuf;
+use crate::protobuf_schema::{self, Messages, NESTED_MAX};
 use crate::registry::{Registered, Registry, RegistryError};
 
 /// Writers' schemas that are at hand. With one more, those that are not needed right now are asked for again.
@@ -30,6 +32,7 @@ const READER_PATIENCE: Duration = Duration::from_secs(30);
 /// How values are encoded, and by which schema they are read.
 #[derive(Debug)]
 pub struct Encoded {
+    codec: Codec,
     /// Not known before [`Encoded::settled`] if the registry says it.
     reader: Option<Reader>,
     /// Where writers' schemas are; without it they are the reader's, and values have no frame.
@@ -37,13 +40,27 @@ pub struct Encoded {
     writers: Mutex<HashMap<u32, Writer>>,
 }
 
+/// How values are encoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Codec {
+    Avro,
+    Protobuf {
+        /// Its full name; the only one there is, if none.
+        message: Option<String>,
+    },
+}
+
 /// What the table has.
 #[derive(Debug)]
-struct Reader {
-    schema: Schema,
-    fields: Vec<JsonField>,
-    /// For values that were written by the very same schema.
-    plan: Plan,
+enum Reader {
+    Avro {
+        schema: avro_schema::Schema,
+        fields: Vec<JsonField>,
+        /// For values that were written by the very same schema.
+        plan: Plan,
+    },
+    /// Fields have numbers, by which a message is read whatever it was written by.
+    Protobuf(protobuf_schema::Schema),
 }
 
 /// A registry, and what it calls the schema of the values.
@@ -58,7 +75,8 @@ pub(crate) struct Source {
 /// How values of a writer's schema are read.
 #[derive(Debug, Clone)]
 enum Writer {
-    Known(Arc<Plan>),
+    Avro(Arc<Plan>),
+    Protobuf(Arc<Messages>),
     /// The registry has no such schema, or not by then.
     None {
         said: String,
@@ -89,60 +107,106 @@ pub enum SchemaError {
 impl Reader {
     fn avro(texts: &[&str]) -> Result<Self, String> {
         let told = |fault: Fault| fault.told();
-        let schema = Schema::parse(texts.iter().copied())?;
+        let parse = || avro_schema::Schema::parse(texts.iter().copied());
+        let schema = parse()?;
         let fields = schema.columns().map_err(told)?;
-        let plan = Plan::new(Schema::parse(texts.iter().copied())?, &schema).map_err(told)?;
-        Ok(Self { schema, fields, plan })
+        let plan = Plan::new(parse()?, &schema).map_err(told)?;
+        Ok(Self::Avro { schema, fields, plan })
     }
 
-    fn registered(registered: &Registered) -> Result<Self, String> {
-        Self::avro(&avro_texts(registered)?)
+    fn from_file(codec: &Codec, path: &Path) -> Result<Self, String> {
+        match codec {
+            Codec::Avro => Self::avro(&[&std::fs::read_to_string(path).map_err(|error| error.to_string())?]),
+            Codec::Protobuf { message } => {
+                protobuf_schema::Schema::from_file(path, message.as_deref()).map(Self::Protobuf)
+            }
+        }
     }
 
-    fn plan(&self, registered: &Registered) -> Result<Plan, String> {
-        Plan::new(Schema::parse(avro_texts(registered)?)?, &self.schema).map_err(|fault| fault.told())
+    fn registered(codec: &Codec, registered: &Registered) -> Result<Self, String> {
+        codec.check(registered)?;
+        match codec {
+            Codec::Avro => Self::avro(&texts(registered)),
+            Codec::Protobuf { message } => {
+                let Registered { text, references, .. } = registered;
+                protobuf_schema::Schema::from_text(text, references, message.as_deref()).map(Self::Protobuf)
+            }
+        }
+    }
+
+    /// How values of a writer's schema are read.
+    fn writer(&self, codec: &Codec, registered: &Registered) -> Result<Writer, String> {
+        codec.check(registered)?;
+        match self {
+            Self::Avro { schema, .. } => {
+                let writer = avro_schema::Schema::parse(texts(registered))?;
+                let plan = Plan::new(writer, schema).map_err(|fault| fault.told())?;
+                Ok(Writer::Avro(Arc::new(plan)))
+            }
+            Self::Protobuf(_) => Ok(Writer::Protobuf(Arc::new(Messages::parse(&registered.text)?))),
+        }
     }
 }
 
-fn avro_texts(Registered { kind, text, references }: &Registered) -> Result<Vec<&str>, String> {
-    match kind.as_str() {
-        "AVRO" => Ok(references.iter().map(|(_, text)| text).chain([text]).map(String::as_str).collect()),
-        other => Err(format!("it is of type {other}, and values are declared as AVRO")),
+impl Codec {
+    /// Whether a schema is of this kind, as registries call it.
+    fn check(&self, Registered { kind, .. }: &Registered) -> Result<(), String> {
+        let name = match self {
+            Self::Avro => "AVRO",
+            Self::Protobuf { .. } => "PROTOBUF",
+        };
+        match kind == name {
+            true => Ok(()),
+            false => Err(format!("it is of type {kind}, and values are declared as {name}")),
+        }
     }
+}
+
+fn texts(Registered { text, references, .. }: &Registered) -> Vec<&str> {
+    references.iter().map(|(_, text)| text).chain([text]).map(String::as_str).collect()
 }
 
 impl Encoded {
-    fn new(reader: Option<Reader>, source: Option<Source>) -> Self {
-        assert!(reader.is_some() || source.is_some(), "somebody says the columns");
-        Self { reader, source, writers: Mutex::default() }
-    }
-
-    /// Avro by the schema in a file, or by that of a source, or resolved to the one in the file from those in the source.
-    pub(crate) fn avro(schema: Option<&Path>, source: Option<Source>) -> Result<Self, String> {
+    /// Values by the schema in a file, or by that of a source, or by the one in the file whatever the source says they were written by.
+    pub(crate) fn new(codec: Codec, schema: Option<&Path>, source: Option<Source>) -> Result<Self, String> {
         let read = |path: &Path| {
-            let failed = |problem: String| format!("{}: {problem}", path.display());
-            let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-            Reader::avro(&[&text]).map_err(failed)
+            Reader::from_file(&codec, path).map_err(|problem| format!("{}: {problem}", path.display()))
         };
-        Ok(Self::new(schema.map(read).transpose()?, source))
+        let reader = schema.map(read).transpose()?;
+        assert!(reader.is_some() || source.is_some(), "somebody says the columns");
+        Ok(Self { codec, reader, source, writers: Mutex::default() })
     }
 
     #[cfg(test)]
     pub(crate) fn avro_text(text: &str) -> Result<Self, String> {
-        Ok(Self::new(Some(Reader::avro(&[text])?), None))
+        Self::avro_by(text, text)
     }
 
     /// Of values that were written by another schema than they are read by, without a frame.
     #[cfg(test)]
     pub(crate) fn avro_by(writer: &str, reader: &str) -> Result<Self, String> {
         let mut reader = Reader::avro(&[reader])?;
-        reader.plan = Plan::new(Schema::parse([writer])?, &reader.schema).map_err(|fault| fault.told())?;
-        Ok(Self::new(Some(reader), None))
+        if let Reader::Avro { schema, plan, .. } = &mut reader {
+            let writer = avro_schema::Schema::parse([writer])?;
+            *plan = Plan::new(writer, schema).map_err(|fault| fault.told())?;
+        }
+        Ok(Self { codec: Codec::Avro, reader: Some(reader), source: None, writers: Mutex::default() })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn protobuf_text(text: &str, message: Option<&str>) -> Result<Self, String> {
+        let reader = Reader::Protobuf(protobuf_schema::Schema::from_text(text, &[], message)?);
+        let codec = Codec::Protobuf { message: None };
+        Ok(Self { codec, reader: Some(reader), source: None, writers: Mutex::default() })
     }
 
     /// The columns, once they are known.
     pub(crate) fn fields(&self) -> &[JsonField] {
-        self.reader.as_ref().map_or(&[], |reader| &reader.fields)
+        match &self.reader {
+            None => &[],
+            Some(Reader::Avro { fields, .. }) => fields,
+            Some(Reader::Protobuf(schema)) => &schema.columns,
+        }
     }
 
     /// Asks the registry for the columns, if it is the one that says them.
@@ -150,8 +214,10 @@ impl Encoded {
         let (None, Some(source)) = (&self.reader, &self.source) else { return Ok(None) };
         let Source { registry, subject, version } = source;
         let registered = registry.by_subject(subject, *version, READER_PATIENCE).await?;
-        let reader = Reader::registered(&registered).map_err(|problem| self.unusable(problem))?;
-        Ok(Some(Self::new(Some(reader), Some(source.clone()))))
+        let reader = Reader::registered(&self.codec, &registered);
+        let reader = Some(reader.map_err(|problem| self.unusable(problem))?);
+        let (codec, source) = (self.codec.clone(), Some(source.clone()));
+        Ok(Some(Self { codec, reader, source, writers: Mutex::default() }))
     }
 
     /// What is wrong with the schema that a registry gave.
@@ -189,10 +255,7 @@ impl Encoded {
         }
         for id in ids {
             let writer = match source.registry.by_id(id).await {
-                Ok(registered) => match reader.plan(&registered) {
-                    Ok(plan) => Writer::Known(Arc::new(plan)),
-                    Err(problem) => Writer::Unreadable(problem),
-                },
+                Ok(registered) => reader.writer(&self.codec, &registered).unwrap_or_else(Writer::Unreadable),
                 Err(RegistryError::None { said, .. }) => Writer::None { said, since: Instant::now() },
                 Err(error) => return Err(error),
             };
@@ -209,16 +272,31 @@ impl Encoded {
     pub(crate) fn append(&self, value: &[u8], columns: &mut [Column]) -> Result<usize, Unconvertible> {
         let reader = self.reader.as_ref().expect("columns are made when it is known which");
         if self.source.is_none() {
-            return Ok(reader.plan.append(value, columns)?);
+            return Ok(match reader {
+                Reader::Avro { plan, .. } => plan.append(value, columns)?,
+                Reader::Protobuf(schema) => schema.message.append(value, columns)?,
+            });
         }
         let (id, value) = frame(value)?;
         let writer = self.writers().get(&id).cloned();
-        match writer.expect("it was made ready before") {
-            Writer::Known(plan) => Ok(plan.append(value, columns)?),
-            Writer::None { said, .. } => {
+        match (writer.expect("it was made ready before"), reader) {
+            (Writer::Avro(plan), _) => Ok(plan.append(value, columns)?),
+            (Writer::Protobuf(messages), Reader::Protobuf(schema)) => {
+                let (path, value) = place(value)?;
+                let wanted = &schema.message;
+                match messages.at(&path) {
+                    Some(name) if name == wanted.name => Ok(wanted.append(value, columns)?),
+                    Some(name) => {
+                        Err(Fault::new(format!("it is a {name}, and the table has a {}", wanted.name)).into())
+                    }
+                    None => Err(Fault::new(format!("schema {id} has no message {path:?}")).into()),
+                }
+            }
+            (Writer::Protobuf(_), Reader::Avro { .. }) => unreachable!("it was checked for the codec"),
+            (Writer::None { said, .. }, _) => {
                 Err(Fault::new(format!("the registry has no schema {id}: {said}")).into())
             }
-            Writer::Unreadable(problem) => {
+            (Writer::Unreadable(problem), _) => {
                 Err(Fault::new(format!("schema {id} cannot be read as the table's: {problem}")).into())
             }
         }
@@ -236,6 +314,26 @@ fn frame(value: &[u8]) -> Result<(u32, &[u8]), Fault> {
     }
 }
 
+/// Which message of a file a value is: how many numbers follow, and the place of each message within the one before. The first
+/// message of a file is often written as no numbers.
+fn place(value: &[u8]) -> Result<(Vec<usize>, &[u8]), Fault> {
+    let mut left = value;
+    let count = protobuf::index(&mut left)?;
+    if count > NESTED_MAX {
+        return Err(Fault::new(format!(
+            "messages are declared {NESTED_MAX} deep at most, and it says {count}"
+        )));
+    }
+    let mut path = Vec::with_capacity(count);
+    for _ in 0..count {
+        path.push(protobuf::index(&mut left)?);
+    }
+    if path.is_empty() {
+        path.push(0);
+    }
+    Ok((path, left))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -243,7 +341,7 @@ mod tests {
     use expect_test::expect;
     use serde_json::json;
 
-    use super::{Encoded, Source};
+    use super::{Codec, Encoded, Source};
     use crate::testing::{TestRegistry, hex, record, row};
 
     fn order(fields: &serde_json::Value) -> String {
@@ -255,8 +353,12 @@ mod tests {
     }
 
     async fn latest(server: &TestRegistry) -> Arc<Encoded> {
+        latest_of(server, Codec::Avro).await
+    }
+
+    async fn latest_of(server: &TestRegistry, codec: Codec) -> Arc<Encoded> {
         let (registry, subject) = (server.address.parse().unwrap(), "orders-value".to_owned());
-        let encoded = Encoded::avro(None, Some(Source { registry, subject, version: None })).unwrap();
+        let encoded = Encoded::new(codec, None, Some(Source { registry, subject, version: None })).unwrap();
         Arc::new(encoded.settled().await.unwrap().unwrap())
     }
 
@@ -370,5 +472,65 @@ mod tests {
         assert_eq!(encoded.writers().len(), super::WRITERS_MAX);
         assert_eq!(rows(&encoded, &[framed(id, "02")]).await, "id=1\n");
         assert_eq!(encoded.writers().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn messages_are_read_by_their_numbers_and_others_of_the_file_are_not() {
+        let server = TestRegistry::start().await;
+        let register = |text: &str, references| {
+            server.register("orders-value", "PROTOBUF", &format!("syntax = \"proto3\"; {text}"), references)
+        };
+        let first = register(
+            "package shop; message Order { int32 id = 1; } message Refund { message Why { int32 id = 1; } int32 id = 1; map<string, Why> m = 2; message How { int32 id = 1; } }",
+            json!([]),
+        );
+        server.register(
+            "city",
+            "PROTOBUF",
+            "syntax = \"proto3\"; package geo; message City { string name = 1; }",
+            json!([]),
+        );
+        let references = json!([{ "name": "geo/city.proto", "subject": "city", "version": 1 }]);
+        let second = register(
+            "package shop; import \"geo/city.proto\"; message Order { int64 id = 1; geo.City city = 2; }",
+            references,
+        );
+        let encoded = latest_of(&server, Codec::Protobuf { message: None }).await;
+        let third = register(
+            "package shop; message New { int32 a = 1; } message Order { int64 id = 1; string more = 3; }",
+            json!([]),
+        );
+        let values = [
+            framed(first, "00 0801"),
+            framed(first, "0200 0801"),
+            framed(first, "0202 0801"),
+            framed(first, "040200 0801"),
+            framed(first, "040202 0801"),
+            framed(first, "040204 0801"),
+            framed(first, "01 0801"),
+            framed(first, "84 01 00"),
+            framed(first, "04"),
+            framed(first, ""),
+            framed(second, "00 0801 1203 0a0161"),
+            framed(third, "0202 0801 1a0161"),
+            framed(99, "00 0801"),
+        ];
+        expect![[r#"
+            id=1 city=-
+            id=1 city=-
+            -: it is a shop.Refund, and the table has a shop.Order
+            -: it is a shop.Refund.Why, and the table has a shop.Order
+            -: it is a shop.Refund.How, and the table has a shop.Order
+            -: schema 1 has no message [1, 2]
+            -: -1 is no place of a message
+            -: messages are declared 32 deep at most, and it says 66
+            -: the value ends within a number
+            -: the value ends within a number
+            id=1 city={name="a"}
+            id=1 city=-
+            -: the registry has no schema 99: Schema not found
+        "#]].assert_eq(&rows(&encoded, &values).await);
+        let how = latest_of(&server, Codec::Protobuf { message: Some("shop.New".to_owned()) }).await;
+        assert_eq!(rows(&how, &[framed(third, "00 0803")]).await, "a=3\n");
     }
 }

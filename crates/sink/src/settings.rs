@@ -656,7 +656,7 @@ mod tests {
         );
         check_behind_top(
             "[value]\nformat = \"xml\"\n",
-            expect![[r#"line 4, column 10: format: "xml" is none of bytes, text, json, avro"#]],
+            expect![[r#"line 4, column 10: format: "xml" is none of bytes, text, json, avro, protobuf"#]],
         );
         check_behind_top(
             "[value]\nformat = \"json\"\n",

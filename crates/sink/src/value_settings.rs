@@ -9,12 +9,12 @@ use toml::de::DeValue;
 use wire::Str;
 
 use crate::columns::Format;
-use crate::encoded::{Encoded, Source};
+use crate::encoded::{Codec, Encoded, Source};
 use crate::kind::{JsonField, Kind};
 use crate::registry::Registry;
 use crate::settings::{Problem, Section, Value, list, text};
 
-const FORMATS: [&str; 4] = ["bytes", "text", "json", "avro"];
+const FORMATS: [&str; 5] = ["bytes", "text", "json", "avro", "protobuf"];
 
 /// What values are, as `[value]` declares it. Files of schemas that it names are read.
 pub(crate) fn value_format(mut section: Section<'_>, topics: &[Str]) -> Result<Format, Problem> {
@@ -28,7 +28,12 @@ pub(crate) fn value_format(mut section: Section<'_>, topics: &[Str]) -> Result<F
         }
         "bytes" => Format::Bytes,
         "text" => Format::Text,
-        "avro" => Format::Encoded(Arc::new(avro(&mut section, value, topics)?)),
+        "avro" => Format::Encoded(Arc::new(encoded(&mut section, value, topics, Codec::Avro)?)),
+        "protobuf" => {
+            let message = section.get("message").map(|value| text("message", value)).transpose()?;
+            let codec = Codec::Protobuf { message: message.map(str::to_owned) };
+            Format::Encoded(Arc::new(encoded(&mut section, value, topics, codec)?))
+        }
         other => {
             let what = format!("format: {other:?} is none of {}", FORMATS.join(", "));
             return Err(Problem::new(value.span(), what));
@@ -47,16 +52,27 @@ pub(crate) fn value_format(mut section: Section<'_>, topics: &[Str]) -> Result<F
     Ok(format)
 }
 
-fn avro(section: &mut Section<'_>, format: &Value<'_>, topics: &[Str]) -> Result<Encoded, Problem> {
+fn encoded(
+    section: &mut Section<'_>,
+    format: &Value<'_>,
+    topics: &[Str],
+    codec: Codec,
+) -> Result<Encoded, Problem> {
     let schema = section.get("schema");
     let source = registry(section, topics, schema.is_some())?;
     if let (None, None) = (schema, &source) {
-        let what = "format = \"avro\" needs a schema, as in schema = \"orders.avsc\", or a registry, as in registry = \"http://HOST:8081\"";
+        let (name, file) = match codec {
+            Codec::Avro => ("avro", "orders.avsc"),
+            Codec::Protobuf { .. } => ("protobuf", "orders.proto"),
+        };
+        let what = format!(
+            "format = {name:?} needs a schema, as in schema = {file:?}, or a registry, as in registry = \"http://HOST:8081\""
+        );
         return Err(Problem::new(format.span(), what));
     }
     let path = schema.map(|schema| text("schema", schema)).transpose()?.map(Path::new);
     let span = schema.map_or_else(|| format.span(), Value::span);
-    Encoded::avro(path, source).map_err(|problem| Problem::new(span, format!("schema: {problem}")))
+    Encoded::new(codec, path, source).map_err(|problem| Problem::new(span, format!("schema: {problem}")))
 }
 
 /// Where schemas are that values name. What says the columns is found there as well, unless it is in a file.
@@ -246,6 +262,42 @@ mod tests {
             "format = \"bytes\"\nschema = \"tests/data/order.avsc\"",
             expect!["line 5, column 1: value.schema is not known here; format, fields are"],
         );
+    }
+
+    #[test]
+    fn the_columns_of_protobuf_are_those_of_a_message() {
+        let proto = |more: &str| format!("format = \"protobuf\"\n{more}");
+        check(&proto("schema = \"tests/data/order.proto\"\nmessage = \"shop.Order\""), expect![[r#"
+            id: Int64
+            city: Utf8
+            state: Utf8
+            total: Decimal128(20, 0)
+            at: Timestamp(µs, "UTC")
+            lines: List(non-null Struct("sku": non-null Int32, "weight": Float32), field: 'element')
+            counts: Map("key_value": non-null Struct("key": non-null Utf8, "value": non-null Float64), unsorted)
+            by_number: Map("key_value": non-null Struct("key": non-null Utf8, "value": non-null Struct("sku": non-null Int32, "weight": Float32)), unsorted)
+            card: Utf8
+            cash: Struct("notes": non-null Int64)
+            numbers: List(non-null Int32, field: 'element')
+            paid: Boolean
+            raw: Binary
+            price: Float64
+            weight: Float32
+            unsigned: Int64
+            zigzag: Int64
+            fixed: Decimal128(20, 0)
+            signed: Int32
+            longer: Int64
+        "#]]);
+        check(&proto("schema = \"tests/data/order.proto\""), expect!["line 5, column 10: schema: tests/data/order.proto: it has several messages, and message says which: shop.Order, shop.Refund"]);
+        check(&proto("schema = \"tests/data/none.proto\""), expect!["line 5, column 10: schema: tests/data/none.proto: file 'tests/data/none.proto' is not in any include path"]);
+        check(&proto("schema = \"Cargo.toml\""), expect!["line 5, column 10: schema: Cargo.toml: expected 'enum', 'extend', 'import', 'message', 'option', 'service', 'package' or ';', but found '['"]);
+        check(&proto("message = \"shop.Order\""), expect![[r#"line 4, column 10: format = "protobuf" needs a schema, as in schema = "orders.proto", or a registry, as in registry = "http://HOST:8081""#]]);
+        check(
+            &proto("schema = \"tests/data/order.proto\"\nmessage = \"shop.Order\"\nfields = []"),
+            expect![[r#"line 7, column 10: the schema says the fields; only format = "json" declares them"#]],
+        );
+        check("format = \"avro\"\nschema = \"tests/data/order.avsc\"\nmessage = \"a\"", expect!["line 6, column 1: value.message is not known here; format, schema, registry, registry_token, subject, version, fields are"]);
     }
 
     #[test]
