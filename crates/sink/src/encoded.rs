@@ -529,7 +529,8 @@ mod tests {
             id=1 city={name="a"}
             id=1 city=-
             -: the registry has no schema 99: Schema not found
-        "#]].assert_eq(&rows(&encoded, &values).await);
+        "#]]
+        .assert_eq(&rows(&encoded, &values).await);
         let how = latest_of(&server, Codec::Protobuf { message: Some("shop.New".to_owned()) }).await;
         assert_eq!(rows(&how, &[framed(third, "00 0803")]).await, "a=3\n");
     }

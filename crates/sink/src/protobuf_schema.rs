@@ -18,6 +18,11 @@ use crate::fault::Fault;
 use crate::kind::{JsonField, Kind};
 use crate::protobuf::{Absent, Field, Form, Message, Read};
 
+/// What is wrong, with its line and column.
+fn told(error: protox::Error) -> String {
+    format!("{error:?}")
+}
+
 /// The file at hand, where it has no name.
 const FILE: &str = "value.proto";
 /// How deep a frame may say that messages are declared within each other.
@@ -53,7 +58,7 @@ impl Schema {
             compiler.include_imports(true).open_file(path)?;
             Ok(compiler)
         });
-        let compiler = compiled.map_err(|error| error.to_string())?;
+        let compiler = compiled.map_err(told)?;
         let files: Vec<_> = compiler.files().collect();
         let name = files.iter().find(|file| !file.is_import()).map(|file| file.name().to_owned());
         Self::of(&compiler.descriptor_pool(), &name.unwrap_or_default(), message)
@@ -71,7 +76,7 @@ impl Schema {
         resolver.add(Texts(texts));
         resolver.add(GoogleFileResolver::new());
         let mut compiler = Compiler::with_file_resolver(resolver);
-        compiler.include_imports(true).open_file(FILE).map_err(|error| error.to_string())?;
+        compiler.include_imports(true).open_file(FILE).map_err(told)?;
         Self::of(&compiler.descriptor_pool(), FILE, message)
     }
 
@@ -238,7 +243,7 @@ struct Named {
 impl Messages {
     /// What it imports is not needed for that.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let file = File::from_source(FILE, text).map_err(|error| error.to_string())?;
+        let file = File::from_source(FILE, text).map_err(told)?;
         let file = file.file_descriptor_proto();
         Ok(Self(named(&file.message_type, file.package())))
     }

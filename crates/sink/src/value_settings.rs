@@ -267,7 +267,9 @@ mod tests {
     #[test]
     fn the_columns_of_protobuf_are_those_of_a_message() {
         let proto = |more: &str| format!("format = \"protobuf\"\n{more}");
-        check(&proto("schema = \"tests/data/order.proto\"\nmessage = \"shop.Order\""), expect![[r#"
+        check(
+            &proto("schema = \"tests/data/order.proto\"\nmessage = \"shop.Order\""),
+            expect![[r#"
             id: Int64
             city: Utf8
             state: Utf8
@@ -288,16 +290,42 @@ mod tests {
             fixed: Decimal128(20, 0)
             signed: Int32
             longer: Int64
-        "#]]);
-        check(&proto("schema = \"tests/data/order.proto\""), expect!["line 5, column 10: schema: tests/data/order.proto: it has several messages, and message says which: shop.Order, shop.Refund"]);
-        check(&proto("schema = \"tests/data/none.proto\""), expect!["line 5, column 10: schema: tests/data/none.proto: file 'tests/data/none.proto' is not in any include path"]);
-        check(&proto("schema = \"Cargo.toml\""), expect!["line 5, column 10: schema: Cargo.toml: expected 'enum', 'extend', 'import', 'message', 'option', 'service', 'package' or ';', but found '['"]);
-        check(&proto("message = \"shop.Order\""), expect![[r#"line 4, column 10: format = "protobuf" needs a schema, as in schema = "orders.proto", or a registry, as in registry = "http://HOST:8081""#]]);
+        "#]],
+        );
+        check(
+            &proto("schema = \"tests/data/order.proto\""),
+            expect![
+                "line 5, column 10: schema: tests/data/order.proto: it has several messages, and message says which: shop.Order, shop.Refund"
+            ],
+        );
+        check(
+            &proto("schema = \"tests/data/none.proto\""),
+            expect![
+                "line 5, column 10: schema: tests/data/none.proto: file 'tests/data/none.proto' is not in any include path"
+            ],
+        );
+        check(
+            &proto("schema = \"Cargo.toml\""),
+            expect![
+                "line 5, column 10: schema: Cargo.toml: Cargo.toml:1:1: expected 'enum', 'extend', 'import', 'message', 'option', 'service', 'package' or ';', but found '['"
+            ],
+        );
+        check(
+            &proto("message = \"shop.Order\""),
+            expect![[
+                r#"line 4, column 10: format = "protobuf" needs a schema, as in schema = "orders.proto", or a registry, as in registry = "http://HOST:8081""#
+            ]],
+        );
         check(
             &proto("schema = \"tests/data/order.proto\"\nmessage = \"shop.Order\"\nfields = []"),
             expect![[r#"line 7, column 10: the schema says the fields; only format = "json" declares them"#]],
         );
-        check("format = \"avro\"\nschema = \"tests/data/order.avsc\"\nmessage = \"a\"", expect!["line 6, column 1: value.message is not known here; format, schema, registry, registry_token, subject, version, fields are"]);
+        check(
+            "format = \"avro\"\nschema = \"tests/data/order.avsc\"\nmessage = \"a\"",
+            expect![
+                "line 6, column 1: value.message is not known here; format, schema, registry, registry_token, subject, version, fields are"
+            ],
+        );
     }
 
     #[test]
