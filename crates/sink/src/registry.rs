@@ -210,6 +210,8 @@ impl Registry {
         let path = format!("/subjects/{}/versions/{version}", encoded(subject));
         let until = Instant::now() + patience;
         let found = self.insist(&asked, &path, Some(until)).await?;
+        let (version, id) = (found["version"].as_u64(), found["id"].as_u64());
+        tracing::info!(registry = %self, subject, version, id, "the schema that says the columns");
         self.with_references(&asked, found, Some(until)).await
     }
 
