@@ -32,12 +32,14 @@ struct World {
     broker: EmbeddedBroker,
     registry: TestRegistry,
     dir: TempDir,
+    format: &'static str,
 }
 
 impl World {
-    async fn new() -> Self {
+    async fn new(format: &'static str) -> Self {
         let broker = EmbeddedBroker::builder().start().unwrap();
-        let world = Self { broker, registry: TestRegistry::start().await, dir: TempDir::new().unwrap() };
+        let (registry, dir) = (TestRegistry::start().await, TempDir::new().unwrap());
+        let world = Self { broker, registry, dir, format };
         for name in ["orders", "orders.dead"] {
             let topic = NewTopic {
                 name: Str::copy_from(name),
@@ -87,9 +89,9 @@ impl World {
     }
 
     fn settings(&self, more: &str) -> Settings {
-        let (table, registry) = (self.table(), &self.registry.address);
+        let (table, registry, format) = (self.table(), &self.registry.address, self.format);
         let text = format!(
-            "name = \"orders\"\ntopics = [\"orders\"]\n[value]\nformat = \"avro\"\nregistry = \"{registry}\"\n{more}\n[offline]\ntable = {table:?}\nroll_rows = 100\n"
+            "name = \"orders\"\ntopics = [\"orders\"]\n[value]\nformat = {format:?}\nregistry = \"{registry}\"\n{more}\n[offline]\ntable = {table:?}\nroll_rows = 100\n"
         );
         Settings::parse(&text).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -181,7 +183,7 @@ fn number(number: u8) -> [u8; 2] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn schemas_change_and_the_registry_is_away_and_each_record_is_there_once() {
-    let world = World::new().await;
+    let world = World::new("avro").await;
     let old = world.register(&json!([{ "name": "id", "type": "int" }]));
     let new = world.register(&json!([
         { "name": "id", "type": "long" }, { "name": "city", "type": ["null", "string"], "default": null }
@@ -222,7 +224,7 @@ async fn schemas_change_and_the_registry_is_away_and_each_record_is_there_once()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_schema_is_known_for_stops_the_line_or_is_a_dead_letter() {
-    let world = World::new().await;
+    let world = World::new("avro").await;
     let id = world.register(&json!([{ "name": "id", "type": "long" }]));
     let bad = [framed(99, &[2]), vec![1, 2, 3], framed(id, &[2, 2])];
     world.send([framed(id, &[2])]).await;
@@ -246,7 +248,7 @@ async fn what_no_schema_is_known_for_stops_the_line_or_is_a_dead_letter() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_says_no_columns_ends_the_run_before_it_reads() {
-    let world = World::new().await;
+    let world = World::new("avro").await;
     let told = |error: RunError| error.to_string().replace(&world.registry.address, "http://registry");
     assert_eq!(
         told(world.run_to_end("").await.unwrap_err()),
@@ -257,4 +259,23 @@ async fn a_registry_that_says_no_columns_ends_the_run_before_it_reads() {
         told(world.run_to_end("").await.unwrap_err()),
         "the schema that says the columns, of orders-value in http://registry: field id: a union of int, string cannot be a column; a union of null and one other type can"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_another_type_are_dead_letters_and_the_others_are_rows() {
+    let world = World::new("protobuf").await;
+    let text = "syntax = \"proto3\"; message Order { int64 id = 1; optional string city = 2; } message Refund { int64 id = 1; }";
+    let id = world.registry.register("orders-value", "PROTOBUF", text, json!([]));
+    world
+        .send([
+            framed(id, &[0, 0x08, 1]),
+            framed(id, &[2, 2, 0x08, 1]),
+            framed(id, &[2, 0, 0x08, 2, 0x12, 1, b'a']),
+        ])
+        .await;
+    let declared = "message = \"Order\"\n[dead_letters]\ntopic = \"orders.dead\"";
+    world.run_to_end(declared).await.unwrap();
+    assert_eq!(world.rows(), [(1, None), (2, Some("a".to_owned()))]);
+    let verified = world.verified(declared).await;
+    assert_eq!((verified.records, verified.rows), (3, 2));
 }
