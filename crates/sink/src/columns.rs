@@ -15,11 +15,12 @@ use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use client::ConsumedRecord;
 
 use crate::column::Column;
+use crate::encoded::{Encoded, SchemaError};
 use crate::json;
 use crate::kind::{JsonField, Kind};
 
 /// How values become columns.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Format {
     /// One column `value` of text.
     Text,
@@ -27,6 +28,19 @@ pub enum Format {
     Bytes,
     /// A column for each of these fields of a JSON object. Others are left out.
     Json(Vec<JsonField>),
+    /// A column for each field of a schema.
+    Encoded(Arc<Encoded>),
+}
+
+impl Format {
+    /// The columns of values, where they are not one of the value itself.
+    fn fields(&self) -> Option<&[JsonField]> {
+        match self {
+            Self::Text | Self::Bytes => None,
+            Self::Json(fields) => Some(fields),
+            Self::Encoded(encoded) => Some(encoded.fields()),
+        }
+    }
 }
 
 /// What a record has besides its value, as a column.
@@ -99,7 +113,7 @@ fn header_fields() -> Fields {
 }
 
 /// What a table's rows look like.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Shape {
     format: Format,
     extras: Vec<Extra>,
@@ -121,7 +135,9 @@ impl Shape {
         let values = match &format {
             Format::Text => vec![Field::new("value", DataType::Utf8, true)],
             Format::Bytes => vec![Field::new("value", DataType::Binary, true)],
-            Format::Json(fields) => fields.iter().map(JsonField::arrow).collect(),
+            Format::Json(_) | Format::Encoded(_) => {
+                format.fields().into_iter().flatten().map(JsonField::arrow).collect()
+            }
         };
         let fields: Vec<Field> = values.into_iter().chain(extras.iter().map(|extra| extra.field())).collect();
         for (at, field) in fields.iter().enumerate() {
@@ -131,6 +147,22 @@ impl Shape {
             }
         }
         Ok(Self { format, extras, schema: Arc::new(Schema::new(fields)) })
+    }
+
+    /// The same with its columns, where a registry is still to be asked for them.
+    pub(crate) async fn settled(self: &Arc<Self>) -> Result<Arc<Self>, SchemaError> {
+        let Format::Encoded(encoded) = &self.format else { return Ok(Arc::clone(self)) };
+        let Some(settled) = encoded.settled().await? else { return Ok(Arc::clone(self)) };
+        let settled = Self::new(Format::Encoded(Arc::new(settled)), self.extras.clone());
+        Ok(Arc::new(settled.map_err(|name| encoded.unusable(format!("there are two columns {name:?}")))?))
+    }
+
+    /// What has to be made ready before records are appended, if anything.
+    pub(crate) fn encoded(&self) -> Option<&Arc<Encoded>> {
+        match &self.format {
+            Format::Encoded(encoded) => Some(encoded),
+            _ => None,
+        }
     }
 
     /// Whether values are kept as they are.
@@ -211,7 +243,7 @@ pub struct Columns {
     extras: Vec<ExtraColumn>,
     rows: usize,
     bytes: usize,
-    /// For JSON: in which row each field was last seen.
+    /// In which row each field was last seen, where fields come in any order.
     seen: Vec<u64>,
     row_number: u64,
 }
@@ -222,7 +254,9 @@ impl Columns {
         let values: Vec<Column> = match &shape.format {
             Format::Text => vec![Column::new(&Kind::String)],
             Format::Bytes => vec![Column::new(&Kind::Bytes)],
-            Format::Json(fields) => fields.iter().map(|field| Column::new(&field.kind)).collect(),
+            Format::Json(_) | Format::Encoded(_) => {
+                shape.format.fields().into_iter().flatten().map(|field| Column::new(&field.kind)).collect()
+            }
         };
         let extras = shape.extras.iter().map(|&extra| ExtraColumn::new(extra)).collect();
         let seen = vec![0; values.len()];
@@ -242,6 +276,7 @@ impl Columns {
     /// Appends a record as a row. After an error nothing may be appended before [`Columns::finish`], which gives the rows before it.
     pub fn append(&mut self, record: &ConsumedRecord) -> Result<(), Unconvertible> {
         let unconvertible = |problem: String| Unconvertible { field: None, problem };
+        let mut extra = 0;
         match (&self.shape.format, &mut self.values[..], &record.value) {
             (Format::Text, [Column::String(column)], Some(value)) => {
                 let text = std::str::from_utf8(value);
@@ -250,8 +285,10 @@ impl Columns {
             }
             (Format::Bytes, [Column::Binary(column)], Some(value)) => column.append_value(value),
             (Format::Text | Format::Bytes, [column], None) => column.null(),
-            (Format::Json(fields), values, value) => {
+            (Format::Encoded(encoded), values, Some(value)) => extra = encoded.append(value, values)?,
+            (format @ (Format::Json(_) | Format::Encoded(_)), values, value) => {
                 self.row_number += 1;
+                let fields = format.fields().unwrap_or_default();
                 let row = json::Row { fields, values, seen: &mut self.seen, number: self.row_number };
                 match value {
                     Some(value) => row.parse(value)?,
@@ -264,7 +301,7 @@ impl Columns {
             extra.append(record);
         }
         self.rows += 1;
-        self.bytes += size(record);
+        self.bytes += size(record) + extra;
         Ok(())
     }
 

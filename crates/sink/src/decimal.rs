@@ -43,9 +43,50 @@ pub(crate) fn parse(text: &str, precision: u8, scale: u8) -> Result<i128, NoDeci
     Ok(if is_negative { -value } else { value })
 }
 
+/// A number of two's complement, the highest byte first, that has at most `precision` digits.
+pub(crate) fn of_bytes(bytes: &[u8], precision: u8) -> Option<i128> {
+    let first = *bytes.first()?;
+    let sign = if first < 0x80 { 0 } else { 0xff };
+    // More bytes than needed say the sign again.
+    let (more, needed) = bytes.split_at(bytes.len().saturating_sub(16));
+    let mut value = [sign; 16];
+    value[16 - needed.len()..].copy_from_slice(needed);
+    let value = i128::from_be_bytes(value);
+    let is_extended = more.iter().all(|&byte| byte == sign) && (value < 0) == (sign == 0xff);
+    (is_extended && value.unsigned_abs() < 10_u128.pow(precision.into())).then_some(value)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{NoDecimal, parse};
+    use super::{NoDecimal, of_bytes, parse};
+
+    #[test]
+    fn a_decimal_is_exactly_its_bytes_or_none() {
+        for (bytes, value) in [
+            (&[0][..], Some(0)),
+            (&[0xff], Some(-1)),
+            (&[0x03, 0xe7], Some(999)),
+            (&[0x03, 0xe8], None),
+            (&[0xfc, 0x19], Some(-999)),
+            (&[0xfc, 0x18], None),
+            (&[], None),
+            (&[0; 40], Some(0)),
+            (&[0xff; 17], Some(-1)),
+            (
+                &[
+                    0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+                    0xff, 0xff,
+                ],
+                None,
+            ),
+            (&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], None),
+        ] {
+            assert_eq!(of_bytes(bytes, 3), value, "{bytes:?}");
+        }
+        let largest = 10_i128.pow(38) - 1;
+        assert_eq!(of_bytes(&largest.to_be_bytes(), 38), Some(largest));
+        assert_eq!(of_bytes(&(largest + 1).to_be_bytes(), 38), None);
+    }
 
     #[test]
     fn a_decimal_is_exactly_its_text_or_none() {

@@ -1,11 +1,11 @@
 //! Leaving: topics into tables, each record exactly once.
 //!
 //! The modules stand in the order of a record's way: what a position belongs to and how files are called (`key`), what is done next
-//! (`plan`), records into columns (`kind`, `column`, `columns`, `decimal`, `json`), columns into files beside the table (`writer`), the fence of those files
+//! (`plan`), records into columns (`kind`, `column`, `columns`, `decimal`, `json`, and by schemas: `fault`, `avro_schema`, `avro`, `protobuf`, `protobuf_schema`, `registry`, `encoded`), columns into files beside the table (`writer`), the fence of those files
 //! (`staging`), a directory in place of another (`exchange`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
 //! `server_store`, `redis_store` and `postgres_store`), records that are no rows (`letters`, `verdicts`), one partition that goes
 //! through all of it (`partition`), what its files say of themselves (`footer`) and what was removed of them (`expired`), what is declared
-//! (`settings`, `positions`), which partitions are this instance's (`shares`), what is read and whether it continues (`source`), hours that are complete (`success`), the line into the table at work (`offline`), the
+//! (`settings`, `value_settings`, `positions`), which partitions are this instance's (`shares`), what is read and whether it continues (`source`), hours that are complete (`success`), the line into the table at work (`offline`), the
 //! one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`), both of them (`run`), what can be said of
 //! it from outside (`status`, `replay`, `digest`, `verify_nearline`, `verify`), positions from the table itself (`repair`), and what keeps it in order (`compact`, `expire`). Invariant: a
 //! range is frozen before its files are in the table, and committed after; whoever repeats it writes the same files.
@@ -18,6 +18,13 @@ mod column;
 mod columns;
 mod decimal;
 mod json;
+mod fault;
+mod avro_schema;
+mod avro;
+mod protobuf;
+mod protobuf_schema;
+mod registry;
+mod encoded;
 mod table;
 mod staging;
 mod exchange;
@@ -33,6 +40,7 @@ mod partition;
 mod footer;
 mod expired;
 mod settings;
+mod value_settings;
 mod positions;
 mod shares;
 mod source;
@@ -52,9 +60,12 @@ mod verify;
 mod repair;
 mod compact;
 mod expire;
+#[cfg(test)]
+mod testing;
 
 pub use columns::{Columns, Extra, Format, OFFSET_COLUMN, Shape, Unconvertible};
 pub use compact::{Compaction, Merge, Merges, UpkeepOutcome, compact};
+pub use encoded::{Encoded, SchemaError};
 pub use expire::{Expiries, Expiry, OldDirectory, expire};
 pub use file_store::FileStore;
 pub use files::{Entry, Files, LocalFiles, NewFile};
@@ -67,6 +78,7 @@ pub use plan::{Action, Event, Limits, Plan};
 pub use positions::{Positions, open_store};
 pub use postgres_store::PostgresStore;
 pub use redis_store::RedisStore;
+pub use registry::{Registry, RegistryError};
 pub use repair::{Repair, RepairAction, repair};
 pub use replay::{DeadLetter, Replayed, Which, dead_letters, replay};
 pub use run::{Done, RunError, Until, run};

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io::{self, ErrorKind};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +18,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use wire::{Offset, TopicPartition};
 
+use crate::encoded::Encoded;
 use crate::files::Files;
 use crate::key::Key;
 use crate::letters::TopicLetters;
 use crate::log_reader::LogReader;
-use crate::partition::{Chunk, Partition, PartitionError};
+use crate::partition::{Chunk, LineSettings, Partition, PartitionError};
 use crate::positions::open_store;
 use crate::run::{Done, LOOK_EVERY, RunError, Until};
 use crate::settings::{DeadLetterSettings, Line, OfflineSettings, Settings};
@@ -49,7 +51,8 @@ struct Taken {
 /// The line at work.
 struct Offline {
     settings: Settings,
-    offline: OfflineSettings,
+    memory_max: usize,
+    line_settings: LineSettings,
     /// The client's, for those who send dead letters.
     options: Options,
     environment: Arc<dyn Environment>,
@@ -64,6 +67,8 @@ struct Offline {
     done: BTreeMap<TopicPartition, Done>,
     /// Where the partitions ended at the start, if that is where the line is to end.
     ends: BTreeMap<TopicPartition, Offset>,
+    /// What has to have its schemas at hand.
+    encoded: Option<Arc<Encoded>>,
     /// Bytes taken since memory was looked at.
     taken: usize,
     foreign_told: bool,
@@ -135,13 +140,17 @@ impl Offline {
                 .map_err(|error| failed("keep the table's directory", error))?,
         }
         let table = Table::new(Arc::clone(&files), &offline.table);
+        let shape = offline.line.shape.settled().await?;
+        let encoded = shape.encoded().cloned();
+        let line_settings = LineSettings { shape, ..offline.line.clone() };
         let store = open_store(offline, files).await?;
         let (group, shares, _) = Shares::new();
         let consumer = Consumer::with_offsets(cluster.clone(), Arc::new(group));
         consumer.subscribe(settings.topics.iter().cloned())?;
         Ok(Self {
             settings: settings.clone(),
-            offline: offline.clone(),
+            memory_max: offline.memory_max,
+            line_settings,
             options,
             environment,
             cluster,
@@ -153,6 +162,7 @@ impl Offline {
             taken_over: BTreeMap::new(),
             done: BTreeMap::new(),
             ends,
+            encoded,
             taken: 0,
             foreign_told: false,
         })
@@ -180,7 +190,11 @@ impl Offline {
                 records = self.consumer.next() => records,
             };
             match records {
-                Some(Ok(records)) => self.take(records).await?,
+                Some(Ok(records)) => match self.prepare(&records, stop.as_mut()).await? {
+                    true => self.take(records).await?,
+                    // They are read again by the next one.
+                    false => return Ok(()),
+                },
                 Some(Err(error)) => return Err(self.stopped(error).await),
                 None => return Ok(()),
             }
@@ -266,7 +280,7 @@ impl Offline {
     async fn hold(&mut self, key: &Key, begin: Offset) -> Result<Partition, PartitionError> {
         // Two halves of a random number are one.
         let token = self.environment.random() as i64;
-        let (store, table, line) = (Arc::clone(&self.store), self.table.clone(), self.offline.line.clone());
+        let (store, table, line) = (Arc::clone(&self.store), self.table.clone(), self.line_settings.clone());
         let opened =
             Partition::open(key.clone(), store, table, line, begin, token, self.environment.now()).await?;
         let Some(DeadLetterSettings { topic }) = &self.settings.dead_letters else { return Ok(opened) };
@@ -435,6 +449,38 @@ impl Offline {
         self.worked(&name, worked)
     }
 
+    /// Has the schemas at hand that records were written by; says no if it is to stop before they are.
+    async fn prepare(
+        &mut self,
+        records: &Records,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<bool, RunError> {
+        let Some(encoded) = self.encoded.clone() else { return Ok(true) };
+        let prepared = encoded.prepare(records);
+        tokio::pin!(prepared);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => return Ok(false),
+                prepared = &mut prepared => return Ok(prepared.map(|()| true)?),
+                () = sleep(LOOK_EVERY) => {
+                    if !records.is_wanted() {
+                        // They are somebody else's to wait for.
+                        return Ok(true);
+                    }
+                    // By the time alone: the consumer stands behind records that are still to be taken.
+                    let now = self.environment.now();
+                    let names: Vec<_> = self.readings.keys().cloned().collect();
+                    for name in names {
+                        let reading = self.readings.get_mut(&name).expect("it was just there");
+                        let worked = reading.partition.tick(now).await;
+                        self.worked(&name, worked)?;
+                    }
+                }
+            }
+        }
+    }
+
     /// What is due by now.
     async fn tick(&mut self) -> Result<(), RunError> {
         let now = self.environment.now();
@@ -464,7 +510,7 @@ impl Offline {
 
     /// Writes out what takes most while all together takes too much.
     async fn bound_memory(&mut self) -> Result<(), RunError> {
-        let memory_max = self.offline.memory_max;
+        let memory_max = self.memory_max;
         if self.taken < memory_max / 16 {
             return Ok(());
         }

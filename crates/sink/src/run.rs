@@ -15,9 +15,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use wire::{Offset, Str, TopicPartition, Uuid};
 
+use crate::encoded::SchemaError;
 use crate::files::Files;
 use crate::key::{Key, LineName};
 use crate::partition::PartitionError;
+use crate::registry::RegistryError;
 use crate::settings::{Line, Settings};
 use crate::store::StoreError;
 use crate::{nearline, offline};
@@ -44,6 +46,12 @@ pub enum RunError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// There is no schema to read by.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// The registry does not give a schema that records were written by.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// What is stored cannot be continued.
     #[error("{key} stops: {cause}; committed {committed}, found {found}, log {start} to {end}")]
     Gap {

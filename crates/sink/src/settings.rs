@@ -17,10 +17,10 @@ use wire::Str;
 
 use crate::columns::{Extra, Format, Shape};
 use crate::key::{Layout, LineName};
-use crate::kind::{JsonField, Kind};
 use crate::partition::LineSettings;
 use crate::plan::Limits;
 use crate::positions::Positions;
+use crate::value_settings::value_format;
 
 /// A declaration of a sink.
 #[derive(Clone)]
@@ -147,13 +147,13 @@ fn place(at: &Option<(usize, usize)>) -> String {
 }
 
 /// What is wrong where in the text.
-struct Problem {
+pub(crate) struct Problem {
     span: Option<Span<usize>>,
     what: String,
 }
 
 impl Problem {
-    fn new(span: Span<usize>, what: impl Into<String>) -> Self {
+    pub(crate) fn new(span: Span<usize>, what: impl Into<String>) -> Self {
         Self { span: Some(span), what: what.into() }
     }
 }
@@ -186,35 +186,37 @@ fn line_and_column(text: &str, at: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
-type Value<'a> = Spanned<DeValue<'a>>;
+pub(crate) type Value<'a> = Spanned<DeValue<'a>>;
 
 /// A table of the text, and the keys that were looked at.
-struct Section<'a> {
+pub(crate) struct Section<'a> {
     /// How it is called, with a space behind, or nothing.
     name: String,
-    span: Span<usize>,
+    pub(crate) span: Span<usize>,
     table: &'a DeTable<'a>,
     known: Vec<&'static str>,
 }
 
 impl<'a> Section<'a> {
-    fn new(name: &str, span: Span<usize>, table: &'a DeTable<'a>) -> Self {
+    pub(crate) fn new(name: &str, span: Span<usize>, table: &'a DeTable<'a>) -> Self {
         Self { name: name.to_owned(), span, table, known: Vec::new() }
     }
 
-    fn get(&mut self, key: &'static str) -> Option<&'a Value<'a>> {
-        self.known.push(key);
+    pub(crate) fn get(&mut self, key: &'static str) -> Option<&'a Value<'a>> {
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         self.table.get(key)
     }
 
-    fn required(&mut self, key: &'static str, example: &str) -> Result<&'a Value<'a>, Problem> {
+    pub(crate) fn required(&mut self, key: &'static str, example: &str) -> Result<&'a Value<'a>, Problem> {
         let (name, span) = (self.name.clone(), self.span.clone());
         let missing = || Problem::new(span, format!("{name}{key} is missing, as in {key} = {example}"));
         self.get(key).ok_or_else(missing)
     }
 
     /// A value by its text, or the default.
-    fn parsed<T>(
+    pub(crate) fn parsed<T>(
         &mut self,
         key: &'static str,
         default: T,
@@ -224,7 +226,7 @@ impl<'a> Section<'a> {
         parse(text(key, value)?).map_err(|problem| Problem::new(value.span(), format!("{key}: {problem}")))
     }
 
-    fn number(&mut self, key: &'static str, default: u64) -> Result<u64, Problem> {
+    pub(crate) fn number(&mut self, key: &'static str, default: u64) -> Result<u64, Problem> {
         let Some(value) = self.get(key) else { return Ok(default) };
         let number = match value.get_ref() {
             DeValue::Integer(number) => {
@@ -246,7 +248,7 @@ impl<'a> Section<'a> {
     }
 
     /// Refuses what was not looked at.
-    fn end(self) -> Result<(), Problem> {
+    pub(crate) fn end(self) -> Result<(), Problem> {
         for (key, _) in self.table.iter() {
             if !self.known.contains(&key.get_ref().as_ref()) {
                 let what = format!(
@@ -262,14 +264,14 @@ impl<'a> Section<'a> {
     }
 }
 
-fn text<'a>(key: &str, value: &'a Value<'a>) -> Result<&'a str, Problem> {
+pub(crate) fn text<'a>(key: &str, value: &'a Value<'a>) -> Result<&'a str, Problem> {
     match value.get_ref() {
         DeValue::String(text) => Ok(text),
         _ => Err(Problem::new(value.span(), format!("{key} takes a text in quotes"))),
     }
 }
 
-fn list<'a>(key: &str, value: &'a Value<'a>) -> Result<&'a [Value<'a>], Problem> {
+pub(crate) fn list<'a>(key: &str, value: &'a Value<'a>) -> Result<&'a [Value<'a>], Problem> {
     match value.get_ref() {
         DeValue::Array(items) => Ok(items),
         _ => Err(Problem::new(value.span(), format!("{key} takes a list, as in {key} = [\"a\", \"b\"]"))),
@@ -320,7 +322,7 @@ fn settings(document: &Spanned<DeTable<'_>>) -> Result<Settings, Problem> {
     })?;
     let client = client_settings(&mut top)?;
     let format = match top.section("value")? {
-        Some(section) => value_format(section)?,
+        Some(section) => value_format(section, &topics)?,
         None => Format::Bytes,
     };
     let dead_letters = match top.section("dead_letters")? {
@@ -392,98 +394,6 @@ fn dead_letters(mut section: Section<'_>, topics: &[Str]) -> Result<DeadLetterSe
     }
     section.end()?;
     Ok(DeadLetterSettings { topic })
-}
-
-const FORMATS: [&str; 3] = ["bytes", "text", "json"];
-
-fn value_format(mut section: Section<'_>) -> Result<Format, Problem> {
-    let value = section.required("format", "\"json\"")?;
-    let fields = section.get("fields");
-    let format = match (text("format", value)?, fields) {
-        ("json", Some(fields)) => Format::Json(declared(fields)?),
-        ("json", None) => {
-            let what = "format = \"json\" needs fields, as in fields = [{ name = \"id\", type = \"int64\" }]";
-            return Err(Problem::new(value.span(), what));
-        }
-        ("bytes" | "text", Some(fields)) => {
-            return Err(Problem::new(fields.span(), "only format = \"json\" has fields"));
-        }
-        ("bytes", None) => Format::Bytes,
-        ("text", None) => Format::Text,
-        (other, _) => {
-            return Err(Problem::new(
-                value.span(),
-                format!("format: {other:?} is none of {}", FORMATS.join(", ")),
-            ));
-        }
-    };
-    section.end()?;
-    Ok(format)
-}
-
-/// The fields of an object.
-fn declared(fields: &Value<'_>) -> Result<Vec<JsonField>, Problem> {
-    let mut declared: Vec<JsonField> = Vec::new();
-    for item in list("fields", fields)? {
-        let DeValue::Table(table) = item.get_ref() else {
-            let what = "a field is declared as { name = \"id\", type = \"int64\" }";
-            return Err(Problem::new(item.span(), what));
-        };
-        let mut section = Section::new("a field's ", item.span(), table);
-        let value = section.required("name", "\"id\"")?;
-        let name = text("name", value)?.to_owned();
-        if name.is_empty() {
-            return Err(Problem::new(value.span(), "a field's name is empty"));
-        }
-        declared.push(field(name, section)?);
-    }
-    if declared.is_empty() {
-        return Err(Problem::new(fields.span(), "fields declares no field"));
-    }
-    Ok(declared)
-}
-
-/// A type, with what belongs to it.
-fn field(name: String, mut section: Section<'_>) -> Result<JsonField, Problem> {
-    let value = section.required("type", "\"int64\"")?;
-    let named = text("type", value)?;
-    let kind = match named {
-        "struct" => {
-            let fields = section.required("fields", "[{ name = \"street\", type = \"string\" }]")?;
-            let declared = declared(fields)?;
-            for (at, field) in declared.iter().enumerate() {
-                // As columns are told apart.
-                if declared[..at].iter().any(|other| other.name.eq_ignore_ascii_case(&field.name)) {
-                    return Err(Problem::new(
-                        fields.span(),
-                        format!("there are two fields {:?}", field.name),
-                    ));
-                }
-            }
-            Kind::Struct(declared)
-        }
-        "list" => Kind::List(Box::new(within(&mut section, "items", JsonField::ELEMENT)?)),
-        "map" => Kind::Map(Box::new(within(&mut section, "values", JsonField::VALUE)?)),
-        _ => Kind::named(named).ok_or_else(|| {
-            Problem::new(value.span(), format!("type: {named:?} is none of {}", Kind::NAMES.join(", ")))
-        })?,
-    };
-    let is_required = match section.get("required").map(|value| (value.span(), value.get_ref())) {
-        None => false,
-        Some((_, DeValue::Boolean(is))) => *is,
-        Some((span, _)) => return Err(Problem::new(span, "required takes true or false")),
-    };
-    section.end()?;
-    Ok(JsonField { name, kind, is_required })
-}
-
-/// What a list or map holds.
-fn within(section: &mut Section<'_>, key: &'static str, name: &str) -> Result<JsonField, Problem> {
-    let value = section.required(key, "{ type = \"string\" }")?;
-    let DeValue::Table(table) = value.get_ref() else {
-        return Err(Problem::new(value.span(), format!("{key} is declared as {{ type = \"string\" }}")));
-    };
-    field(name.to_owned(), Section::new(&format!("the {key}' "), value.span(), table))
 }
 
 fn offline(mut section: Section<'_>, format: Format) -> Result<OfflineSettings, Problem> {
@@ -749,8 +659,8 @@ mod tests {
             expect![[r#"line 3, column 1: dead_letters.topic is missing, as in topic = "orders.dead""#]],
         );
         check_behind_top(
-            "[value]\nformat = \"avro\"\n",
-            expect![[r#"line 4, column 10: format: "avro" is none of bytes, text, json"#]],
+            "[value]\nformat = \"xml\"\n",
+            expect![[r#"line 4, column 10: format: "xml" is none of bytes, text, json, avro, protobuf"#]],
         );
         check_behind_top(
             "[value]\nformat = \"json\"\n",
