@@ -263,6 +263,29 @@ async fn a_record_that_is_no_row_ends_it_by_name_with_what_came_before_committed
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_gone_are_missed_also_where_retention_has_removed_the_first_records() {
+    let world = World::new(1).await;
+    world.send(0, numbers(0..300)).await;
+    world.run_to_end("").await.unwrap();
+    let sums = |all: &[Verified]| (all[0].rows, all[0].records, all[0].passed, all[0].missing, all[0].double);
+    let partition = TopicPartition::new("orders", PartitionId(0));
+    // In the middle of a range: the rest of it is compared all the same.
+    world.admin().delete_records(&[(partition.clone(), Offset(50))]).await.unwrap();
+    let verified = world.verified().await;
+    assert!(verified[0].is_clean(), "{verified:?}");
+    assert_eq!(sums(&verified), (300, 250, 50, 0, 0));
+
+    for file in parquet_files(&world.table()) {
+        std::fs::remove_file(file).unwrap();
+    }
+    let verified = world.verified().await;
+    assert_eq!(sums(&verified), (0, 250, 0, 250, 0));
+    let problem =
+        "no file is there from 0 to 50, and the log begins at 50: what was there is in neither of them";
+    assert_eq!(verified[0].findings[0].problem, problem);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_topic_made_anew_and_a_store_that_is_gone_stop_it() {
     let world = World::new(1).await;
     world.send(0, numbers(0..50)).await;

@@ -149,6 +149,24 @@ impl World {
         producer.close(PATIENCE).await.unwrap();
     }
 
+    /// Gives the line the positions that it has in `out` in another topic.
+    async fn forge_positions_in(&self, topic: &str) {
+        let admin = self.admin();
+        let ids = admin.describe_topics(&[Str::from("out"), Str::copy_from(topic)]).await.unwrap();
+        let [out, other_id] = [0, 1].map(|at| ids[at].1.as_ref().unwrap().id.to_string());
+        let group = Str::from("orders.nearline");
+        let partition = TopicPartition::new(Str::from("orders"), PartitionId(0));
+        let mut kept = admin.group_offsets(&group).await.unwrap().committed.remove(&partition).unwrap();
+        kept.metadata = kept.metadata.map(|metadata| Str::copy_from(&metadata.replace(&out, &other_id)));
+        let producer = self.producer(Some("forger"));
+        producer.init_transactions().await.unwrap();
+        let transaction = producer.begin().await.unwrap();
+        let as_group = ConsumerGroupMetadata::of_group(group);
+        transaction.send_positions([(partition, kept)], &as_group).await.unwrap();
+        transaction.commit().await.unwrap();
+        producer.close(PATIENCE).await.unwrap();
+    }
+
     async fn end(&self, topic: &str, isolation: Isolation) -> i64 {
         let partition = TopicPartition::new(Str::copy_from(topic), PartitionId(0));
         let listed = self.admin().list_offsets(&[(partition, OffsetSpec::Latest)], isolation).await.unwrap();
@@ -333,20 +351,7 @@ async fn verify_finds_a_record_that_is_missing_in_the_middle_and_one_that_is_ano
     let all = world.verified(&other).await;
     assert!(all[1].findings[0].problem.contains("is of what is in the output topic with id"), "{all:?}");
 
-    let admin = world.admin();
-    let ids = admin.describe_topics(&[Str::from("out"), Str::from("other")]).await.unwrap();
-    let [out, other_id] = [0, 1].map(|at| ids[at].1.as_ref().unwrap().id.to_string());
-    let group = Str::from("orders.nearline");
-    let partition = TopicPartition::new(Str::from("orders"), PartitionId(0));
-    let mut kept = admin.group_offsets(&group).await.unwrap().committed.remove(&partition).unwrap();
-    kept.metadata = kept.metadata.map(|metadata| Str::copy_from(&metadata.replace(&out, &other_id)));
-    let producer = world.producer(Some("forger"));
-    producer.init_transactions().await.unwrap();
-    let transaction = producer.begin().await.unwrap();
-    let as_group = ConsumerGroupMetadata::of_group(group);
-    transaction.send_positions([(partition, kept)], &as_group).await.unwrap();
-    transaction.commit().await.unwrap();
-    producer.close(PATIENCE).await.unwrap();
+    world.forge_positions_in("other").await;
 
     let all = world.verified(&other).await;
     assert_eq!((all[1].rows, all[1].records, all[1].missing, all[1].double), (99, 100, 1, 0));
@@ -356,6 +361,32 @@ async fn verify_finds_a_record_that_is_missing_in_the_middle_and_one_that_is_ano
         found[1].ends_with("their numbers differ, with 100 in the table and 99 in the output topic"),
         "{found:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_outputs_retention_cannot_have_removed_is_missing() {
+    let world = World::new(1).await;
+    world.send(0, 0..100).await;
+    world.run_to_end(NEARLINE).await.unwrap();
+    let written = world.records("out", 1).await.remove(&0).unwrap();
+
+    // An output from which three records of somebody else were removed, and which never had the first ten of the line.
+    world.create("other", 1).await;
+    let others = std::iter::repeat_n(ConsumedRecord { headers: Vec::new(), ..written[0].clone() }, 3);
+    for record in others.chain(written[10..].iter().cloned()) {
+        world.send_again(&ConsumedRecord { topic: "other".into(), ..record }).await;
+    }
+    world.forge_positions_in("other").await;
+    let other = TopicPartition::new(Str::from("other"), PartitionId(0));
+    let admin = world.admin();
+    admin.delete_records(&[(other.clone(), Offset(3))]).await.unwrap();
+    let lines = NEARLINE.replace("\"out\"", "\"other\"");
+    let one = &world.verified(&lines).await[0];
+    assert_eq!((one.rows, one.records, one.passed, one.missing), (90, 97, 3, 7));
+    // All of the line's is gone; that much it was.
+    admin.delete_records(&[(other, Offset(93))]).await.unwrap();
+    let one = &world.verified(&lines).await[0];
+    assert_eq!((one.rows, one.records, one.passed, one.missing), (0, 7, 93, 7));
 }
 
 #[tokio::test(flavor = "multi_thread")]
