@@ -98,7 +98,7 @@ pub enum PartitionError {
         /// The range.
         range: Range,
         /// How many.
-        letters: usize,
+        letters: u64,
     },
     /// Dead letters were sent of what is about to be sent.
     #[error(
@@ -169,8 +169,8 @@ pub struct Partition {
     in_hand_bytes: usize,
     /// Up to where letters were sent, as of the freeze of a range that has some.
     sent: Option<Offset>,
-    /// The last range committed of which verdicts are kept. They stay until the next is frozen, should the store forget the commit.
-    kept: Option<Frozen>,
+    /// Verdicts of the range that was committed last. They stay until the next one is committed, should the store forget the commit.
+    kept: Vec<PathBuf>,
     letters_taken: u64,
     /// Of the last record that was taken.
     leader_epoch: LeaderEpoch,
@@ -214,17 +214,6 @@ impl Partition {
         let leader_epoch = stored.committed.leader_epoch;
         let writer = Self::writer(&table, &settings, frozen);
         let (fence, staged) = (held.fence, Vec::new());
-        let failed = |source| PartitionError::Files {
-            key: Box::new(key.clone()),
-            doing: "read which records are dead letters",
-            path: table.root().to_owned(),
-            source,
-        };
-        verdicts::clear(&table, &key, fence.number, frozen.as_ref()).map_err(failed)?;
-        let verdicts = match &frozen {
-            Some(frozen) => verdicts::find(&table, &key, frozen).map_err(failed)?,
-            None => Verdicts::new(),
-        };
         Ok(Self {
             key,
             fence,
@@ -238,11 +227,11 @@ impl Partition {
             frozen,
             staged,
             letters: None,
-            verdicts,
+            verdicts: Verdicts::new(),
             in_hand: Vec::new(),
             in_hand_bytes: 0,
             sent: None,
-            kept: None,
+            kept: Vec::new(),
             letters_taken: 0,
             leader_epoch,
             is_lost: false,
@@ -265,11 +254,14 @@ impl Partition {
 
     /// Compares what is stored with what the table holds, as listed after [`Partition::open`].
     pub async fn compare(&mut self, listing: &Listing) -> Result<(), PartitionError> {
-        if let (Some(Frozen { range, .. }), None, 1..) = (self.frozen, &self.letters, self.verdicts.len()) {
-            let (key, letters) = (Box::new(self.key.clone()), self.verdicts.len());
-            return Err(PartitionError::NoLetters { key, range, letters });
+        if let (Some(Frozen { range, letters: letters @ 1.., .. }), None) = (self.frozen, &self.letters) {
+            return Err(PartitionError::NoLetters { key: Box::new(self.key.clone()), range, letters });
         }
-        let Err(ahead) = table::check(&self.key.partition, &self.stored, listing) else { return Ok(()) };
+        let Err(ahead) = table::check(&self.key.partition, &self.stored, listing) else {
+            // Not before it is known that the store has lost nothing: what is there may be all that tells what the letters are.
+            let verdicts = self.find_verdicts();
+            return verdicts.map_err(|source| self.lose("read which records are dead letters", source));
+        };
         // Unless somebody took it over meanwhile and has gone on.
         let stored = self.store.list(&self.key.line).await?;
         let stored = stored.iter().find(|(key, _)| *key == self.key).map(|(_, stored)| *stored);
@@ -280,6 +272,15 @@ impl Partition {
                 Err(PartitionError::TakenOver { key: Box::new(self.key.clone()), how })
             }
         }
+    }
+
+    /// Which records of a range that was found frozen are dead letters; and removes what nobody needs of earlier holders.
+    fn find_verdicts(&mut self) -> io::Result<()> {
+        self.kept = verdicts::clear(&self.table, &self.key, self.fence.number, &self.stored)?;
+        if let Some(frozen) = &self.frozen {
+            self.verdicts = verdicts::find(&self.table, &self.key, frozen)?;
+        }
+        Ok(())
     }
 
     /// Which partition.
@@ -445,7 +446,8 @@ impl Partition {
     async fn freeze(&mut self, range: Range) -> Result<Event, PartitionError> {
         let Self { fence, settings, .. } = self;
         let found = self.frozen;
-        let frozen = found.unwrap_or(Frozen { range, epoch: fence.number, layout: settings.layout });
+        let letters = self.in_hand.len() as u64;
+        let frozen = found.unwrap_or(Frozen { range, epoch: fence.number, layout: settings.layout, letters });
         assert_eq!(frozen.range, range, "what was found frozen is repeated as it is");
         self.frozen = Some(frozen);
         if !self.in_hand.is_empty() {
@@ -457,10 +459,6 @@ impl Partition {
             }
         }
         self.store.freeze(&self.change(frozen)).await?;
-        if let Some(kept) = self.kept.take() {
-            let forgotten = verdicts::forget(&self.table, &self.key, &kept);
-            forgotten.map_err(|source| self.lose("forget which records were dead letters", source))?;
-        }
         Ok(Event::Frozen)
     }
 
@@ -544,12 +542,14 @@ impl Partition {
         let frozen = self.frozen.take().expect("it is frozen");
         assert_eq!(frozen.range, range);
         self.store.commit(&self.change(frozen), self.leader_epoch).await?;
-        if !self.verdicts.is_empty() {
-            self.kept = Some(frozen);
-            self.verdicts.clear();
-        }
         self.in_hand.clear();
         (self.in_hand_bytes, self.sent) = (0, None);
+        self.verdicts.clear();
+        let own = (frozen.letters > 0).then(|| verdicts::path(&self.table, &self.key, &frozen));
+        for before in std::mem::replace(&mut self.kept, own.into_iter().collect()) {
+            let forgotten = verdicts::forget(&self.table, &before);
+            forgotten.map_err(|source| self.lose("forget which records were dead letters", source))?;
+        }
         Ok(Event::Committed)
     }
 

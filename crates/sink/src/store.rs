@@ -23,6 +23,8 @@ pub struct Frozen {
     pub epoch: i64,
     /// How its files are spread over directories.
     pub layout: Layout,
+    /// How many of its records are dead letters: which ones is kept beside the table, and a range without any has nothing there.
+    pub letters: u64,
 }
 
 /// What is stored of a partition.
@@ -389,7 +391,7 @@ mod tests {
 
     fn change(fence: Fence, start: i64, end: i64) -> Change {
         let range = Range::new(Offset(start), Offset(end));
-        let frozen = Frozen { range, epoch: 1, layout: Layout::Hour };
+        let frozen = Frozen { range, epoch: 1, layout: Layout::Hour, letters: 0 };
         Change { key: key(), fence, frozen, now: Millis(0) }
     }
 

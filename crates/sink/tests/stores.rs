@@ -114,7 +114,7 @@ fn acquire(key: &Key, token: i64) -> Acquire {
 
 fn change(key: &Key, held: &Held, start: i64, end: i64) -> Change {
     let range = Range::new(Offset(start), Offset(end));
-    let frozen = Frozen { range, epoch: held.fence.number, layout: Layout::Day };
+    let frozen = Frozen { range, epoch: held.fence.number, layout: Layout::Day, letters: 3 };
     Change { key: key.clone(), fence: held.fence, frozen, now: Millis(1_700_000_000_456) }
 }
 
