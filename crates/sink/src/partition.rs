@@ -22,6 +22,9 @@ use crate::table::{self, Ahead, Listing, Staged, Table};
 use crate::verdicts::{self, Verdicts};
 use crate::writer::{NotTaken, RangeWriter};
 
+/// Of a record without a timestamp.
+const NO_TIME: Millis = Millis(-1);
+
 /// What a line does with every partition.
 #[derive(Clone)]
 pub struct LineSettings {
@@ -77,6 +80,18 @@ pub enum PartitionError {
         expected: Offset,
         /// What came.
         found: Offset,
+    },
+    /// A range that was found frozen is to be repeated, and its records are gone.
+    #[error(
+        "{key}: {range} is on its way into the table, and the log begins at {log_start} by now: if all of it is there, `ottla sink repair` commits it"
+    )]
+    Unrepeatable {
+        /// The partition.
+        key: Box<Key>,
+        /// The range.
+        range: Range,
+        /// Where the log begins.
+        log_start: Offset,
     },
     /// Dead letters could not be sent.
     #[error("{key}: cannot {doing}: {source}")]
@@ -274,6 +289,16 @@ impl Partition {
         }
     }
 
+    /// Whether a range that was found frozen can be read again.
+    pub fn check_log(&self, log_start: Offset) -> Result<(), PartitionError> {
+        match self.frozen.map(|frozen| frozen.range).filter(|range| range.start < log_start) {
+            Some(range) => {
+                Err(PartitionError::Unrepeatable { key: Box::new(self.key.clone()), range, log_start })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Which records of a range that was found frozen are dead letters; and removes what nobody needs of earlier holders.
     fn find_verdicts(&mut self) -> io::Result<()> {
         self.kept = verdicts::clear(&self.table, &self.key, self.fence.number, &self.stored)?;
@@ -466,7 +491,8 @@ impl Partition {
         let frozen = self.frozen.expect("it is frozen");
         let footer = footer(&self.key, &frozen, self.plan.rows());
         let next = Self::writer(&self.table, &self.settings, None);
-        let staged = std::mem::replace(&mut self.writer, next).finish(&footer, &mut self.staging);
+        let first = self.in_hand.first().and_then(|letter| letter.timestamp).unwrap_or(NO_TIME);
+        let staged = std::mem::replace(&mut self.writer, next).finish(&footer, first, &mut self.staging);
         self.staged = staged.map_err(|source| self.lose("write", source))?;
         assert_eq!(frozen.range, range);
         Ok(Event::Written)
@@ -585,6 +611,7 @@ pub(crate) mod words {
     pub(crate) const START: &str = "ottla.range.start";
     pub(crate) const END: &str = "ottla.range.end";
     pub(crate) const ROWS: &str = "ottla.range.rows";
+    pub(crate) const LETTERS: &str = "ottla.range.letters";
     pub(crate) const EPOCH: &str = "ottla.epoch";
 
     /// What is said of which range of what it is.
@@ -606,6 +633,11 @@ pub(crate) mod words {
 fn footer(key: &Key, frozen: &Frozen, rows: u64) -> Vec<(&'static str, String)> {
     let mut said = vec![(words::FORM, "1".to_owned())];
     said.extend(words::of(key, frozen.range));
-    said.extend([(words::ROWS, rows.to_string()), (words::EPOCH, frozen.epoch.to_string())]);
+    let Frozen { epoch, letters, .. } = frozen;
+    said.extend([
+        (words::ROWS, rows.to_string()),
+        (words::LETTERS, letters.to_string()),
+        (words::EPOCH, epoch.to_string()),
+    ]);
     said
 }
