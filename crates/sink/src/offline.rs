@@ -136,6 +136,7 @@ impl Offline {
         let mut begins = BTreeMap::new();
         for (name, Reading { partition, log, .. }) in &mut readings {
             partition.compare(&listing).await?;
+            partition.check_log(log.start)?;
             let committed = partition.stored().committed;
             source::check(partition.key(), committed, log)?;
             let begin = Begin { start: Start::Offset(committed.next), leader_epoch: committed.leader_epoch };

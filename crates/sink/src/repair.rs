@@ -3,6 +3,8 @@
 //! Each file's footer says which range of which partition it is a part of, and how many files and rows that range has. So the
 //! position is the end of the ranges that are there whole, one behind the other. What is not so is refused, with the file named:
 //! nothing is guessed. A store that is ahead of the table is refused too: going back might double what was only moved elsewhere.
+//! The dead letters of the last range may not have been sent: unless their position says so, that range is frozen again, and the next
+//! run repeats it.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -10,21 +12,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use client::{Cluster, Environment, Execution};
+use client::{Admin, Cluster, Environment, Execution};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
-use wire::TopicPartition;
+use wire::{Offset, Str, TopicPartition};
 
 use crate::files::Files;
-use crate::key::{Key, Range};
+use crate::key::{Key, Layout, Range};
 use crate::partition::{PartitionError, words};
 use crate::positions::open_store;
 use crate::run::RunError;
 use crate::settings::{Line, Settings};
 use crate::source::sources;
 use crate::staging::{self, NotClaimed};
-use crate::store::{Acquire, PositionStore, Rebuild, Stored};
+use crate::store::{Acquire, Frozen, PositionStore, Rebuild, Stored};
 use crate::table::{Listing, Table, TableFile};
+use crate::verdicts;
 use crate::verify::Finding;
 use crate::writer::FILES;
 
@@ -36,8 +39,8 @@ const LOOKS_MAX: usize = 10;
 pub enum RepairAction {
     /// Nothing: the store and the table say the same, or the next run makes it so.
     Keep,
-    /// The store is given what the table says.
-    Rebuild(Range),
+    /// The store is given what the table says: this is there, and all of it is committed, but for a last range that is frozen.
+    Rebuild(Range, Option<Frozen>),
     /// Nothing, in any partition, as something has to be put right by hand.
     Refuse,
 }
@@ -74,10 +77,18 @@ pub async fn repair(
     let store = open_store(offline, Arc::clone(&files)).await?;
     let table = Table::new(files, &offline.table);
     let (stored, listing) = look(settings, &*store, &table).await?;
+    let sent =
+        Admin::new(cluster.clone()).group_offsets(&Str::copy_from(&settings.dead_letters_group())).await?;
+    let sent = |partition: &TopicPartition| {
+        let expired = || sent.expired.get(partition).map(|expired| expired.offset);
+        sent.committed.get(partition).map(|committed| committed.offset).or_else(expired)
+    };
     let mut all = Vec::new();
     for source in sources(settings, Line::Offline, cluster).await? {
         let stored = stored.iter().find(|(key, _)| key.partition == source.key.partition);
-        let (mut repair, epoch) = examine(&table, &source.key, stored.map(|(_, stored)| stored), &listing);
+        let log = Log { start: source.log.start, sent: sent(&source.key.partition) };
+        let (mut repair, epoch) =
+            examine(&table, &source.key, stored.map(|(_, stored)| stored), &listing, log);
         if let Some((key, _)) = stored
             && *key != source.key
         {
@@ -85,17 +96,27 @@ pub async fn repair(
                 format!("the store knows it as topic id {} of cluster {}", key.topic_id, key.cluster_id);
             repair.refuse(source.key.partition.to_string(), problem);
         }
-        all.push((source.key, repair, epoch));
+        all.push((source.key, log, repair, epoch));
     }
-    let is_refused = all.iter().any(|(_, repair, _)| repair.action == RepairAction::Refuse);
+    let is_refused = all.iter().any(|(_, _, repair, _)| repair.action == RepairAction::Refuse);
     if execution == Execution::Apply && !is_refused {
-        for (key, repair, epoch) in &mut all {
-            if let RepairAction::Rebuild(range) = repair.action {
-                apply(key, range, *epoch, repair, &*store, &table, environment).await?;
+        for (key, log, repair, epoch) in &mut all {
+            if let RepairAction::Rebuild(range, _) = repair.action {
+                let number_min = *epoch;
+                apply(key, range.start, number_min, *log, repair, &*store, &table, environment).await?;
             }
         }
     }
-    Ok(all.into_iter().map(|(_, repair, _)| repair).collect())
+    Ok(all.into_iter().map(|(_, _, repair, _)| repair).collect())
+}
+
+/// What the brokers say of a partition.
+#[derive(Clone, Copy)]
+struct Log {
+    /// Where it begins.
+    start: Offset,
+    /// Up to where dead letters were sent. It only moves on.
+    sent: Option<Offset>,
 }
 
 /// What the store and the table hold at one moment, unless a line is too busy.
@@ -130,8 +151,9 @@ fn list(table: &Table) -> Result<Listing, RunError> {
 /// Takes hold of a partition, looks again, as from here on nobody else adds anything, and changes the store.
 async fn apply(
     key: &Key,
-    range: Range,
+    begin: Offset,
     epoch: i64,
+    log: Log,
     repair: &mut Repair,
     store: &dyn PositionStore,
     table: &Table,
@@ -146,7 +168,7 @@ async fn apply(
     let number_min = staging::highest(table, key).map_err(failed)?.max(epoch).saturating_add(1);
     // Two halves of a random number are one.
     let (token, now) = (environment.random() as i64, environment.now());
-    let acquire = Acquire { key: key.clone(), begin: range.start, number_min, token, now };
+    let acquire = Acquire { key: key.clone(), begin, number_min, token, now };
     let held = store.acquire(&acquire).await?;
     staging::claim(table, key, held.fence).map_err(|error| match error {
         NotClaimed::Fenced(epoch) => PartitionError::TakenOver {
@@ -155,9 +177,11 @@ async fn apply(
         },
         NotClaimed::Failed(source) => failed(source),
     })?;
-    let (mut again, _) = examine(table, key, Some(&held.stored), &list(table)?);
-    if let RepairAction::Rebuild(range) = again.action {
-        let rebuild = Rebuild { key: key.clone(), fence: held.fence, range, now: environment.now() };
+    let (mut again, _) = examine(table, key, Some(&held.stored), &list(table)?, log);
+    if let RepairAction::Rebuild(range, frozen) = again.action {
+        let (begun, committed) = (range.start, frozen.map_or(range.end, |frozen| frozen.range.start));
+        let (fence, now) = (held.fence, environment.now());
+        let rebuild = Rebuild { key: key.clone(), fence, begun, committed, frozen, now };
         store.rebuild(&rebuild).await?;
         again.is_done = true;
     }
@@ -174,7 +198,7 @@ impl Repair {
 }
 
 /// What is to be done about a partition, and the highest epoch in its files' footers.
-fn examine(table: &Table, key: &Key, stored: Option<&Stored>, listing: &Listing) -> (Repair, i64) {
+fn examine(table: &Table, key: &Key, stored: Option<&Stored>, listing: &Listing, log: Log) -> (Repair, i64) {
     let mut by_range: BTreeMap<Range, Vec<&TableFile>> = BTreeMap::new();
     for file in listing.files.iter().filter(|file| file.name.partition == key.partition) {
         by_range.entry(file.name.range).or_default().push(file);
@@ -189,11 +213,14 @@ fn examine(table: &Table, key: &Key, stored: Option<&Stored>, listing: &Listing)
     };
     let mut epoch_max = 0;
     let last = by_range.keys().next_back().copied();
+    // Of what the store has committed, letters were sent.
+    let committed = stored.map_or(Offset::ZERO, |stored| stored.committed.next);
+    let mut frozen = None;
     for (range, files) in by_range {
         let place = path(files[0]);
-        let said = RangeSaid::read(table, key, range, &files);
+        let mut said = RangeSaid::read(table, key, range, &files);
         epoch_max = epoch_max.max(said.epoch);
-        repair.findings.extend(said.foreign);
+        repair.findings.append(&mut said.foreign);
         match repair.table {
             Some(before) if range.start > before.end => {
                 let problem = format!("before it, nothing is there from {} to {}", before.end, range.start);
@@ -212,19 +239,39 @@ fn examine(table: &Table, key: &Key, stored: Option<&Stored>, listing: &Listing)
                     frozen.range == range && files.iter().all(|file| file.is_laid_out_as(frozen.layout))
                 })
         });
-        if is_on_its_way && repair.table.is_none_or(|before| before.end == range.start) {
+        let is_last = Some(range) == last;
+        let is_whole = said.incomplete.is_none();
+        let is_sent = said.letters == 0 || range.end <= committed.max(log.sent.unwrap_or(Offset::ZERO));
+        let unrepeatable = is_last.then(|| said.unrepeatable(table, key, range, files[0], log)).flatten();
+        // Unless it cannot be repeated and need not be.
+        let is_left = is_on_its_way && !(unrepeatable.is_some() && is_whole && is_sent);
+        if is_left && repair.table.is_none_or(|before| before.end == range.start) {
+            repair.findings.extend(unrepeatable.map(|why| {
+                let problem = format!("{range} is frozen, and cannot be repeated: {why}");
+                Finding { place, problem }
+            }));
             continue;
+        }
+        if is_last && is_whole && !is_sent {
+            frozen = said.frozen(range, files[0]);
+            repair.findings.extend(unrepeatable.map(|why| {
+                let letters = said.letters;
+                let problem = format!(
+                    "{range} has {letters} dead letters of which it is not known that they were sent, and cannot be repeated: {why}"
+                );
+                Finding { place: place.clone(), problem }
+            }));
         }
         repair.findings.extend(said.incomplete.map(|problem| Finding { place, problem }));
         let start = repair.table.map_or(range.start, |before| before.start);
         let end = repair.table.map_or(range.end, |before| before.end.max(range.end));
         repair.table = Some(Range::new(start, end));
     }
-    decide(&mut repair);
+    decide(&mut repair, frozen);
     (repair, epoch_max)
 }
 
-fn decide(repair: &mut Repair) {
+fn decide(repair: &mut Repair, frozen: Option<Frozen>) {
     if !repair.findings.is_empty() {
         repair.action = RepairAction::Refuse;
         return;
@@ -235,7 +282,7 @@ fn decide(repair: &mut Repair) {
     let place = repair.partition.to_string();
     match (vouched, repair.table) {
         (None, None) => {}
-        (None, Some(range)) => repair.action = RepairAction::Rebuild(range),
+        (None, Some(range)) => repair.action = RepairAction::Rebuild(range, frozen),
         (Some(Stored { begun, committed, .. }), range) => {
             let end = range.map_or(begun, |range| range.end);
             let committed = committed.next;
@@ -251,7 +298,7 @@ fn decide(repair: &mut Repair) {
                         format!("nothing is there from {committed}, which is committed, to {}", range.start);
                     repair.refuse(place, problem);
                 } else if committed < end || range.start < begun {
-                    repair.action = RepairAction::Rebuild(Range::new(begun.min(range.start), end));
+                    repair.action = RepairAction::Rebuild(Range::new(begun.min(range.start), end), frozen);
                 }
             }
         }
@@ -266,6 +313,8 @@ fn path(file: &TableFile) -> String {
 struct RangeSaid {
     /// The highest epoch.
     epoch: i64,
+    /// How many of its records are dead letters.
+    letters: u64,
     /// What does not belong here.
     foreign: Vec<Finding>,
     /// Why it is not whole, if so.
@@ -274,7 +323,7 @@ struct RangeSaid {
 
 impl RangeSaid {
     fn read(table: &Table, key: &Key, range: Range, files: &[&TableFile]) -> Self {
-        let mut said = Self { epoch: 0, foreign: Vec::new(), incomplete: None };
+        let mut said = Self { epoch: 0, letters: 0, foreign: Vec::new(), incomplete: None };
         let (mut rows, mut rows_said) = (0, None);
         let expected = words::of(key, range);
         for file in files {
@@ -301,6 +350,7 @@ impl RangeSaid {
                 ));
             }
             said.epoch = said.epoch.max(footer.said(words::EPOCH).parse().unwrap_or(0));
+            said.letters = footer.said(words::LETTERS).parse().unwrap_or(0);
             rows_said = footer.said(words::ROWS).parse::<u64>().ok();
             rows += footer.rows;
         }
@@ -309,6 +359,30 @@ impl RangeSaid {
             said.incomplete = Some(format!("{range} has {of} rows, says its footer, and there are {rows}"));
         }
         said
+    }
+
+    /// Why the next run could not repeat the range, if so.
+    fn unrepeatable(
+        &self,
+        table: &Table,
+        key: &Key,
+        range: Range,
+        file: &TableFile,
+        log: Log,
+    ) -> Option<String> {
+        if range.start < log.start {
+            return Some(format!("the log begins at {} by now", log.start));
+        }
+        let Some(frozen) = self.frozen(range, file) else {
+            return Some("it is in no directory of the table".to_owned());
+        };
+        verdicts::find(table, key, &frozen).err().map(|error| error.to_string())
+    }
+
+    /// The range as it was frozen, going by the footers and where its files are.
+    fn frozen(&self, range: Range, file: &TableFile) -> Option<Frozen> {
+        let layout = Layout::of_depth(file.directory.components().count())?;
+        Some(Frozen { range, epoch: self.epoch, layout, letters: self.letters })
     }
 }
 
