@@ -55,6 +55,17 @@ pub enum PartitionError {
         /// How it shows.
         how: String,
     },
+    /// Another line writes the partition into this table.
+    #[error(
+        "{key}: another line writes it into this table, and a sink wants a table of its own; if that one is gone for good, remove {}",
+        path.display()
+    )]
+    Shared {
+        /// The partition.
+        key: Box<Key>,
+        /// What the other line has there.
+        path: PathBuf,
+    },
     /// A record is no row.
     #[error(
         "{} at offset {offset}{}: {problem}",
@@ -221,6 +232,7 @@ impl Partition {
                 key: Box::new(key.clone()),
                 how: format!("epoch {} is behind {epoch}", held.fence.number),
             },
+            NotClaimed::Shared(path) => PartitionError::Shared { key: Box::new(key.clone()), path },
             NotClaimed::Failed(source) => failed(source),
         })?;
         let stored = held.stored;

@@ -175,6 +175,7 @@ async fn apply(
             key: Box::new(key.clone()),
             how: format!("epoch {} is behind {epoch}", held.fence.number),
         },
+        NotClaimed::Shared(path) => PartitionError::Shared { key: Box::new(key.clone()), path },
         NotClaimed::Failed(source) => failed(source),
     })?;
     let (mut again, _) = examine(table, key, Some(&held.stored), &list(table)?, log);

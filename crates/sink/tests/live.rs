@@ -312,6 +312,32 @@ async fn a_topic_made_anew_and_a_store_that_is_gone_stop_it() {
     assert!(refused.contains("was deleted and created again"), "{refused}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn two_sinks_that_begin_in_one_table_do_not_both_write_to_it() {
+    let world = World::new(1).await;
+    let table = world.table();
+    let other = format!("name = \"other\"\ntopics = [\"orders\"]\n[offline]\ntable = {table:?}\n");
+    let run = async |settings: Settings| {
+        let (environment, files) = (Arc::new(TokioEnvironment), Arc::new(LocalFiles));
+        sink::run(&settings, world.options(), environment, files, Until::End, pending()).await
+    };
+    // Nothing is there to be read yet: the table is empty when the second one comes.
+    run(world.settings("")).await.unwrap();
+    let refused = run(Settings::parse(&other).unwrap()).await.unwrap_err().to_string();
+    let place = table.join("_staging/orders.offline/orders-0").display().to_string();
+    assert_eq!(
+        refused,
+        format!(
+            "orders-0 of line other.offline: another line writes it into this table, and a sink wants a table of its own; if \
+             that one is gone for good, remove {place}"
+        )
+    );
+    // It has left nothing that is in the way of the first.
+    world.send(0, numbers(0..20)).await;
+    run(world.settings("")).await.unwrap();
+    world.assert_whole(20).await;
+}
+
 /// Numbers are rows, and what is not sent to a topic of its own.
 const WITH_LETTERS: &str = "[value]\nformat = \"json\"\nfields = [{ name = \"id\", type = \"int64\" }]\n\
                             [dead_letters]\ntopic = \"orders.dead\"";
