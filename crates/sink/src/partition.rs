@@ -25,6 +25,9 @@ use crate::writer::{NotTaken, RangeWriter};
 /// Of a record without a timestamp.
 const NO_TIME: Millis = Millis(-1);
 
+/// How often the letters of a range are sent while others take the sending over who are not the holder.
+const SENDS_MAX: usize = 10;
+
 /// What a line does with every partition.
 #[derive(Clone)]
 pub struct LineSettings {
@@ -532,7 +535,23 @@ impl Partition {
             );
         }
         let letters = self.letters.as_ref().expect("there are letters because they may be sent");
-        match letters.send(&self.in_hand, range.end).await {
+        let mut sent = letters.send(&self.in_hand, range.end).await;
+        for _ in 1..SENDS_MAX {
+            let Err(error) = &sent else { break };
+            if error.kind() != client::ErrorKind::Fenced {
+                break;
+            }
+            // By a later holder, or by one before it that woke up late and has not heard yet that it is none: the store knows. Taken
+            // over again before the freeze is looked at, nobody else sends, and the position says whether what failed was done.
+            self.hold_letters().await?;
+            self.store.freeze(&self.change(self.frozen.expect("it is frozen"))).await?;
+            if self.sent.is_some_and(|sent| sent >= range.end) {
+                return Ok(Event::Sent);
+            }
+            let letters = self.letters.as_ref().expect("there are letters because they may be sent");
+            sent = letters.send(&self.in_hand, range.end).await;
+        }
+        match sent {
             Ok(()) => Ok(Event::Sent),
             Err(error) => Err(self.unsent("send dead letters", error)),
         }
