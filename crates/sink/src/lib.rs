@@ -61,7 +61,9 @@ pub use redis_store::RedisStore;
 pub use repair::{Repair, RepairAction, repair};
 pub use replay::{DeadLetter, Replayed, Which, dead_letters, replay};
 pub use run::{Done, RunError, Until, run};
-pub use settings::{DeadLetterSettings, Line, NearlineSettings, OfflineSettings, Settings, SettingsError};
+pub use settings::{
+    DeadLetterSettings, IfRemoved, Line, NearlineSettings, OfflineSettings, Settings, SettingsError,
+};
 pub use status::{Status, status};
 pub use store::{
     Acquire, Change, Entry as StoreEntry, Frozen, Held, PositionStore, Rebuild, StoreError, Stored, acquired,

@@ -152,7 +152,8 @@ impl Nearline {
             let (kept, is_new) = match kept.committed.get(partition) {
                 Some(committed) => (Kept::read(committed, &source.key, output.id)?, false),
                 None => {
-                    output::check_new(&cluster, output, &source.key, kept.expired.get(partition)).await?;
+                    let expired = kept.expired.get(partition);
+                    output::check_new(&cluster, output, nearline.if_removed, &source.key, expired).await?;
                     let begun = settings.start.resolve(log.start, source.visible_end, None);
                     let position = Position { next: begun, leader_epoch: LeaderEpoch::NONE };
                     (Kept { begun, position }, true)

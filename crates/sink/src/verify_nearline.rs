@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use client::{Admin, Cluster, ConsumedRecord, Isolation, OffsetSpec};
+use client::{Admin, Cluster, ConsumedRecord};
 use wire::{Offset, Str};
 
 use crate::digest::Digest;
@@ -45,7 +45,9 @@ pub(crate) async fn verify(
                 }
             },
             None => {
-                if let Err(error) = output::check_new(cluster, &output, &source.key, None).await {
+                if let Err(error) =
+                    output::check_new(cluster, &output, nearline.if_removed, &source.key, None).await
+                {
                     let place = source.key.partition.to_string();
                     verified.findings.push(Finding { place, problem: error.to_string() });
                 }
@@ -81,12 +83,9 @@ async fn compare(
     digest: &mut Digest,
 ) -> Result<(), RunError> {
     let partition = output.partition_for(&source.key.partition);
-    let output_start = Output::ends(cluster, &partition).await?.start;
+    let output_start = Output::start(cluster, &partition).await?;
     // Up to here it is written; the marker that makes it visible is on its way at most, and is waited for.
-    let spec = [(partition.clone(), OffsetSpec::Latest)];
-    let listed = Admin::new(cluster.clone()).list_offsets(&spec, Isolation::ReadUncommitted).await?;
-    let output_end = listed.into_iter().next().map(|(_, listed)| listed).transpose()?;
-    let output_end = output_end.and_then(|listed| listed.offset).unwrap_or(output_start);
+    let output_end = Output::written_end(cluster, &partition).await?;
     let log_start = source.log.start;
     let mut log = Log::new(cluster, source, committed)?;
     let mut written = LogReader::new(&output::committed_only(cluster)?, &partition, output_start)?;

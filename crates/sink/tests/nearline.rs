@@ -494,6 +494,40 @@ async fn a_topic_made_anew_and_positions_that_are_gone_or_set_by_hand_stop_it() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_line_without_a_position_waits_for_what_may_hide_its_own_records() {
+    let world = World::new(1).await;
+    let producer = world.producer(Some("another"));
+    producer.init_transactions().await.unwrap();
+    let open = producer.begin().await.unwrap();
+    open.send(ProducerRecord { topic: "out".into(), ..record(0, 1) }).await.unwrap();
+    world.send(0, 0..50).await;
+    world.run_to_end(NEARLINE).await.unwrap();
+    world.admin().delete_groups(&[Str::from("orders.nearline")]).await;
+    assert_eq!(world.end("out", Isolation::ReadCommitted).await, 0, "nothing of it is to be seen");
+    let running = world.start(Until::End, NEARLINE);
+    open.commit().await.unwrap();
+    let refused = timeout(PATIENCE, running).await.expect("it ends").unwrap().unwrap_err().to_string();
+    assert!(refused.contains("is gone, and out-0 holds what was at offset 0"), "{refused}");
+    producer.close(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_without_a_position_begins_only_if_asked_where_the_output_has_lost_its_beginning() {
+    let world = World::new(1).await;
+    world.send(0, 0..50).await;
+    world.run_to_end(NEARLINE).await.unwrap();
+    world.admin().delete_groups(&[Str::from("orders.nearline")]).await;
+    let out = TopicPartition::new(Str::from("out"), PartitionId(0));
+    let end = Offset(world.end("out", Isolation::ReadCommitted).await);
+    world.admin().delete_records(&[(out, end)]).await.unwrap();
+    let refused = world.refused(NEARLINE).await;
+    let expected = format!("is gone or never was, and out-0 begins at {end} by now");
+    assert!(refused.contains(&expected) && refused.contains("if_removed = \"begin\""), "{refused}");
+    let begin = format!("{NEARLINE}if_removed = \"begin\"\n");
+    assert_eq!(world.run_to_end(&begin).await.unwrap()[0].records, 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_topic_made_anew_under_a_line_that_reads_it_stops_it() {
     let world = World::new(1).await;
     world.send(0, 0..50).await;
