@@ -263,7 +263,15 @@ fn examine(table: &Table, key: &Key, stored: Option<&Stored>, listing: &Listing,
                 Finding { place: place.clone(), problem }
             }));
         }
-        repair.findings.extend(said.incomplete.map(|problem| Finding { place, problem }));
+        repair.findings.extend(said.incomplete.map(|problem| match is_last {
+            // Of any other, what is behind it would be read again as well, and be there twice.
+            false => Finding { place, problem },
+            true => {
+                let what =
+                    "or remove what is there of this range, which is the last one, so that it is read again";
+                Finding { place, problem: format!("{problem}; {what}") }
+            }
+        }));
         let start = repair.table.map_or(range.start, |before| before.start);
         let end = repair.table.map_or(range.end, |before| before.end.max(range.end));
         repair.table = Some(Range::new(start, end));
@@ -344,8 +352,7 @@ impl RangeSaid {
             }
             if footer.said(FILES) != files.len().to_string() {
                 said.incomplete = Some(format!(
-                    "{range} is in {} files, says its footer, and there are {}: put back what is missing, or remove what is \
-                     there",
+                    "{range} is in {} files, says its footer, and there are {}: put back what is missing",
                     footer.said(FILES),
                     files.len()
                 ));

@@ -358,8 +358,13 @@ async fn gaps_overlaps_and_what_is_not_whole_are_refused_by_name_and_nothing_is_
         "{late}/{name}: [100, 200) is in 2 files, says its footer, and there are 1: put back what is missing"
     ))
     .await;
+    let told = world.told(Execution::Validate).await;
+    assert!(told[0].ends_with("put back what is missing"), "nothing else would do: {told:?}");
     fs::remove_file(world.file(&format!("{late}/{name}"))).unwrap();
     check("/orders-0-200-300.parquet: before it, nothing is there from 100 to 200").await;
+    put_back();
+    fs::remove_file(world.file(&format!("{late}/orders-0-200-300.parquet"))).unwrap();
+    check("put back what is missing; or remove what is there of this range, which is the last one").await;
     put_back();
 
     // A file that is there again under another name.
