@@ -496,6 +496,8 @@ async fn a_topic_made_anew_and_positions_that_are_gone_or_set_by_hand_stop_it() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_without_a_position_waits_for_what_may_hide_its_own_records() {
     let world = World::new(1).await;
+    // It has a position by the time that somebody else's transaction is open.
+    world.run_to_end(NEARLINE).await.unwrap();
     let producer = world.producer(Some("another"));
     producer.init_transactions().await.unwrap();
     let open = producer.begin().await.unwrap();
