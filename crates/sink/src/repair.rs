@@ -101,10 +101,7 @@ pub async fn repair(
     let is_refused = all.iter().any(|(_, _, repair, _)| repair.action == RepairAction::Refuse);
     if execution == Execution::Apply && !is_refused {
         for (key, log, repair, epoch) in &mut all {
-            if let RepairAction::Rebuild(range, _) = repair.action {
-                let number_min = *epoch;
-                apply(key, range.start, number_min, *log, repair, &*store, &table, environment).await?;
-            }
+            apply(key, *log, *epoch, repair, &*store, &table, environment).await?;
         }
     }
     Ok(all.into_iter().map(|(_, _, repair, _)| repair).collect())
@@ -151,14 +148,14 @@ fn list(table: &Table) -> Result<Listing, RunError> {
 /// Takes hold of a partition, looks again, as from here on nobody else adds anything, and changes the store.
 async fn apply(
     key: &Key,
-    begin: Offset,
-    epoch: i64,
     log: Log,
+    epoch: i64,
     repair: &mut Repair,
     store: &dyn PositionStore,
     table: &Table,
     environment: &dyn Environment,
 ) -> Result<(), RunError> {
+    let RepairAction::Rebuild(Range { start: begin, .. }, _) = repair.action else { return Ok(()) };
     let failed = |source: io::Error| PartitionError::Files {
         key: Box::new(key.clone()),
         doing: "prepare",
