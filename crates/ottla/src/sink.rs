@@ -445,8 +445,11 @@ async fn repair(
         let action = match one.action {
             RepairAction::Keep => "keep".to_owned(),
             RepairAction::Refuse => "refuse".to_owned(),
-            RepairAction::Rebuild(range) if one.is_done => format!("became {range}"),
-            RepairAction::Rebuild(range) => format!("would become {range}"),
+            RepairAction::Rebuild(range, frozen) => {
+                let done = if one.is_done { "became" } else { "would become" };
+                let last = frozen.map(|frozen| format!(", with {} frozen", frozen.range));
+                format!("{done} {range}{}", last.unwrap_or_default())
+            }
         };
         let stored = one.stored.map(|stored| format!("[{}, {})", stored.begun, stored.committed.next));
         let frozen = one.stored.and_then(|stored| stored.frozen).map(|frozen| frozen.range.to_string());

@@ -65,6 +65,7 @@ impl Expired {
             files: Some(1),
             range_rows: Some(rows),
             rows,
+            letters: 0,
         });
         let parts = gone.parts.iter().filter(|(at, _)| !there.contains(*at)).map(|(_, part)| *part);
         whole.chain(parts).collect()
@@ -281,7 +282,7 @@ mod tests {
 
     fn part(start: i64, files: u64, rows: u64) -> Part {
         let range = Range::new(Offset(start), Offset(start + 10));
-        Part { range, epoch: 1, files: Some(files), range_rows: Some(10), rows }
+        Part { range, epoch: 1, files: Some(files), range_rows: Some(10), rows, letters: 0 }
     }
 
     fn told(expired: &Expired, there: &There) -> Vec<String> {

@@ -219,8 +219,9 @@ fn version(name: &str) -> Option<u64> {
 
 fn encode(key: &Key, entry: &Entry) -> Vec<u8> {
     let Entry { cluster_id, topic_id, fence, stored } = entry;
-    let frozen = stored.frozen.map(|Frozen { range, epoch, layout }| {
-        json!({ "start": range.start.0, "end": range.end.0, "epoch": epoch, "layout": layout.name() })
+    let frozen = stored.frozen.map(|Frozen { range: Range { start, end }, epoch, layout, letters }| {
+        let layout = layout.name();
+        json!({ "start": start.0, "end": end.0, "epoch": epoch, "layout": layout, "letters": letters })
     });
     let value = json!({
         "form": FORM,
@@ -260,7 +261,11 @@ fn decode(bytes: &[u8]) -> Result<Entry, String> {
         Value::Null => None,
         frozen => {
             let range = Range { start: offset(frozen, "start")?, end: offset(frozen, "end")? };
-            Some(Frozen { range, epoch: number(frozen, "epoch")?, layout: text(frozen, "layout")?.parse()? })
+            let letters = number(frozen, "letters")?;
+            let letters =
+                u64::try_from(letters).map_err(|_| format!("letters is {letters}, which is no count"))?;
+            let (epoch, layout) = (number(frozen, "epoch")?, text(frozen, "layout")?.parse()?);
+            Some(Frozen { range, epoch, layout, letters })
         }
     };
     let leader_epoch = i32::try_from(number(&value, "leader_epoch")?).map_err(|error| error.to_string())?;

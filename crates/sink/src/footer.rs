@@ -37,12 +37,14 @@ pub(crate) struct Part {
     pub(crate) range_rows: Option<u64>,
     /// Those that are here.
     pub(crate) rows: u64,
+    /// How many of the range's records are dead letters.
+    pub(crate) letters: u64,
 }
 
 impl Part {
     pub(crate) fn encode(&self) -> Value {
-        let Self { range: Range { start, end }, epoch, files, range_rows, rows } = self;
-        json!({ "start": start.0, "end": end.0, "epoch": epoch, "files": files, "range_rows": range_rows, "rows": rows })
+        let Self { range: Range { start, end }, epoch, files, range_rows, rows, letters } = self;
+        json!({ "start": start.0, "end": end.0, "epoch": epoch, "files": files, "range_rows": range_rows, "rows": rows, "letters": letters })
     }
 
     pub(crate) fn decode(value: &Value) -> Option<Self> {
@@ -56,6 +58,7 @@ impl Part {
             files: value["files"].as_u64(),
             range_rows: value["range_rows"].as_u64(),
             rows: value["rows"].as_u64()?,
+            letters: value["letters"].as_u64()?,
         })
     }
 }
@@ -88,7 +91,8 @@ impl Footer {
             let number = |word| self.said(word).parse().ok();
             let epoch = self.said(words::EPOCH).parse().unwrap_or(0);
             let (files, range_rows) = (number(FILES), number(words::ROWS));
-            return Ok(vec![Part { range: name.range, epoch, files, range_rows, rows: self.rows }]);
+            let letters = number(words::LETTERS).unwrap_or(0);
+            return Ok(vec![Part { range: name.range, epoch, files, range_rows, rows: self.rows, letters }]);
         };
         let form = self.said(words::FORM);
         if form != MERGED_FORM {
@@ -174,7 +178,7 @@ impl<'a> Told<'a> {
     }
 
     fn unknown(&self) -> Part {
-        Part { range: self.file.name.range, epoch: 0, files: None, range_rows: None, rows: 0 }
+        Part { range: self.file.name.range, epoch: 0, files: None, range_rows: None, rows: 0, letters: 0 }
     }
 }
 

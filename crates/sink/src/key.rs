@@ -134,6 +134,11 @@ impl Layout {
         }
     }
 
+    /// The layout of so many directories.
+    pub(crate) fn of_depth(depth: usize) -> Option<Self> {
+        [Self::Hour, Self::Day, Self::Flat].into_iter().find(|layout| layout.depth() == depth)
+    }
+
     /// The directory of a record within its table. A record without a timestamp has a directory too.
     pub fn directory(self, timestamp: Millis) -> String {
         let time = known(timestamp).map(|time| tz::Offset::UTC.to_datetime(time));

@@ -83,7 +83,9 @@ pub use repair::{Repair, RepairAction, repair};
 pub use replay::{DeadLetter, Replayed, Which, dead_letters, replay};
 pub use run::{Done, RunError, Until, run};
 pub use settings::size as parse_size;
-pub use settings::{DeadLetterSettings, Line, NearlineSettings, OfflineSettings, Settings, SettingsError};
+pub use settings::{
+    DeadLetterSettings, IfRemoved, Line, NearlineSettings, OfflineSettings, Settings, SettingsError,
+};
 pub use status::{Status, status};
 pub use store::{
     Acquire, Change, Entry as StoreEntry, Frozen, Held, PositionStore, Rebuild, StoreError, Stored, acquired,

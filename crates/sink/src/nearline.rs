@@ -228,7 +228,14 @@ impl Nearline {
                 Some(committed) => (Kept::read(committed, &source.key, self.output.id)?, false),
                 None => {
                     let expired = kept.expired.get(partition);
-                    output::check_new(&self.cluster, &self.output, &source.key, expired).await?;
+                    output::check_new(
+                        &self.cluster,
+                        &self.output,
+                        self.nearline.if_removed,
+                        &source.key,
+                        expired,
+                    )
+                    .await?;
                     let is_known = kept.committed.keys().any(|known| known.topic == partition.topic);
                     let begun = source::begin(&self.settings, &source, is_known);
                     let position = Position { next: begun, leader_epoch: LeaderEpoch::NONE };

@@ -267,6 +267,7 @@ impl Offline {
                 Err(error) if is_taken_over(&error) => continue,
                 compared => compared?,
             }
+            partition.check_log(log.start)?;
             let committed = partition.stored().committed;
             source::check(partition.key(), committed, &log)?;
             let begin = Begin { start: Start::Offset(committed.next), leader_epoch: committed.leader_epoch };

@@ -7,6 +7,7 @@ use crate::key::Key;
 use crate::log_reader::LogReader;
 use crate::origin;
 use crate::run::RunError;
+use crate::settings::IfRemoved;
 
 /// The topic that is written to.
 #[derive(Debug, Clone)]
@@ -14,13 +15,6 @@ pub(crate) struct Output {
     pub(crate) topic: Str,
     pub(crate) id: Uuid,
     partitions: usize,
-}
-
-/// Where a partition of it begins, and where those who read what is committed see it end.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Ends {
-    pub(crate) start: Offset,
-    pub(crate) end: Offset,
 }
 
 impl Output {
@@ -69,21 +63,30 @@ impl Output {
         TopicPartition::new(self.topic.clone(), input.partition)
     }
 
-    /// The ends of a partition.
-    pub(crate) async fn ends(cluster: &Cluster, partition: &TopicPartition) -> Result<Ends, RunError> {
-        let admin = Admin::new(cluster.clone());
-        let mut ends = [Offset::ZERO; 2];
-        for (end, spec) in ends.iter_mut().zip([OffsetSpec::Earliest, OffsetSpec::Latest]) {
-            let listed = admin.list_offsets(&[(partition.clone(), spec)], Isolation::ReadCommitted).await?;
-            let offset = listed.into_iter().next().map(|(_, listed)| listed).transpose()?;
-            *end = offset.and_then(|listed| listed.offset).ok_or_else(|| Error::Protocol {
-                doing: format!("asking for the ends of {partition}"),
-                problem: "it has none".to_owned(),
-            })?;
-        }
-        let [start, end] = ends;
-        Ok(Ends { start, end })
+    /// Where a partition begins.
+    pub(crate) async fn start(cluster: &Cluster, partition: &TopicPartition) -> Result<Offset, RunError> {
+        end(cluster, partition, OffsetSpec::Earliest).await
     }
+
+    /// Up to where a partition is written, be it committed or not: those who read what is committed get there once every transaction
+    /// that is open by now has ended.
+    pub(crate) async fn written_end(
+        cluster: &Cluster,
+        partition: &TopicPartition,
+    ) -> Result<Offset, RunError> {
+        end(cluster, partition, OffsetSpec::Latest).await
+    }
+}
+
+async fn end(cluster: &Cluster, partition: &TopicPartition, spec: OffsetSpec) -> Result<Offset, RunError> {
+    let asked = [(partition.clone(), spec)];
+    let listed = Admin::new(cluster.clone()).list_offsets(&asked, Isolation::ReadUncommitted).await?;
+    let listed = listed.into_iter().next().map(|(_, listed)| listed).transpose()?;
+    let none = || Error::Protocol {
+        doing: format!("asking for the ends of {partition}"),
+        problem: "it has none".to_owned(),
+    };
+    Ok(listed.and_then(|listed| listed.offset).ok_or_else(none)?)
 }
 
 /// A cluster in whose logs only what is committed is seen.
@@ -99,6 +102,7 @@ pub(crate) fn committed_only(cluster: &Cluster) -> Result<Cluster, RunError> {
 pub(crate) async fn check_new(
     cluster: &Cluster,
     output: &Output,
+    if_removed: IfRemoved,
     key: &Key,
     expired: Option<&ExpiredOffset>,
 ) -> Result<(), RunError> {
@@ -107,10 +111,9 @@ pub(crate) async fn check_new(
         return lost(format!("has expired; it was {}", expired.offset));
     }
     let partition = output.partition_for(&key.partition);
-    let Ends { start, end } = Output::ends(cluster, &partition).await?;
-    if start >= end {
-        return Ok(());
-    }
+    let start = Output::start(cluster, &partition).await?;
+    // A transaction of somebody else's that is open holds back what the line has committed behind its beginning: it is waited for.
+    let end = Output::written_end(cluster, &partition).await?;
     let mut reader = LogReader::new(&committed_only(cluster)?, &partition, start)?;
     let mut found = None;
     while found.is_none()
@@ -125,6 +128,10 @@ pub(crate) async fn check_new(
     }
     reader.close().await;
     match found {
+        None if start > Offset::ZERO && if_removed == IfRemoved::Stop => lost(format!(
+            "is gone or never was, and {partition} begins at {start} by now: what the line wrote may have been removed from it, and \
+             would come again; if it never wrote there, or that is wanted, if_removed = \"begin\" in [nearline] lets it begin"
+        )),
         None => Ok(()),
         Some(offset) => lost(format!(
             "is gone, and {partition} holds what was at offset {offset}: the topic was deleted and created again, or the group was \

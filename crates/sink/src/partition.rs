@@ -23,6 +23,12 @@ use crate::table::{self, Ahead, Listing, Staged, Table};
 use crate::verdicts::{self, Verdicts};
 use crate::writer::{NotTaken, RangeWriter};
 
+/// Of a record without a timestamp.
+const NO_TIME: Millis = Millis(-1);
+
+/// How often the letters of a range are sent while others take the sending over who are not the holder.
+const SENDS_MAX: usize = 10;
+
 /// What a line does with every partition.
 #[derive(Clone)]
 pub struct LineSettings {
@@ -53,6 +59,17 @@ pub enum PartitionError {
         /// How it shows.
         how: String,
     },
+    /// Another line writes the partition into this table.
+    #[error(
+        "{key}: another line writes it into this table, and a sink wants a table of its own; if that one is gone for good, remove {}",
+        path.display()
+    )]
+    Shared {
+        /// The partition.
+        key: Box<Key>,
+        /// What the other line has there.
+        path: PathBuf,
+    },
     /// A record is no row.
     #[error(
         "{} at offset {offset}{}: {problem}",
@@ -79,6 +96,18 @@ pub enum PartitionError {
         /// What came.
         found: Offset,
     },
+    /// A range that was found frozen is to be repeated, and its records are gone.
+    #[error(
+        "{key}: {range} is on its way into the table, and the log begins at {log_start} by now: if all of it is there, `ottla sink repair` commits it"
+    )]
+    Unrepeatable {
+        /// The partition.
+        key: Box<Key>,
+        /// The range.
+        range: Range,
+        /// Where the log begins.
+        log_start: Offset,
+    },
     /// Dead letters could not be sent.
     #[error("{key}: cannot {doing}: {source}")]
     Letters {
@@ -99,7 +128,7 @@ pub enum PartitionError {
         /// The range.
         range: Range,
         /// How many.
-        letters: usize,
+        letters: u64,
     },
     /// Dead letters were sent of what is about to be sent.
     #[error(
@@ -170,8 +199,8 @@ pub struct Partition {
     in_hand_bytes: usize,
     /// Up to where letters were sent, as of the freeze of a range that has some.
     sent: Option<Offset>,
-    /// The last range committed of which verdicts are kept. They stay until the next is frozen, should the store forget the commit.
-    kept: Option<Frozen>,
+    /// Verdicts of the range that was committed last. They stay until the next one is committed, should the store forget the commit.
+    kept: Vec<PathBuf>,
     letters_taken: u64,
     /// Of the last record that was taken.
     leader_epoch: LeaderEpoch,
@@ -207,6 +236,7 @@ impl Partition {
                 key: Box::new(key.clone()),
                 how: format!("epoch {} is behind {epoch}", held.fence.number),
             },
+            NotClaimed::Shared(path) => PartitionError::Shared { key: Box::new(key.clone()), path },
             NotClaimed::Failed(source) => failed(source),
         })?;
         let stored = held.stored;
@@ -215,17 +245,6 @@ impl Partition {
         let leader_epoch = stored.committed.leader_epoch;
         let writer = Self::writer(&table, &settings, frozen);
         let (fence, staged) = (held.fence, Vec::new());
-        let failed = |source| PartitionError::Files {
-            key: Box::new(key.clone()),
-            doing: "read which records are dead letters",
-            path: table.root().to_owned(),
-            source,
-        };
-        verdicts::clear(&table, &key, fence.number, frozen.as_ref()).map_err(failed)?;
-        let verdicts = match &frozen {
-            Some(frozen) => verdicts::find(&table, &key, frozen).map_err(failed)?,
-            None => Verdicts::new(),
-        };
         Ok(Self {
             key,
             fence,
@@ -239,11 +258,11 @@ impl Partition {
             frozen,
             staged,
             letters: None,
-            verdicts,
+            verdicts: Verdicts::new(),
             in_hand: Vec::new(),
             in_hand_bytes: 0,
             sent: None,
-            kept: None,
+            kept: Vec::new(),
             letters_taken: 0,
             leader_epoch,
             is_lost: false,
@@ -266,9 +285,8 @@ impl Partition {
 
     /// Compares what is stored with what the table holds, as listed after [`Partition::open`].
     pub async fn compare(&mut self, listing: &Listing) -> Result<(), PartitionError> {
-        if let (Some(Frozen { range, .. }), None, 1..) = (self.frozen, &self.letters, self.verdicts.len()) {
-            let (key, letters) = (Box::new(self.key.clone()), self.verdicts.len());
-            return Err(PartitionError::NoLetters { key, range, letters });
+        if let (Some(Frozen { range, letters: letters @ 1.., .. }), None) = (self.frozen, &self.letters) {
+            return Err(PartitionError::NoLetters { key: Box::new(self.key.clone()), range, letters });
         }
         let expired = expired::read(&self.table, &self.key.line).map_err(|source| PartitionError::Files {
             key: Box::new(self.key.clone()),
@@ -278,7 +296,11 @@ impl Partition {
         })?;
         let expired = expired.ranges(&self.key);
         let checked = table::check(&self.key.partition, &self.stored, listing, &expired);
-        let Err(ahead) = checked else { return Ok(()) };
+        let Err(ahead) = checked else {
+            // Not before it is known that the store has lost nothing: what is there may be all that tells what the letters are.
+            let verdicts = self.find_verdicts();
+            return verdicts.map_err(|source| self.lose("read which records are dead letters", source));
+        };
         // Unless somebody took it over meanwhile and has gone on.
         let stored = self.store.list(&self.key.line).await?;
         let stored = stored.iter().find(|(key, _)| *key == self.key).map(|(_, stored)| *stored);
@@ -289,6 +311,25 @@ impl Partition {
                 Err(PartitionError::TakenOver { key: Box::new(self.key.clone()), how })
             }
         }
+    }
+
+    /// Whether a range that was found frozen can be read again.
+    pub fn check_log(&self, log_start: Offset) -> Result<(), PartitionError> {
+        match self.frozen.map(|frozen| frozen.range).filter(|range| range.start < log_start) {
+            Some(range) => {
+                Err(PartitionError::Unrepeatable { key: Box::new(self.key.clone()), range, log_start })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Which records of a range that was found frozen are dead letters; and removes what nobody needs of earlier holders.
+    fn find_verdicts(&mut self) -> io::Result<()> {
+        self.kept = verdicts::clear(&self.table, &self.key, self.fence.number, &self.stored)?;
+        if let Some(frozen) = &self.frozen {
+            self.verdicts = verdicts::find(&self.table, &self.key, frozen)?;
+        }
+        Ok(())
     }
 
     /// Which partition.
@@ -455,7 +496,8 @@ impl Partition {
     async fn freeze(&mut self, range: Range) -> Result<Event, PartitionError> {
         let Self { fence, settings, .. } = self;
         let found = self.frozen;
-        let frozen = found.unwrap_or(Frozen { range, epoch: fence.number, layout: settings.layout });
+        let letters = self.in_hand.len() as u64;
+        let frozen = found.unwrap_or(Frozen { range, epoch: fence.number, layout: settings.layout, letters });
         assert_eq!(frozen.range, range, "what was found frozen is repeated as it is");
         self.frozen = Some(frozen);
         if !self.in_hand.is_empty() {
@@ -467,10 +509,6 @@ impl Partition {
             }
         }
         self.store.freeze(&self.change(frozen)).await?;
-        if let Some(kept) = self.kept.take() {
-            let forgotten = verdicts::forget(&self.table, &self.key, &kept);
-            forgotten.map_err(|source| self.lose("forget which records were dead letters", source))?;
-        }
         Ok(Event::Frozen)
     }
 
@@ -478,7 +516,8 @@ impl Partition {
         let frozen = self.frozen.expect("it is frozen");
         let footer = footer(&self.key, &frozen, self.plan.rows());
         let next = Self::writer(&self.table, &self.settings, None);
-        let staged = std::mem::replace(&mut self.writer, next).finish(&footer, &mut self.staging);
+        let first = self.in_hand.first().and_then(|letter| letter.timestamp).unwrap_or(NO_TIME);
+        let staged = std::mem::replace(&mut self.writer, next).finish(&footer, first, &mut self.staging);
         self.staged = staged.map_err(|source| self.lose("write", source))?;
         assert_eq!(frozen.range, range);
         Ok(Event::Written)
@@ -506,7 +545,23 @@ impl Partition {
             );
         }
         let letters = self.letters.as_ref().expect("there are letters because they may be sent");
-        match letters.send(&self.in_hand, range.end).await {
+        let mut sent = letters.send(&self.in_hand, range.end).await;
+        for _ in 1..SENDS_MAX {
+            let Err(error) = &sent else { break };
+            if error.kind() != client::ErrorKind::Fenced {
+                break;
+            }
+            // By a later holder, or by one before it that woke up late and has not heard yet that it is none: the store knows. Taken
+            // over again before the freeze is looked at, nobody else sends, and the position says whether what failed was done.
+            self.hold_letters().await?;
+            self.store.freeze(&self.change(self.frozen.expect("it is frozen"))).await?;
+            if self.sent.is_some_and(|sent| sent >= range.end) {
+                return Ok(Event::Sent);
+            }
+            let letters = self.letters.as_ref().expect("there are letters because they may be sent");
+            sent = letters.send(&self.in_hand, range.end).await;
+        }
+        match sent {
             Ok(()) => Ok(Event::Sent),
             Err(error) => Err(self.unsent("send dead letters", error)),
         }
@@ -554,12 +609,14 @@ impl Partition {
         let frozen = self.frozen.take().expect("it is frozen");
         assert_eq!(frozen.range, range);
         self.store.commit(&self.change(frozen), self.leader_epoch).await?;
-        if !self.verdicts.is_empty() {
-            self.kept = Some(frozen);
-            self.verdicts.clear();
-        }
         self.in_hand.clear();
         (self.in_hand_bytes, self.sent) = (0, None);
+        self.verdicts.clear();
+        let own = (frozen.letters > 0).then(|| verdicts::path(&self.table, &self.key, &frozen));
+        for before in std::mem::replace(&mut self.kept, own.into_iter().collect()) {
+            let forgotten = verdicts::forget(&self.table, &before);
+            forgotten.map_err(|source| self.lose("forget which records were dead letters", source))?;
+        }
         Ok(Event::Committed)
     }
 
@@ -595,6 +652,7 @@ pub(crate) mod words {
     pub(crate) const START: &str = "ottla.range.start";
     pub(crate) const END: &str = "ottla.range.end";
     pub(crate) const ROWS: &str = "ottla.range.rows";
+    pub(crate) const LETTERS: &str = "ottla.range.letters";
     pub(crate) const EPOCH: &str = "ottla.epoch";
 
     /// What is said of which range of what it is.
@@ -616,6 +674,11 @@ pub(crate) mod words {
 fn footer(key: &Key, frozen: &Frozen, rows: u64) -> Vec<(&'static str, String)> {
     let mut said = vec![(words::FORM, "1".to_owned())];
     said.extend(words::of(key, frozen.range));
-    said.extend([(words::ROWS, rows.to_string()), (words::EPOCH, frozen.epoch.to_string())]);
+    let Frozen { epoch, letters, .. } = frozen;
+    said.extend([
+        (words::ROWS, rows.to_string()),
+        (words::LETTERS, letters.to_string()),
+        (words::EPOCH, epoch.to_string()),
+    ]);
     said
 }

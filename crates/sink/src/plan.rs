@@ -2,8 +2,8 @@
 //!
 //! Records gather until one of the limits is reached. Then exactly their range is frozen, written, placed and committed, in this
 //! order and each step only after the one before it. Records of it that are no rows are sent as dead letters between placing and
-//! committing: who sends them has just placed the files, if there are any, so that a store which has forgotten the range finds it in
-//! the table or in the letters' position. A range that was found frozen is somebody's who died on the way: it is read again to its
+//! committing: who sends them has just placed the files, of which each range has one, so that a store which has forgotten the range
+//! finds it in the table. A range that was found frozen is somebody's who died on the way: it is read again to its
 //! very end, whatever the limits say now, and goes the same way. Invariant: `committed <= read`, and everything between the two is
 //! in hand.
 

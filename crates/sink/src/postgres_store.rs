@@ -33,13 +33,14 @@ const DEFINITIONS: &str = "
     frozen_end bigint,
     frozen_epoch bigint,
     frozen_layout text,
+    frozen_letters bigint,
     updated_at timestamptz NOT NULL,
     PRIMARY KEY (line, topic, partition)
 ";
 
 /// What is read of a row, in this order.
 const COLUMNS: &str = "topic, partition, cluster_id, topic_id, version, epoch, token, begun, committed, leader_epoch, \
-    frozen_start, frozen_end, frozen_epoch, frozen_layout, (extract(epoch FROM updated_at) * 1000)::bigint";
+    frozen_start, frozen_end, frozen_epoch, frozen_layout, frozen_letters, (extract(epoch FROM updated_at) * 1000)::bigint";
 
 /// A store in a PostgreSQL.
 pub struct PostgresStore {
@@ -66,15 +67,18 @@ impl PostgresStore {
         let topic_id =
             topic_id.parse().map_err(|_| garbage(format!("topic_id is {topic_id:?}, which is no id")))?;
         let fence = Fence { number: self.column(row, 5)?, token: self.column(row, 6)? };
-        let frozen: (Option<i64>, Option<i64>, Option<i64>, Option<&str>) =
-            (self.column(row, 10)?, self.column(row, 11)?, self.column(row, 12)?, self.column(row, 13)?);
-        let frozen = match frozen {
-            (None, None, None, None) => None,
-            (Some(start), Some(end), Some(epoch), Some(layout)) => {
+        let numbers: [Option<i64>; 4] =
+            [self.column(row, 10)?, self.column(row, 11)?, self.column(row, 12)?, self.column(row, 14)?];
+        let layout: Option<&str> = self.column(row, 13)?;
+        let frozen = match (numbers, layout) {
+            ([None, None, None, None], None) => None,
+            ([Some(start), Some(end), Some(epoch), Some(letters)], Some(layout)) => {
                 let range = Range { start: Offset(start), end: Offset(end) };
                 let layout =
                     layout.parse().map_err(|problem| garbage(format!("frozen_layout: {problem}")))?;
-                Some(Frozen { range, epoch, layout })
+                let letters = u64::try_from(letters)
+                    .map_err(|_| garbage(format!("frozen_letters is {letters}, which is no count")))?;
+                Some(Frozen { range, epoch, layout, letters })
             }
             _ => {
                 return Err(garbage("of what is frozen some columns are null and others are not".to_owned()));
@@ -83,7 +87,7 @@ impl PostgresStore {
         let committed =
             Position { next: Offset(self.column(row, 8)?), leader_epoch: LeaderEpoch(self.column(row, 9)?) };
         let begun = Offset(self.column(row, 7)?);
-        let stored = Stored { begun, committed, frozen, updated: Millis(self.column(row, 14)?) };
+        let stored = Stored { begun, committed, frozen, updated: Millis(self.column(row, 15)?) };
         let version = Version { number: self.column(row, 4)?, fence };
         let entry = Entry { cluster_id: cluster_id.clone(), topic_id, fence, stored };
         let entry = entry.check().map_err(garbage)?;
@@ -123,9 +127,9 @@ impl Server for PostgresStore {
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
             const NAMES: &str = "cluster_id, topic_id, version, epoch, token, begun, committed, leader_epoch, \
-                frozen_start, frozen_end, frozen_epoch, frozen_layout, updated_at";
+                frozen_start, frozen_end, frozen_epoch, frozen_layout, frozen_letters, updated_at";
             const VALUES: &str = "$4, $5, $6::bigint, $7::bigint, $8::bigint, $9::bigint, $10::bigint, $11::integer, \
-                $12::bigint, $13::bigint, $14::bigint, $15::text, to_timestamp($16::float8 / 1000)";
+                $12::bigint, $13::bigint, $14::bigint, $15::text, $16::bigint, to_timestamp($17::float8 / 1000)";
             let Entry { cluster_id, topic_id, fence, stored } = entry;
             let TopicPartition { topic, partition } = &key.partition;
             let version = read.map_or(1, |read| read.number.saturating_add(1));
@@ -135,6 +139,7 @@ impl Server for PostgresStore {
             let frozen_end = frozen.map(|frozen| frozen.range.end.0);
             let frozen_epoch = frozen.map(|frozen| frozen.epoch);
             let frozen_layout = frozen.map(|frozen| frozen.layout.name());
+            let frozen_letters = frozen.and_then(|frozen| i64::try_from(frozen.letters).ok());
             // Exact up to the year 287396.
             let updated = stored.updated.0 as f64;
             let (line, topic) = (key.line.as_str(), topic.as_str());
@@ -154,6 +159,7 @@ impl Server for PostgresStore {
                 &frozen_end,
                 &frozen_epoch,
                 &frozen_layout,
+                &frozen_letters,
                 &updated,
             ];
             let statement = match &read {
@@ -167,7 +173,7 @@ impl Server for PostgresStore {
                     values.push(&fence.token);
                     format!(
                         "UPDATE {TABLE} SET ({NAMES}) = ({VALUES})
-                         WHERE line = $1 AND topic = $2 AND partition = $3 AND version = $17 AND epoch = $18 AND token = $19"
+                         WHERE line = $1 AND topic = $2 AND partition = $3 AND version = $18 AND epoch = $19 AND token = $20"
                     )
                 }
             };

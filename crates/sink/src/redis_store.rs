@@ -153,12 +153,13 @@ fn encode(version: i64, entry: &Entry) -> Vec<(&'static str, String)> {
         ("leader_epoch", committed.leader_epoch.0.to_string()),
         ("updated_ms", updated.0.to_string()),
     ];
-    if let Some(Frozen { range, epoch, layout }) = frozen {
+    if let Some(Frozen { range, epoch, layout, letters }) = frozen {
         fields.extend([
             ("frozen_start", range.start.to_string()),
             ("frozen_end", range.end.to_string()),
             ("frozen_epoch", epoch.to_string()),
             ("frozen_layout", layout.name().to_owned()),
+            ("frozen_letters", letters.to_string()),
         ]);
     }
     fields
@@ -186,7 +187,8 @@ fn said(fields: &Fields) -> Result<(Version, Entry), String> {
             let range = Range { start: Offset(long("frozen_start")?), end: Offset(long("frozen_end")?) };
             let layout =
                 text("frozen_layout")?.parse().map_err(|problem| format!("frozen_layout: {problem}"))?;
-            Some(Frozen { range, epoch: long("frozen_epoch")?, layout })
+            let letters = number("frozen_letters", text("frozen_letters")?)?;
+            Some(Frozen { range, epoch: long("frozen_epoch")?, layout, letters })
         }
     };
     let fence = Fence { number: long("epoch")?, token: long("token")? };

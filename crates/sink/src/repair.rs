@@ -3,26 +3,29 @@
 //! Each file's footer says which range of which partition it is a part of, and how many files and rows that range has. So the
 //! position is the end of the ranges that are there whole, one behind the other. What is not so is refused, with the file named:
 //! nothing is guessed. A store that is ahead of the table is refused too: going back might double what was only moved elsewhere.
+//! The dead letters of the last range may not have been sent: unless their position says so, that range is frozen again, and the next
+//! run repeats it.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
-use client::{Cluster, Environment, Execution};
-use wire::TopicPartition;
+use client::{Admin, Cluster, Environment, Execution};
+use wire::{Offset, Str, TopicPartition};
 
 use crate::expired::{self, Expired};
 use crate::files::Files;
 use crate::footer::{Part, Told, told};
-use crate::key::{Key, LineName, Range};
+use crate::key::{Key, Layout, LineName, Range};
 use crate::partition::PartitionError;
 use crate::positions::open_store;
 use crate::run::RunError;
 use crate::settings::{Line, Settings};
 use crate::source::sources;
 use crate::staging::{self, NotClaimed};
-use crate::store::{Acquire, PositionStore, Rebuild, Stored};
+use crate::store::{Acquire, Frozen, PositionStore, Rebuild, Stored};
 use crate::table::{Listing, Table};
+use crate::verdicts;
 use crate::verify::Finding;
 
 /// How often store and table are looked at until no line has changed the one before the other was seen.
@@ -33,8 +36,8 @@ const LOOKS_MAX: usize = 10;
 pub enum RepairAction {
     /// Nothing: the store and the table say the same, or the next run makes it so.
     Keep,
-    /// The store is given what the table says.
-    Rebuild(Range),
+    /// The store is given what the table says: this is there, and all of it is committed, but for a last range that is frozen.
+    Rebuild(Range, Option<Frozen>),
     /// Nothing, in any partition, as something has to be put right by hand.
     Refuse,
 }
@@ -71,10 +74,18 @@ pub async fn repair(
     let store = open_store(offline, Arc::clone(&files)).await?;
     let table = Table::new(files, &offline.table);
     let (stored, listing) = look(settings, &*store, &table).await?;
+    let sent =
+        Admin::new(cluster.clone()).group_offsets(&Str::copy_from(&settings.dead_letters_group())).await?;
+    let sent = |partition: &TopicPartition| {
+        let expired = || sent.expired.get(partition).map(|expired| expired.offset);
+        sent.committed.get(partition).map(|committed| committed.offset).or_else(expired)
+    };
     let mut all = Vec::new();
     for source in sources(settings, Line::Offline, cluster).await? {
         let stored = stored.iter().find(|(key, _)| key.partition == source.key.partition);
-        let (mut repair, epoch) = examine(&table, &source.key, stored.map(|(_, stored)| stored), &listing);
+        let log = Log { start: source.log.start, sent: sent(&source.key.partition) };
+        let (mut repair, epoch) =
+            examine(&table, &source.key, stored.map(|(_, stored)| stored), &listing, log);
         if let Some((key, _)) = stored
             && *key != source.key
         {
@@ -82,17 +93,24 @@ pub async fn repair(
                 format!("the store knows it as topic id {} of cluster {}", key.topic_id, key.cluster_id);
             repair.refuse(source.key.partition.to_string(), problem);
         }
-        all.push((source.key, repair, epoch));
+        all.push((source.key, log, repair, epoch));
     }
-    let is_refused = all.iter().any(|(_, repair, _)| repair.action == RepairAction::Refuse);
+    let is_refused = all.iter().any(|(_, _, repair, _)| repair.action == RepairAction::Refuse);
     if execution == Execution::Apply && !is_refused {
-        for (key, repair, epoch) in &mut all {
-            if let RepairAction::Rebuild(range) = repair.action {
-                apply(key, range, *epoch, repair, &*store, &table, environment).await?;
-            }
+        for (key, log, repair, epoch) in &mut all {
+            apply(key, *log, *epoch, repair, &*store, &table, environment).await?;
         }
     }
-    Ok(all.into_iter().map(|(_, repair, _)| repair).collect())
+    Ok(all.into_iter().map(|(_, _, repair, _)| repair).collect())
+}
+
+/// What the brokers say of a partition.
+#[derive(Clone, Copy)]
+struct Log {
+    /// Where it begins.
+    start: Offset,
+    /// Up to where dead letters were sent. It only moves on.
+    sent: Option<Offset>,
 }
 
 /// What the store and the table hold at one moment, unless a line is too busy.
@@ -130,13 +148,14 @@ fn list(table: &Table, line: &LineName) -> Result<(Listing, Expired), RunError> 
 /// Takes hold of a partition, looks again, as from here on nobody else adds anything, and changes the store.
 async fn apply(
     key: &Key,
-    range: Range,
+    log: Log,
     epoch: i64,
     repair: &mut Repair,
     store: &dyn PositionStore,
     table: &Table,
     environment: &dyn Environment,
 ) -> Result<(), RunError> {
+    let RepairAction::Rebuild(Range { start: begin, .. }, _) = repair.action else { return Ok(()) };
     let failed = |source: io::Error| PartitionError::Files {
         key: Box::new(key.clone()),
         doing: "prepare",
@@ -146,18 +165,21 @@ async fn apply(
     let number_min = staging::highest(table, key).map_err(failed)?.max(epoch).saturating_add(1);
     // Two halves of a random number are one.
     let (token, now) = (environment.random() as i64, environment.now());
-    let acquire = Acquire { key: key.clone(), begin: range.start, number_min, token, now };
+    let acquire = Acquire { key: key.clone(), begin, number_min, token, now };
     let held = store.acquire(&acquire).await?;
     staging::claim(table, key, held.fence).map_err(|error| match error {
         NotClaimed::Fenced(epoch) => PartitionError::TakenOver {
             key: Box::new(key.clone()),
             how: format!("epoch {} is behind {epoch}", held.fence.number),
         },
+        NotClaimed::Shared(path) => PartitionError::Shared { key: Box::new(key.clone()), path },
         NotClaimed::Failed(source) => failed(source),
     })?;
-    let (mut again, _) = examine(table, key, Some(&held.stored), &list(table, &key.line)?);
-    if let RepairAction::Rebuild(range) = again.action {
-        let rebuild = Rebuild { key: key.clone(), fence: held.fence, range, now: environment.now() };
+    let (mut again, _) = examine(table, key, Some(&held.stored), &list(table, &key.line)?, log);
+    if let RepairAction::Rebuild(range, frozen) = again.action {
+        let (begun, committed) = (range.start, frozen.map_or(range.end, |frozen| frozen.range.start));
+        let (fence, now) = (held.fence, environment.now());
+        let rebuild = Rebuild { key: key.clone(), fence, begun, committed, frozen, now };
         store.rebuild(&rebuild).await?;
         again.is_done = true;
     }
@@ -179,6 +201,7 @@ fn examine(
     key: &Key,
     stored: Option<&Stored>,
     (listing, expired): &(Listing, Expired),
+    log: Log,
 ) -> (Repair, i64) {
     let files = listing.files.iter().filter(|file| file.name.partition == key.partition);
     let all: Vec<_> = files.map(|file| Told::read(table, key, file)).collect();
@@ -202,10 +225,15 @@ fn examine(
     };
     let epoch_max = all.iter().flat_map(|told| &told.parts).map(|part| part.epoch).max().unwrap_or(0);
     let last = by_range.keys().next_back().copied();
+    // Of what the store has committed, letters were sent.
+    let committed = stored.map_or(Offset::ZERO, |stored| stored.committed.next);
+    let mut frozen = None;
     for (range, parts) in by_range {
         let file =
             parts.iter().find_map(|(told, _)| *told).map(|told| told.file.path().display().to_string());
         let place = file.unwrap_or_else(|| format!("{} {range}, which is expired", key.partition));
+        let incomplete = incomplete(range, &parts);
+        let letters = parts.iter().map(|(_, part)| part.letters).max().unwrap_or(0);
         match repair.table {
             Some(before) if range.start > before.end => {
                 let problem = format!("before it, nothing is there from {} to {}", before.end, range.start);
@@ -227,24 +255,54 @@ fn examine(
                     frozen.range == range && parts.iter().all(is_its)
                 })
         });
-        if is_on_its_way && repair.table.is_none_or(|before| before.end == range.start) {
+        let is_last = Some(range) == last;
+        let is_whole = incomplete.is_none();
+        let is_sent = letters == 0 || range.end <= committed.max(log.sent.unwrap_or(Offset::ZERO));
+        let unrepeatable = is_last.then(|| unrepeatable(table, key, range, &parts, log)).flatten();
+        // Unless it cannot be repeated and need not be.
+        let is_left = is_on_its_way && !(unrepeatable.is_some() && is_whole && is_sent);
+        if is_left && repair.table.is_none_or(|before| before.end == range.start) {
+            repair.findings.extend(unrepeatable.map(|why| {
+                let problem = format!("{range} is frozen, and cannot be repeated: {why}");
+                Finding { place, problem }
+            }));
             continue;
         }
-        repair.findings.extend(incomplete(range, &parts).map(|problem| Finding { place, problem }));
+        if is_last && is_whole && !is_sent {
+            frozen = as_frozen(range, &parts);
+            repair.findings.extend(unrepeatable.map(|why| {
+                let problem = format!(
+                    "{range} has {letters} dead letters of which it is not known that they were sent, and cannot be repeated: {why}"
+                );
+                Finding { place: place.clone(), problem }
+            }));
+        }
+        repair.findings.extend(incomplete.map(|problem| match is_last {
+            // Of any other, what is behind it would be read again as well, and be there twice.
+            false => Finding { place, problem },
+            true => {
+                let what =
+                    "or remove what is there of this range, which is the last one, so that it is read again";
+                Finding { place, problem: format!("{problem}; {what}") }
+            }
+        }));
         let start = repair.table.map_or(range.start, |before| before.start);
         let end = repair.table.map_or(range.end, |before| before.end.max(range.end));
         repair.table = Some(Range::new(start, end));
     }
-    decide(&mut repair);
+    decide(&mut repair, frozen);
     (repair, epoch_max)
 }
 
+/// The rows of a range, file by file; of what was removed for its age there is no file.
+type Parts<'a> = [(Option<&'a Told<'a>>, Part)];
+
 /// Why a range is not whole, if so.
-fn incomplete(range: Range, parts: &[(Option<&Told<'_>>, Part)]) -> Option<String> {
+fn incomplete(range: Range, parts: &Parts<'_>) -> Option<String> {
     let files = parts.len() as u64;
     if let Some((_, part)) = parts.iter().find(|(_, part)| part.files != Some(files)) {
         return Some(format!(
-            "{range} is in {} files, says its footer, and there are {files}: put back what is missing, or remove what is there",
+            "{range} is in {} files, says its footer, and there are {files}: put back what is missing",
             told(part.files)
         ));
     }
@@ -255,7 +313,27 @@ fn incomplete(range: Range, parts: &[(Option<&Told<'_>>, Part)]) -> Option<Strin
     })
 }
 
-fn decide(repair: &mut Repair) {
+/// Why the next run could not repeat a range, if so.
+fn unrepeatable(table: &Table, key: &Key, range: Range, parts: &Parts<'_>, log: Log) -> Option<String> {
+    if range.start < log.start {
+        return Some(format!("the log begins at {} by now", log.start));
+    }
+    let Some(frozen) = as_frozen(range, parts) else {
+        return Some("it is in no directory of the table".to_owned());
+    };
+    verdicts::find(table, key, &frozen).err().map(|error| error.to_string())
+}
+
+/// A range as it was frozen, going by the footers and where its files are.
+fn as_frozen(range: Range, parts: &Parts<'_>) -> Option<Frozen> {
+    let file = parts.iter().find_map(|(told, _)| *told)?.file;
+    let layout = Layout::of_depth(file.directory.components().count())?;
+    let most = |of: fn(&Part) -> u64| parts.iter().map(|(_, part)| of(part)).max().unwrap_or(0);
+    let epoch = parts.iter().map(|(_, part)| part.epoch).max().unwrap_or(0);
+    Some(Frozen { range, epoch, layout, letters: most(|part| part.letters) })
+}
+
+fn decide(repair: &mut Repair, frozen: Option<Frozen>) {
     if !repair.findings.is_empty() {
         repair.action = RepairAction::Refuse;
         return;
@@ -266,7 +344,7 @@ fn decide(repair: &mut Repair) {
     let place = repair.partition.to_string();
     match (vouched, repair.table) {
         (None, None) => {}
-        (None, Some(range)) => repair.action = RepairAction::Rebuild(range),
+        (None, Some(range)) => repair.action = RepairAction::Rebuild(range, frozen),
         (Some(Stored { begun, committed, .. }), range) => {
             let end = range.map_or(begun, |range| range.end);
             let committed = committed.next;
@@ -282,7 +360,7 @@ fn decide(repair: &mut Repair) {
                         format!("nothing is there from {committed}, which is committed, to {}", range.start);
                     repair.refuse(place, problem);
                 } else if committed < end || range.start < begun {
-                    repair.action = RepairAction::Rebuild(Range::new(begun.min(range.start), end));
+                    repair.action = RepairAction::Rebuild(Range::new(begun.min(range.start), end), frozen);
                 }
             }
         }

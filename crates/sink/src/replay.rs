@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{
-    Admin, Cluster, ConsumedRecord, Consumer, ConsumerGroupMetadata, Environment, Error, Isolation,
-    OffsetSpec, Options, Producer, ProducerRecord, Records, Start,
+    Admin, Cluster, ConsumedRecord, Consumer, ConsumerGroupMetadata, Environment, Error, GroupOffsets,
+    Isolation, OffsetSpec, Options, Producer, ProducerRecord, Records, Start,
 };
 use wire::{Offset, PartitionId, Str, TopicPartition, Uuid};
 
@@ -117,12 +117,13 @@ pub(crate) async fn each(
 ) -> Result<(), RunError> {
     let Some(dead_letters) = &settings.dead_letters else { return Ok(()) };
     let line = settings.offline_name();
-    let mut begins = BTreeMap::new();
-    if which == Which::Waiting {
-        let group = Str::copy_from(&replay_name(settings));
-        let offsets = Admin::new(cluster.clone()).group_offsets(&group).await?;
-        begins.extend(offsets.committed.into_iter().map(|(partition, at)| (partition, at.offset)));
-    }
+    let begins = match which {
+        Which::All => BTreeMap::new(),
+        Which::Waiting => {
+            let group = Str::copy_from(&replay_name(settings));
+            sent_back(Admin::new(cluster.clone()).group_offsets(&group).await?)
+        }
+    };
     let partitions = partitions(cluster, &dead_letters.topic).await?;
     let spans = spans(cluster, &partitions, begins).await?;
     let mut reader = Reader::new(cluster, spans)?;
@@ -152,11 +153,11 @@ pub async fn replay(
     producer.init_transactions().await?;
     let partitions = partitions(&cluster, &dead_letters.topic).await?;
     // Not before nobody else moves the positions any more.
-    let begins = Consumer::new(cluster.clone()).committed(&partitions).await?;
-    let begins = begins.into_iter().filter_map(|(partition, begin)| Some((partition, begin?)));
-    let spans = spans(&cluster, &partitions, begins.collect()).await?;
+    let group = Str::copy_from(&name);
+    let begins = sent_back(Admin::new(cluster.clone()).stable_group_offsets(&group).await?);
+    let spans = spans(&cluster, &partitions, begins).await?;
     let mut reader = Reader::new(&cluster, spans)?;
-    let group = ConsumerGroupMetadata::of_group(Str::copy_from(&name));
+    let group = ConsumerGroupMetadata::of_group(group);
     let mut replayed = Replayed::default();
     while let Some(records) = reader.next().await? {
         let transaction = producer.begin().await?;
@@ -183,6 +184,14 @@ pub async fn replay(
         tracing::debug!(%error, "the producer did not end in order");
     }
     Ok(replayed)
+}
+
+/// Up to where letters were sent back, also where nobody did for longer than a group's offsets are kept.
+fn sent_back(offsets: GroupOffsets) -> BTreeMap<TopicPartition, Offset> {
+    let expired = offsets.expired.into_iter().map(|(partition, expired)| (partition, expired.offset));
+    let committed = offsets.committed.into_iter().map(|(partition, committed)| (partition, committed.offset));
+    // What is committed by now is newer.
+    expired.chain(committed).collect()
 }
 
 /// What is to be read of a partition: from where, up to where.
@@ -278,5 +287,28 @@ impl Reader {
         if let Err(error) = self.consumer.close(CLOSE_MAX).await {
             tracing::debug!(%error, "the consumer did not end in order");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use client::{CommittedOffset, ExpiredOffset};
+    use wire::{LeaderEpoch, Millis};
+
+    use super::*;
+
+    #[test]
+    fn letters_are_not_sent_back_again_when_the_position_has_expired() {
+        let partition = |number| TopicPartition::new("dead", PartitionId(number));
+        let expired = ExpiredOffset { offset: Offset(7), expired_at: Millis(1) };
+        let committed =
+            CommittedOffset { offset: Offset(9), leader_epoch: LeaderEpoch::NONE, metadata: None };
+        let offsets = GroupOffsets {
+            committed: [(partition(1), committed)].into(),
+            expired: [(partition(0), expired), (partition(1), expired)].into(),
+            ..GroupOffsets::default()
+        };
+        let expected = BTreeMap::from([(partition(0), Offset(7)), (partition(1), Offset(9))]);
+        assert_eq!(sent_back(offsets), expected);
     }
 }

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::ops::Range as Span;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +76,29 @@ pub struct NearlineSettings {
     pub flush_age: Duration,
     /// Records in a transaction.
     pub flush_rows: u64,
+    /// What to do without a position where the output's own retention may have removed what the line wrote.
+    pub if_removed: IfRemoved,
+}
+
+/// What a line does that has no position in a partition, while the output has lost its beginning: it may have been there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfRemoved {
+    /// It is refused.
+    Stop,
+    /// It begins.
+    Begin,
+}
+
+impl FromStr for IfRemoved {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "stop" => Ok(Self::Stop),
+            "begin" => Ok(Self::Begin),
+            _ => Err(format!("{text:?} is none of stop, begin")),
+        }
+    }
 }
 
 /// The dead letters.
@@ -452,8 +476,10 @@ fn nearline(mut section: Section<'_>, topics: &[Str]) -> Result<NearlineSettings
     }
     let flush_age = section.parsed("flush_age", 500, millis)?;
     let flush_rows = section.number("flush_rows", 10_000)?;
+    let if_removed = section.parsed("if_removed", IfRemoved::Stop, str::parse)?;
     section.end()?;
-    Ok(NearlineSettings { topic, flush_age: Duration::from_millis(flush_age.unsigned_abs()), flush_rows })
+    let flush_age = Duration::from_millis(flush_age.unsigned_abs());
+    Ok(NearlineSettings { topic, flush_age, flush_rows, if_removed })
 }
 
 /// Parses a size such as `64MiB`.
@@ -546,13 +572,13 @@ mod tests {
         check_behind_top(
             "[nearline]\ntopic = \"out\"\nflush_age = \"2s\"\n",
             expect![[
-                r#"orders.nearline of ["orders"]: NearlineSettings { topic: "out", flush_age: 2s, flush_rows: 10000 }"#
+                r#"orders.nearline of ["orders"]: NearlineSettings { topic: "out", flush_age: 2s, flush_rows: 10000, if_removed: Stop }"#
             ]],
         );
         check_behind_top(
             "[offline]\ntable = \"t\"\n[nearline]\ntopic = \"out\"\nflush_rows = 7\n",
             expect![[
-                r#"orders.offline of ["orders"] into t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns value kafka_partition kafka_offset kafka_timestamp; orders.nearline of ["orders"]: NearlineSettings { topic: "out", flush_age: 500ms, flush_rows: 7 }"#
+                r#"orders.offline of ["orders"] into t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns value kafka_partition kafka_offset kafka_timestamp; orders.nearline of ["orders"]: NearlineSettings { topic: "out", flush_age: 500ms, flush_rows: 7, if_removed: Stop }"#
             ]],
         );
         check_behind_top(
@@ -565,7 +591,9 @@ mod tests {
         );
         check_behind_top(
             "[nearline]\ntopic = \"out\"\ntable = \"t\"\n",
-            expect!["line 5, column 1: nearline.table is not known here; topic, flush_age, flush_rows are"],
+            expect![
+                "line 5, column 1: nearline.table is not known here; topic, flush_age, flush_rows, if_removed are"
+            ],
         );
         let text = format!("{TOP}[nearline]\ntopic = \"out\"\n");
         let settings = Settings::parse(&text).unwrap();

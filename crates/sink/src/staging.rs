@@ -2,7 +2,8 @@
 //!
 //! `_staging/LINE/TOPIC-PARTITION/EPOCH-TOKEN` is made once, after its holder got the epoch and before it freezes anything. A
 //! successor takes the older ones away before it writes. So whoever is not the holder any more has nothing left that it could
-//! rename into the table, however late it wakes; it never makes its directory again.
+//! rename into the table, however late it wakes; it never makes its directory again. Two lines that begin in one table at once see
+//! each other's directories here, as each makes its own before it looks.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ pub(crate) struct Staging {
 pub(crate) enum NotClaimed {
     /// A later holder has one: its epoch.
     Fenced(i64),
+    /// Another line has one of the same partition, here.
+    Shared(PathBuf),
     Failed(io::Error),
 }
 
@@ -62,13 +65,40 @@ pub(crate) fn highest(table: &Table, key: &Key) -> io::Result<i64> {
     Ok(entries.iter().filter_map(|entry| epoch(&entry.name)).max().unwrap_or(0))
 }
 
+/// Where another line has, or had, the same partition in this table.
+fn other_line(table: &Table, key: &Key) -> io::Result<Option<PathBuf>> {
+    let lines = match table.files.list(&table.root.join(DIRECTORY)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        lines => lines?,
+    };
+    for line in lines.into_iter().filter(|line| line.is_dir && line.name != key.line.as_str()) {
+        let place = table.root.join(DIRECTORY).join(line.name).join(key.partition.to_string());
+        match table.files.list(&place) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            listed => return listed.map(|_| Some(place)),
+        }
+    }
+    Ok(None)
+}
+
 /// Makes the holder's directory, and takes those of earlier holders away. When this returns, none of them renames anything any more.
 pub(crate) fn claim(table: &Table, key: &Key, fence: Fence) -> Result<Staging, NotClaimed> {
     let files = &*table.files;
+    // Before anything is made, which would be in the way of the line that is here.
+    if let Some(other) = other_line(table, key)? {
+        return Err(NotClaimed::Shared(other));
+    }
     make_dirs(files, &table.root, &place(key))?;
     let base = table.root.join(place(key));
     let own = format!("{}-{:016x}", fence.number, fence.token);
     files.make_dir(&base.join(&own))?;
+    // And behind it: of two that begin at once, the one that looks last sees the other.
+    if let Some(other) = other_line(table, key)? {
+        files.remove(&base.join(&own))?;
+        // It may have been there before, with what others left in it.
+        let _ = files.remove(&base);
+        return Err(NotClaimed::Shared(other));
+    }
     let others = || -> io::Result<Vec<String>> {
         let entries = files.list(&base)?;
         Ok(entries.into_iter().map(|entry| entry.name).filter(|name| *name != own).collect())

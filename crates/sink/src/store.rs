@@ -23,6 +23,8 @@ pub struct Frozen {
     pub epoch: i64,
     /// How its files are spread over directories.
     pub layout: Layout,
+    /// How many of its records are dead letters: which ones is kept beside the table, and a range without any has nothing there.
+    pub letters: u64,
 }
 
 /// What is stored of a partition.
@@ -110,8 +112,12 @@ pub struct Rebuild {
     pub key: Key,
     /// By whom: it has taken hold of the partition.
     pub fence: Fence,
-    /// Where the first range begins, and the last one ends: all of it is in the table, once.
-    pub range: Range,
+    /// Where the first range begins.
+    pub begun: Offset,
+    /// Up to where everything is in the table, once.
+    pub committed: Offset,
+    /// The range behind it, if it is there as well and has to be repeated: its dead letters may not have been sent.
+    pub frozen: Option<Frozen>,
     /// The time of day.
     pub now: Millis,
 }
@@ -323,15 +329,15 @@ pub fn committed(
 
 /// The entry with what the table says; none if it says so already.
 pub fn rebuilt(found: Option<&Entry>, rebuild: &Rebuild) -> Result<Option<Entry>, StoreError> {
-    let Rebuild { key, fence, range, now } = rebuild;
-    let entry = held(found, key, *fence)?;
-    let Stored { begun, committed, frozen, .. } = entry.stored;
-    if (begun, committed.next, frozen) == (range.start, range.end, None) {
+    let Rebuild { ref key, fence, begun, committed, frozen, now } = *rebuild;
+    let entry = held(found, key, fence)?;
+    let Stored { begun: was_begun, committed: was, frozen: was_frozen, .. } = entry.stored;
+    if (was_begun, was.next, was_frozen) == (begun, committed, frozen) {
         return Ok(None);
     }
     // Who led the partition when its last record was written is in no file.
-    let committed = Position { next: range.end, leader_epoch: LeaderEpoch::NONE };
-    let stored = Stored { begun: range.start, committed, frozen: None, updated: *now };
+    let committed = Position { next: committed, leader_epoch: LeaderEpoch::NONE };
+    let stored = Stored { begun, committed, frozen, updated: now };
     Ok(Some(Entry { stored, ..entry.clone() }))
 }
 
@@ -389,7 +395,7 @@ mod tests {
 
     fn change(fence: Fence, start: i64, end: i64) -> Change {
         let range = Range::new(Offset(start), Offset(end));
-        let frozen = Frozen { range, epoch: 1, layout: Layout::Hour };
+        let frozen = Frozen { range, epoch: 1, layout: Layout::Hour, letters: 0 };
         Change { key: key(), fence, frozen, now: Millis(0) }
     }
 

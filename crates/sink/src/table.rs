@@ -252,7 +252,7 @@ mod tests {
         let partition = TopicPartition::new("orders", PartitionId(3));
         let position = offsets::Position { next: Offset(10), leader_epoch: LeaderEpoch::NONE };
         let range = Range::new(Offset(10), Offset(20));
-        let frozen = Some(Frozen { range, epoch: 1, layout: Layout::Hour });
+        let frozen = Some(Frozen { range, epoch: 1, layout: Layout::Hour, letters: 0 });
         let stored = Stored { begun: Offset(0), committed: position, frozen, updated: Millis(0) };
         let told = |directory: &str| {
             let name = FileName { partition: partition.clone(), range };

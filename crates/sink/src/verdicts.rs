@@ -1,8 +1,9 @@
-//! Which records of a range are dead letters, kept beside the table from before the range is frozen until it is committed.
+//! Which records of a range are dead letters, kept beside the table from before the range is frozen until the next one is committed.
 //!
 //! `_letters/LINE/TOPIC-PARTITION/EPOCH-START-END.json` is durable before the freeze, under the epoch of whoever freezes first. So
 //! whoever repeats the range sends the same letters and writes the same rows, also by a declaration that has changed meanwhile. A range
-//! without letters has no file. A holder removes what earlier ones left, and never what a later one wrote.
+//! without letters has no file; of any other, that it is gone is an error. The file of the last range that was committed stays, should the
+//! store forget the commit. A holder removes what earlier ones left, and never what a later one wrote.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -14,7 +15,7 @@ use wire::Offset;
 use crate::columns::Unconvertible;
 use crate::files::make_dirs;
 use crate::key::{Key, Range};
-use crate::store::Frozen;
+use crate::store::{Frozen, Stored};
 use crate::table::Table;
 
 const DIRECTORY: &str = "_letters";
@@ -46,16 +47,36 @@ pub(crate) fn keep(table: &Table, key: &Key, frozen: &Frozen, verdicts: &Verdict
     files.sync_dir(&directory)
 }
 
-/// What was kept of a range that was found frozen; nothing, if it has no letters.
+/// Where those of a range are.
+pub(crate) fn path(table: &Table, key: &Key, frozen: &Frozen) -> PathBuf {
+    table.root.join(place(key)).join(name(frozen))
+}
+
+/// What was kept of a range that was found frozen.
 pub(crate) fn find(table: &Table, key: &Key, frozen: &Frozen) -> io::Result<Verdicts> {
-    let path = table.root.join(place(key)).join(name(frozen));
-    match table.files.read(&path) {
-        Ok(bytes) => decode(&bytes).map_err(|problem| {
-            let problem = format!("{} cannot be read: {problem}; it is left as it is", path.display());
-            io::Error::new(ErrorKind::InvalidData, problem)
-        }),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Verdicts::new()),
-        Err(error) => Err(error),
+    if frozen.letters == 0 {
+        return Ok(Verdicts::new());
+    }
+    let path = path(table, key, frozen);
+    let invalid = |problem| {
+        let problem = format!("{} cannot be read: {problem}; it is left as it is", path.display());
+        io::Error::new(ErrorKind::InvalidData, problem)
+    };
+    let bytes = table.files.read(&path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => {
+            let problem =
+                format!("{} is gone, which says what {} dead letters are", path.display(), frozen.letters);
+            // Not as the staging directory is missing to whoever was taken over.
+            io::Error::other(problem)
+        }
+        _ => error,
+    })?;
+    let verdicts = decode(&bytes).map_err(invalid)?;
+    match verdicts.len() as u64 == frozen.letters {
+        true => Ok(verdicts),
+        false => {
+            Err(invalid(format!("it lists {} letters, and the range has {}", verdicts.len(), frozen.letters)))
+        }
     }
 }
 
@@ -74,33 +95,36 @@ fn decode(bytes: &[u8]) -> Result<Verdicts, String> {
     letters.iter().map(letter).collect()
 }
 
-/// Removes what is left of ranges other than this one of holders before `epoch`.
-pub(crate) fn clear(table: &Table, key: &Key, epoch: i64, frozen: Option<&Frozen>) -> io::Result<()> {
+/// Removes what holders before `epoch` have left, but for what is frozen and what was committed last. Tells where the latter is.
+pub(crate) fn clear(table: &Table, key: &Key, epoch: i64, stored: &Stored) -> io::Result<Vec<PathBuf>> {
     let directory = table.root.join(place(key));
     let entries = match table.files.list(&directory) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
-    let kept = frozen.map(name);
+    let frozen = stored.frozen.as_ref().map(name);
+    let mut last = Vec::new();
     for entry in entries {
-        let is_earlier = entry
-            .name
-            .split_once('-')
-            .and_then(|(number, _)| number.parse::<i64>().ok())
-            .is_some_and(|number| number < epoch);
-        if is_earlier && Some(&entry.name) != kept.as_ref() {
-            remove(table, &directory.join(&entry.name))?;
+        let Some((_, end)) = said(&entry.name).filter(|(number, _)| *number < epoch) else { continue };
+        let path = directory.join(&entry.name);
+        match end == stored.committed.next {
+            true => last.push(path),
+            false if Some(&entry.name) == frozen.as_ref() => {}
+            false => forget(table, &path)?,
         }
     }
-    Ok(())
+    Ok(last)
 }
 
-/// Removes that of a range which was committed.
-pub(crate) fn forget(table: &Table, key: &Key, frozen: &Frozen) -> io::Result<()> {
-    remove(table, &table.root.join(place(key)).join(name(frozen)))
+/// The epoch and the range's end in a file's name.
+fn said(name: &str) -> Option<(i64, Offset)> {
+    let mut parts = name.strip_suffix(".json")?.split('-');
+    let (epoch, _start, end) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((epoch.parse().ok()?, Offset(end.parse().ok()?)))
 }
 
-fn remove(table: &Table, path: &Path) -> io::Result<()> {
+/// Removes those that nobody can need any more.
+pub(crate) fn forget(table: &Table, path: &Path) -> io::Result<()> {
     match table.files.remove(path) {
         // By a successor.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

@@ -279,8 +279,7 @@ async fn compare(
         }
         // A gap in the files is one in the table only if the log has records there.
         if range.start > expected {
-            let gap = Range::new(expected, range.start);
-            log.compare(gap, Some(&[]), 0, &mut verified).await?;
+            log.compare_gap(Range::new(expected, range.start), &mut verified).await?;
         }
         let (count, offsets) = rows.read_range(range, &parts, &mut verified);
         verified.rows += count;
@@ -296,7 +295,7 @@ async fn compare(
         expected = expected.max(range.end);
     }
     if expected < committed {
-        log.compare(Range::new(expected, committed), Some(&[]), 0, &mut verified).await?;
+        log.compare_gap(Range::new(expected, committed), &mut verified).await?;
     }
     log.reader.close().await;
     Ok(verified)
@@ -472,7 +471,25 @@ impl RangeReader {
         Ok(Self { reader, partition, log_start, visible_end, ahead: VecDeque::new(), letters })
     }
 
-    /// Compares the rows and letters of a range with its records.
+    /// Compares a range of which no file is there: what the log has in it is missing, but for dead letters. What the log has no more
+    /// cannot be counted, and was to be in the table.
+    async fn compare_gap(&mut self, gap: Range, verified: &mut Verified) -> Result<(), RunError> {
+        if gap.start < self.log_start {
+            let end = gap.end.min(self.log_start);
+            let problem = format!(
+                "no file is there from {} to {end}, and the log begins at {}: what was there is in neither of them",
+                gap.start, self.log_start
+            );
+            verified.findings.push(Finding { place: format!("{} {gap}", self.partition), problem });
+        }
+        let start = gap.start.max(self.log_start);
+        match start < gap.end {
+            true => self.compare(Range::new(start, gap.end), Some(&[]), 0, verified).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Compares the rows and letters of a range with its records, as far as the log still has them.
     async fn compare(
         &mut self,
         range: Range,
@@ -486,45 +503,64 @@ impl RangeReader {
             verified.findings.push(Finding { place: format!("{} {range}", self.partition), problem });
             return Ok(());
         }
-        if range.start < self.log_start {
-            // Not even a part of it is compared: how many of its rows the rest of its records are is not known.
-            verified.passed += rows;
-            self.read_to(range.end).await?;
-            return Ok(());
-        }
-        let records = self.read_to(range.end).await?;
-        verified.records += records.len() as u64;
+        let log_start = self.log_start;
         let from = self.letters.partition_point(|&offset| offset < range.start.0);
         let to = self.letters.partition_point(|&offset| offset < range.end.0);
-        let letters = &self.letters[from..to];
+        let letters = self.letters[from..to].to_vec();
         verified.letters += letters.len() as u64;
-        let rows = rows + letters.len() as u64;
-        match offsets {
-            Some(offsets) => {
-                let mut offsets = [offsets, letters].concat();
-                offsets.sort_unstable();
-                let (missing, double) = difference(&records, &offsets);
-                verified.missing += missing;
-                verified.double += double;
+        let Some(offsets) = offsets else {
+            // Which of them are of records that the log still has is not known; there are as many at least.
+            let read = self.read_beside(range.end, &[]).await?.records;
+            let held = rows + letters.len() as u64;
+            verified.records += read;
+            verified.missing += read.saturating_sub(held);
+            match range.start < log_start {
+                true => verified.passed += rows.saturating_sub(read),
+                false => verified.double += held.saturating_sub(read),
             }
-            None => {
-                let records = records.len() as u64;
-                verified.missing += records.saturating_sub(rows);
-                verified.double += rows.saturating_sub(records);
-            }
-        }
+            return Ok(());
+        };
+        verified.passed += offsets.partition_point(|&offset| offset < log_start.0) as u64;
+        let mut held = [offsets, &letters].concat();
+        held.sort_unstable();
+        let (passed, held) = held.split_at(held.partition_point(|&offset| offset < log_start.0));
+        verified.double += passed.windows(2).filter(|two| two[0] == two[1]).count() as u64;
+        let Beside { records, missing, double } = self.read_beside(range.end, held).await?;
+        verified.records += records;
+        verified.missing += missing;
+        verified.double += double;
         Ok(())
     }
 
-    /// The offsets of records from where it stands up to `end`.
-    async fn read_to(&mut self, end: Offset) -> Result<Vec<i64>, RunError> {
-        while let Some(records) = self.reader.next(end).await? {
+    /// Reads from where it stands up to `end`, beside offsets that are in order. Keeps no more than what comes at once.
+    async fn read_beside(&mut self, end: Offset, mut held: &[i64]) -> Result<Beside, RunError> {
+        let mut beside = Beside::default();
+        loop {
+            let count = self.ahead.partition_point(|&offset| offset < end.0);
+            let read: Vec<i64> = self.ahead.drain(..count).collect();
+            if let Some(&last) = read.last() {
+                let (until, behind) = held.split_at(held.partition_point(|&offset| offset <= last));
+                let (missing, double) = difference(&read, until);
+                beside.records += read.len() as u64;
+                beside.missing += missing;
+                beside.double += double;
+                held = behind;
+            }
+            let Some(records) = self.reader.next(end).await? else { break };
             self.ahead.extend(records.iter().map(|record| record.offset.0));
             records.done();
         }
-        let count = self.ahead.partition_point(|&offset| offset < end.0);
-        Ok(self.ahead.drain(..count).collect())
+        beside.double += held.len() as u64;
+        Ok(beside)
     }
+}
+
+/// Offsets that are held, beside records of the log.
+#[derive(Default)]
+struct Beside {
+    records: u64,
+    missing: u64,
+    double: u64,
 }
 
 /// How many of the first, which are in order and all different, are not among the second, which are in order; and how many of the

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use client::{Admin, Cluster, ConsumedRecord, Isolation, OffsetSpec};
+use client::{Admin, Cluster, ConsumedRecord};
 use wire::{Offset, Str};
 
 use crate::digest::Digest;
@@ -45,7 +45,9 @@ pub(crate) async fn verify(
                 }
             },
             None => {
-                if let Err(error) = output::check_new(cluster, &output, &source.key, None).await {
+                if let Err(error) =
+                    output::check_new(cluster, &output, nearline.if_removed, &source.key, None).await
+                {
                     let place = source.key.partition.to_string();
                     verified.findings.push(Finding { place, problem: error.to_string() });
                 }
@@ -81,16 +83,16 @@ async fn compare(
     digest: &mut Digest,
 ) -> Result<(), RunError> {
     let partition = output.partition_for(&source.key.partition);
-    let output_start = Output::ends(cluster, &partition).await?.start;
+    let output_start = Output::start(cluster, &partition).await?;
     // Up to here it is written; the marker that makes it visible is on its way at most, and is waited for.
-    let spec = [(partition.clone(), OffsetSpec::Latest)];
-    let listed = Admin::new(cluster.clone()).list_offsets(&spec, Isolation::ReadUncommitted).await?;
-    let output_end = listed.into_iter().next().map(|(_, listed)| listed).transpose()?;
-    let output_end = output_end.and_then(|listed| listed.offset).unwrap_or(output_start);
+    let output_end = Output::written_end(cluster, &partition).await?;
     let log_start = source.log.start;
     let mut log = Log::new(cluster, source, committed)?;
     let mut written = LogReader::new(&output::committed_only(cluster)?, &partition, output_start)?;
     let mut last: Option<Offset> = None;
+    // What stood before the output's first record, whoever wrote it, its own retention has removed: no more than that can have been
+    // the line's.
+    let mut removed_max = output_start.0;
     let mut expected = log.next().await?;
     while let Some(records) = written.next(output_end).await? {
         for record in &records {
@@ -117,13 +119,7 @@ async fn compare(
                 continue;
             }
             while expected.take_if(|expected| expected.offset < offset).is_some() {
-                match is_first && output_start > Offset::ZERO {
-                    true => verified.passed += 1,
-                    false => {
-                        verified.records += 1;
-                        verified.missing += 1;
-                    }
-                }
+                absent(verified, is_first.then_some(&mut removed_max));
                 expected = log.next().await?;
             }
             match expected.take_if(|expected| expected.offset == offset) {
@@ -146,18 +142,26 @@ async fn compare(
         digest.within = None;
     }
     while expected.is_some() {
-        match last.is_none() && output_start > Offset::ZERO {
-            true => verified.passed += 1,
-            false => {
-                verified.records += 1;
-                verified.missing += 1;
-            }
-        }
+        absent(verified, last.is_none().then_some(&mut removed_max));
         expected = log.next().await?;
     }
     written.close().await;
     log.reader.close().await;
     Ok(())
+}
+
+/// Counts a record that the output does not have: it was removed from the output's beginning, as long as that may be, or is missing.
+fn absent(verified: &mut Verified, removed_max: Option<&mut i64>) {
+    match removed_max {
+        Some(left @ 1..) => {
+            *left -= 1;
+            verified.passed += 1;
+        }
+        _ => {
+            verified.records += 1;
+            verified.missing += 1;
+        }
+    }
 }
 
 /// Whether a record is as it was read, but for the headers that say where.

@@ -1,4 +1,4 @@
-//! The files of the range in hand, one for each directory that its records belong to.
+//! The files of the range in hand, one for each directory that its rows belong to, or one of no rows: each range has a file.
 //!
 //! Rows go to a staged file as they come, so that memory holds no more than what Parquet needs to finish a row group. What a file
 //! holds depends on its range and the declaration alone: the same records in the same order give the same rows. A file that is not
@@ -16,6 +16,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
+use wire::Millis;
 
 use crate::columns::{Columns, Shape, Unconvertible};
 use crate::files::NewFile;
@@ -99,10 +100,21 @@ impl RangeWriter {
         self.open.values().map(|file| file.columns.bytes() + encoded(file)).sum()
     }
 
-    /// Finishes the files and makes them durable where they are, each with these words in its footer and how many there are.
-    pub(crate) fn finish(self, footer: &[(&str, String)], staging: &mut Staging) -> io::Result<Vec<Staged>> {
+    /// Finishes the files and makes them durable where they are, each with these words in its footer and how many there are. Where
+    /// nothing is a row there is a file of no rows, in the directory of `otherwise`: it says that the range is there.
+    pub(crate) fn finish(
+        self,
+        footer: &[(&str, String)],
+        otherwise: Millis,
+        staging: &mut Staging,
+    ) -> io::Result<Vec<Staged>> {
         // One that was opened for a record which turned out to be no row holds nothing.
-        let open: Vec<_> = self.open.into_values().filter(|file| file.rows > 0).collect();
+        let mut open: Vec<_> = self.open.into_values().filter(|file| file.rows > 0).collect();
+        if open.is_empty() {
+            let (directory, mut columns) = (self.layout.directory(otherwise), Columns::new(self.shape));
+            let file = Some(Begun::new(columns.finish().schema(), &self.table, staging)?);
+            open.push(OpenFile { directory, columns, rows: 0, file });
+        }
         let files = open.len();
         let mut staged = Vec::with_capacity(files);
         for mut file in open {

@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -269,6 +270,29 @@ impl World {
         disk.put(&Path::new(TABLE).join(name.to_string()), &merged);
     }
 
+    /// What is in the store: its newest version, and all its files.
+    fn store(&self) -> (u64, Vec<(PathBuf, Vec<u8>)>) {
+        let dir = Path::new(TABLE).join("_sink/orders.offline/orders-0");
+        let disk = self.disk.lock().unwrap();
+        let entries = disk.list(&dir).unwrap_or_default();
+        let files: Vec<_> = entries
+            .iter()
+            .filter(|entry| entry.name.ends_with(".json"))
+            .map(|entry| (dir.join(&entry.name), disk.read(&dir.join(&entry.name)).unwrap()))
+            .collect();
+        let newest =
+            files.last().map(|(path, _)| path.file_stem().unwrap().to_str().unwrap().parse().unwrap());
+        (newest.unwrap_or(0), files)
+    }
+
+    /// Puts what was in the store in place of what is.
+    fn set_store_back(&self, files: &[(PathBuf, Vec<u8>)]) {
+        let (_, now) = self.store();
+        let mut disk = self.disk.lock().unwrap();
+        now.iter().for_each(|(path, _)| disk.remove(path).unwrap());
+        files.iter().for_each(|(path, content)| disk.put(path, content));
+    }
+
     /// The store as it was one change ago.
     fn roll_store_back(&self) -> bool {
         let dir = Path::new(TABLE).join("_sink/orders.offline/orders-0");
@@ -379,6 +403,11 @@ fn wake_as_zombie(world: &World, first: u64, second: u64) -> bool {
             Ok(()) => {}
             // The zombie had not begun to take hold of the partition, so that it is the successor's successor.
             Err(error) => {
+                // The zombie takes the sending over before it hears from the store that it is none; that alone ends nobody.
+                assert!(
+                    !error.to_string().contains("it sends the dead letters"),
+                    "{first}, {second}: {error}"
+                );
                 let is_told = matches!(
                     error,
                     PartitionError::TakenOver { .. }
@@ -459,6 +488,69 @@ fn a_store_that_has_lost_its_last_change_doubles_nothing() {
     }
     assert!(refused > 0 && refused < points, "both happen: {refused} of {points} were refused");
     report("store rolled back", points);
+}
+
+#[test]
+fn a_store_that_was_set_back_by_several_changes_doubles_nothing_and_knows_what_its_letters_are() {
+    let steps = steps(30, FIRST);
+    // What each version of the store looked like, as every run does the same.
+    let mut versions = BTreeMap::new();
+    for at in 1..=steps {
+        let world = World::new(30);
+        world.run(FIRST, Some((at, Fate::Dies))).unwrap_err();
+        let (version, files) = world.store();
+        versions.insert(version, files);
+    }
+    let (mut refused, mut points) = (0, 0);
+    for (at, lost) in (1..=steps).flat_map(|at| [(at, 2), (at, 3)]) {
+        let world = World::new(30);
+        world.run(FIRST, Some((at, Fate::Dies))).unwrap_err();
+        let (version, _) = world.store();
+        let Some(files) = version.checked_sub(lost).and_then(|before| versions.get(&before)) else {
+            continue;
+        };
+        world.set_store_back(files);
+        points += 1;
+        if let Err(error) = world.run(SECOND, None) {
+            let is_ahead = matches!(error, PartitionError::Ahead(_) | PartitionError::LettersAhead { .. });
+            assert!(is_ahead, "{lost} lost at {at}: {error}");
+            let (mut letters, mut rows) = (world.letters(), world.rows());
+            let before = (letters.len(), rows.len());
+            letters.dedup();
+            rows.dedup();
+            assert_eq!((letters.len(), rows.len()), before, "nothing is there twice");
+            refused += 1;
+        } else {
+            world.assert_exactly_once(&format!("{lost} lost at {at}"));
+        }
+    }
+    assert!(refused > 0 && refused < points, "both happen: {refused} of {points} were refused");
+    report("store set back further", points);
+}
+
+#[test]
+fn a_range_whose_verdicts_are_gone_is_not_taken_as_one_without_letters() {
+    let (mut named, steps) = (0, steps(12, FIRST));
+    for at in 1..=steps {
+        let world = World::new(12);
+        world.run(FIRST, Some((at, Fate::Dies))).unwrap_err();
+        let dir = Path::new(TABLE).join("_letters/orders.offline/orders-0");
+        let mut disk = world.disk.lock().unwrap();
+        let left = disk.list(&dir).unwrap_or_default();
+        left.iter().for_each(|entry| disk.remove(&dir.join(&entry.name)).unwrap());
+        drop(disk);
+        // To it, all of them could be rows.
+        let raw = Habits { format: || Format::Bytes, ..SECOND };
+        match world.run(raw, None) {
+            Ok(()) => world.assert_each_somewhere_once(&format!("killed at {at}, without verdicts")),
+            Err(error) => {
+                let told = error.to_string();
+                assert!(told.contains(".json is gone, which says what"), "{at}: {told}");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 0 && named < steps, "some had frozen letters: {named} of {steps}");
 }
 
 #[test]

@@ -344,6 +344,29 @@ async fn a_record_that_is_no_row_ends_it_by_name_with_what_came_before_committed
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_gone_are_missed_also_where_retention_has_removed_the_first_records() {
+    let world = World::new(1).await;
+    world.send(0, numbers(0..300)).await;
+    world.run_to_end("").await.unwrap();
+    let sums = |all: &[Verified]| (all[0].rows, all[0].records, all[0].passed, all[0].missing, all[0].double);
+    let partition = TopicPartition::new("orders", PartitionId(0));
+    // In the middle of a range: the rest of it is compared all the same.
+    world.admin().delete_records(&[(partition.clone(), Offset(50))]).await.unwrap();
+    let verified = world.verified().await;
+    assert!(verified[0].is_clean(), "{verified:?}");
+    assert_eq!(sums(&verified), (300, 250, 50, 0, 0));
+
+    for file in parquet_files(&world.table()) {
+        std::fs::remove_file(file).unwrap();
+    }
+    let verified = world.verified().await;
+    assert_eq!(sums(&verified), (0, 250, 0, 250, 0));
+    let problem =
+        "no file is there from 0 to 50, and the log begins at 50: what was there is in neither of them";
+    assert_eq!(verified[0].findings[0].problem, problem);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_topic_made_anew_and_a_store_that_is_gone_stop_it() {
     let world = World::new(1).await;
     world.send(0, numbers(0..50)).await;
@@ -368,6 +391,32 @@ async fn a_topic_made_anew_and_a_store_that_is_gone_stop_it() {
     world.send(0, numbers(0..80)).await;
     let refused = world.run_to_end("").await.unwrap_err().to_string();
     assert!(refused.contains("was deleted and created again"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_sinks_that_begin_in_one_table_do_not_both_write_to_it() {
+    let world = World::new(1).await;
+    let table = world.table();
+    let other = format!("name = \"other\"\ntopics = [\"orders\"]\n[offline]\ntable = {table:?}\n");
+    let run = async |settings: Settings| {
+        let (environment, files) = (Arc::new(TokioEnvironment), Arc::new(LocalFiles));
+        sink::run(&settings, world.options(), environment, files, Until::End, pending()).await
+    };
+    // Nothing is there to be read yet: the table is empty when the second one comes.
+    run(world.settings("")).await.unwrap();
+    let refused = run(Settings::parse(&other).unwrap()).await.unwrap_err().to_string();
+    let place = table.join("_staging/orders.offline/orders-0").display().to_string();
+    assert_eq!(
+        refused,
+        format!(
+            "orders-0 of line other.offline: another line writes it into this table, and a sink wants a table of its own; if \
+             that one is gone for good, remove {place}"
+        )
+    );
+    // It has left nothing that is in the way of the first.
+    world.send(0, numbers(0..20)).await;
+    run(world.settings("")).await.unwrap();
+    world.assert_whole(20).await;
 }
 
 /// Numbers are rows, and what is not sent to a topic of its own.

@@ -166,6 +166,24 @@ impl World {
         producer.close(PATIENCE).await.unwrap();
     }
 
+    /// Gives the line the positions that it has in `out` in another topic.
+    async fn forge_positions_in(&self, topic: &str) {
+        let admin = self.admin();
+        let ids = admin.describe_topics(&[Str::from("out"), Str::copy_from(topic)]).await.unwrap();
+        let [out, other_id] = [0, 1].map(|at| ids[at].1.as_ref().unwrap().id.to_string());
+        let group = Str::from("orders.nearline");
+        let partition = TopicPartition::new(Str::from("orders"), PartitionId(0));
+        let mut kept = admin.group_offsets(&group).await.unwrap().committed.remove(&partition).unwrap();
+        kept.metadata = kept.metadata.map(|metadata| Str::copy_from(&metadata.replace(&out, &other_id)));
+        let producer = self.producer(Some("forger"));
+        producer.init_transactions().await.unwrap();
+        let transaction = producer.begin().await.unwrap();
+        let as_group = ConsumerGroupMetadata::of_group(group);
+        transaction.send_positions([(partition, kept)], &as_group).await.unwrap();
+        transaction.commit().await.unwrap();
+        producer.close(PATIENCE).await.unwrap();
+    }
+
     async fn end(&self, topic: &str, isolation: Isolation) -> i64 {
         let partition = TopicPartition::new(Str::copy_from(topic), PartitionId(0));
         let listed = self.admin().list_offsets(&[(partition, OffsetSpec::Latest)], isolation).await.unwrap();
@@ -350,20 +368,7 @@ async fn verify_finds_a_record_that_is_missing_in_the_middle_and_one_that_is_ano
     let all = world.verified(&other).await;
     assert!(all[1].findings[0].problem.contains("is of what is in the output topic with id"), "{all:?}");
 
-    let admin = world.admin();
-    let ids = admin.describe_topics(&[Str::from("out"), Str::from("other")]).await.unwrap();
-    let [out, other_id] = [0, 1].map(|at| ids[at].1.as_ref().unwrap().id.to_string());
-    let group = Str::from("orders.nearline");
-    let partition = TopicPartition::new(Str::from("orders"), PartitionId(0));
-    let mut kept = admin.group_offsets(&group).await.unwrap().committed.remove(&partition).unwrap();
-    kept.metadata = kept.metadata.map(|metadata| Str::copy_from(&metadata.replace(&out, &other_id)));
-    let producer = world.producer(Some("forger"));
-    producer.init_transactions().await.unwrap();
-    let transaction = producer.begin().await.unwrap();
-    let as_group = ConsumerGroupMetadata::of_group(group);
-    transaction.send_positions([(partition, kept)], &as_group).await.unwrap();
-    transaction.commit().await.unwrap();
-    producer.close(PATIENCE).await.unwrap();
+    world.forge_positions_in("other").await;
 
     let all = world.verified(&other).await;
     assert_eq!((all[1].rows, all[1].records, all[1].missing, all[1].double), (99, 100, 1, 0));
@@ -396,6 +401,32 @@ async fn instances_share_the_partitions_and_take_over_from_one_another() {
     let _ = second.await;
     world.run_to_end(NEARLINE).await.unwrap();
     world.assert_whole(4, 1_600).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_outputs_retention_cannot_have_removed_is_missing() {
+    let world = World::new(1).await;
+    world.send(0, 0..100).await;
+    world.run_to_end(NEARLINE).await.unwrap();
+    let written = world.records("out", 1).await.remove(&0).unwrap();
+
+    // An output from which three records of somebody else were removed, and which never had the first ten of the line.
+    world.create("other", 1).await;
+    let others = std::iter::repeat_n(ConsumedRecord { headers: Vec::new(), ..written[0].clone() }, 3);
+    for record in others.chain(written[10..].iter().cloned()) {
+        world.send_again(&ConsumedRecord { topic: "other".into(), ..record }).await;
+    }
+    world.forge_positions_in("other").await;
+    let other = TopicPartition::new(Str::from("other"), PartitionId(0));
+    let admin = world.admin();
+    admin.delete_records(&[(other.clone(), Offset(3))]).await.unwrap();
+    let lines = NEARLINE.replace("\"out\"", "\"other\"");
+    let one = &world.verified(&lines).await[0];
+    assert_eq!((one.rows, one.records, one.passed, one.missing), (90, 97, 3, 7));
+    // All of the line's is gone; that much it was.
+    admin.delete_records(&[(other, Offset(93))]).await.unwrap();
+    let one = &world.verified(&lines).await[0];
+    assert_eq!((one.rows, one.records, one.passed, one.missing), (0, 7, 93, 7));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -520,6 +551,42 @@ async fn a_topic_made_anew_and_positions_that_are_gone_or_set_by_hand_stop_it() 
     let refused = world.refused(NEARLINE).await;
     assert!(refused.contains("deleted and created again"), "{refused}");
     assert_eq!(world.records("out", 1).await[&0].len(), 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_without_a_position_waits_for_what_may_hide_its_own_records() {
+    let world = World::new(1).await;
+    // It has a position by the time that somebody else's transaction is open.
+    world.run_to_end(NEARLINE).await.unwrap();
+    let producer = world.producer(Some("another"));
+    producer.init_transactions().await.unwrap();
+    let open = producer.begin().await.unwrap();
+    open.send(ProducerRecord { topic: "out".into(), ..record(0, 1) }).await.unwrap();
+    world.send(0, 0..50).await;
+    world.run_to_end(NEARLINE).await.unwrap();
+    world.admin().delete_groups(&[Str::from("orders.nearline")]).await;
+    assert_eq!(world.end("out", Isolation::ReadCommitted).await, 0, "nothing of it is to be seen");
+    let running = world.start(Until::End, NEARLINE);
+    open.commit().await.unwrap();
+    let refused = timeout(PATIENCE, running).await.expect("it ends").unwrap().unwrap_err().to_string();
+    assert!(refused.contains("is gone, and out-0 holds what was at offset 0"), "{refused}");
+    producer.close(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_without_a_position_begins_only_if_asked_where_the_output_has_lost_its_beginning() {
+    let world = World::new(1).await;
+    world.send(0, 0..50).await;
+    world.run_to_end(NEARLINE).await.unwrap();
+    world.admin().delete_groups(&[Str::from("orders.nearline")]).await;
+    let out = TopicPartition::new(Str::from("out"), PartitionId(0));
+    let end = Offset(world.end("out", Isolation::ReadCommitted).await);
+    world.admin().delete_records(&[(out, end)]).await.unwrap();
+    let refused = world.refused(NEARLINE).await;
+    let expected = format!("is gone or never was, and out-0 begins at {end} by now");
+    assert!(refused.contains(&expected) && refused.contains("if_removed = \"begin\""), "{refused}");
+    let begin = format!("{NEARLINE}if_removed = \"begin\"\n");
+    assert_eq!(world.run_to_end(&begin).await.unwrap()[0].records, 50);
 }
 
 #[tokio::test(flavor = "multi_thread")]

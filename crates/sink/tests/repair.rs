@@ -6,6 +6,7 @@ mod servers;
 use std::collections::BTreeMap;
 use std::fs;
 use std::future::pending;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +18,13 @@ use client::{
 };
 use servers::{Postgres, Redis};
 use sink::{
-    Compaction, Done, Expiries, Expiry, Key, LocalFiles, Merge, Repair, RepairAction, RunError, Settings,
-    Stored, Until, Verified,
+    Compaction, Done, Entry, Expiries, Expiry, Files, Key, LocalFiles, Merge, NewFile, Repair, RepairAction,
+    RunError, Settings, Stored, Until, Verified,
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use wire::{Millis, PartitionId};
+use wire::{Millis, Offset, PartitionId, TopicPartition};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -47,16 +48,69 @@ struct World {
     broker: EmbeddedBroker,
     dir: TempDir,
     store: Store,
+    /// Declared besides the table.
+    declared: &'static str,
+}
+
+/// Bytes that are no text are dead letters.
+const WITH_LETTERS: &str = "[value]\nformat = \"text\"\n[dead_letters]\ntopic = \"dead\"\n";
+
+/// A disk that fails when a range's files are in their places, so that nothing after that is done.
+struct Failing;
+
+impl Files for Failing {
+    fn make_dir(&self, path: &Path) -> io::Result<()> {
+        LocalFiles.make_dir(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        LocalFiles.list(path)
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        LocalFiles.read(path)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>> {
+        LocalFiles.create(path)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        LocalFiles.link(from, to)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        LocalFiles.rename(from, to)
+    }
+
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
+        LocalFiles.exchange(one, other)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        LocalFiles.remove(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        match path.file_name().is_some_and(|name| name.to_str().unwrap().starts_with("hour=")) {
+            true => Err(io::Error::other("no space left")),
+            false => LocalFiles.sync_dir(path),
+        }
+    }
 }
 
 impl World {
     async fn new(store: Store) -> Self {
         let broker = EmbeddedBroker::builder().start().unwrap();
-        let world = Self { broker, dir: TempDir::new().unwrap(), store };
+        let world = Self { broker, dir: TempDir::new().unwrap(), store, declared: "" };
         let admin = Admin::new(world.cluster());
-        let topic =
-            NewTopic { name: "orders".into(), partitions: Some(2), replicas: Some(1), configs: Vec::new() };
-        let created = admin.create_topics(&[topic], Execution::Apply).await.unwrap();
+        let topics = [("orders", 2), ("dead", 1)].map(|(name, partitions)| NewTopic {
+            name: name.into(),
+            partitions: Some(partitions),
+            replicas: Some(1),
+            configs: Vec::new(),
+        });
+        let created = admin.create_topics(&topics, Execution::Apply).await.unwrap();
         assert!(created.iter().all(|(_, created)| created.is_ok()));
         world
     }
@@ -77,10 +131,19 @@ impl World {
 
     /// Records of two hours, in turn.
     async fn send(&self, partition: i32, records: i64) {
+        self.send_values(partition, (0..records).map(|number| number.to_string().into_bytes())).await;
+    }
+
+    /// Records that are no text.
+    async fn send_bad(&self, records: u8) {
+        self.send_values(0, (0..records).map(|number| vec![0xff, number])).await;
+    }
+
+    async fn send_values(&self, partition: i32, values: impl Iterator<Item = Vec<u8>>) {
         let producer = Producer::new(self.cluster()).unwrap();
         let mut handles = Vec::new();
-        for number in 0..records {
-            let mut record = ProducerRecord::new("orders", format!("{number}"));
+        for (number, value) in (0..).zip(values) {
+            let mut record = ProducerRecord::new("orders", value);
             record.partition = Some(PartitionId(partition));
             record.timestamp = Some(Millis(1_700_000_000_000 + number % 2 * HOUR_MS));
             handles.push(producer.enqueue(record).await.unwrap());
@@ -103,20 +166,32 @@ impl World {
             Store::Postgres(postgres) => postgres.url(),
         };
         let text = format!(
-            "name = \"orders\"\ntopics = [\"orders\"]\n\
-             [offline]\ntable = {table:?}\npositions = {positions:?}\nroll_rows = 100\n"
+            "name = \"orders\"\ntopics = [\"orders\"]\n{}\
+             [offline]\ntable = {table:?}\npositions = {positions:?}\nroll_rows = 100\n",
+            self.declared
         );
         Settings::parse(&text).unwrap_or_else(|error| panic!("{error}"))
     }
 
     fn start(&self, until: Until) -> JoinHandle<Result<Vec<Done>, RunError>> {
+        self.start_on(Arc::new(LocalFiles), until)
+    }
+
+    fn start_on(&self, files: Arc<dyn Files>, until: Until) -> JoinHandle<Result<Vec<Done>, RunError>> {
         let (settings, options) = (self.settings(), self.options());
-        let (environment, files) = (Arc::new(TokioEnvironment), Arc::new(LocalFiles));
+        let environment = Arc::new(TokioEnvironment);
         tokio::spawn(async move { sink::run(&settings, options, environment, files, until, pending()).await })
     }
 
     async fn run_to_end(&self) -> Result<Vec<Done>, RunError> {
         timeout(PATIENCE, self.start(Until::End)).await.expect("it ends").unwrap()
+    }
+
+    /// A run that ends when it has placed the files of its first range.
+    async fn run_to_the_first_files(&self) {
+        let running = self.start_on(Arc::new(Failing), Until::End);
+        let refused = timeout(PATIENCE, running).await.expect("it ends").unwrap().unwrap_err().to_string();
+        assert!(refused.contains("no space left"), "{refused}");
     }
 
     async fn repair(&self, execution: Execution) -> Result<Vec<Repair>, RunError> {
@@ -145,8 +220,9 @@ impl World {
     async fn told(&self, execution: Execution) -> Vec<String> {
         let told = |repair: Repair| match (repair.action, repair.is_done) {
             (RepairAction::Keep, _) => "keep".to_owned(),
-            (RepairAction::Rebuild(range), false) => format!("would be {range}"),
-            (RepairAction::Rebuild(range), true) => format!("is {range}"),
+            (RepairAction::Rebuild(range, None), false) => format!("would be {range}"),
+            (RepairAction::Rebuild(range, None), true) => format!("is {range}"),
+            (RepairAction::Rebuild(range, Some(frozen)), _) => format!("{range}, {} frozen", frozen.range),
             (RepairAction::Refuse, _) => repair.findings[0].to_string(),
         };
         self.repair(execution).await.unwrap().into_iter().map(told).collect()
@@ -163,7 +239,7 @@ impl World {
         let verified = sink::verify(&settings, &cluster, Arc::new(LocalFiles));
         let verified = timeout(PATIENCE, verified).await.expect("it ends").unwrap();
         assert!(verified.iter().all(Verified::is_clean), "{verified:?}");
-        assert_eq!(verified.iter().map(|one| one.rows).sum::<u64>(), records);
+        assert_eq!(verified.iter().map(|one| one.rows + one.letters).sum::<u64>(), records);
     }
 
     /// The store loses everything.
@@ -303,8 +379,13 @@ async fn gaps_overlaps_and_what_is_not_whole_are_refused_by_name_and_nothing_is_
         "{late}/{name}: [100, 200) is in 2 files, says its footer, and there are 1: put back what is missing"
     ))
     .await;
+    let told = world.told(Execution::Validate).await;
+    assert!(told[0].ends_with("put back what is missing"), "nothing else would do: {told:?}");
     fs::remove_file(world.file(&format!("{late}/{name}"))).unwrap();
     check("/orders-0-200-300.parquet: before it, nothing is there from 100 to 200").await;
+    put_back();
+    fs::remove_file(world.file(&format!("{late}/orders-0-200-300.parquet"))).unwrap();
+    check("put back what is missing; or remove what is there of this range, which is the last one").await;
     put_back();
 
     // A file that is there again under another name.
@@ -424,6 +505,74 @@ async fn files_of_another_cluster_are_refused_by_name() {
     world.lose().await;
     let told = world.told(Execution::Apply).await;
     assert!(told[0].contains(&format!("{name}: its footer says ottla.cluster.id is ")), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_range_whose_letters_may_not_have_been_sent_is_frozen_again_and_repeated() {
+    let world = World { declared: WITH_LETTERS, ..World::new(Store::Beside).await };
+    world.send(0, 100).await;
+    world.run_to_end().await.unwrap();
+    world.send(0, 50).await;
+    world.send_bad(5).await;
+    world.run_to_the_first_files().await;
+    world.lose().await;
+    // A run that finds the store empty leaves what says which records are letters.
+    let refused = world.run_to_end().await.unwrap_err().to_string();
+    assert!(refused.contains("the store has lost something"), "{refused}");
+    assert_eq!(world.told(Execution::Apply).await, ["[0, 155), [100, 155) frozen", "keep"]);
+    assert_eq!(world.told(Execution::Apply).await, ["keep", "keep"], "the next run repeats it");
+    world.run_to_end().await.unwrap();
+    world.assert_whole(155).await;
+
+    // They were sent: their position says so.
+    world.lose().await;
+    assert_eq!(world.told(Execution::Apply).await, ["is [0, 155)", "keep"]);
+    world.run_to_end().await.unwrap();
+    world.assert_whole(155).await;
+
+    // What says which they are is gone, and they were not.
+    world.send_bad(5).await;
+    world.run_to_the_first_files().await;
+    world.lose().await;
+    fs::remove_dir_all(world.table().join("_letters")).unwrap();
+    let told = world.told(Execution::Apply).await;
+    assert!(
+        told[0].contains("[155, 160) has 5 dead letters of which it is not known that they were sent"),
+        "{told:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_of_nothing_but_letters_is_in_the_table_too() {
+    let world = World { declared: WITH_LETTERS, ..World::new(Store::Beside).await };
+    world.send_bad(5).await;
+    world.run_to_end().await.unwrap();
+    world.send(0, 20).await;
+    world.run_to_end().await.unwrap();
+    world.send_bad(3).await;
+    world.run_to_end().await.unwrap();
+    assert_eq!(world.told(Execution::Apply).await, ["keep", "keep"]);
+    world.lose().await;
+    assert_eq!(world.told(Execution::Apply).await, ["is [0, 28)", "keep"]);
+    world.send(0, 20).await;
+    world.run_to_end().await.unwrap();
+    world.assert_whole(48).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_that_is_whole_and_cannot_be_repeated_any_more_is_committed() {
+    let world = World::new(Store::Beside).await;
+    world.send(0, 50).await;
+    world.run_to_the_first_files().await;
+    assert_eq!(world.told(Execution::Apply).await, ["keep", "keep"], "the next run repeats it");
+    let partition = TopicPartition::new("orders", PartitionId(0));
+    Admin::new(world.cluster()).delete_records(&[(partition, Offset(10))]).await.unwrap();
+    let refused = world.run_to_end().await.unwrap_err().to_string();
+    assert!(refused.contains("`ottla sink repair`"), "{refused}");
+    assert_eq!(world.told(Execution::Apply).await, ["is [0, 50)", "keep"]);
+    world.send(0, 20).await;
+    world.run_to_end().await.unwrap();
+    world.assert_whole(70).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

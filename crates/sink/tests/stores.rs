@@ -114,7 +114,7 @@ fn acquire(key: &Key, token: i64) -> Acquire {
 
 fn change(key: &Key, held: &Held, start: i64, end: i64) -> Change {
     let range = Range::new(Offset(start), Offset(end));
-    let frozen = Frozen { range, epoch: held.fence.number, layout: Layout::Day };
+    let frozen = Frozen { range, epoch: held.fence.number, layout: Layout::Day, letters: 3 };
     Change { key: key.clone(), fence: held.fence, frozen, now: Millis(1_700_000_000_456) }
 }
 
@@ -338,15 +338,25 @@ async fn what_the_table_says_is_put_in_place_by_the_holder_alone(mut place: Plac
     let first = store.acquire(&acquire(&key, 5)).await.unwrap();
     store.freeze(&change(&key, &first, 10, 20)).await.unwrap();
     let second = store.acquire(&acquire(&key, 6)).await.unwrap();
-    let range = Range::new(Offset(4), Offset(30));
-    let by = |held: &Held| Rebuild { key: key.clone(), fence: held.fence, range, now: Millis(7) };
-    assert!(matches!(store.rebuild(&by(&first)).await, Err(StoreError::Fenced { .. })));
-    store.rebuild(&by(&second)).await.unwrap();
+    let by = |held: &Held, frozen| Rebuild {
+        key: key.clone(),
+        fence: held.fence,
+        begun: Offset(4),
+        committed: Offset(30),
+        frozen,
+        now: Millis(7),
+    };
+    assert!(matches!(store.rebuild(&by(&first, None)).await, Err(StoreError::Fenced { .. })));
+    store.rebuild(&by(&second, None)).await.unwrap();
     place.kill_and_restart().await;
-    store.rebuild(&by(&second)).await.unwrap();
+    store.rebuild(&by(&second, None)).await.unwrap();
     let stored = store.list(&key.line).await.unwrap()[0].1;
     assert_eq!((told(&stored), stored.committed.leader_epoch), ((4, 30, None), LeaderEpoch::NONE));
     store.freeze(&change(&key, &second, 30, 40)).await.expect("it goes on from there");
+    // A range that has to be repeated is put there as it is.
+    let other = change(&key, &first, 30, 50).frozen;
+    store.rebuild(&by(&second, Some(other))).await.unwrap();
+    assert_eq!(store.list(&key.line).await.unwrap()[0].1.frozen, Some(other));
 }
 
 #[tokio::test]
