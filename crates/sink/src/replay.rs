@@ -147,6 +147,8 @@ pub async fn replay(
     // What a transaction may still take back is neither a letter nor a position.
     options.isolation_level = Isolation::ReadCommitted;
     options.group_id = Some(name.clone());
+    // Its positions move with the transactions alone. A commit of the reader's, on its way when it was dropped, would set them back.
+    options.enable_auto_commit = false;
     let cluster = Cluster::new(options.clone(), Arc::clone(&environment))?;
     options.transactional_id = Some(name.clone());
     let producer = Producer::new(Cluster::new(options, environment)?)?;
