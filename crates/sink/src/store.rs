@@ -191,7 +191,9 @@ pub enum StoreError {
         frozen: Option<Range>,
     },
     /// There is nothing of a partition that is held.
-    #[error("{key} is not in the store any more: the store has lost its data")]
+    #[error(
+        "{key} is not in the store any more: the store has lost its data, which `ottla sink repair` gives back"
+    )]
     Lost {
         /// The partition.
         key: Box<Key>,
