@@ -16,6 +16,7 @@ mod latency;
 mod flood;
 mod groups;
 mod clients;
+mod sink;
 mod compaction;
 mod lifecycle;
 mod replicated;
@@ -40,7 +41,7 @@ usage: cargo xtask bench [options]
 
   --quick              a few cells, one or two pairs, two kills: about three minutes, and ten with clusters
   --parts LIST         of throughput, latency, lifecycle; cluster, which is replicated, failover, scale, growth; delivery,
-                       which is transactions, groups, flood, compaction; clients (default: all)
+                       which is transactions, groups, flood, compaction; clients; sink (default: all)
   --cells LIST         only cells whose name contains one of these, such as 1024B, 200p, java, librdkafka/100B/12p/flush
   --peer LIST          of ottla,kafka (default: both)
   --pairs N            how often both sides run, at most, if the time allows (default 3)
@@ -75,6 +76,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             Part::Scale => scale::measure(&workshop, &options, &mut findings),
             Part::Growth => growth::measure(&workshop, &options, &mut findings),
             Part::Clients => clients::measure(&workshop, &options, &mut findings),
+            Part::Sink => sink::measure(&workshop, &options, &mut findings),
         };
         findings.add(part, outcome.map(|()| Vec::new()));
     }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Waits for the end of a process, which is killed if that does not come in time.
-fn ended(child: &mut Child, deadline: Instant, name: &str) -> Result<ExitStatus, String> {
+pub(crate) fn ended(child: &mut Child, deadline: Instant, name: &str) -> Result<ExitStatus, String> {
     loop {
         let ended = child.try_wait().map_err(|error| format!("cannot look after {name}: {error}"))?;
         match ended {

@@ -62,7 +62,9 @@ fn better(kind: Kind) -> &'static str {
         | Kind::ShareRate
         | Kind::CompactionRate
         | Kind::ClientProduceRate
-        | Kind::ClientConsumeRate => "longer is better",
+        | Kind::ClientConsumeRate
+        | Kind::SinkCpu
+        | Kind::SinkRate => "longer is better",
         _ => "shorter is better",
     }
 }

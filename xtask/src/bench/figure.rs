@@ -47,6 +47,10 @@ pub(crate) enum Kind {
     ClientConsumeCpu,
     ClientLatency,
     ClientMemory,
+    SinkCpu,
+    SinkRate,
+    SinkAge,
+    SinkMemory,
 }
 
 /// What is published together: a bench of one part leaves the figures of the others as they are.
@@ -58,10 +62,12 @@ pub(crate) enum Chapter {
     Delivery,
     /// Ottla's own client.
     Clients,
+    /// `ottla sink`.
+    Sink,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 39] = [
+    pub(crate) const ALL: [Self; 43] = [
         Self::ProduceCpu,
         Self::ConsumeCpu,
         Self::ProduceRate,
@@ -101,6 +107,10 @@ impl Kind {
         Self::ClientConsumeCpu,
         Self::ClientLatency,
         Self::ClientMemory,
+        Self::SinkCpu,
+        Self::SinkRate,
+        Self::SinkAge,
+        Self::SinkMemory,
     ];
 
     pub(crate) fn chapter(self) -> Chapter {
@@ -144,6 +154,7 @@ impl Kind {
             | Self::ClientConsumeCpu
             | Self::ClientLatency
             | Self::ClientMemory => Chapter::Clients,
+            Self::SinkCpu | Self::SinkRate | Self::SinkAge | Self::SinkMemory => Chapter::Sink,
         }
     }
 
@@ -192,6 +203,10 @@ impl Kind {
             Self::ClientConsumeCpu => "Client: its CPU, seconds per GiB consumed",
             Self::ClientLatency => "Client: until a record is acknowledged, ms",
             Self::ClientMemory => "Client: its largest own memory (RssAnon), MiB",
+            Self::SinkCpu => "Sink: MB of values per second of its CPU",
+            Self::SinkRate => "Sink: MB of values per second",
+            Self::SinkAge => "Near-real-time line: from a record's sending until it is read as committed, ms",
+            Self::SinkMemory => "Sink: its largest own memory (RssAnon), MiB",
         }
     }
 }

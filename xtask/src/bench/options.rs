@@ -54,10 +54,12 @@ pub(crate) enum Part {
     Growth,
     /// Ottla's own client beside others.
     Clients,
+    /// Topics into tables and topics, beside a Python program.
+    Sink,
 }
 
 impl Part {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Lifecycle,
         Self::Latency,
         Self::Flood,
@@ -70,6 +72,7 @@ impl Part {
         Self::Scale,
         Self::Growth,
         Self::Clients,
+        Self::Sink,
     ];
     /// What `cluster` stands for.
     const OF_CLUSTERS: [Self; 4] = [Self::Replicated, Self::Failover, Self::Scale, Self::Growth];
@@ -269,6 +272,7 @@ impl fmt::Display for Part {
             Self::Scale => "scale",
             Self::Growth => "growth",
             Self::Clients => "clients",
+            Self::Sink => "sink",
         })
     }
 }

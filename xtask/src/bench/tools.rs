@@ -49,7 +49,11 @@ impl Workshop {
             }
             None => PathBuf::new(),
         };
-        let toolbox = Toolbox::install(&[Kit::Java])?;
+        let mut kits = vec![Kit::Java];
+        if options.parts.contains(&Part::Sink) {
+            kits.push(Kit::Python);
+        }
+        let toolbox = Toolbox::install(&kits)?;
         Ok(Self {
             root,
             scratch,
@@ -89,6 +93,11 @@ impl Workshop {
         let mut java = self.toolbox.java();
         java.args(["compat.Main", name]);
         java
+    }
+
+    /// A program of compat/python.
+    pub(crate) fn python_program(&self, name: &str) -> Command {
+        self.toolbox.python_program(name)
     }
 
     /// A main class of Apache Kafka: broker or tool.
