@@ -191,7 +191,24 @@ async fn verify_offline(
     })
     .await?;
     let mut all = Vec::new();
-    for source in sources(settings, Line::Offline, cluster).await? {
+    let sources = sources(settings, Line::Offline, cluster).await?;
+    // Readers take them for the sink's.
+    let is_parquet = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "parquet");
+    let foreign = listing.foreign.iter().filter(is_parquet).map(|path| Finding {
+        place: path.display().to_string(),
+        problem: "it is not the sink's, and readers of the table see its rows".to_owned(),
+    });
+    let is_known =
+        |file: &&TableFile| sources.iter().any(|source| source.key.partition == file.name.partition);
+    let unknown = listing.files.iter().filter(|file| !is_known(file)).map(|file| Finding {
+        place: file.directory.join(file.name.to_string()).display().to_string(),
+        problem: format!(
+            "{} is no partition of the topics, and readers of the table see its rows",
+            file.name.partition
+        ),
+    });
+    let mut foreign: Vec<Finding> = foreign.chain(unknown).collect();
+    for source in sources {
         let partition = &source.key.partition;
         let of_topic = letters.remove(partition).unwrap_or_default().into_iter();
         // Others are of a topic of that name that was there before.
@@ -209,7 +226,10 @@ async fn verify_offline(
         }
         // The other line has them as they were.
         letters.iter().for_each(|&offset| digest.add(Offset(offset), None));
-        all.push(compare(cluster, found, &source, stored, letters, digest).await?);
+        let mut verified = compare(cluster, found, &source, stored, letters, digest).await?;
+        // What is of no partition is told with the first one.
+        verified.findings.append(&mut foreign);
+        all.push(verified);
     }
     Ok(all)
 }

@@ -367,6 +367,24 @@ async fn files_that_are_gone_are_missed_also_where_retention_has_removed_the_fir
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_not_the_sinks_are_found_where_readers_would_see_them() {
+    let world = World::new(1).await;
+    world.send(0, numbers(0..20)).await;
+    world.run_to_end("").await.unwrap();
+    let file = parquet_files(&world.table()).remove(0);
+    for name in ["copy.parquet", "orders-7-0-20.parquet", "notes.txt"] {
+        std::fs::copy(&file, file.with_file_name(name)).unwrap();
+    }
+    let verified = world.verified().await;
+    let problems: Vec<_> = verified[0].findings.iter().map(|finding| finding.problem.as_str()).collect();
+    let expected = [
+        "it is not the sink's, and readers of the table see its rows",
+        "orders-7 is no partition of the topics, and readers of the table see its rows",
+    ];
+    assert_eq!(problems, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_topic_made_anew_and_a_store_that_is_gone_stop_it() {
     let world = World::new(1).await;
     world.send(0, numbers(0..50)).await;
