@@ -10,6 +10,7 @@ use crate::avro_schema::{Field, Form, Logical, Place, Schema, Type};
 use crate::column::{Column, ListColumn, MapColumn, StructColumn};
 use crate::decimal;
 use crate::fault::Fault;
+use crate::protobuf::{COLUMN_BYTES, EXTRA_MAX};
 
 /// How deep values may be nested of which nothing is kept.
 const SKIPPED_DEPTH_MAX: usize = 256;
@@ -397,10 +398,19 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// Few bytes may stand for much: a null for all the columns of a record, a number for a symbol.
+    fn charge(&mut self, bytes: usize) -> Result<(), Fault> {
+        self.extra += bytes;
+        match self.extra > EXTRA_MAX {
+            true => Err(Fault::new(format!("a value stands for at most {EXTRA_MAX} bytes beyond its own"))),
+            false => Ok(()),
+        }
+    }
+
     /// One that takes no byte may be announced in any number.
     fn empty_item(&mut self) -> Result<(), Fault> {
         self.empty_items += 1;
-        self.extra += EMPTY_ITEM_BYTES;
+        self.charge(EMPTY_ITEM_BYTES)?;
         match self.empty_items > EMPTY_ITEMS_MAX {
             true => Err(Fault::new(format!("a value has at most {EMPTY_ITEMS_MAX} items that take no byte"))),
             false => Ok(()),
@@ -435,7 +445,7 @@ fn record(
     for Default { bytes, target } in defaults {
         let mut default = Input { bytes, empty_items: 0, extra: bytes.len() };
         target.fill(writer, &mut default, columns)?;
-        input.extra += default.extra;
+        input.charge(default.extra)?;
     }
     Ok(())
 }
@@ -444,7 +454,10 @@ impl Read {
     /// Appends a value to a column, which is of the kind that it was resolved to.
     fn append(&self, writer: &Schema, input: &mut Input<'_>, column: &mut Column) -> Result<(), Fault> {
         match (self, column) {
-            (Self::Null, column) => column.null(),
+            (Self::Null, column) => {
+                input.charge(column.width() * COLUMN_BYTES)?;
+                column.null();
+            }
             (Self::Bool, Column::Bool(column)) => match input.array()? {
                 [0] => column.append_value(false),
                 [1] => column.append_value(true),
@@ -464,8 +477,8 @@ impl Read {
             (Self::Enum(symbols), Column::String(column)) => {
                 let symbol =
                     input.choice(symbols)?.as_deref().map_err(|problem| Fault::new(problem.clone()))?;
+                input.charge(symbol.len())?;
                 column.append_value(symbol);
-                input.extra += symbol.len();
             }
             (Self::List(item), Column::List(column)) => {
                 let ListColumn { items, .. } = column;
@@ -637,6 +650,22 @@ mod tests {
         expect![[r#"
             id=-7 city="Zürich" state="PAID" price=1234.56 at=2024-05-01T12:00:00.5Z seen=2024-05-01T12:00:00.000001Z day=1969-12-31 key="12345678-9abc-def0-1234-56789abcdef0" mac=000102030405 lines=[{sku=1 weight=0.5} {sku=2147483647 weight=-}] counts={"a":1.5} ship={street="Main" lines=[{sku=3 weight=-}]} paid=true raw=00ff
             id=9223372036854775807 city=- state="NEW" price=-0.01 at=1969-12-31T23:59:59.999Z seen=- day=2024-05-01 key="00000000-0000-0000-0000-000000000000" mac=ffffffffffff lines=[] counts={} ship=- paid=false raw="#]].assert_eq(&both);
+    }
+
+    #[test]
+    fn few_bytes_do_not_stand_for_much() {
+        let fields: Vec<_> = (0..50).map(|at| json!({ "name": format!("f{at}"), "type": "long" })).collect();
+        let wide = json!({ "type": "record", "name": "Wide", "fields": fields });
+        let long = json!({ "type": "enum", "name": "Long", "symbols": ["a".repeat(1000), "b"] });
+        for items in [json!(["null", wide]), long] {
+            let list = json!({ "name": "l", "type": { "type": "array", "items": items } });
+            let schema = json!({ "type": "record", "name": "Lists", "fields": [list] });
+            let encoded = Arc::new(Encoded::avro_text(&schema.to_string()).unwrap());
+            // A million items of a byte each.
+            let value = [hex("80897a"), vec![0; 1_000_001]].concat();
+            let told = row(&encoded, Some(&value));
+            assert!(told.ends_with("a value stands for at most 67108864 bytes beyond its own"), "{told}");
+        }
     }
 
     #[test]

@@ -152,6 +152,14 @@ impl Column {
         }
     }
 
+    /// The columns that a null has a value in, those within it included.
+    pub(crate) fn width(&self) -> usize {
+        match self {
+            Self::Struct(column) => 1 + column.columns.iter().map(Self::width).sum::<usize>(),
+            _ => 1,
+        }
+    }
+
     pub(crate) fn null(&mut self) {
         match self {
             Self::String(column) => column.append_null(),

@@ -12,9 +12,9 @@ use crate::fault::Fault;
 /// How deep groups may be nested that are passed over.
 const GROUPS_MAX: usize = 64;
 /// What a value may take in columns beyond its own bytes: an empty message in a list takes a value in every column.
-const EXTRA_MAX: usize = 64 << 20;
+pub(crate) const EXTRA_MAX: usize = 64 << 20;
 /// What a value takes in a column, about.
-const COLUMN_BYTES: usize = 8;
+pub(crate) const COLUMN_BYTES: usize = 8;
 
 /// A message, whose fields are columns in their order.
 #[derive(Debug)]
