@@ -327,18 +327,19 @@ impl Directory<'_> {
             // What stands in a footer beside the columns stays with its file.
             let schema = Arc::new(Schema::new(reader.schema().fields().clone()));
             let reader = reader.with_batch_size(BATCH_ROWS).build().map_err(io_error)?;
+            // Also where there is no row: ranges of nothing but dead letters have files too.
+            let writer = match &mut writer {
+                Some(writer) => writer,
+                empty => {
+                    let file = self.table.files.create(&own.join(name.to_string()))?;
+                    let begun = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties()));
+                    empty.insert(begun.map_err(io_error)?)
+                }
+            };
             for batch in reader {
                 let batch = batch.map_err(io::Error::other)?;
                 let batch = RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec());
                 let batch = batch.map_err(io::Error::other)?;
-                let writer = match &mut writer {
-                    Some(writer) => writer,
-                    empty => {
-                        let file = self.table.files.create(&own.join(name.to_string()))?;
-                        let begun = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties()));
-                        empty.insert(begun.map_err(io_error)?)
-                    }
-                };
                 rows += batch.num_rows() as u64;
                 writer.write(&batch).map_err(io_error)?;
                 if writer.in_progress_size() >= ROW_GROUP_BYTES_MAX {

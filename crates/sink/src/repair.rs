@@ -257,7 +257,10 @@ fn examine(
         });
         let is_last = Some(range) == last;
         let is_whole = incomplete.is_none();
-        let is_sent = letters == 0 || range.end <= committed.max(log.sent.unwrap_or(Offset::ZERO));
+        // Of what was merged or removed for its age, all was committed.
+        let was_committed = parts.iter().any(|(told, _)| told.is_none_or(|told| told.is_merged));
+        let is_sent =
+            letters == 0 || was_committed || range.end <= committed.max(log.sent.unwrap_or(Offset::ZERO));
         let unrepeatable = is_last.then(|| unrepeatable(table, key, range, &parts, log)).flatten();
         // Unless it cannot be repeated and need not be.
         let is_left = is_on_its_way && !(unrepeatable.is_some() && is_whole && is_sent);

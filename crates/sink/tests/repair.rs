@@ -560,6 +560,28 @@ async fn a_range_of_nothing_but_letters_is_in_the_table_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn ranges_of_nothing_but_letters_are_merged_and_were_committed() {
+    let world = World { declared: WITH_LETTERS, ..World::new(Store::Beside).await };
+    for _ in 0..2 {
+        world.send_bad(4).await;
+        world.run_to_end().await.unwrap();
+    }
+    let merges = world.compact(Execution::Apply).await;
+    let told: Vec<_> = merges.iter().map(|merge| format!("{} of {}", merge.files, merge.into)).collect();
+    assert_eq!(told, ["2 of orders-0-0-8.parquet"]);
+    world.assert_whole(8).await;
+    // What was merged was committed, and its letters sent, also where their position is gone.
+    let group = "orders.dead-letters".into();
+    let deleted = Admin::new(world.cluster()).delete_groups(&[group]).await;
+    assert!(deleted.iter().all(|(_, deleted)| deleted.is_ok()));
+    world.lose().await;
+    assert_eq!(world.told(Execution::Apply).await, ["is [0, 8)", "keep"]);
+    world.send(0, 20).await;
+    world.run_to_end().await.unwrap();
+    world.assert_whole(28).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_range_that_is_whole_and_cannot_be_repeated_any_more_is_committed() {
     let world = World::new(Store::Beside).await;
     world.send(0, 50).await;
