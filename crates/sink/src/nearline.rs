@@ -213,17 +213,29 @@ impl Nearline {
         partitions: Vec<TopicPartition>,
     ) -> Result<BTreeMap<TopicPartition, Begin>, RunError> {
         let partitions: BTreeSet<_> = partitions.into_iter().collect();
+        // What is lost while it is looked at is not committed in the name of whoever this is by then.
+        let Some((_, member)) = self.member() else { return Ok(BTreeMap::new()) };
         // What a former member still has in a transaction is waited for here.
-        let kept = Admin::new(self.cluster.clone()).stable_group_offsets(&self.group).await?;
+        let kept = Admin::new(self.cluster.clone()).stable_group_offsets(&self.group).await;
         // The log after the positions: they are never ahead of what is looked at here.
-        let sources = sources(&self.settings, Line::Nearline, &self.cluster).await?;
+        let wanted = |partition: &TopicPartition| partitions.contains(partition);
+        let sources = source::sources_of(&self.settings, Line::Nearline, &self.cluster, wanted).await;
+        let (kept, sources) = match (kept.map_err(RunError::from), sources) {
+            // It is asked for again if they stay assigned.
+            (Err(error), _) | (_, Err(error)) if source::is_for_now(&error) => return Ok(BTreeMap::new()),
+            (kept, sources) => (kept?, sources?),
+        };
         let mut begins = BTreeMap::new();
         for source in sources {
             let (partition, log) = (&source.key.partition, source.log);
-            if !partitions.contains(partition) {
-                continue;
+            if self.output.check_partitions(std::iter::once(partition)).is_err() {
+                // It may have got more of them.
+                let now = Output::describe(&self.cluster, &self.nearline.topic).await?;
+                now.check_partitions(std::iter::once(partition))?;
+                if now.id == self.output.id {
+                    self.output = now;
+                }
             }
-            self.output.check_partitions(std::iter::once(partition))?;
             let (kept, is_new) = match kept.committed.get(partition) {
                 Some(committed) => (Kept::read(committed, &source.key, self.output.id)?, false),
                 None => {
@@ -258,8 +270,9 @@ impl Nearline {
             self.readings.insert(reading.key.partition.clone(), reading);
         }
         // Where new partitions begin, before anything of them is read.
-        if !self.renew(producer, Passed::Left).await? {
+        if !self.renew_as(producer, &member, Passed::Left).await? {
             tracing::info!(line = %self.line, "what was handed out is lost already");
+            begins.keys().for_each(|partition| drop(self.readings.remove(partition)));
             return Ok(BTreeMap::new());
         }
         Ok(begins)
@@ -330,6 +343,8 @@ impl Nearline {
             };
             let records = match records {
                 Some(Ok(records)) => records,
+                // The next call joins the group again.
+                Some(Err(Error::PollInterval { .. })) => continue,
                 Some(Err(error)) => return Err(self.stopped(error).await),
                 None => return Ok(()),
             };
@@ -372,7 +387,8 @@ impl Nearline {
                 Ok(closed)
             }
             Err(error) => {
-                self.give_up(error)?;
+                self.give_up(error, &member)?;
+                self.end_open(producer).await?;
                 Ok(if is_stopped { Closed::Stopped } else { Closed::Flush })
             }
         }
@@ -414,6 +430,7 @@ impl Nearline {
             };
             match records {
                 Some(Ok(records)) => next = Some(records),
+                Some(Err(Error::PollInterval { .. })) => return Ok(Closed::Flush),
                 Some(Err(error)) => return Ok(Closed::Failed(self.stopped(error).await)),
                 None => return Ok(Closed::Stopped),
             }
@@ -429,6 +446,11 @@ impl Nearline {
         let reading = self.readings.get_mut(records.partition());
         // It may be another's by now.
         let Some(reading) = reading.filter(|_| records.is_wanted()) else { return Ok(None) };
+        if records.position() < reading.read.next {
+            // What is written already does not come again, whatever the consumer was told before it was another's meanwhile.
+            let _ = self.consumer.seek(records.partition(), begin(reading.read));
+            return Ok(None);
+        }
         let committed = reading.committed.next;
         let checked =
             source::check_records(&self.cluster, &reading.key, committed, &reading.log, &records).await;
@@ -509,16 +531,43 @@ impl Nearline {
 
     /// Commits positions that have moved without a record, or that are old; not while this is no member of the group.
     async fn renew(&mut self, producer: &Producer, passed: Passed) -> Result<bool, RunError> {
-        let Some((_, member)) = self.member() else { return Ok(false) };
+        match self.member() {
+            Some((_, member)) => self.renew_as(producer, &member, passed).await,
+            None => Ok(false),
+        }
+    }
+
+    async fn renew_as(
+        &mut self,
+        producer: &Producer,
+        member: &Member,
+        passed: Passed,
+    ) -> Result<bool, RunError> {
         let transaction = producer.begin().await.map_err(|error| told(&self.line, error))?;
-        match self.commit(producer, transaction, &member, passed).await {
-            Err(error) if is_no_member(&error) => Ok(false),
+        match self.commit(producer, transaction, member, passed).await {
+            Err(error) if is_no_member(&error) => {
+                self.end_open(producer).await?;
+                Ok(false)
+            }
             committed => committed.map(|()| true).map_err(|error| told(&self.line, error)),
         }
     }
 
+    /// Ends what a transaction that failed left open, for those who wait for it: readers of the output, and whoever asks for the
+    /// positions. If that is not to be had now, it is done before the next one begins.
+    async fn end_open(&self, producer: &Producer) -> Result<(), RunError> {
+        let ended = match producer.begin().await {
+            Ok(transaction) => transaction.abort().await,
+            Err(error) => Err(error),
+        };
+        match ended {
+            Err(error) if error.kind() == ErrorKind::Retriable => Ok(()),
+            ended => ended.map_err(|error| told(&self.line, error)),
+        }
+    }
+
     /// After a transaction that failed: everything goes back to where it is committed, unless trying again is no use.
-    fn give_up(&mut self, error: Error) -> Result<(), RunError> {
+    fn give_up(&mut self, error: Error, begun_as: &Member) -> Result<(), RunError> {
         let is_worth_it = match &error {
             Error::Aborted { cause: Some(cause) } => {
                 matches!(cause.kind(), ErrorKind::Retriable | ErrorKind::Abortable)
@@ -532,11 +581,15 @@ impl Nearline {
             return Err(told(&self.line, error));
         }
         tracing::warn!(line = %self.line, %error, "a transaction failed and is done again");
+        let is_another = self.member().is_none_or(|(_, member)| member != *begun_as);
         for (name, reading) in &mut self.readings {
             reading.open = 0;
             reading.read = reading.committed;
-            // What is not read any more is about to be taken away.
-            let _ = self.consumer.seek(name, begin(reading.committed));
+            // What was lost may have been handed out anew: from where, is said then.
+            if !is_another {
+                // What is not read any more is about to be taken away.
+                let _ = self.consumer.seek(name, begin(reading.committed));
+            }
         }
         Ok(())
     }
@@ -579,11 +632,17 @@ impl Nearline {
             return Ok(true);
         }
         let kept = Admin::new(self.cluster.clone()).stable_group_offsets(&self.group).await?;
-        let is_in = |(name, &end): (&TopicPartition, &Offset)| {
-            self.readings.contains_key(name)
-                || kept.committed.get(name).is_some_and(|kept| kept.offset >= end)
-        };
-        Ok(self.ends.iter().all(is_in))
+        let others = self.ends.iter().filter(|(name, _)| !self.readings.contains_key(name));
+        let others: Vec<_> = others.map(|(name, end)| (name.clone(), *end)).collect();
+        for (name, end) in others {
+            let Some(committed) = kept.committed.get(&name).map(|kept| kept.offset) else { return Ok(false) };
+            // Behind the last record may be what nobody gets to see.
+            if committed < end && source::is_anything_left(&self.cluster, &name, committed, end).await? {
+                return Ok(false);
+            }
+            self.ends.remove(&name);
+        }
+        Ok(true)
     }
 
     /// What an error of the consumer's means.
@@ -642,6 +701,8 @@ fn is_no_member(error: &Error) -> bool {
         code,
         Some(
             ErrorCode::UNKNOWN_MEMBER_ID
+                // By itself, if it has joined again meanwhile; of another the heartbeat tells.
+                | ErrorCode::FENCED_INSTANCE_ID
                 | ErrorCode::ILLEGAL_GENERATION
                 | ErrorCode::STALE_MEMBER_EPOCH
                 | ErrorCode::FENCED_MEMBER_EPOCH

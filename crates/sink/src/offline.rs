@@ -22,7 +22,6 @@ use crate::encoded::Encoded;
 use crate::files::Files;
 use crate::key::Key;
 use crate::letters::TopicLetters;
-use crate::log_reader::LogReader;
 use crate::partition::{Chunk, LineSettings, Partition, PartitionError};
 use crate::positions::open_store;
 use crate::run::{Done, LOOK_EVERY, RunError, Until};
@@ -195,6 +194,8 @@ impl Offline {
                     // They are read again by the next one.
                     false => return Ok(()),
                 },
+                // The next call joins the group again, and what was in hand is somebody's from where it is committed.
+                Some(Err(Error::PollInterval { .. })) => continue,
                 Some(Err(error)) => return Err(self.stopped(error).await),
                 None => return Ok(()),
             }
@@ -235,12 +236,18 @@ impl Offline {
         partitions: Vec<TopicPartition>,
     ) -> Result<BTreeMap<TopicPartition, Begin>, RunError> {
         let partitions: BTreeSet<_> = partitions.into_iter().collect();
-        let sources = sources(&self.settings, Line::Offline, &self.cluster).await?;
+        let wanted = |partition: &TopicPartition| partitions.contains(partition);
+        let sources = match source::sources_of(&self.settings, Line::Offline, &self.cluster, wanted).await {
+            // It is asked for again if they stay assigned.
+            Err(error) if source::is_for_now(&error) => return Ok(BTreeMap::new()),
+            sources => sources?,
+        };
         let stored = self.store.list(&self.settings.line_name(Line::Offline)).await?;
         let known: BTreeSet<_> = stored.into_iter().map(|(key, _)| key.partition.topic).collect();
         let mut opened = BTreeMap::new();
         for source in sources {
-            if !partitions.contains(&source.key.partition) {
+            // Whoever took hold of what it has lost meanwhile would keep its successor out.
+            if !self.consumer.assignment().contains(&source.key.partition) {
                 continue;
             }
             self.taken_over.remove(&source.key.partition);
@@ -344,6 +351,8 @@ impl Offline {
 
     fn taken_over_by_another(&mut self, name: &TopicPartition, why: RunError) {
         tracing::warn!(partition = %name, %why, "it is let go");
+        // Nothing of it is read until the group has decided; what is not assigned any more cannot be paused.
+        let _ = self.consumer.pause([name]);
         let until = Instant::now() + self.options.session_timeout;
         self.taken_over.insert(name.clone(), Taken { why, until });
     }
@@ -402,29 +411,14 @@ impl Offline {
         for (key, stored) in self.store.list(&self.settings.line_name(Line::Offline)).await? {
             let Some(end) = others.get(&key.partition).copied() else { continue };
             if stored.committed.next >= end
-                || !self.is_anything_left(&key.partition, stored.committed.next, end).await?
+                || !source::is_anything_left(&self.cluster, &key.partition, stored.committed.next, end)
+                    .await?
             {
                 others.remove(&key.partition);
                 self.ends.remove(&key.partition);
             }
         }
         Ok(others.is_empty())
-    }
-
-    /// Whether there is something to be seen in a part of a partition.
-    async fn is_anything_left(
-        &mut self,
-        partition: &TopicPartition,
-        from: Offset,
-        to: Offset,
-    ) -> Result<bool, RunError> {
-        let mut options = self.options.clone();
-        options.group_id = None;
-        let mut reader = LogReader::new(&self.cluster.with_options(options)?, partition, from)?;
-        let records = reader.next(to).await?;
-        let is_left = records.is_some_and(|records| records[0].offset < to);
-        reader.close().await;
-        Ok(is_left)
     }
 
     async fn take(&mut self, records: Records) -> Result<(), RunError> {
@@ -464,6 +458,8 @@ impl Offline {
                 biased;
                 () = &mut stop => return Ok(false),
                 prepared = &mut prepared => return Ok(prepared.map(|()| true)?),
+                // Others do not wait for what this one waits for.
+                Some(share) = self.shares.recv() => self.share(share).await?,
                 () = sleep(LOOK_EVERY) => {
                     if !records.is_wanted() {
                         // They are somebody else's to wait for.

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use wire::{ErrorCode, Millis, Offset, Str, TopicPartition, Uuid};
 
 use crate::key::{Key, LineName};
+use crate::log_reader::LogReader;
 use crate::run::{CLOSE_MAX, RunError};
 use crate::settings::{Line, Settings};
 use crate::shares::Share;
@@ -32,6 +33,16 @@ pub(crate) async fn sources(
     line: Line,
     cluster: &Cluster,
 ) -> Result<Vec<Source>, RunError> {
+    sources_of(settings, line, cluster, |_| true).await
+}
+
+/// Those of them that are wanted; of no other is anything asked.
+pub(crate) async fn sources_of(
+    settings: &Settings,
+    line: Line,
+    cluster: &Cluster,
+    is_wanted: impl Fn(&TopicPartition) -> bool,
+) -> Result<Vec<Source>, RunError> {
     let cluster_id = cluster.id().await?.to_string();
     let admin = Admin::new(cluster.clone());
     let mut partitions = Vec::new();
@@ -45,6 +56,7 @@ pub(crate) async fn sources(
         let of_topic = described.partitions.iter().map(|part| TopicPartition::new(topic.clone(), part.id));
         partitions.extend(of_topic);
     }
+    partitions.retain(is_wanted);
     partitions.sort();
     let isolation = cluster.options().isolation_level;
     let of = |spec| partitions.iter().map(|partition| (partition.clone(), spec)).collect::<Vec<_>>();
@@ -77,6 +89,27 @@ pub(crate) fn begin(settings: &Settings, source: &Source, is_known: bool) -> Off
         true => source.log.start,
         false => settings.start.resolve(source.log.start, source.visible_end, None),
     }
+}
+
+/// Whether there is something to be seen in a part of a partition.
+pub(crate) async fn is_anything_left(
+    cluster: &Cluster,
+    partition: &TopicPartition,
+    from: Offset,
+    to: Offset,
+) -> Result<bool, RunError> {
+    let mut options = cluster.options().clone();
+    (options.group_id, options.group_instance_id) = (None, None);
+    let mut reader = LogReader::new(&cluster.with_options(options)?, partition, from)?;
+    let records = reader.next(to).await?;
+    let is_left = records.is_some_and(|records| records[0].offset < to);
+    reader.close().await;
+    Ok(is_left)
+}
+
+/// Whether what could not be had now may be asked for again.
+pub(crate) fn is_for_now(error: &RunError) -> bool {
+    matches!(error, RunError::Client(error) if error.kind() == ErrorKind::Retriable)
 }
 
 /// The client's options for a member of a line's group. What is read is committed by the line itself, and where to begin is for the line to say.
