@@ -21,11 +21,10 @@ use crate::columns::Extra;
 use crate::files::{Files, make_dirs};
 use crate::footer::{Told, metadata};
 use crate::key::{Key, Layout, Range};
-use crate::log_reader::LogReader;
 use crate::positions::open_store;
 use crate::run::RunError;
 use crate::settings::{Line, OfflineSettings, Settings};
-use crate::source::{Source, sources};
+use crate::source::{Source, is_anything_left, sources};
 use crate::staging::{self, unless_missing};
 use crate::store::{PositionStore, Stored};
 use crate::table::{Table, TableFile};
@@ -222,15 +221,20 @@ impl Marks {
             let stored = stored.iter().find(|(key, _)| *key == source.key).map(|(_, stored)| stored);
             reached.push(self.reached(source, stored, &by_directory).await?);
         }
-        self.times.retain(|path, _| by_directory.values().flatten().any(|(_, file)| file.path() == *path));
+        let there: BTreeSet<_> = by_directory.values().flatten().map(|(_, file)| file.path()).collect();
+        self.times.retain(|path, _| there.contains(path));
         let Some(watermark) = watermark(reached.into_iter(), now) else { return Ok(()) };
         let marked = |directory: &Path| listing.marked.contains(directory);
         for (directory, files) in &by_directory {
+            // The line reads in the same task, and a table may have thousands of directories.
+            tokio::task::yield_now().await;
             let outcome = match Layout::end(directory) {
                 _ if marked(directory) => self.count_late(directory, files, now),
                 Some(end) if end.0.saturating_add(self.lateness_ms) <= watermark.0 => {
-                    let mark = Mark::of(&self.told(files), None, now);
-                    self.set(directory, mark)
+                    match self.told(files) {
+                        Some(told) => self.set(directory, Mark::of(&told, None, now)),
+                        None => Ok(()),
+                    }
                 }
                 _ => Ok(()),
             };
@@ -248,8 +252,10 @@ impl Marks {
         RunError::Files { doing, path: self.table.root().to_owned(), source }
     }
 
-    fn told<'a>(&self, files: &[(&Key, &'a TableFile)]) -> Vec<Told<'a>> {
-        files.iter().map(|(key, file)| Told::read(&self.table, key, file)).collect()
+    /// What footers say; of files of which one is not there any more, as after a compaction, it is asked at the next look.
+    fn told<'a>(&self, files: &[(&Key, &'a TableFile)]) -> Option<Vec<Told<'a>>> {
+        let told: Vec<_> = files.iter().map(|(key, file)| Told::read(&self.table, key, file)).collect();
+        told.iter().all(|told| told.is_readable).then_some(told)
     }
 
     async fn reached(
@@ -294,16 +300,7 @@ impl Marks {
         if let Some(&seen) = self.seen.get(&at) {
             return Ok(seen);
         }
-        let mut reader = LogReader::new(&self.cluster, partition, range.start)?;
-        let found = match reader.next(range.end).await? {
-            None => false,
-            Some(records) => {
-                let found = records.iter().any(|record| record.offset < range.end);
-                records.done();
-                found
-            }
-        };
-        reader.close().await;
+        let found = is_anything_left(&self.cluster, partition, range.start, range.end).await?;
         self.seen.retain(|(other, _), _| other != partition);
         self.seen.insert(at, found);
         Ok(found)
@@ -341,7 +338,8 @@ impl Marks {
         if late.is_empty() {
             return Ok(());
         }
-        let counted = Mark::of(&self.told(&late), Some(mark), now);
+        let Some(told) = self.told(&late) else { return Ok(()) };
+        let counted = Mark::of(&told, Some(mark), now);
         if counted.late == mark.late {
             return Ok(());
         }
