@@ -31,7 +31,7 @@ use crate::replay::{DeadLetter, Which, each};
 use crate::run::RunError;
 use crate::settings::{Line, OfflineSettings, Settings};
 use crate::source::{Source, sources};
-use crate::store::Stored;
+use crate::store::{PositionStore, Stored};
 use crate::table::{Table, TableFile};
 use crate::verify_nearline;
 
@@ -116,12 +116,13 @@ pub async fn verify(
     cluster: &Cluster,
     files: Arc<dyn Files>,
 ) -> Result<Vec<Verified>, RunError> {
-    let stored = match &settings.offline {
-        // The store first: what comes into the table meanwhile is behind what is compared.
-        Some(offline) => {
-            let store = open_store(offline, Arc::clone(&files)).await?;
-            store.list(&settings.offline_name()).await?
-        }
+    let store = match &settings.offline {
+        Some(offline) => Some(open_store(offline, Arc::clone(&files)).await?),
+        None => None,
+    };
+    // The store first: what comes into the table meanwhile is behind what is compared.
+    let stored = match &store {
+        Some(store) => store.list(&settings.offline_name()).await?,
         None => Vec::new(),
     };
     let offline_range = |key: &Key| {
@@ -143,9 +144,12 @@ pub async fn verify(
         .iter()
         .map(|(verified, digest)| (verified.partition.clone(), Digest::new(digest.within)))
         .collect();
-    let mut all = match &settings.offline {
-        Some(offline) => verify_offline(settings, offline, cluster, files, &stored, &mut digests).await?,
-        None => Vec::new(),
+    let mut all = match (&settings.offline, store) {
+        (Some(offline), Some(store)) => {
+            let table = Table::new(files, &offline.table);
+            verify_offline(settings, offline, cluster, &table, &*store, &stored, &mut digests).await?
+        }
+        _ => Vec::new(),
     };
     for (mut verified, digest) in nearline {
         let other = digests.remove(&verified.partition).filter(|other| other.within.is_some());
@@ -169,21 +173,23 @@ async fn verify_offline(
     settings: &Settings,
     offline: &OfflineSettings,
     cluster: &Cluster,
-    files: Arc<dyn Files>,
+    table: &Table,
+    store: &dyn PositionStore,
     stored: &[(Key, Stored)],
     digests: &mut BTreeMap<TopicPartition, Digest>,
 ) -> Result<Vec<Verified>, RunError> {
-    let table = Table::new(files, &offline.table);
     let listing = table.list();
     let listing =
         listing.map_err(|source| RunError::Files { doing: "list", path: offline.table.clone(), source })?;
     // Behind the listing: what is neither listed nor written down is missing.
-    let expired = expired::read(&table, &settings.offline_name());
+    let expired = expired::read(table, &settings.offline_name());
     let expired = expired.map_err(|source| RunError::Files {
         doing: "read what is expired of",
         path: offline.table.clone(),
         source,
     })?;
+    // Also behind it: what the line has added meanwhile is known then.
+    let since = store.list(&settings.offline_name()).await?;
     let mut letters: BTreeMap<TopicPartition, Vec<(Option<Uuid>, i64)>> = BTreeMap::new();
     each(settings, cluster, Which::All, |letter| {
         let DeadLetter { partition, offset, topic_id, .. } = letter;
@@ -217,7 +223,7 @@ async fn verify_offline(
         letters.sort_unstable();
         let stored = stored.iter().find(|(key, _)| key.partition == *partition);
         let files = listing.files.iter().filter(|file| file.name.partition == *partition).collect();
-        let found = Found { table: &table, files, expired: &expired };
+        let found = Found { table, files, expired: &expired, since: &since };
         let mut none = Digest::new(None);
         let digest = digests.get_mut(partition).unwrap_or(&mut none);
         if !offline.line.shape.is_bytes() {
@@ -239,19 +245,27 @@ struct Found<'a> {
     table: &'a Table,
     files: Vec<&'a TableFile>,
     expired: &'a Expired,
+    /// What the store said when it was listed.
+    since: &'a [(Key, Stored)],
 }
 
 async fn compare(
     cluster: &Cluster,
-    Found { table, files, expired }: Found<'_>,
+    Found { table, files, expired, since }: Found<'_>,
     source: &Source,
     stored: Option<&(Key, Stored)>,
     letters: Vec<i64>,
     digest: &mut Digest,
 ) -> Result<Verified, RunError> {
     let mut verified = Verified::new(Line::Offline, &source.key.partition);
+    let since = since.iter().find(|(key, _)| *key == source.key).map(|(_, since)| since);
+    let is_known = |range: Range| {
+        since.is_some_and(|since| {
+            range.start < since.committed.next || since.frozen.is_some_and(|frozen| frozen.range == range)
+        })
+    };
     let Some((key, stored)) = stored else {
-        if let Some(file) = files.first() {
+        if let Some(file) = files.iter().find(|file| !is_known(file.name.range)) {
             let problem = "the store knows nothing of the partition".to_owned();
             verified.findings.push(Finding { place: file.name.to_string(), problem });
         }
@@ -287,7 +301,7 @@ async fn compare(
     for (range, parts) in by_range {
         let place = format!("{} {range}", source.key.partition);
         if range.start >= committed {
-            if stored.frozen.map(|frozen| frozen.range) != Some(range) {
+            if stored.frozen.map(|frozen| frozen.range) != Some(range) && !is_known(range) {
                 let problem = format!("it is in the table, and only {committed} is committed");
                 verified.findings.push(Finding { place, problem });
             }
