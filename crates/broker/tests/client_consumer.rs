@@ -159,6 +159,7 @@ on_both! {
     topics_that_match_are_read_when_they_appear,
     partitions_that_are_added_are_read,
     a_static_member_comes_back_to_what_it_had_and_leaves_it_to_the_others_for_good,
+    who_slept_leaves_its_name_to_whoever_has_it_by_now,
     reading_pauses_goes_on_and_goes_elsewhere,
     a_zombie_commits_nothing,
     a_position_that_is_gone_stops_its_partition_alone_or_is_reset_and_counted,
@@ -714,6 +715,50 @@ fn a_static_member_comes_back_to_what_it_had_and_leaves_it_to_the_others_for_goo
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             one.close(PATIENCE).await.unwrap();
+        });
+    }
+}
+
+fn who_slept_leaves_its_name_to_whoever_has_it_by_now(place: Place) {
+    let broker = place.start_with(&["group.min.session.timeout.ms=500"]);
+    let mut client = broker.client();
+    let topic = broker.create_topic("t", 1);
+    append(&mut client, topic, 0, 0..6);
+    let session = Duration::from_millis(1000);
+    for protocol in [RANGE, COOPERATIVE] {
+        let group =
+            [("group.id", protocol[1].1), ("group.instance.id", "one"), ("session.timeout.ms", "1000")];
+        let member = || {
+            let consumer = consumer(&broker, &[protocol, &group]);
+            consumer.subscribe([topic]).unwrap();
+            consumer
+        };
+        // What is on this runtime stands still between the blocks.
+        let asleep = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let awake =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mut sleeper = asleep.block_on(async {
+            let mut sleeper = member();
+            next(&mut sleeper).await.done();
+            sleeper.commit().await.unwrap();
+            sleeper
+        });
+        let slept = std::time::Instant::now();
+        let heir = awake.block_on(async {
+            let mut heir = member();
+            let records = next(&mut heir).await;
+            assert_eq!(offsets(&records), [3, 4, 5]);
+            records.done();
+            heir
+        });
+        // By its own clock the session is over when it wakes.
+        std::thread::sleep((session * 3 / 2).saturating_sub(slept.elapsed()));
+        let error = asleep.block_on(next_error(&mut sleeper));
+        assert_eq!(error.code(), Some(ErrorCode::FENCED_INSTANCE_ID), "{protocol:?}: {error}");
+        awake.block_on(async {
+            let outcome = heir.commit().await.unwrap();
+            assert_eq!(outcome.offsets, BTreeMap::from([(t(topic, 0), Offset(6))]), "{protocol:?}");
+            heir.close(PATIENCE).await.unwrap();
         });
     }
 }

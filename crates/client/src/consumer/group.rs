@@ -30,6 +30,8 @@ const PROTOCOL_TYPE: &str = "consumer";
 /// In the consumer protocol, epochs with which a member leaves: for good, or to be back under the same instance id.
 const LEAVE_EPOCH: i32 = -1;
 const LEAVE_FOR_A_WHILE_EPOCH: i32 = -2;
+/// In the classic protocol, the generation of who has none.
+const NO_GENERATION: i32 = -1;
 
 /// This consumer's place in its group.
 pub(super) struct Group {
@@ -38,7 +40,7 @@ pub(super) struct Group {
     cluster: Cluster,
     voice: Voice,
     membership: Membership,
-    /// As which member it was silent: the coordinator is to forget that one before this one joins.
+    /// As which member it was silent, or away: what has become of that one is settled before this one joins.
     former: Option<Str>,
     /// Ids of the topics that were assigned (consumer protocol).
     ids: BTreeMap<Str, Uuid>,
@@ -179,14 +181,14 @@ impl Group {
         let (group, stint) = (self.id, self.membership.stint());
         let protocol = self.membership.protocol();
         let former = self.former.clone().filter(|_| asked == Ask::Join);
-        let farewell = former.and_then(|former| self.farewell(former, false));
+        let settling = former.and_then(|former| self.settle(former));
         if protocol == Protocol::Consumer {
             let told = Told { wish: voice.wish.clone(), owned: owned.clone() };
             let request = self.heartbeat(&told);
             let unnamed = self.unnamed.clone();
             let names = self.ids.iter().map(|(name, id)| (*id, name.clone())).collect();
             return Some(Box::pin(async move {
-                let outcome = match said(farewell).await {
+                let outcome = match said(settling).await {
                     Ok(()) => voice.beat(request, unnamed, names).await,
                     Err(error) => Err(error),
                 };
@@ -195,7 +197,7 @@ impl Group {
         }
         let owned: Vec<_> = owned.iter().cloned().collect();
         Some(Box::pin(async move {
-            let outcome = match (said(farewell).await, asked) {
+            let outcome = match (said(settling).await, asked) {
                 (Ok(()), Ask::Join) => voice.join(identity, owned).await,
                 (Ok(()), Ask::Heartbeat) => voice.beat_classic(identity).await,
                 (Err(error), _) => Err(error),
@@ -371,7 +373,12 @@ impl Group {
     /// Leaves; what comes back is the request, if there is anybody to tell. A static member may be back, unless it goes for good.
     pub(super) fn leave(&mut self, is_for_good: bool) -> Option<BoxFuture<'static, Result<(), Error>>> {
         let farewell = match self.membership.is_known() {
-            true => self.farewell(self.membership.member_id().clone(), is_for_good),
+            true => {
+                let member_id = self.membership.member_id().clone();
+                let farewell = self.farewell(member_id.clone(), is_for_good);
+                self.former = farewell.is_none().then_some(member_id);
+                farewell
+            }
             false => None,
         };
         self.membership.leave();
@@ -394,6 +401,24 @@ impl Group {
                 false => voice.leave_classic(member_id).await,
             }
         }))
+    }
+
+    /// What is to be done about the member that this one was before it joins as another: the coordinator forgets it. A static one
+    /// of the classic protocol stays, and takes its name along by joining; so it is asked first whose that is by now.
+    fn settle(&self, former: Str) -> Option<BoxFuture<'static, Result<(), Error>>> {
+        self.farewell(former.clone(), false).or_else(|| {
+            let voice = self.voice.clone();
+            let identity = Identity { member_id: former, epoch: NO_GENERATION, is_settled: false };
+            let is_another = |said: &Said| said.heard == Heard::Refused(ErrorCode::FENCED_INSTANCE_ID);
+            Some(Box::pin(async move {
+                match voice.beat_classic(identity).await {
+                    Ok(said) if is_another(&said) => {
+                        Err(Error::kafka(ErrorCode::FENCED_INSTANCE_ID, voice.doing(), None))
+                    }
+                    asked => asked.map(drop),
+                }
+            }))
+        })
     }
 
     pub(super) fn enter(&mut self) {
