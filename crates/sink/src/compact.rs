@@ -20,6 +20,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::schema::types::Type;
 use wire::Millis;
 
+use crate::encodings::properties;
 use crate::exchange::{self, Exchange};
 use crate::files::{Files, NewFile};
 use crate::footer::{Footer, MERGED, MERGED_FORM, Part, Told, metadata};
@@ -31,7 +32,7 @@ use crate::settings::Settings;
 use crate::store::Stored;
 use crate::table::{Table, TableFile};
 use crate::verify::Finding;
-use crate::writer::{ROW_GROUP_BYTES_MAX, io_error, properties};
+use crate::writer::{ROW_GROUP_BYTES_MAX, io_error};
 
 /// Rows that are read at once.
 const BATCH_ROWS: usize = 1024;
@@ -326,17 +327,19 @@ impl Directory<'_> {
             let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(io_error)?;
             // What stands in a footer beside the columns stays with its file.
             let schema = Arc::new(Schema::new(reader.schema().fields().clone()));
-            let reader = reader.with_batch_size(BATCH_ROWS).build().map_err(io_error)?;
+            let mut batches = reader.with_batch_size(BATCH_ROWS).build().map_err(io_error)?.peekable();
             // Also where there is no row: ranges of nothing but dead letters have files too.
             let writer = match &mut writer {
                 Some(writer) => writer,
                 empty => {
                     let file = self.table.files.create(&own.join(name.to_string()))?;
-                    let begun = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties()));
+                    let none = RecordBatch::new_empty(Arc::clone(&schema));
+                    let first = batches.peek().and_then(|batch| batch.as_ref().ok()).unwrap_or(&none);
+                    let begun = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties(first)));
                     empty.insert(begun.map_err(io_error)?)
                 }
             };
-            for batch in reader {
+            for batch in batches {
                 let batch = batch.map_err(io::Error::other)?;
                 let batch = RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec());
                 let batch = batch.map_err(io::Error::other)?;

@@ -1,7 +1,7 @@
 //! Leaving: topics into tables, each record exactly once.
 //!
 //! The modules stand in the order of a record's way: what a position belongs to and how files are called (`key`), what is done next
-//! (`plan`), records into columns (`kind`, `column`, `columns`, `decimal`, `json`, and by schemas: `fault`, `avro_schema`, `avro`, `protobuf`, `protobuf_schema`, `registry`, `encoded`), columns into files beside the table (`writer`), the fence of those files
+//! (`plan`), records into columns (`kind`, `column`, `columns`, `decimal`, `json`, and by schemas: `fault`, `avro_schema`, `avro`, `protobuf`, `protobuf_schema`, `registry`, `encoded`), columns into files beside the table (`encodings`, `writer`), the fence of those files
 //! (`staging`), a directory in place of another (`exchange`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
 //! `server_store`, `redis_store` and `postgres_store`), records that are no rows (`letters`, `verdicts`), one partition that goes
 //! through all of it (`partition`), what its files say of themselves (`footer`) and what was removed of them (`expired`), what is declared
@@ -28,6 +28,7 @@ mod encoded;
 mod table;
 mod staging;
 mod exchange;
+mod encodings;
 mod writer;
 mod store;
 mod file_store;

@@ -9,16 +9,15 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow_schema::SchemaRef;
+use arrow_array::RecordBatch;
 use client::ConsumedRecord;
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
 use wire::Millis;
 
 use crate::columns::{Columns, Shape, Unconvertible};
+use crate::encodings::properties;
 use crate::files::NewFile;
 use crate::key::Layout;
 use crate::staging::Staging;
@@ -26,12 +25,10 @@ use crate::table::{Staged, Table};
 
 /// Rows that are encoded at once.
 const BATCH_ROWS_MAX: usize = 8192;
-/// Or as many as take so much.
-const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Or as many as take so much: they stay in the processor's cache until they are.
+const BATCH_BYTES_MAX: usize = 256 << 10;
 /// What a row group takes before it is written out, encoded.
 pub(crate) const ROW_GROUP_BYTES_MAX: usize = 32 << 20;
-/// Compression: fast, and a half to a third of the size.
-const ZSTD_LEVEL: i32 = 1;
 
 /// Files that are being written.
 pub(crate) struct RangeWriter {
@@ -112,7 +109,7 @@ impl RangeWriter {
         let mut open: Vec<_> = self.open.into_values().filter(|file| file.rows > 0).collect();
         if open.is_empty() {
             let (directory, mut columns) = (self.layout.directory(otherwise), Columns::new(self.shape));
-            let file = Some(Begun::new(columns.finish().schema(), &self.table, staging)?);
+            let file = Some(Begun::new(&columns.finish(), &self.table, staging)?);
             open.push(OpenFile { directory, columns, rows: 0, file });
         }
         let files = open.len();
@@ -140,7 +137,7 @@ impl OpenFile {
         }
         let begun = match &mut self.file {
             Some(begun) => begun,
-            empty => empty.insert(Begun::new(batch.schema(), table, staging)?),
+            empty => empty.insert(Begun::new(&batch, table, staging)?),
         };
         begun.writer.write(&batch).map_err(io_error)?;
         if begun.writer.in_progress_size() >= ROW_GROUP_BYTES_MAX {
@@ -151,20 +148,14 @@ impl OpenFile {
 }
 
 impl Begun {
-    fn new(schema: SchemaRef, table: &Table, staging: &mut Staging) -> io::Result<Self> {
+    fn new(first: &RecordBatch, table: &Table, staging: &mut Staging) -> io::Result<Self> {
         // No name that readers of Parquet look for.
         let path = staging.dir.join(format!("{}.part", staging.files));
         staging.files += 1;
         let file = table.files.create(&path)?;
-        let writer = ArrowWriter::try_new(file, schema, Some(properties())).map_err(io_error)?;
+        let writer = ArrowWriter::try_new(file, first.schema(), Some(properties(first))).map_err(io_error)?;
         Ok(Self { path, writer })
     }
-}
-
-/// How every file is written.
-pub(crate) fn properties() -> WriterProperties {
-    let level = ZstdLevel::try_new(ZSTD_LEVEL).expect("it is a level");
-    WriterProperties::builder().set_compression(Compression::ZSTD(level)).build()
 }
 
 /// In how many files a range is, in the footer of each.
