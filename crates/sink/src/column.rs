@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use arrow_array::builder::{
     BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder,
-    Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
+    GenericByteBuilder, Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
 };
+use arrow_array::types::ByteArrayType;
 use arrow_array::{Array, ArrayRef, ListArray, MapArray, StructArray};
 use arrow_buffer::{NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{Field, Fields};
@@ -55,6 +56,12 @@ pub(crate) struct MapColumn {
     pub(crate) keys: StringBuilder,
     pub(crate) values: Box<Column>,
     ends: Ends,
+}
+
+/// The texts or bytes of so many rows. Those of the next ones take about as much, and do not move as they grow.
+fn finish_bytes<T: ByteArrayType<Offset = i32>>(column: &mut GenericByteBuilder<T>, rows: usize) -> ArrayRef {
+    let next = GenericByteBuilder::with_capacity(rows, column.values_slice().len());
+    Arc::new(std::mem::replace(column, next).finish().slice(0, rows))
 }
 
 /// Where each list ends, and which of them are there at all.
@@ -185,8 +192,8 @@ impl Column {
     pub(crate) fn finish(&mut self, rows: usize) -> ArrayRef {
         const WHOLE: &str = "whole rows have a value of its type in each column, and what is required";
         match self {
-            Self::String(column) => Arc::new(column.finish().slice(0, rows)),
-            Self::Binary(column) => Arc::new(column.finish().slice(0, rows)),
+            Self::String(column) => finish_bytes(column, rows),
+            Self::Binary(column) => finish_bytes(column, rows),
             Self::Int32(column) => Arc::new(column.finish().slice(0, rows)),
             Self::Int64(column) => Arc::new(column.finish().slice(0, rows)),
             Self::Float32(column) => Arc::new(column.finish().slice(0, rows)),

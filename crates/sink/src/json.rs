@@ -60,7 +60,7 @@ impl Row<'_, '_> {
     }
 }
 
-/// Where in a value reading is; where it failed, it stays.
+/// Where in a value reading failed, from within: each that holds the place adds itself on the way out.
 struct Path<'f>(Vec<Part<'f>>);
 
 enum Part<'f> {
@@ -72,7 +72,7 @@ enum Part<'f> {
 impl Path<'_> {
     fn told(&self) -> Option<String> {
         let mut told = String::new();
-        for part in &self.0 {
+        for part in self.0.iter().rev() {
             match part {
                 Part::Field(name) if told.is_empty() => told += name,
                 Part::Field(name) => told += &format!(".{name}"),
@@ -108,13 +108,12 @@ impl<'de> Visitor<'de> for Object<'_, '_> {
             };
             guess = index + 1;
             let field = &row.fields[index];
-            path.0.push(Part::Field(&field.name));
-            if row.seen[index] == row.number {
-                return Err(M::Error::custom("the field comes twice"));
-            }
-            row.seen[index] = row.number;
-            map.next_value_seed(Value { field, column: &mut row.values[index], path })?;
-            path.0.pop();
+            let is_second = std::mem::replace(&mut row.seen[index], row.number) == row.number;
+            let taken = match is_second {
+                true => Err(M::Error::custom("the field comes twice")),
+                false => map.next_value_seed(Value { field, column: &mut row.values[index], path }),
+            };
+            taken.inspect_err(|_| path.0.push(Part::Field(&field.name)))?;
         }
         row.rest().map_err(|missing| {
             path.0.push(Part::Field(&row.fields[missing].name));
@@ -311,13 +310,13 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
         };
         let ListColumn { items: values, .. } = column;
         let mut count = 0;
-        self.path.0.push(Part::Index(0));
-        while items.next_element_seed(Value { field: item, column: values, path: self.path })?.is_some() {
-            count += 1;
-            self.path.0.pop();
-            self.path.0.push(Part::Index(count));
+        loop {
+            let taken = items.next_element_seed(Value { field: item, column: values, path: self.path });
+            match taken.inspect_err(|_| self.path.0.push(Part::Index(count)))? {
+                Some(()) => count += 1,
+                None => break,
+            }
         }
-        self.path.0.pop();
         column.push(count);
         Ok(())
     }
@@ -334,12 +333,11 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
                 let MapColumn { keys, values, .. } = column;
                 let mut seen = HashSet::new();
                 while let Some(key) = map.next_key::<String>()? {
-                    self.path.0.push(Part::Key(cut(&key)));
-                    if seen.contains(&key) {
-                        return Err(M::Error::custom("the key comes twice"));
-                    }
-                    map.next_value_seed(Value { field: value, column: values, path: self.path })?;
-                    self.path.0.pop();
+                    let taken = match seen.contains(&key) {
+                        true => Err(M::Error::custom("the key comes twice")),
+                        false => map.next_value_seed(Value { field: value, column: values, path: self.path }),
+                    };
+                    taken.inspect_err(|_| self.path.0.push(Part::Key(cut(&key))))?;
                     keys.append_value(&key);
                     seen.insert(key);
                 }
