@@ -34,7 +34,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask <command> [options]
 
-  test     everything CI runs, from nothing: check, unit tests, release build, operations, real clients, crashes
+  test     everything CI runs, from nothing: check, unit tests, a build, operations, real clients, crashes
   check    format, lints with warnings denied, licences of all dependencies
   compat   real clients, console tools and real input against the broker
   crash    kill -9 under load from three clients, again and again, and nothing acknowledged is lost
