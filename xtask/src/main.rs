@@ -15,6 +15,7 @@ mod producers;
 mod replicas;
 mod verdict;
 mod table;
+mod mutations;
 mod test;
 mod check;
 mod licences;
@@ -45,6 +46,8 @@ usage: cargo xtask <command> [options]
            sinks with both lines while everything that they stand on is killed, paused, full or away; counted at the end
   sink-dataset
            real text through both lines of a sink that is killed on the way; the same text comes out
+  sink-mutations
+           bugs of the sink, one at a time, each of which a test of its crash points must find
   chaos    three brokers killed, paused, cut off, and without power, in random mixes; nothing acknowledged is lost
   sim      whole clusters in one thread, from seeds; the bugs that they must find
   operations
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         "sink" => sink::run(rest),
         "sink-chaos" => sink::chaos(rest),
         "sink-dataset" => sink::dataset(rest),
+        "sink-mutations" => sink::mutations(rest),
         "chaos" => chaos::run(rest),
         "sim" => sim::run(rest),
         "operations" => operations::run(rest),

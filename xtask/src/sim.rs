@@ -4,12 +4,12 @@ mod mutations;
 
 use crate::arguments::Arguments;
 use crate::shell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 const USAGE: &str = "\
-usage: cargo xtask sim [--seeds N] [--first SEED] [--seconds N] [--group KIND | --clients]
-       cargo xtask sim --seed SEED [--seconds N] [--group KIND | --clients]
+usage: cargo xtask sim [--seeds N] [--first SEED] [--seconds N] [--group KIND | --clients | --sink]
+       cargo xtask sim --seed SEED [--seconds N] [--group KIND | --clients | --sink]
        cargo xtask sim --mutations [--seeds N]
 
   --seeds N       how many stories to tell [2000]; with --mutations, the most for one bug [1000]
@@ -19,6 +19,7 @@ usage: cargo xtask sim [--seeds N] [--first SEED] [--seconds N] [--group KIND | 
   --group KIND    the group that every story has: classic, consumer, mixed or share [as the seed says, mostly none]
   --clients       only stories of the product's own clients: producers, members of groups, readers with a store of their own
                   [one of these behind every five others]
+  --sink          only stories of a sink's near-real-time line [one behind every twenty others]
   --mutations     the bugs of crates/sim/MUTATIONS.md, one at a time, each of which some story must find
 
 With --seed, OTTLA_LOG=broker=info,sim=info shows what the brokers log, between what happens to them.
@@ -28,17 +29,23 @@ Examples:
   OTTLA_LOG=broker=info,sim=info cargo xtask sim --seed 17
 ";
 
+/// The page of bugs, from the root.
+pub(crate) const MUTATIONS: &str = "crates/sim/MUTATIONS.md";
+
 /// Seeds that CI runs.
 const SEEDS: u64 = 2_000;
 /// So many stories of the load that speaks the protocol by itself have one of the product's own clients beside them.
 const STORIES_PER_CLIENTS: u64 = 5;
+/// And so many, one of a sink's near-real-time line.
+const STORIES_PER_SINK: u64 = 20;
 /// Seeds that one bug is given.
 const MUTATION_SEEDS: u64 = 1_000;
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let Some(mut arguments) = Arguments::new(args, USAGE) else { return Ok(()) };
     let mutations = arguments.flag("--mutations");
-    let clients = arguments.flag("--clients");
+    let clients = arguments.flag("--clients").then_some("--clients");
+    let cast = clients.or(arguments.flag("--sink").then_some("--sink"));
     let seeds = arguments.number("--seeds", if mutations { MUTATION_SEEDS } else { SEEDS })?;
     let first = arguments.number("--first", 1)?;
     let seconds = arguments.number("--seconds", 12)?.to_string();
@@ -48,36 +55,37 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if mutations {
         return mutations::run(seeds);
     }
-    let simulator = build(&shell::root(), &shell::target())?;
-    let tell = |clients: bool, seeds: u64| {
+    let simulator = build()?;
+    let tell = |cast: Option<&str>, seeds: u64| {
         let mut command = Command::new(&simulator);
         command.args(["--seconds", &seconds]);
         if let Some(group) = &group {
             command.args(["--group", group]);
         }
-        if clients {
-            command.arg("--clients");
-        }
+        command.args(cast);
         match &seed {
             Some(seed) => command.args(["--seed", seed]),
             None => command.args(["--seeds", &seeds.to_string(), "--first", &first.to_string()]),
         };
         shell::run(&mut command)
     };
-    let told = tell(clients, seeds);
-    match clients || seed.is_some() || group.is_some() {
+    let told = tell(cast, seeds);
+    match cast.is_some() || seed.is_some() || group.is_some() {
         true => told,
-        false => told.and(tell(true, seeds / STORIES_PER_CLIENTS)),
+        false => {
+            let clients = tell(Some("--clients"), seeds / STORIES_PER_CLIENTS);
+            told.and(clients).and(tell(Some("--sink"), seeds / STORIES_PER_SINK))
+        }
     }
 }
 
-/// Builds the simulator of some sources as tests are built: every assertion is in it.
-fn build(sources: &Path, target: &Path) -> Result<PathBuf, String> {
+/// Builds the simulator as tests are built: every assertion is in it.
+fn build() -> Result<PathBuf, String> {
     let mut command = Command::new("cargo");
     command
-        .current_dir(sources)
+        .current_dir(shell::root())
         .args(["build", "--quiet", "--profile", "test", "--package", "ottla-sim"])
-        .env("CARGO_TARGET_DIR", target);
+        .env("CARGO_TARGET_DIR", shell::target());
     shell::run(&mut command)?;
-    Ok(target.join("debug").join("ottla-sim"))
+    Ok(shell::target().join("debug").join("ottla-sim"))
 }

@@ -1,5 +1,5 @@
 //! `cargo xtask sink`, `sink-chaos` and `sink-dataset`: topics into tables and topics, with the real binary, and what came of it counted by
-//! programs that are none of ours: DuckDB reads the tables, librdkafka the output topics.
+//! programs that are none of ours: DuckDB reads the tables, librdkafka the output topics. `sink-mutations`: what its own tests must find.
 
 mod page;
 mod walk;
@@ -10,9 +10,11 @@ mod world;
 mod verdict;
 mod chaos;
 mod dataset;
+mod mutations;
 
 pub(crate) use chaos::run as chaos;
 pub(crate) use dataset::run as dataset;
+pub(crate) use mutations::{PAGE as MUTATIONS, run as mutations};
 pub(crate) use walk::run;
 
 use crate::shell;

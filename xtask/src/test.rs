@@ -10,8 +10,8 @@ use std::process::Command;
 const USAGE: &str = "\
 usage: cargo xtask test
 
-Format, lints, licences, unit and integration tests, 2,000 simulated clusters and the bugs that such must find, a build
-without debug assertions, every command of docs/operations.md and of docs/sink.md's first table, all real clients (5,000 records each),
+Format, lints, licences, unit and integration tests, 2,000 simulated clusters and the bugs that such must find, those that the
+crash points of the sink must find, a build without debug assertions, every command of docs/operations.md and of docs/sink.md's first table, all real clients (5,000 records each),
 Apache Kafka's tools for clusters, two crashes of a broker and three in a cluster, the known ways to doubled and lost
 records, and a short round of Kafka Streams.
 Client libraries are installed into .tools/ first.
@@ -22,7 +22,7 @@ type Stage = (&'static str, fn() -> Result<(), String>);
 /// What the stages behind the build run: the release's code without the optimisation across crates, in half the time.
 const PROFILE: &str = "trial";
 
-const STAGES: [Stage; 17] = [
+const STAGES: [Stage; 18] = [
     ("format", check::format),
     ("licences", check::licences),
     ("tools", tools),
@@ -30,6 +30,7 @@ const STAGES: [Stage; 17] = [
     ("unit", unit),
     ("simulation", || sim::run(&[])),
     ("mutations", || sim::run(&words("--mutations"))),
+    ("mutations of the sink", || sink::mutations(&[])),
     ("build", build),
     ("operations", || operations::run(&built(""))),
     ("first table", || sink::run(&built(""))),
@@ -59,7 +60,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             failures.push(name);
         }
         println!("=== {name} {verdict} after {seconds:.0} s");
-        summary.push(format!("{name:<18} {verdict} {seconds:>5.0} s"));
+        summary.push(format!("{name:<21} {verdict} {seconds:>5.0} s"));
     }
     println!("\n{}\n{:.0} s in all", summary.join("\n"), begin.elapsed().as_secs_f64());
     println!("{} passed, {} failed", STAGES.len() - failures.len(), failures.len());

@@ -20,4 +20,4 @@ mod clients;
 mod faults;
 mod story;
 
-pub use story::{GroupKind, Outcome, Story, tell};
+pub use story::{Cast, GroupKind, Outcome, Story, tell};

@@ -13,11 +13,11 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sim::{GroupKind, Story, tell};
+use sim::{Cast, GroupKind, Story, tell};
 
 const USAGE: &str = "\
-usage: ottla-sim --seed SEED [--seconds N] [--group KIND | --clients]
-       ottla-sim [--seeds N] [--first SEED] [--seconds N] [--group KIND | --clients] [--jobs N] [--until-bad]
+usage: ottla-sim --seed SEED [--seconds N] [--group KIND | --clients | --sink]
+       ottla-sim [--seeds N] [--first SEED] [--seconds N] [--group KIND | --clients | --sink] [--jobs N] [--until-bad]
 
   --seed SEED     tell one story with its trace; the same seed gives the same trace, byte for byte
   --seeds N       tell so many stories and show those in which something went wrong [100]
@@ -25,6 +25,7 @@ usage: ottla-sim --seed SEED [--seconds N] [--group KIND | --clients]
   --seconds N     for how long faults come, in the story's time [12]
   --group KIND    the group that every story has: classic, consumer, mixed or share [as the seed says, mostly none]
   --clients       stories of the product's own clients: producers, members of groups, readers with a store of their own
+  --sink          stories of a sink's near-real-time line: each record in its output once, and in order
   --until-bad     end with the first story in which something went wrong
   --jobs N        how many are told at a time [as many as there are processors]
 
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (mut seeds, mut first, mut only, mut seconds) = (100, 1, None, 12);
     let mut jobs = thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    let (mut until_bad, mut group, mut clients) = (false, None, false);
+    let (mut until_bad, mut group, mut cast) = (false, None, Cast::Load);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--until-bad" => {
@@ -46,7 +47,11 @@ fn main() -> ExitCode {
                 continue;
             }
             "--clients" => {
-                clients = true;
+                cast = Cast::Clients;
+                continue;
+            }
+            "--sink" => {
+                cast = Cast::Sink;
                 continue;
             }
             _ => {}
@@ -71,7 +76,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    let how = How { seconds, group, clients };
+    let how = How { seconds, group, cast };
     let is_clean = match only {
         Some(seed) => tell_one(seed, how),
         None => tell_many(first..first + seeds, how, jobs, until_bad),
@@ -84,15 +89,19 @@ fn main() -> ExitCode {
 struct How {
     seconds: u64,
     group: Option<GroupKind>,
-    clients: bool,
+    cast: Cast,
 }
 
 impl How {
     fn arguments(self) -> Vec<String> {
         let group = self.group.map(|group| ["--group".to_owned(), group.name().to_owned()]);
         let seconds = ["--seconds".to_owned(), self.seconds.to_string()];
-        let clients = self.clients.then(|| "--clients".to_owned());
-        seconds.into_iter().chain(group.into_iter().flatten()).chain(clients).collect()
+        let cast = match self.cast {
+            Cast::Load => None,
+            Cast::Clients => Some("--clients".to_owned()),
+            Cast::Sink => Some("--sink".to_owned()),
+        };
+        seconds.into_iter().chain(group.into_iter().flatten()).chain(cast).collect()
     }
 }
 
@@ -101,8 +110,8 @@ fn tell_one(seed: u64, how: How) -> bool {
     if let Ok(filter) = std::env::var("OTTLA_LOG") {
         let _ = broker::logging::init(broker::logging::LogFormat::Text, &filter);
     }
-    let How { seconds, group, clients } = how;
-    let story = Story { seed, faults: Duration::from_secs(seconds), group, clients };
+    let How { seconds, group, cast } = how;
+    let story = Story { seed, faults: Duration::from_secs(seconds), group, cast };
     // A thread of its own, whose hash tables have the same keys whether or not there was logging before.
     let outcome = thread::spawn(move || tell(story)).join().expect("a panic ends the story, not the thread");
     print!("{}", outcome.trace);

@@ -30,8 +30,19 @@ pub struct Story {
     pub faults: Duration,
     /// The kind of group whose members are there, where the seed is not to decide.
     pub group: Option<GroupKind>,
-    /// Whether it is about the product's own clients, instead of the load that speaks the protocol by itself.
-    pub clients: bool,
+    /// Whose story it is.
+    pub cast: Cast,
+}
+
+/// Who reads and writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cast {
+    /// A load that speaks the protocol by itself.
+    Load,
+    /// The product's own clients.
+    Clients,
+    /// Producers, and instances of a sink's near-real-time line.
+    Sink,
 }
 
 /// A kind of group.
@@ -129,8 +140,9 @@ pub fn tell(story: Story) -> Outcome {
     let kind = story.group.or_else(|| which_group(&Dice::new(story.seed ^ 0x6772_6f75_7073)));
     let (group, has_shares) = (kind.and_then(GroupKind::group), kind == Some(GroupKind::Share));
     let mut mishaps = None;
-    if story.clients {
-        mishaps = Some(clients::enter(&mut sim, &history, &dice.fork(), brokers, (CALM, until)));
+    if story.cast != Cast::Load {
+        mishaps =
+            Some(clients::enter(&mut sim, &history, (&dice.fork(), story.cast), brokers, (CALM, until)));
     } else {
         let (history, dice, truth) = (history.clone(), dice.fork(), truth.clone());
         sim.client("load", async move {

@@ -83,6 +83,7 @@ pub use registry::{Registry, RegistryError};
 pub use repair::{Repair, RepairAction, repair};
 pub use replay::{DeadLetter, Replayed, Which, dead_letters, replay};
 pub use run::{Done, RunError, Until, run};
+pub use server_store::{Server as PositionServer, Version as EntryVersion};
 pub use settings::size as parse_size;
 pub use settings::{
     DeadLetterSettings, IfRemoved, Line, NearlineSettings, OfflineSettings, Settings, SettingsError,

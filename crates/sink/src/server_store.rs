@@ -24,15 +24,15 @@ const TRIES_MAX: usize = 100;
 
 /// An entry as it was read, to name it when it is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Version {
+pub struct Version {
     /// Counts changes.
     pub number: i64,
     /// A server that was set back counts the same again; whoever changed it is another one then.
     pub fence: Fence,
 }
 
-/// A server with an entry for each partition of a line.
-pub(crate) trait Server: Send + Sync + 'static {
+/// A server with an entry for each partition of a line: whatever is asked in this way is a [`PositionStore`].
+pub trait Server: Send + Sync + 'static {
     /// Prepares a place for entries, if that is needed. Only who takes hold does.
     fn prepare(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 

@@ -1,6 +1,6 @@
 //! Each step of what keeps a table in order as a place to die at, beside a line that goes on writing into the same directories.
 //!
-//! As in `crash_points.rs`, a file system in memory forgets what was not made durable. Readers are those of a glob: they see each
+//! As in `crash_points`, a file system in memory forgets what was not made durable. Readers are those of a glob: they see each
 //! committed record once, whatever has died when. What `verify` reads beside it is a real broker's log.
 
 mod support;
@@ -10,20 +10,18 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::Int64Type;
 use broker::embedded::EmbeddedBroker;
 use bytes::Bytes;
 use client::{
     Admin, Cluster, ConsumedRecord, Environment, Execution, Isolation, NewTopic, Options, Producer,
     ProducerRecord, TimestampType, TokioEnvironment,
 };
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sink::{
     Chunk, Compaction, Expiries, Expiry, Extra, FileStore, Format, Key, Layout, Limits, LineSettings, Merges,
     Partition, PartitionError, PositionStore, RunError, Settings, Shape, Table, Until, UpkeepOutcome,
     Verified,
 };
+use support::parquet_file::ParquetFile;
 use support::{Disk, Fate, Process, Steps};
 use tokio::runtime::Runtime;
 use wire::compression::Compression;
@@ -44,6 +42,8 @@ struct Origin {
     broker: EmbeddedBroker,
     key: Key,
     log: Vec<ConsumedRecord>,
+    /// With a table of what comes before.
+    begun: Disk,
 }
 
 fn settings() -> Settings {
@@ -122,14 +122,17 @@ impl Origin {
             let stored = FileStore::new(files, TABLE).list(&settings.offline_name()).await.unwrap();
             stored[0].0.clone()
         });
-        Self { runtime, broker, key, log: (0..ALL).map(record).collect() }
+        let begun = empty_disk().disk;
+        let mut origin =
+            Self { runtime, broker, key, log: (0..ALL).map(record).collect(), begun: Disk::new() };
+        World { origin: &origin, disk: Arc::clone(&begun) }.run(FIRST, BEFORE, None).unwrap();
+        origin.begun = begun.lock().unwrap().clone();
+        origin
     }
 
     /// A table with what comes before.
     fn world(&self) -> World<'_> {
-        let world = World { origin: self, disk: empty_disk().disk };
-        world.run(FIRST, BEFORE, None).unwrap();
-        world
+        World { origin: self, disk: Arc::new(Mutex::new(self.begun.clone())) }
     }
 }
 
@@ -262,16 +265,7 @@ impl World<'_> {
     fn rows(&self) -> Vec<(i64, String)> {
         let mut rows = Vec::new();
         for (path, bytes) in self.files() {
-            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes);
-            let reader = reader.unwrap_or_else(|error| panic!("{} is damaged: {error}", path.display()));
-            for batch in reader.build().unwrap() {
-                let batch = batch.unwrap();
-                let offsets = batch.column_by_name("kafka_offset").unwrap().as_primitive::<Int64Type>();
-                let values = batch.column_by_name("value").unwrap().as_string::<i32>();
-                for (offset, value) in offsets.values().iter().zip(values.iter()) {
-                    rows.push((*offset, value.unwrap().to_owned()));
-                }
-            }
+            rows.extend_from_slice(&ParquetFile::read(&path, &bytes).rows);
         }
         rows.sort();
         rows

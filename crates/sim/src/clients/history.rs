@@ -263,4 +263,34 @@ impl ClientHistory {
             }
         }
     }
+
+    /// Compares what is committed in the output of a line with the log: in each partition the same records in the same order.
+    pub(super) fn check_output(&self, found: &[(Place, String)], log: &BTreeMap<Place, String>) {
+        let mut written: BTreeMap<i32, Vec<(i64, &str)>> = BTreeMap::new();
+        for ((partition, offset), value) in found {
+            written.entry(*partition).or_default().push((*offset, value));
+        }
+        let mut expected: BTreeMap<i32, Vec<&str>> = BTreeMap::new();
+        for ((partition, _), value) in log {
+            expected.entry(*partition).or_default().push(value);
+        }
+        for (partition, expected) in &expected {
+            let written = written.remove(partition).unwrap_or_default();
+            let odd = written.iter().zip(expected).find(|((_, value), expected)| value != *expected);
+            if let Some(((offset, value), expected)) = odd {
+                self.history.anomaly(format!(
+                    "the output of {partition} has {value} at {offset} where {expected} should follow"
+                ));
+            } else if written.len() != expected.len() {
+                self.history.anomaly(format!(
+                    "the output of {partition} has {} records, and its input {}",
+                    written.len(),
+                    expected.len()
+                ));
+            }
+        }
+        if let Some((partition, records)) = written.into_iter().next() {
+            self.history.anomaly(format!("the output of {partition} has {records:?}, and its input nothing"));
+        }
+    }
 }

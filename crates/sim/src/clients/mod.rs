@@ -1,5 +1,6 @@
 //! The product's own client in a cluster that fails, on machines that fail: producers, members of groups, readers with a store of
-//! their own, and copiers in transactions, each one process after the other, killed and paused wherever it is.
+//! their own, copiers in transactions, and instances of a sink's near-real-time line, each one process after the other, killed and paused
+//! wherever it is.
 //!
 //! What they were told must fit together (`history`), and in the end, when all is healed, everything that is in the log was
 //! handled, within a bound.
@@ -11,6 +12,7 @@ mod producing;
 mod consuming;
 mod reading;
 mod copying;
+mod sinking;
 mod mishaps;
 
 use std::collections::BTreeMap;
@@ -24,6 +26,7 @@ use wire::{ErrorCode, PartitionId, Str, TopicPartition};
 use crate::dice::Dice;
 use crate::history::{History, Place};
 use crate::load::{self, Client, RETRY, WHOLE_MAX};
+use crate::story::Cast;
 use history::ClientHistory;
 pub(crate) use mishaps::Mishaps;
 use stage::{PARTITIONS, SOURCE, Stage};
@@ -45,10 +48,11 @@ enum Part {
     Group,
     Store(Kind),
     Copier,
+    Line,
 }
 
-/// Those who read, each part with two machines.
-struct Cast {
+/// Those who read, each part with its machines.
+struct Readers {
     parts: Vec<Part>,
     stores: Vec<Store>,
 }
@@ -57,18 +61,16 @@ struct Cast {
 pub(crate) fn enter(
     sim: &mut Sim<'_>,
     history: &History,
-    dice: &Dice,
+    (dice, cast): (&Dice, Cast),
     brokers: i32,
     (calm, until): (Duration, Duration),
 ) -> Mishaps {
     let seen = ClientHistory::new(history.clone());
     let stage = Stage::new(seen.clone(), dice.fork(), brokers, until);
-    let mut parts =
-        vec![Part::Group, Part::Copier, Part::Store(Kind::Transactional), Part::Store(any_redis(dice))];
-    // Two of the four are enough for one story.
-    for _ in 0..2 {
-        parts.remove(usize::try_from(dice.below(parts.len() as u64)).expect("a few"));
-    }
+    let parts = match cast {
+        Cast::Sink => vec![Part::Line],
+        Cast::Load | Cast::Clients => any_two(dice),
+    };
     let mut hosts = Vec::new();
     let mut stores = Vec::new();
     for host in ["p1", "p2"] {
@@ -78,18 +80,19 @@ pub(crate) fn enter(
     }
     for part in &parts {
         let protocol = PROTOCOLS[usize::try_from(dice.below(3)).expect("a few")];
-        let both = match part {
-            Part::Group => ["g1", "g2"],
-            Part::Copier => ["c1", "c2"],
-            Part::Store(Kind::Transactional) => ["s1", "s2"],
-            Part::Store(_) => ["r1", "r2"],
+        let own: &[&'static str] = match part {
+            Part::Group => &["g1", "g2"],
+            Part::Copier => &["c1", "c2"],
+            Part::Store(Kind::Transactional) => &["s1", "s2"],
+            Part::Store(_) => &["r1", "r2"],
+            Part::Line => &["l1", "l2", "l3"],
         };
         if let Part::Store(kind) = part {
             let role = if *kind == Kind::Transactional { "postgres" } else { "redis" };
             stores.push(Store::new(*kind, role, seen.clone(), dice));
         }
         history.note(&format!("{part:?}, {}", protocol.last().map_or("", |(_, value)| value)));
-        for host in both {
+        for &host in own {
             let (stage, part, store) = (stage.clone(), *part, stores.last().cloned());
             sim.host(host, move || {
                 let (stage, store) = (stage.clone(), store.clone());
@@ -97,6 +100,7 @@ pub(crate) fn enter(
                     match (part, store) {
                         (Part::Group, _) => consuming::run(stage, host, protocol).await,
                         (Part::Copier, _) => copying::run(stage, host, protocol).await,
+                        (Part::Line, _) => sinking::run(stage, host, protocol).await,
                         (Part::Store(_), Some(store)) => reading::run(stage, host, store, protocol).await,
                         (Part::Store(_), None) => unreachable!("its store was just made"),
                     }
@@ -105,10 +109,20 @@ pub(crate) fn enter(
             hosts.push(host);
         }
     }
-    let cast = Cast { parts, stores: stores.clone() };
+    let readers = Readers { parts, stores: stores.clone() };
     let (client, directed) = (Client::new(brokers, dice.fork()), stage.clone());
-    sim.client("director", ends(direct(client, directed, cast)));
+    sim.client("director", ends(direct(client, directed, readers)));
     Mishaps::new(dice.fork(), stage, (hosts, stores), brokers, calm)
+}
+
+/// Two of the four are enough for one story.
+fn any_two(dice: &Dice) -> Vec<Part> {
+    let mut parts =
+        vec![Part::Group, Part::Copier, Part::Store(Kind::Transactional), Part::Store(any_redis(dice))];
+    for _ in 0..2 {
+        parts.remove(usize::try_from(dice.below(parts.len() as u64)).expect("a few"));
+    }
+    parts
 }
 
 fn any_redis(dice: &Dice) -> Kind {
@@ -121,15 +135,19 @@ async fn ends(what: impl Future<Output = ()>) -> turmoil::Result {
 }
 
 /// Opens the stage, looks on, and in the end at everything.
-async fn direct(mut client: Client, stage: Stage, cast: Cast) {
+async fn direct(mut client: Client, stage: Stage, readers: Readers) {
     client.create(SOURCE, PARTITIONS).await;
-    client.create(copying::TOPIC, copying::PARTITIONS).await;
+    let (output, partitions) = match readers.parts.contains(&Part::Line) {
+        true => (sinking::TOPIC, sinking::PARTITIONS),
+        false => (copying::TOPIC, copying::PARTITIONS),
+    };
+    client.create(output, partitions).await;
     stage.seen.history.note("the topics are there");
     stage.open();
     let admin = Admin::new(stage.cluster(stage.options(&[])));
     while !stage.is_ending() {
         sleep(AUDIT).await;
-        if cast.parts.contains(&Part::Group) {
+        if readers.parts.contains(&Part::Group) {
             audit(&stage, &admin).await;
         }
     }
@@ -155,12 +173,13 @@ async fn direct(mut client: Client, stage: Stage, cast: Cast) {
         }
     }
     stage.seen.check_log(&log);
-    for part in &cast.parts {
+    for part in &readers.parts {
         let done = match part {
             Part::Group => timeout(WHOLE_MAX, everything_is_committed(&stage, &admin, &ends)).await.is_ok(),
             Part::Copier => timeout(WHOLE_MAX, everything_is(&stage, copying::ROLE, &ends)).await.is_ok(),
+            Part::Line => timeout(WHOLE_MAX, everything_is_written(&admin, &ends)).await.is_ok(),
             Part::Store(kind) => {
-                let store = cast.stores.iter().find(|store| store.kind == *kind).expect("it has one");
+                let store = readers.stores.iter().find(|store| store.kind == *kind).expect("it has one");
                 timeout(WHOLE_MAX, everything_is_stored(store, &ends)).await.is_ok()
             }
         };
@@ -172,13 +191,19 @@ async fn direct(mut client: Client, stage: Stage, cast: Cast) {
             ));
         }
     }
-    for store in &cast.stores {
+    for store in &readers.stores {
         check_results(&stage, store, &log);
     }
-    if cast.parts.contains(&Part::Copier) {
-        match timeout(WHOLE_MAX, copies(&stage, &admin)).await {
+    if readers.parts.contains(&Part::Copier) {
+        match timeout(WHOLE_MAX, written(&stage, &admin, (output, partitions))).await {
             Ok(copies) => stage.seen.check_copies(&copies, &ends),
             Err(_) => history.anomaly("what was copied cannot be read to its end".to_owned()),
+        }
+    }
+    if readers.parts.contains(&Part::Line) {
+        match timeout(WHOLE_MAX, written(&stage, &admin, (output, partitions))).await {
+            Ok(found) => stage.seen.check_output(&found, &log),
+            Err(_) => history.anomaly("the output cannot be read to its end".to_owned()),
         }
     }
     history.note(&format!("verified: {ends:?}"));
@@ -188,21 +213,22 @@ fn role(part: Part) -> &'static str {
     match part {
         Part::Group => consuming::ROLE,
         Part::Copier => copying::ROLE,
+        Part::Line => sinking::GROUP,
         Part::Store(Kind::Transactional) => "postgres",
         Part::Store(_) => "redis",
     }
 }
 
 /// What a group has committed, if its coordinator says so.
-async fn committed(admin: &Admin) -> Option<BTreeMap<i32, i64>> {
-    let found = admin.group_offsets(&Str::from(consuming::ROLE)).await.ok()?;
+async fn committed(admin: &Admin, group: &'static str) -> Option<BTreeMap<i32, i64>> {
+    let found = admin.group_offsets(&Str::from(group)).await.ok()?;
     let of = found.committed.into_iter();
     Some(of.map(|(partition, committed)| (partition.partition.0, committed.offset.0)).collect())
 }
 
 /// Looks whether what is committed was handled.
 async fn audit(stage: &Stage, admin: &Admin) {
-    for (partition, offset) in committed(admin).await.unwrap_or_default() {
+    for (partition, offset) in committed(admin, consuming::ROLE).await.unwrap_or_default() {
         stage.seen.committed(consuming::ROLE, partition, offset, false);
     }
 }
@@ -212,7 +238,7 @@ async fn everything_is_committed(stage: &Stage, admin: &Admin, ends: &BTreeMap<i
     loop {
         let told = ends.keys().map(|partition| stage.seen.last_committed(consuming::ROLE, *partition));
         let told: Vec<i64> = told.collect();
-        if let Some(committed) = committed(admin).await {
+        if let Some(committed) = committed(admin, consuming::ROLE).await {
             let now = |partition| committed.get(partition).copied().unwrap_or(0);
             for ((partition, end), told) in ends.iter().zip(told) {
                 let now = now(partition);
@@ -233,6 +259,17 @@ async fn everything_is_committed(stage: &Stage, admin: &Admin, ends: &BTreeMap<i
 
 async fn everything_is(stage: &Stage, role: &'static str, ends: &BTreeMap<i32, i64>) {
     while !ends.iter().all(|(partition, end)| stage.seen.floor(role, *partition) >= *end) {
+        sleep(RETRY).await;
+    }
+}
+
+/// Waits until the positions of the line are at the ends.
+async fn everything_is_written(admin: &Admin, ends: &BTreeMap<i32, i64>) {
+    loop {
+        let committed = committed(admin, sinking::GROUP).await.unwrap_or_default();
+        if ends.iter().all(|(partition, end)| committed.get(partition).copied().unwrap_or(0) == *end) {
+            return;
+        }
         sleep(RETRY).await;
     }
 }
@@ -289,11 +326,14 @@ async fn whole_log(client: &mut Client, partition: i32) -> BTreeMap<i64, String>
     }
 }
 
-/// The committed copies, as the product's consumer reads them.
-async fn copies(stage: &Stage, admin: &Admin) -> Vec<(Place, String)> {
-    let partitions: Vec<TopicPartition> = (0..copying::PARTITIONS)
-        .map(|partition| TopicPartition::new(copying::TOPIC, PartitionId(partition)))
-        .collect();
+/// The committed records of a topic, as the product's consumer reads them.
+async fn written(
+    stage: &Stage,
+    admin: &Admin,
+    (topic, partitions): (&'static str, i32),
+) -> Vec<(Place, String)> {
+    let partitions: Vec<TopicPartition> =
+        (0..partitions).map(|partition| TopicPartition::new(topic, PartitionId(partition))).collect();
     let options = stage.options(&[("isolation.level", "read_committed")]);
     let mut consumer = Consumer::new(stage.cluster(options));
     let begin = partitions.iter().map(|partition| (partition.clone(), Some(Start::Earliest)));

@@ -9,7 +9,7 @@ use wire::{ErrorCode, Offset};
 use super::Process;
 
 /// The topic, its coordinator, and the position that goes with it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct DeadTopic {
     epoch: u64,
     /// Of the transaction that is open.

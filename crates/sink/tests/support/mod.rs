@@ -4,6 +4,9 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod letters;
+pub mod line;
+pub mod parquet_file;
+pub mod positions;
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Write};
@@ -12,12 +15,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use sink::{Entry, Files, NewFile};
 
+#[derive(Clone)]
 enum Node {
     File { bytes: Vec<u8>, durable: Vec<u8> },
     Dir { names: BTreeMap<String, u64>, durable: BTreeMap<String, u64> },
 }
 
 /// Files and directories, and what of them is durable.
+#[derive(Clone)]
 pub struct Disk {
     nodes: BTreeMap<u64, Node>,
     next: u64,
@@ -203,6 +208,8 @@ pub enum Fate {
 struct Gate {
     steps: u64,
     at: Option<(u64, Fate)>,
+    /// Whether it pauses before each step.
+    is_led: bool,
     is_dead: bool,
     is_paused: bool,
     is_over: bool,
@@ -220,6 +227,11 @@ impl Steps {
         Arc::new(Self { gate: Mutex::new(Gate { at, ..Gate::default() }), changed: Condvar::new() })
     }
 
+    /// Of a process that pauses before each step until it is told to go on.
+    pub fn led() -> Arc<Self> {
+        Arc::new(Self { gate: Mutex::new(Gate { is_led: true, ..Gate::default() }), changed: Condvar::new() })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Gate> {
         self.gate.lock().expect("nobody panics with it")
     }
@@ -228,10 +240,15 @@ impl Steps {
         self.lock().steps
     }
 
+    pub fn is_dead(&self) -> bool {
+        self.lock().is_dead
+    }
+
     pub fn step(&self) -> io::Result<()> {
         let mut gate = self.lock();
         gate.steps += 1;
         let fate = gate.at.filter(|(at, _)| *at == gate.steps).map(|(_, fate)| fate);
+        let fate = fate.or(gate.is_led.then_some(Fate::Pauses)).filter(|_| !gate.is_dead);
         match fate {
             Some(Fate::Dies) => gate.is_dead = true,
             Some(Fate::Fails) => return Err(io::Error::other("no space left")),
@@ -250,12 +267,13 @@ impl Steps {
         }
     }
 
-    /// Waits until the process has paused, or is over.
-    pub fn until_paused(&self) {
+    /// Waits until the process has paused, or is over. Says whether it goes on from there.
+    pub fn until_paused(&self) -> bool {
         let mut gate = self.lock();
         while !gate.is_paused && !gate.is_over {
             gate = self.changed.wait(gate).expect("nobody panics with it");
         }
+        !gate.is_over
     }
 
     /// Lets it go on.
