@@ -275,7 +275,8 @@ mod tests {
 
     #[test]
     fn an_address_is_a_bucket_and_a_place_in_it() {
-        let told = |address: &str| parse_address(address).map(|(bucket, prefix)| format!("{bucket}:{prefix}"));
+        let told =
+            |address: &str| parse_address(address).map(|(bucket, prefix)| format!("{bucket}:{prefix}"));
         assert_eq!(told("s3://shop/tables/orders/").as_deref(), Ok("shop:tables/orders"));
         assert_eq!(told("s3://shop").as_deref(), Ok("shop:"));
         for (address, named) in [

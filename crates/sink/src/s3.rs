@@ -102,7 +102,8 @@ impl S3 {
             let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
             let key = name.to_ascii_lowercase().parse().ok().filter(|_| name.starts_with("AWS_"));
             // Not half of the declaration's credentials and half of the environment's.
-            let is_wanted = |key: &AmazonS3ConfigKey| settings.access_key_id.is_none() || !CREDENTIALS.contains(key);
+            let is_wanted =
+                |key: &AmazonS3ConfigKey| settings.access_key_id.is_none() || !CREDENTIALS.contains(key);
             if let Some(key) = key.filter(is_wanted) {
                 builder = builder.with_config(key, value);
             }
@@ -117,9 +118,15 @@ impl S3 {
                 retry_timeout: RETRY_MAX,
             })
             .with_http_connector(Connector);
+        let address = settings.endpoint.as_ref().map(|endpoint| match endpoint.split_once("://") {
+            Some((scheme, host)) if !settings.is_path_style => {
+                format!("{scheme}://{}.{host}", settings.bucket)
+            }
+            _ => endpoint.clone(),
+        });
         let declared = [
-            (AmazonS3ConfigKey::Endpoint, &settings.endpoint),
-            (AmazonS3ConfigKey::S3Endpoint, &settings.endpoint),
+            (AmazonS3ConfigKey::Endpoint, &address),
+            (AmazonS3ConfigKey::S3Endpoint, &address),
             (AmazonS3ConfigKey::Region, &settings.region),
             (AmazonS3ConfigKey::AccessKeyId, &settings.access_key_id),
             (AmazonS3ConfigKey::SecretAccessKey, &settings.secret_access_key),
@@ -130,7 +137,9 @@ impl S3 {
                 builder = builder.with_config(key, value);
             }
         }
-        builder = builder.with_virtual_hosted_style_request(!settings.is_path_style);
+        if !settings.is_path_style {
+            builder = builder.with_virtual_hosted_style_request(true);
+        }
         let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
         let endpoint = endpoint.iter().find_map(|key| builder.get_config_value(key));
         let store = builder.build().map_err(|error| io::Error::other(deepest(&error).to_string()))?;
@@ -299,7 +308,8 @@ impl Objects for S3 {
             let mut page_token = None;
             loop {
                 let delimiter = delimiter.clone();
-                let options = PaginatedListOptions { delimiter, page_token, ..PaginatedListOptions::default() };
+                let options =
+                    PaginatedListOptions { delimiter, page_token, ..PaginatedListOptions::default() };
                 let page = store.list_paginated(Some(&prefix), options).await?;
                 keys.extend(page.result.objects.into_iter().map(|object| String::from(object.location)));
                 keys.extend(page.result.common_prefixes.iter().map(|prefix| format!("{prefix}/")));
@@ -388,8 +398,12 @@ mod tests {
 
     #[test]
     fn what_a_store_says_is_found_in_its_answer() {
-        let said = "403 Forbidden: <Error><Code>AccessDenied</Code><Message> Access Denied. </Message></Error>";
-        assert_eq!((element(said, "Code"), element(said, "Message")), (Some("AccessDenied"), Some("Access Denied.")));
+        let said =
+            "403 Forbidden: <Error><Code>AccessDenied</Code><Message> Access Denied. </Message></Error>";
+        assert_eq!(
+            (element(said, "Code"), element(said, "Message")),
+            (Some("AccessDenied"), Some("Access Denied."))
+        );
         assert_eq!(element(said, "Key"), None);
         assert_eq!(element("<Code>", "Code"), None);
     }

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod letters;
+pub mod line;
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Write};
@@ -226,6 +227,10 @@ impl Steps {
 
     pub fn count(&self) -> u64 {
         self.lock().steps
+    }
+
+    pub fn is_dead(&self) -> bool {
+        self.lock().is_dead
     }
 
     pub fn step(&self) -> io::Result<()> {
