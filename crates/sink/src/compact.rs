@@ -104,6 +104,10 @@ pub async fn compact(
     compaction: Compaction,
 ) -> Result<Merges, RunError> {
     let offline = settings.offline.as_ref().ok_or(RunError::NoTable)?;
+    if offline.s3.is_some() {
+        let why = "objects cannot be put in place of others in one step, and who lists them meanwhile would find rows twice or not at all; larger roll_bytes and roll_age make fewer files";
+        return Err(RunError::InObjectStore { table: offline.table.clone(), done: "compacted", why });
+    }
     let store = open_store(offline, Arc::clone(&files)).await?;
     let stored = store.list(&settings.offline_name()).await?;
     let table = Table::new(files, &offline.table);

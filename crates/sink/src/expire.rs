@@ -63,6 +63,10 @@ pub async fn expire(
 ) -> Result<Expiries, RunError> {
     let offline = settings.offline.as_ref().ok_or(RunError::NoTable)?;
     let line = settings.offline_name();
+    if offline.s3.is_some() {
+        let why = "an hour's objects cannot be removed in one step, and an instance that slept since it was to put one of them would put it again";
+        return Err(RunError::InObjectStore { table: offline.table.clone(), done: "expired", why });
+    }
     let store = open_store(offline, Arc::clone(&files)).await?;
     let stored = store.list(&line).await?;
     let table = Table::new(files, &offline.table);

@@ -4,6 +4,8 @@
 //! its place, which fails if somebody else was there first: compare-and-set without a lock that a stopped process could hold. Versions
 //! that are two behind are removed. Who was overtaken so far that its place is free again sees the higher one when it looks
 //! afterwards, and nobody else ever looks at the lower.
+//!
+//! In an object store a version is put if none of its name is there, which is the same in one step.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ use offsets::{Fence, Position};
 use serde_json::{Value, json};
 use wire::{LeaderEpoch, Millis, Offset, PartitionId, Str, TopicPartition, Uuid};
 
+use crate::bucket::Put;
 use crate::files::{Files, make_dirs};
 use crate::key::{Key, LineName, Range};
 use crate::store::{
@@ -95,24 +98,32 @@ impl FileStore {
             let newest = self.newest(&dir)?;
             let Some(entry) = decide(newest.as_ref().map(|(_, entry)| entry))? else { return Ok(None) };
             let next = newest.map_or(1, |(version, _)| version + 1);
-            // Of a try before this one.
-            self.remove(&written)?;
-            let write = || {
-                let mut file = self.files.create(&written)?;
-                file.write_all(&encode(key, &entry))?;
-                file.sync()
-            };
-            write().map_err(|source| failed("write", &written, source))?;
             let place = dir.join(name(next));
-            match self.files.link(&written, &place) {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
-                // Whoever took hold meanwhile has taken what it found half written away.
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                Err(source) => return Err(failed("write", &place, source)),
+            if let Some(bucket) = self.files.bucket() {
+                match bucket.put(&place, encode(key, &entry), Put::New) {
+                    // By another, or by this very put: then what is decided next is that it is done.
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                    put => put.map_err(|source| failed("write", &place, source))?,
+                }
+            } else {
+                // Of a try before this one.
+                self.remove(&written)?;
+                let write = || {
+                    let mut file = self.files.create(&written)?;
+                    file.write_all(&encode(key, &entry))?;
+                    file.sync()
+                };
+                write().map_err(|source| failed("write", &written, source))?;
+                match self.files.link(&written, &place) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                    // Whoever took hold meanwhile has taken what it found half written away.
+                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                    Err(source) => return Err(failed("write", &place, source)),
+                }
+                self.files.sync_dir(&dir).map_err(|source| failed("sync", &dir, source))?;
+                self.remove(&written)?;
             }
-            self.files.sync_dir(&dir).map_err(|source| failed("sync", &dir, source))?;
-            self.remove(&written)?;
             let versions = self.versions(&dir)?;
             if versions.last().is_some_and(|&last| last > next) {
                 // It counts for nothing, and may not be allowed by now.
@@ -139,7 +150,11 @@ impl FileStore {
             .map_err(|source| failed("make", &self.table.join(&place), source))?;
         // What earlier holders left half written goes, and nothing that somebody may have begun since.
         let dir = self.table.join(&place);
-        let before = self.files.list(&dir).map_err(|source| failed("list", &dir, source))?;
+        let before = match self.files.list(&dir) {
+            // An object store has no directory before there is something in it.
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            listed => listed.map_err(|source| failed("list", &dir, source))?,
+        };
         let entry = self.change(&acquire.key, acquire.token, |found| acquired(found, acquire).map(Some))?;
         let entry = entry.expect("taking hold is a change");
         for left in before {

@@ -10,6 +10,8 @@ use std::path::Path;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+use crate::bucket::Bucket;
+
 /// A file that is being written.
 pub trait NewFile: Write + Send {
     /// Makes what was written durable. Its name is made durable by [`Files::sync_dir`].
@@ -18,6 +20,11 @@ pub trait NewFile: Write + Send {
 
 /// Files and directories.
 pub trait Files: Send + Sync + 'static {
+    /// The bucket that these are objects of, where there are no directories that a file could be renamed into.
+    fn bucket(&self) -> Option<&Bucket> {
+        None
+    }
+
     /// Makes one directory; that it is there is [`io::ErrorKind::AlreadyExists`].
     fn make_dir(&self, path: &Path) -> io::Result<()>;
 

@@ -182,6 +182,29 @@ impl<'a> Told<'a> {
     }
 }
 
+/// In what two files of one range differ that are to be the same but for their columns, if in something.
+pub(crate) fn difference(found: &ParquetMetaData, expected: &ParquetMetaData) -> Option<String> {
+    let (found, expected) = (Footer::new(found.file_metadata()), Footer::new(expected.file_metadata()));
+    // What says the columns is not ours.
+    for word in expected.words.keys().filter(|word| word.starts_with("ottla.")) {
+        let (found, expected) = (found.said(word), expected.said(word));
+        if found != expected {
+            return Some(format!("its footer says {word} is {found}, and it is {expected}"));
+        }
+    }
+    if found.words.contains_key(MERGED) {
+        return Some("it was merged from others".to_owned());
+    }
+    (found.rows != expected.rows).then(|| format!("it has {} rows, and not {}", found.rows, expected.rows))
+}
+
+/// What stands at the end of a file that is in memory.
+pub(crate) fn metadata_of(content: &Bytes) -> Result<ParquetMetaData, String> {
+    let mut reader = ParquetMetaDataReader::new();
+    let parsed = reader.try_parse(content).and_then(|()| reader.finish());
+    parsed.map_err(|error| format!("it is no Parquet file: {error}"))
+}
+
 /// What most footers fit in.
 const FOOTER_BYTES: usize = 64 << 10;
 

@@ -1,8 +1,8 @@
 //! Leaving: topics into tables, each record exactly once.
 //!
-//! The modules stand in the order of a record's way: what a position belongs to and how files are called (`key`), what is done next
+//! The modules stand in the order of a record's way: what a position belongs to and how files are called (`key`), where files are (`files`) or objects in their place (`bucket`, `s3`), what is done next
 //! (`plan`), records into columns (`kind`, `column`, `columns`, `decimal`, `json`, and by schemas: `fault`, `avro_schema`, `avro`, `protobuf`, `protobuf_schema`, `registry`, `encoded`), columns into files beside the table (`encodings`, `writer`), the fence of those files
-//! (`staging`), a directory in place of another (`exchange`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
+//! (`staging`), and of objects (`claims`), a directory in place of another (`exchange`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
 //! `server_store`, `redis_store` and `postgres_store`), records that are no rows (`letters`, `verdicts`), one partition that goes
 //! through all of it (`partition`), what its files say of themselves (`footer`) and what was removed of them (`expired`), what is declared
 //! (`settings`, `value_settings`, `positions`), which partitions are this instance's (`shares`), what is read and whether it continues (`source`), hours that are complete (`success`), the line into the table at work (`offline`), the
@@ -11,7 +11,9 @@
 //! range is frozen before its files are in the table, and committed after; whoever repeats it writes the same files.
 
 mod key;
+mod bucket;
 mod files;
+mod s3;
 mod plan;
 mod kind;
 mod column;
@@ -27,6 +29,7 @@ mod registry;
 mod encoded;
 mod table;
 mod staging;
+mod claims;
 mod exchange;
 mod encodings;
 mod writer;
@@ -64,6 +67,7 @@ mod expire;
 #[cfg(test)]
 mod testing;
 
+pub use bucket::{Bucket, Depth, Objects, Put};
 pub use columns::{Columns, Extra, Format, OFFSET_COLUMN, Shape, Unconvertible};
 pub use compact::{Compaction, Merge, Merges, UpkeepOutcome, compact};
 pub use encoded::{Encoded, SchemaError};
@@ -83,6 +87,7 @@ pub use registry::{Registry, RegistryError};
 pub use repair::{Repair, RepairAction, repair};
 pub use replay::{DeadLetter, Replayed, Which, dead_letters, replay};
 pub use run::{Done, RunError, Until, run};
+pub use s3::S3Settings;
 pub use server_store::{Server as PositionServer, Version as EntryVersion};
 pub use settings::size as parse_size;
 pub use settings::{

@@ -28,9 +28,10 @@ use crate::run::{Done, LOOK_EVERY, RunError, Until};
 use crate::settings::{DeadLetterSettings, Line, OfflineSettings, Settings};
 use crate::shares::{Share, Shares};
 use crate::source::{self, sources};
+use crate::staging;
 use crate::store::{PositionStore, StoreError};
 use crate::success::Success;
-use crate::table::Table;
+use crate::table::{self, Table};
 
 /// A partition that is read.
 struct Reading {
@@ -84,6 +85,7 @@ pub(crate) async fn run(
     until: Until,
     stop: impl Future<Output = ()>,
 ) -> Result<Vec<Done>, RunError> {
+    let files = table::files_of(offline, files)?;
     let mut success = Success::open(settings, offline, &options, &environment, &files).await?;
     let mut line = Offline::open(settings, offline, options, environment, files, until).await?;
     let ended = success.beside(line.work(until, stop)).await;
@@ -137,6 +139,11 @@ impl Offline {
             _ => files
                 .sync_dir(above(&offline.table))
                 .map_err(|error| failed("keep the table's directory", error))?,
+        }
+        if let Some(bucket) = files.bucket() {
+            let name = format!("probe-{:016x}", environment.random());
+            let probed = bucket.probe(&offline.table.join(staging::DIRECTORY).join(name));
+            probed.map_err(|error| failed("write to", error))?;
         }
         let table = Table::new(Arc::clone(&files), &offline.table);
         let shape = offline.line.shape.settled().await?;

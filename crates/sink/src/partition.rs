@@ -12,13 +12,14 @@ use client::ConsumedRecord;
 use offsets::Fence;
 use wire::{LeaderEpoch, Millis, Offset};
 
+use crate::claims;
 use crate::columns::{self, Shape, Unconvertible};
 use crate::expired;
 use crate::key::{FileName, Key, Layout, Range};
 use crate::letters::{Letter, Letters};
 use crate::plan::{Action, Event, Limits, Plan};
 use crate::staging::{self, NotClaimed, Staging};
-use crate::store::{Acquire, Change, Frozen, PositionStore, StoreError, Stored};
+use crate::store::{Acquire, Change, Frozen, PositionStore, Rebuild, StoreError, Stored};
 use crate::table::{self, Ahead, Listing, Staged, Table};
 use crate::verdicts::{self, Verdicts};
 use crate::writer::{NotTaken, RangeWriter};
@@ -185,6 +186,8 @@ pub struct Partition {
     staging: Staging,
     /// As it was found.
     stored: Stored,
+    /// The range that was claimed last, in a table that has claims.
+    claimed: Option<Range>,
     plan: Plan,
     writer: RangeWriter,
     /// The range on its way, and its files once they are written.
@@ -239,7 +242,23 @@ impl Partition {
             NotClaimed::Shared(path) => PartitionError::Shared { key: Box::new(key.clone()), path },
             NotClaimed::Failed(source) => failed(source),
         })?;
-        let stored = held.stored;
+        let mut stored = held.stored;
+        // What was claimed is what comes next, also if the store has forgotten that it was frozen. Whoever has frozen another range since
+        // has put nothing of it.
+        let claim = claims::newest(&table, &key).map_err(failed)?;
+        if let Some(claim) = claim.filter(|claim| claim.range.start == stored.committed.next)
+            && stored.frozen != Some(claim)
+        {
+            let (begun, committed, frozen) = (stored.begun, stored.committed.next, Some(claim));
+            let rebuild = Rebuild { key: key.clone(), fence: held.fence, begun, committed, frozen, now };
+            store.rebuild(&rebuild).await?;
+            stored = Stored {
+                committed: offsets::Position { next: committed, leader_epoch: LeaderEpoch::NONE },
+                frozen,
+                updated: now,
+                ..stored
+            };
+        }
         let frozen = stored.frozen;
         let plan = Plan::new(settings.limits, stored.committed.next, frozen.map(|frozen| frozen.range));
         let leader_epoch = stored.committed.leader_epoch;
@@ -253,6 +272,7 @@ impl Partition {
             settings,
             staging,
             stored,
+            claimed: claim.map(|claim| claim.range),
             plan,
             writer,
             frozen,
@@ -295,7 +315,8 @@ impl Partition {
             source,
         })?;
         let expired = expired.ranges(&self.key);
-        let checked = table::check(&self.key.partition, &self.stored, listing, &expired);
+        let checked = table::check(&self.key.partition, &self.stored, listing, &expired)
+            .and_then(|()| table::check_claim(&self.key.partition, &self.stored, self.claimed));
         let Err(ahead) = checked else {
             // Not before it is known that the store has lost nothing: what is there may be all that tells what the letters are.
             let verdicts = self.find_verdicts();
@@ -524,6 +545,15 @@ impl Partition {
     }
 
     fn place(&mut self, range: Range) -> Result<Event, PartitionError> {
+        let frozen = self.frozen.expect("it is frozen");
+        assert_eq!(frozen.range, range);
+        match claims::claim(&self.table, &self.key, &frozen) {
+            Ok(()) => {}
+            Err(claims::NotClaimed::TakenOver(how)) => {
+                return Err(PartitionError::TakenOver { key: Box::new(self.key.clone()), how });
+            }
+            Err(claims::NotClaimed::Failed(source)) => return Err(self.lose("claim a range", source)),
+        }
         let name = FileName { partition: self.key.partition.clone(), range };
         let staged = std::mem::take(&mut self.staged);
         match self.table.place(&name, &staged) {
@@ -631,6 +661,7 @@ impl Partition {
         let key = Box::new(self.key.clone());
         let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
         let is_taken = is_missing(&source)
+            && self.table.files.bucket().is_none()
             && self.table.files.list(&self.staging.dir).is_err_and(|error| is_missing(&error));
         match is_taken {
             true => PartitionError::TakenOver { key, how: format!("{} is gone", self.staging.dir.display()) },

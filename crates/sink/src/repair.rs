@@ -13,6 +13,7 @@ use std::sync::Arc;
 use client::{Admin, Cluster, Environment, Execution};
 use wire::{Offset, Str, TopicPartition};
 
+use crate::claims;
 use crate::expired::{self, Expired};
 use crate::files::Files;
 use crate::footer::{Part, Told, told};
@@ -24,7 +25,7 @@ use crate::settings::{Line, Settings};
 use crate::source::sources;
 use crate::staging::{self, NotClaimed};
 use crate::store::{Acquire, Frozen, PositionStore, Rebuild, Stored};
-use crate::table::{Listing, Table};
+use crate::table::{self, Listing, Table};
 use crate::verdicts;
 use crate::verify::Finding;
 
@@ -71,6 +72,7 @@ pub async fn repair(
     execution: Execution,
 ) -> Result<Vec<Repair>, RunError> {
     let offline = settings.offline.as_ref().ok_or(RunError::NoTable)?;
+    let files = table::files_of(offline, files)?;
     let store = open_store(offline, Arc::clone(&files)).await?;
     let table = Table::new(files, &offline.table);
     let (stored, listing) = look(settings, &*store, &table).await?;
@@ -84,8 +86,9 @@ pub async fn repair(
     for source in sources(settings, Line::Offline, cluster).await? {
         let stored = stored.iter().find(|(key, _)| key.partition == source.key.partition);
         let log = Log { start: source.log.start, sent: sent(&source.key.partition) };
+        let claimed = claimed(&table, &source.key)?;
         let (mut repair, epoch) =
-            examine(&table, &source.key, stored.map(|(_, stored)| stored), &listing, log);
+            examine(&table, &source.key, stored.map(|(_, stored)| stored), claimed, &listing, log);
         if let Some((key, _)) = stored
             && *key != source.key
         {
@@ -145,6 +148,15 @@ fn list(table: &Table, line: &LineName) -> Result<(Listing, Expired), RunError> 
     Ok((listing, expired))
 }
 
+/// The range that was claimed last, in a table that has claims.
+fn claimed(table: &Table, key: &Key) -> Result<Option<Frozen>, RunError> {
+    claims::newest(table, key).map_err(|source| RunError::Files {
+        doing: "read which range is claimed in",
+        path: table.root().to_owned(),
+        source,
+    })
+}
+
 /// Takes hold of a partition, looks again, as from here on nobody else adds anything, and changes the store.
 async fn apply(
     key: &Key,
@@ -175,7 +187,8 @@ async fn apply(
         NotClaimed::Shared(path) => PartitionError::Shared { key: Box::new(key.clone()), path },
         NotClaimed::Failed(source) => failed(source),
     })?;
-    let (mut again, _) = examine(table, key, Some(&held.stored), &list(table, &key.line)?, log);
+    let listing = list(table, &key.line)?;
+    let (mut again, _) = examine(table, key, Some(&held.stored), claimed(table, key)?, &listing, log);
     if let RepairAction::Rebuild(range, frozen) = again.action {
         let (begun, committed) = (range.start, frozen.map_or(range.end, |frozen| frozen.range.start));
         let (fence, now) = (held.fence, environment.now());
@@ -200,6 +213,7 @@ fn examine(
     table: &Table,
     key: &Key,
     stored: Option<&Stored>,
+    claimed: Option<Frozen>,
     (listing, expired): &(Listing, Expired),
     log: Log,
 ) -> (Repair, i64) {
@@ -245,16 +259,17 @@ fn examine(
             }
             _ => {}
         }
-        // What is on its way is repeated by the next run, as much of it as is there already. What was merged was committed.
-        let is_on_its_way = stored.is_some_and(|stored| {
-            Some(range) == last
-                && stored.frozen.is_some_and(|frozen| {
-                    let is_its = |(told, _): &(Option<&Told<'_>>, Part)| {
-                        told.is_some_and(|told| !told.is_merged && told.file.is_laid_out_as(frozen.layout))
-                    };
-                    frozen.range == range && parts.iter().all(is_its)
-                })
-        });
+        // What is on its way is repeated by the next run, as much of it as is there already; so is what is claimed, also if the store
+        // has lost that it is frozen. What was merged was committed.
+        let is_its = |frozen: Frozen| {
+            let is_its = |(told, _): &(Option<&Told<'_>>, Part)| {
+                told.is_some_and(|told| !told.is_merged && told.file.is_laid_out_as(frozen.layout))
+            };
+            frozen.range == range && parts.iter().all(is_its)
+        };
+        let is_claimed = claimed.filter(|claim| claim.range.start >= committed);
+        let on_their_way = [stored.and_then(|stored| stored.frozen), is_claimed];
+        let is_on_its_way = Some(range) == last && on_their_way.into_iter().flatten().any(is_its);
         let is_last = Some(range) == last;
         let is_whole = incomplete.is_none();
         // Of what was merged or removed for its age, all was committed.

@@ -106,6 +106,16 @@ pub enum RunError {
         /// What came of it.
         source: io::Error,
     },
+    /// What cannot be done to a table in an object store.
+    #[error("{} is in an object store, and is not {done} there: {why}", table.display())]
+    InObjectStore {
+        /// The table.
+        table: PathBuf,
+        /// What was to be done.
+        done: &'static str,
+        /// Why not, and what can be done.
+        why: &'static str,
+    },
     /// The position in the group cannot be gone on from.
     #[error("{key}: the position that group {line} has in it {problem}", line = key.line)]
     Committed {

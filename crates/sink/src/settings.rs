@@ -16,11 +16,13 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use wire::Str;
 
+use crate::bucket;
 use crate::columns::{Extra, Format, Shape};
 use crate::key::{Layout, LineName};
 use crate::partition::LineSettings;
 use crate::plan::Limits;
 use crate::positions::Positions;
+use crate::s3::S3Settings;
 use crate::value_settings::value_format;
 
 /// A declaration of a sink.
@@ -111,8 +113,10 @@ pub struct DeadLetterSettings {
 /// The line into a table.
 #[derive(Clone)]
 pub struct OfflineSettings {
-    /// The table's directory.
+    /// The table's directory, or its address in an object store.
     pub table: PathBuf,
+    /// The store, if it is one.
+    pub s3: Option<S3Settings>,
     /// Where positions are kept.
     pub positions: Positions,
     /// What is done with every partition.
@@ -263,11 +267,24 @@ impl<'a> Section<'a> {
             .ok_or_else(|| Problem::new(value.span(), format!("{key} takes a whole number of at least 1")))
     }
 
+    fn truth(&mut self, key: &'static str, default: bool) -> Result<bool, Problem> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        match value.get_ref() {
+            DeValue::Boolean(is) => Ok(*is),
+            _ => Err(Problem::new(value.span(), format!("{key} takes true or false"))),
+        }
+    }
+
     fn section(&mut self, key: &'static str) -> Result<Option<Section<'a>>, Problem> {
         let Some(value) = self.get(key) else { return Ok(None) };
         match value.get_ref() {
-            DeValue::Table(table) => Ok(Some(Section::new(&format!("{key}."), value.span(), table))),
-            _ => Err(Problem::new(value.span(), format!("{key} is a table of its own: [{key}]"))),
+            DeValue::Table(table) => {
+                Ok(Some(Section::new(&format!("{}{key}.", self.name), value.span(), table)))
+            }
+            _ => {
+                let name = format!("{}{key}", self.name);
+                Err(Problem::new(value.span(), format!("{name} is a table of its own: [{name}]")))
+            }
         }
     }
 
@@ -420,9 +437,87 @@ fn dead_letters(mut section: Section<'_>, topics: &[Str]) -> Result<DeadLetterSe
     Ok(DeadLetterSettings { topic })
 }
 
-fn offline(mut section: Section<'_>, format: Format) -> Result<OfflineSettings, Problem> {
+/// What a file of a table in an object store may have: it goes through memory, and a put has 5 GiB at most.
+const PUT_BYTES_MAX: u64 = 1 << 30;
+
+/// Where the table is.
+fn table(section: &mut Section<'_>) -> Result<(PathBuf, Option<S3Settings>), Problem> {
     let value = section.required("table", "\"/data/orders\"")?;
-    let table = PathBuf::from(text("table", value)?);
+    let address = text("table", value)?;
+    let settings = section.section("s3")?;
+    if !address.starts_with(bucket::SCHEME) {
+        if let Some((scheme, _)) = address.split_once("://") {
+            let what = format!(
+                "table: {scheme}:// is no store that is known here; a directory, or s3://BUCKET/PREFIX is a table"
+            );
+            return Err(Problem::new(value.span(), what));
+        }
+        return match settings {
+            Some(settings) => {
+                let what = "offline.s3 is about a table in an object store, and table is a directory; s3://BUCKET/PREFIX is one";
+                Err(Problem::new(settings.span, what))
+            }
+            None => Ok((PathBuf::from(address), None)),
+        };
+    }
+    let (bucket, prefix) = bucket::parse_address(address)
+        .map_err(|problem| Problem::new(value.span(), format!("table: {problem}")))?;
+    let mut s3 = match settings {
+        Some(settings) => s3(settings)?,
+        None => S3Settings { is_path_style: true, ..S3Settings::default() },
+    };
+    let address = [bucket::SCHEME, &bucket, if prefix.is_empty() { "" } else { "/" }, &prefix].concat();
+    s3.bucket = bucket;
+    Ok((PathBuf::from(address), Some(s3)))
+}
+
+/// How an object store is asked.
+fn s3(mut section: Section<'_>) -> Result<S3Settings, Problem> {
+    let owned = |text: &str| match text {
+        "" => Err("it is empty".to_owned()),
+        text => Ok(Some(text.to_owned())),
+    };
+    let endpoint = section.parsed("endpoint", None, |text| {
+        let is_address = ["http://", "https://"].into_iter().any(|scheme| {
+            text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty() && !rest.contains(['@', '?', '#']))
+        });
+        match is_address {
+            true => Ok(Some(text.trim_end_matches('/').to_owned())),
+            // A password may be in it.
+            false => Err("it is no address of a store; https://HOST:PORT is one".to_owned()),
+        }
+    })?;
+    let region = section.parsed("region", None, owned)?;
+    let is_path_style = section.truth("path_style", true)?;
+    let access_key_id = section.parsed("access_key_id", None, owned)?;
+    let secret_access_key = section.parsed("secret_access_key", None, owned)?;
+    let session_token = section.parsed("session_token", None, owned)?;
+    let spool = section.parsed("spool", None, owned)?.map(PathBuf::from);
+    let span = section.span.clone();
+    section.end()?;
+    if access_key_id.is_some() != secret_access_key.is_some() {
+        let what = "offline.s3.access_key_id and secret_access_key go together; without both of them the environment says who asks";
+        return Err(Problem::new(span, what));
+    }
+    if session_token.is_some() && access_key_id.is_none() {
+        let what = "offline.s3.session_token goes with access_key_id and secret_access_key";
+        return Err(Problem::new(span, what));
+    }
+    let bucket = String::new();
+    Ok(S3Settings {
+        bucket,
+        endpoint,
+        region,
+        is_path_style,
+        access_key_id,
+        secret_access_key,
+        session_token,
+        spool,
+    })
+}
+
+fn offline(mut section: Section<'_>, format: Format) -> Result<OfflineSettings, Problem> {
+    let (table, s3) = table(&mut section)?;
     let positions = section.parsed("positions", Positions::Beside, str::parse)?;
     let layout = section.parsed("partition_by", Layout::Hour, str::parse)?;
     let extras = match section.get("columns") {
@@ -441,8 +536,14 @@ fn offline(mut section: Section<'_>, format: Format) -> Result<OfflineSettings, 
             extras
         }
     };
+    let in_one_put = |text: &str| match size(text)? {
+        bytes if s3.is_some() && bytes > PUT_BYTES_MAX => Err(format!(
+            "{text:?} is too much for a table in an object store, where a file is put at once: 1GiB is allowed"
+        )),
+        bytes => Ok(bytes),
+    };
     let limits = Limits {
-        bytes_max: section.parsed("roll_bytes", 128 << 20, size)?,
+        bytes_max: section.parsed("roll_bytes", 128 << 20, in_one_put)?,
         rows_max: section.number("roll_rows", 10_000_000)?,
         age_ms_max: section.parsed("roll_age", 600_000, millis)?,
     };
@@ -457,6 +558,7 @@ fn offline(mut section: Section<'_>, format: Format) -> Result<OfflineSettings, 
     let memory_max = usize::try_from(memory_max).unwrap_or(usize::MAX);
     Ok(OfflineSettings {
         table,
+        s3,
         positions,
         line: LineSettings { limits, layout, files_max, shape: Arc::new(shape) },
         memory_max,

@@ -4,13 +4,18 @@
 //! successor takes the older ones away before it writes. So whoever is not the holder any more has nothing left that it could
 //! rename into the table, however late it wakes; it never makes its directory again. Two lines that begin in one table at once see
 //! each other's directories here, as each makes its own before it looks.
+//!
+//! In an object store nothing is renamed, and an object of the same name says only who is here; what keeps a zombie's files out of the table
+//! are claims (`claims`).
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use offsets::Fence;
 
-use crate::files::make_dirs;
+use crate::bucket::Bucket;
+use crate::files::{Files, make_dirs};
 use crate::key::Key;
 use crate::table::Table;
 
@@ -47,7 +52,8 @@ impl From<io::Error> for NotClaimed {
     }
 }
 
-fn place(key: &Key) -> PathBuf {
+/// Where what is about a partition is, within the table.
+pub(crate) fn place(key: &Key) -> PathBuf {
     Path::new(DIRECTORY).join(key.line.as_str()).join(key.partition.to_string())
 }
 
@@ -88,9 +94,12 @@ pub(crate) fn claim(table: &Table, key: &Key, fence: Fence) -> Result<Staging, N
     if let Some(other) = other_line(table, key)? {
         return Err(NotClaimed::Shared(other));
     }
-    make_dirs(files, &table.root, &place(key))?;
     let base = table.root.join(place(key));
     let own = format!("{}-{:016x}", fence.number, fence.token);
+    if let Some(bucket) = files.bucket() {
+        return sign(bucket, table, key, fence, base.join(own));
+    }
+    make_dirs(files, &table.root, &place(key))?;
     files.make_dir(&base.join(&own))?;
     // And behind it: of two that begin at once, the one that looks last sees the other.
     if let Some(other) = other_line(table, key)? {
@@ -121,6 +130,32 @@ pub(crate) fn claim(table: &Table, key: &Key, fence: Fence) -> Result<Staging, N
         }
     }
     Ok(Staging { dir: base.join(own), files: 0 })
+}
+
+/// Puts the holder's object, and removes those of earlier holders.
+fn sign(
+    bucket: &Bucket,
+    table: &Table,
+    key: &Key,
+    fence: Fence,
+    own: PathBuf,
+) -> Result<Staging, NotClaimed> {
+    bucket.put_same(&own, &Bytes::from(fence.number.to_string()))?;
+    // Behind it: of two that begin at once, the one that looks last sees the other.
+    if let Some(other) = other_line(table, key)? {
+        bucket.remove(&own)?;
+        return Err(NotClaimed::Shared(other));
+    }
+    let base = table.root.join(place(key));
+    for entry in bucket.list(&base)? {
+        match epoch(&entry.name) {
+            // Its holder has it from the same store, later.
+            Some(epoch) if epoch > fence.number => return Err(NotClaimed::Fenced(epoch)),
+            Some(_) if base.join(&entry.name) != own => bucket.remove(&base.join(entry.name))?,
+            _ => {}
+        }
+    }
+    Ok(Staging { dir: own, files: 0 })
 }
 
 /// Removes a directory. A rename or creation that had found it just before it was moved is still carried out in it, and loses to the

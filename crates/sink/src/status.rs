@@ -16,7 +16,7 @@ use crate::run::RunError;
 use crate::settings::{Line, NearlineSettings, OfflineSettings, Settings};
 use crate::source::{Source, sources};
 use crate::store::StoreError;
-use crate::table::Table;
+use crate::table::{self, Table};
 
 /// One partition of one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,14 +78,15 @@ async fn offline(
     cluster: &Cluster,
     files: Arc<dyn Files>,
 ) -> Result<Vec<Status>, RunError> {
-    let table = &offline.table;
+    let root = &offline.table;
+    let files = table::files_of(offline, files)?;
     let store = open_store(offline, Arc::clone(&files)).await?;
     let line = settings.offline_name();
     let stored = store.list(&line).await?;
     let stored: BTreeMap<_, _> =
         stored.into_iter().map(|(key, stored)| (key.partition.clone(), (key, stored))).collect();
     let mut outputs: BTreeMap<TopicPartition, Offset> = BTreeMap::new();
-    match Table::new(files, table).list() {
+    match Table::new(files, root).list() {
         Ok(listing) => {
             for file in listing.files {
                 let output = outputs.entry(file.name.partition).or_insert(file.name.range.end);
@@ -94,7 +95,7 @@ async fn offline(
         }
         // It was never run.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(source) => return Err(RunError::Files { doing: "list", path: table.clone(), source }),
+        Err(source) => return Err(RunError::Files { doing: "list", path: root.clone(), source }),
     }
     let mut all = Vec::new();
     for source in sources(settings, Line::Offline, cluster).await? {

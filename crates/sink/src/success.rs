@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 use wire::{Millis, Offset, PartitionId, Str, TopicPartition};
 
+use crate::bucket::Put;
 use crate::columns::Extra;
 use crate::files::{Files, make_dirs};
 use crate::footer::{Told, metadata};
@@ -352,6 +353,11 @@ impl Marks {
 
     fn set(&mut self, directory: &Path, mark: Mark) -> io::Result<()> {
         let (files, root) = (Arc::clone(&self.table.files), self.table.root().to_owned());
+        if let Some(bucket) = files.bucket() {
+            bucket.put(&root.join(directory).join(NAME), mark.encode().to_string(), Put::Over)?;
+            self.known.insert(directory.to_owned(), Some(mark));
+            return Ok(());
+        }
         let place = Path::new(staging::DIRECTORY).join(DIRECTORY);
         make_dirs(&*files, &root, &place)?;
         if self.files == 0 {

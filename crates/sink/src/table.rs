@@ -1,17 +1,25 @@
 //! A table's directory: what is in it, and how files come into it.
 //!
-//! A file comes whole, by a rename, under a name that says what is in it. Whatever else lies there is left alone.
+//! A file comes whole, by a rename, under a name that says what is in it. In an object store it is put, if no object of its name is
+//! there. Whatever else lies there is left alone.
 
 use std::collections::BTreeSet;
-use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Seek};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use wire::TopicPartition;
 
+use crate::bucket::{Bucket, OBJECT_BYTES_MAX, Put};
 use crate::exchange;
-use crate::files::{Files, make_dirs};
+use crate::files::{Entry, Files, make_dirs};
+use crate::footer;
 use crate::key::{FileName, Layout, Range};
+use crate::run::RunError;
+use crate::s3::S3;
+use crate::settings::OfflineSettings;
 use crate::store::{Frozen, Stored};
 use crate::success;
 
@@ -60,13 +68,31 @@ pub struct Listing {
     pub marked: BTreeSet<PathBuf>,
 }
 
-/// A file that is written and durable, beside the table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A file that is written.
+#[derive(Debug)]
 pub(crate) struct Staged {
     /// Where it is.
-    pub path: PathBuf,
+    pub at: At,
     /// Where it belongs, within the table.
     pub directory: String,
+}
+
+/// The files that a declared table is made of: those that are given, or a bucket's objects.
+pub(crate) fn files_of(offline: &OfflineSettings, files: Arc<dyn Files>) -> Result<Arc<dyn Files>, RunError> {
+    let Some(s3) = &offline.s3 else { return Ok(files) };
+    let failed = |source| RunError::Files { doing: "open", path: offline.table.clone(), source };
+    let spool = s3.spool.clone().unwrap_or_else(std::env::temp_dir);
+    let objects = Arc::new(S3::open(s3).map_err(failed)?);
+    Ok(Arc::new(Bucket::new(objects, &s3.bucket, spool)))
+}
+
+/// Where a file is that is written and not in the table yet.
+#[derive(Debug)]
+pub(crate) enum At {
+    /// Durable, beside the table.
+    Beside(PathBuf),
+    /// On this machine, until it is put.
+    Spooled(File),
 }
 
 /// Files in the table that cannot be there, going by what is stored.
@@ -99,6 +125,12 @@ impl Table {
     /// All files that readers see. What begins with `_` or `.` they do not.
     pub fn list(&self) -> io::Result<Listing> {
         let mut listing = Listing::default();
+        if let Some(bucket) = self.files.bucket() {
+            for path in bucket.list_all(&self.root)? {
+                listing.note_object(path);
+            }
+            return Ok(listing);
+        }
         let mut left = vec![(PathBuf::new(), 0)];
         while let Some((directory, depth)) = left.pop() {
             let entries = match self.files.list(&self.root.join(&directory)) {
@@ -107,19 +139,10 @@ impl Table {
                 entries => entries?,
             };
             for entry in entries {
-                let path = directory.join(&entry.name);
-                if entry.name.starts_with(['_', '.']) {
-                    if entry.name == success::NAME {
-                        listing.marked.insert(directory.clone());
-                    }
-                    continue;
-                }
-                match FileName::parse(&entry.name) {
-                    _ if entry.is_dir && depth < DEPTH_MAX => left.push((path, depth + 1)),
-                    Some(name) if !entry.is_dir => {
-                        listing.files.insert(TableFile { name, directory: directory.clone() });
-                    }
-                    _ => listing.foreign.push(path),
+                if entry.is_dir && depth < DEPTH_MAX && !is_hidden(&entry.name) {
+                    left.push((directory.join(entry.name), depth + 1));
+                } else {
+                    listing.note(&directory, &entry);
                 }
             }
         }
@@ -129,16 +152,45 @@ impl Table {
     /// Moves files to where readers see them; durable when this returns. One that is there already, of an attempt before, holds the
     /// same and is replaced.
     pub(crate) fn place(&self, name: &FileName, staged: &[Staged]) -> io::Result<()> {
-        for file in staged {
-            self.put(&file.path, Path::new(&file.directory), &name.to_string())?;
+        for Staged { at, directory } in staged {
+            match (at, self.files.bucket()) {
+                (At::Beside(path), _) => self.put(path, Path::new(directory), &name.to_string())?,
+                (At::Spooled(file), Some(bucket)) => {
+                    let path = self.root.join(directory).join(name.to_string());
+                    self.put_object(bucket, &path, spooled(file)?)?;
+                }
+                (At::Spooled(_), None) => unreachable!("files are spooled for a bucket alone"),
+            }
         }
         for file in staged {
             self.files.sync_dir(&self.root.join(&file.directory))?;
         }
         for file in staged {
-            self.files.remove(&file.path)?;
+            if let At::Beside(path) = &file.at {
+                self.files.remove(path)?;
+            }
         }
         Ok(())
+    }
+
+    /// Puts a file, unless it is there: by an attempt before this one, or by another's to put the same range. By its footer it is
+    /// known; columns may be others, as the declaration of then had them.
+    fn put_object(&self, bucket: &Bucket, path: &Path, content: Bytes) -> io::Result<()> {
+        match bucket.put(path, content.clone(), Put::New) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            put => return put,
+        }
+        let differs = footer::metadata(&*self.files, path)
+            .and_then(|found| Ok(footer::difference(&found, &footer::metadata_of(&content)?)));
+        let problem = match differs {
+            Ok(None) => return Ok(()),
+            Ok(Some(problem)) | Err(problem) => problem,
+        };
+        let problem = format!(
+            "{} is there already, and is not of the range that is on its way: {problem}; whoever put it has to take it away",
+            path.display()
+        );
+        Err(io::Error::new(ErrorKind::InvalidData, problem))
     }
 
     /// Puts a file into a directory that somebody may be exchanging for another. It keeps its own name as well, as what came into a
@@ -176,6 +228,58 @@ impl Table {
     }
 }
 
+/// All of a file that is to be put.
+fn spooled(mut file: &File) -> io::Result<Bytes> {
+    let len = file.metadata()?.len();
+    if len > OBJECT_BYTES_MAX {
+        let problem = format!("the file has {len} bytes, and one put has {OBJECT_BYTES_MAX} at most");
+        return Err(io::Error::new(ErrorKind::FileTooLarge, problem));
+    }
+    file.rewind()?;
+    let mut content = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+    file.read_to_end(&mut content)?;
+    Ok(content.into())
+}
+
+fn is_hidden(name: &str) -> bool {
+    name.starts_with(['_', '.'])
+}
+
+impl Listing {
+    /// Takes what is in a directory and is none that is looked into.
+    fn note(&mut self, directory: &Path, entry: &Entry) {
+        if is_hidden(&entry.name) {
+            if entry.name == success::NAME {
+                self.marked.insert(directory.to_owned());
+            }
+            return;
+        }
+        match FileName::parse(&entry.name).filter(|_| !entry.is_dir) {
+            Some(name) => {
+                self.files.insert(TableFile { name, directory: directory.to_owned() });
+            }
+            None => self.foreign.push(directory.join(&entry.name)),
+        }
+    }
+
+    /// Takes an object by its path, as a file in those directories would be.
+    fn note_object(&mut self, path: PathBuf) {
+        let parts: Vec<_> = path.components().map(Component::as_os_str).collect();
+        let Some((name, above)) = parts.split_last() else { return };
+        let above: Vec<_> = above.iter().map(|part| part.to_string_lossy()).collect();
+        if above.iter().any(|part| is_hidden(part)) {
+            return;
+        }
+        match name.to_str() {
+            Some(name) if above.len() <= DEPTH_MAX => {
+                let directory = path.parent().unwrap_or(Path::new(""));
+                self.note(directory, &Entry { name: name.to_owned(), is_dir: false });
+            }
+            _ => self.foreign.push(path),
+        }
+    }
+}
+
 /// Whether what the table holds of a partition is no more than what is committed and what is frozen, as it is frozen: only what has
 /// the same names is replaced by a repeat. What was removed for its age was in the table, and was committed.
 pub(crate) fn check(
@@ -200,6 +304,20 @@ pub(crate) fn check(
         .map(|file| file.name.range);
     let is_ahead = |range: &&Range| range.start < begun || range.end > committed;
     match ahead.or_else(|| expired.iter().find(is_ahead).copied()) {
+        Some(found) => Err(Ahead { partition: partition.clone(), found, begun, committed }),
+        None => Ok(()),
+    }
+}
+
+/// Whether the range that was claimed last is committed, or frozen as the next one.
+pub(crate) fn check_claim(
+    partition: &TopicPartition,
+    stored: &Stored,
+    claimed: Option<Range>,
+) -> Result<(), Ahead> {
+    let (begun, committed) = (stored.begun, stored.committed.next);
+    let is_frozen = |range| stored.frozen.is_some_and(|frozen| frozen.range == range);
+    match claimed.filter(|&range| range.end > committed && !is_frozen(range)) {
         Some(found) => Err(Ahead { partition: partition.clone(), found, begun, committed }),
         None => Ok(()),
     }

@@ -32,7 +32,7 @@ use crate::run::RunError;
 use crate::settings::{Line, OfflineSettings, Settings};
 use crate::source::{Source, sources};
 use crate::store::{PositionStore, Stored};
-use crate::table::{Table, TableFile};
+use crate::table::{self, Table, TableFile};
 use crate::verify_nearline;
 
 /// Something that is not as it must be.
@@ -114,10 +114,13 @@ impl Verified {
 pub async fn verify(
     settings: &Settings,
     cluster: &Cluster,
-    files: Arc<dyn Files>,
+    mut files: Arc<dyn Files>,
 ) -> Result<Vec<Verified>, RunError> {
     let store = match &settings.offline {
-        Some(offline) => Some(open_store(offline, Arc::clone(&files)).await?),
+        Some(offline) => {
+            files = table::files_of(offline, files)?;
+            Some(open_store(offline, Arc::clone(&files)).await?)
+        }
         None => None,
     };
     // The store first: what comes into the table meanwhile is behind what is compared.

@@ -5,8 +5,8 @@
 //! finished is no file; nothing here puts one where readers see it.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -21,7 +21,7 @@ use crate::encodings::properties;
 use crate::files::NewFile;
 use crate::key::Layout;
 use crate::staging::Staging;
-use crate::table::{Staged, Table};
+use crate::table::{At, Staged, Table};
 
 /// Rows that are encoded at once.
 const BATCH_ROWS_MAX: usize = 8192;
@@ -49,7 +49,7 @@ struct OpenFile {
 }
 
 struct Begun {
-    path: PathBuf,
+    at: At,
     writer: ArrowWriter<Box<dyn NewFile>>,
 }
 
@@ -116,14 +116,14 @@ impl RangeWriter {
         let mut staged = Vec::with_capacity(files);
         for mut file in open {
             file.encode(&self.table, staging)?;
-            let Begun { path, mut writer } = file.file.expect("its rows are encoded");
+            let Begun { at, mut writer } = file.file.expect("its rows are encoded");
             let words = footer.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
             for (key, value) in words.chain([(FILES.to_owned(), files.to_string())]) {
                 writer.append_key_value_metadata(KeyValue::new(key, value));
             }
             let mut written = writer.into_inner().map_err(io_error)?;
             written.sync()?;
-            staged.push(Staged { path, directory: file.directory });
+            staged.push(Staged { at, directory: file.directory });
         }
         Ok(staged)
     }
@@ -149,12 +149,41 @@ impl OpenFile {
 
 impl Begun {
     fn new(first: &RecordBatch, table: &Table, staging: &mut Staging) -> io::Result<Self> {
-        // No name that readers of Parquet look for.
-        let path = staging.dir.join(format!("{}.part", staging.files));
-        staging.files += 1;
-        let file = table.files.create(&path)?;
+        let (at, file) = match table.files.bucket() {
+            Some(bucket) => {
+                let file = bucket.spool()?;
+                let writing: Box<dyn NewFile> = Box::new(Spooled(file.try_clone()?));
+                (At::Spooled(file), writing)
+            }
+            None => {
+                // No name that readers of Parquet look for.
+                let path = staging.dir.join(format!("{}.part", staging.files));
+                staging.files += 1;
+                let file = table.files.create(&path)?;
+                (At::Beside(path), file)
+            }
+        };
         let writer = ArrowWriter::try_new(file, first.schema(), Some(properties(first))).map_err(io_error)?;
-        Ok(Self { path, writer })
+        Ok(Self { at, writer })
+    }
+}
+
+/// A local file that is put once it is whole: what of it is durable before does not matter.
+struct Spooled(File);
+
+impl io::Write for Spooled {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl NewFile for Spooled {
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -8,7 +8,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use support::line::{Habits, Positions, World};
+use support::line::Habits;
+use support::world::{Positions, World};
 
 /// A kind of store, of which each world has one of its own.
 struct Place {

@@ -7,6 +7,7 @@ pub mod letters;
 pub mod line;
 pub mod parquet_file;
 pub mod positions;
+pub mod world;
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Write};

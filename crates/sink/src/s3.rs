@@ -1,0 +1,424 @@
+//! S3, and stores that answer like it, as [`Objects`]: requests of `object_store` over connections of hyper.
+//!
+//! The sink writes and reads files step by step, so each request is waited for here; it is carried out by a thread of the client's own,
+//! so that whoever waits may be a task. A request whose answer does not come is asked again, a put of a new object too: that it is
+//! there then may be its own doing, which [`Bucket`](crate::bucket::Bucket) and those above it allow for. No error repeats a secret.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
+use hyper_util::rt::TokioExecutor;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse,
+    HttpResponseBody, HttpService,
+};
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
+use object_store::path::Path;
+use object_store::{
+    BackoffConfig, ClientOptions, Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode,
+    PutOptions, PutPayload, RetryConfig,
+};
+use rustls::crypto::ring;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
+use tokio::time::{sleep, timeout};
+
+use crate::bucket::{Depth, Objects, Put};
+
+/// For a connection to be made.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// For an answer to begin, and for each piece of it to come; besides the time that what is sent may take.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// A line slower than this is taken for one that is cut.
+const BYTES_PER_SECOND_MIN: u64 = 256 << 10;
+/// How long a request is asked again that fails.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// How often a put is asked again that came at the same moment as another.
+const CONFLICTS_MAX: usize = 10;
+const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where a bucket is, and who asks.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct S3Settings {
+    /// Its name.
+    pub bucket: String,
+    /// The store's address, if it is not Amazon's.
+    pub endpoint: Option<String>,
+    /// The region.
+    pub region: Option<String>,
+    /// Whether the bucket's name comes in the path, and not in the host's name.
+    pub is_path_style: bool,
+    /// The credentials; the environment has them otherwise.
+    pub access_key_id: Option<String>,
+    /// The secret that goes with them.
+    pub secret_access_key: Option<String>,
+    /// What else goes with them, if they are for a while only.
+    pub session_token: Option<String>,
+    /// Where files are written before they are put, if not where the system has such files.
+    pub spool: Option<std::path::PathBuf>,
+}
+
+impl fmt::Debug for S3Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Settings")
+            .field("bucket", &self.bucket)
+            .field("endpoint", &self.endpoint)
+            .field("region", &self.region)
+            .field("is_path_style", &self.is_path_style)
+            .finish_non_exhaustive()
+    }
+}
+
+const CREDENTIALS: [AmazonS3ConfigKey; 3] =
+    [AmazonS3ConfigKey::AccessKeyId, AmazonS3ConfigKey::SecretAccessKey, AmazonS3ConfigKey::Token];
+
+/// A bucket's client.
+pub(crate) struct S3 {
+    store: AmazonS3,
+    bucket: String,
+    /// Where it is, as it is told.
+    endpoint: String,
+    /// There until it is dropped.
+    runtime: Option<Runtime>,
+}
+
+impl S3 {
+    /// Nothing is asked yet.
+    pub(crate) fn open(settings: &S3Settings) -> io::Result<Self> {
+        let mut builder = AmazonS3Builder::new();
+        for (name, value) in std::env::vars_os() {
+            let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
+            let key = name.to_ascii_lowercase().parse().ok().filter(|_| name.starts_with("AWS_"));
+            // Not half of the declaration's credentials and half of the environment's.
+            let is_wanted =
+                |key: &AmazonS3ConfigKey| settings.access_key_id.is_none() || !CREDENTIALS.contains(key);
+            if let Some(key) = key.filter(is_wanted) {
+                builder = builder.with_config(key, value);
+            }
+        }
+        builder = builder
+            .with_bucket_name(&settings.bucket)
+            .with_conditional_put(S3ConditionalPut::ETagMatch)
+            .with_disable_bulk_delete(true)
+            .with_retry(RetryConfig {
+                backoff: BackoffConfig { max_backoff: Duration::from_secs(2), ..BackoffConfig::default() },
+                max_retries: usize::MAX,
+                retry_timeout: RETRY_MAX,
+            })
+            .with_http_connector(Connector);
+        let address = settings.endpoint.as_ref().map(|endpoint| match endpoint.split_once("://") {
+            Some((scheme, host)) if !settings.is_path_style => {
+                format!("{scheme}://{}.{host}", settings.bucket)
+            }
+            _ => endpoint.clone(),
+        });
+        let declared = [
+            (AmazonS3ConfigKey::Endpoint, &address),
+            (AmazonS3ConfigKey::S3Endpoint, &address),
+            (AmazonS3ConfigKey::Region, &settings.region),
+            (AmazonS3ConfigKey::AccessKeyId, &settings.access_key_id),
+            (AmazonS3ConfigKey::SecretAccessKey, &settings.secret_access_key),
+            (AmazonS3ConfigKey::Token, &settings.session_token),
+        ];
+        for (key, value) in declared {
+            if let Some(value) = value {
+                builder = builder.with_config(key, value);
+            }
+        }
+        if !settings.is_path_style {
+            builder = builder.with_virtual_hosted_style_request(true);
+        }
+        let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
+        let endpoint = endpoint.iter().find_map(|key| builder.get_config_value(key));
+        let store = builder.build().map_err(|error| io::Error::other(deepest(&error).to_string()))?;
+        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("s3").enable_all().build()?;
+        let endpoint = endpoint.unwrap_or_else(|| "Amazon's address".to_owned());
+        Ok(Self { store, bucket: settings.bucket.clone(), endpoint, runtime: Some(runtime) })
+    }
+
+    /// Carries out a request and waits for it. Other tasks of the caller's go on meanwhile, if it has more than one thread.
+    fn wait<T: Send + 'static>(
+        &self,
+        request: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> io::Result<T> {
+        let (tell, told) = sync_channel(1);
+        let runtime = self.runtime.as_ref().expect("it is there until it is dropped");
+        // Whoever waits has not gone away.
+        runtime.spawn(async move { tell.send(request.await) });
+        let answer = || told.recv();
+        let answer = match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(answer),
+            _ => answer(),
+        };
+        let answer = answer.map_err(|_| io::Error::other("the client of the object store has failed"))?;
+        answer.map_err(|error| self.told(&error))
+    }
+
+    /// What went wrong, in words that are about this bucket, and without what was signed.
+    fn told(&self, error: &Error) -> io::Error {
+        let kind = match error {
+            Error::NotFound { .. } => ErrorKind::NotFound,
+            Error::AlreadyExists { .. } => ErrorKind::AlreadyExists,
+            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => ErrorKind::PermissionDenied,
+            _ => ErrorKind::Other,
+        };
+        let deepest = deepest(error).to_string();
+        let (code, message) = (element(&deepest, "Code"), element(&deepest, "Message"));
+        let (bucket, endpoint) = (&self.bucket, &self.endpoint);
+        let said = match (code, message) {
+            (Some(code), Some(message)) => format!("{code}, {message}"),
+            (Some(code), None) => code.to_owned(),
+            (None, _) if kind == ErrorKind::NotFound => "there is no such object".to_owned(),
+            (None, _) => deepest.split('\n').next().unwrap_or_default().to_owned(),
+        };
+        let (kind, problem) = match (code, kind) {
+            // Not as an object is not there, which is no error to everybody.
+            (Some("NoSuchBucket"), _) => {
+                (ErrorKind::Other, format!("there is no bucket {bucket} at {endpoint}"))
+            }
+            (Some("InvalidAccessKeyId"), _) => {
+                (kind, format!("{endpoint} does not know this access key: {said}"))
+            }
+            (Some("SignatureDoesNotMatch"), _) => (
+                kind,
+                format!("{endpoint} knows the access key, and the secret key is not the one of it: {said}"),
+            ),
+            (_, ErrorKind::PermissionDenied) => {
+                (kind, format!("{endpoint} does not allow this in bucket {bucket}: {said}"))
+            }
+            (_, ErrorKind::Other) if error_text(error).contains(INSTANCE_METADATA) => (
+                kind,
+                format!(
+                    "there are no credentials for bucket {bucket}: neither in the declaration, nor in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, nor from this machine's cloud ({said})"
+                ),
+            ),
+            (_, ErrorKind::Other) => (kind, format!("bucket {bucket} at {endpoint}: {said}")),
+            _ => (kind, said),
+        };
+        io::Error::new(kind, problem)
+    }
+}
+
+/// Where a machine of Amazon's asks for credentials.
+const INSTANCE_METADATA: &str = "169.254.";
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        // It may be a task that drops it, and a task must not wait.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// What is behind all the others.
+fn deepest<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error
+}
+
+/// All that an error and those behind it say.
+fn error_text(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut error = error;
+    while let Some(source) = error.source() {
+        text.push_str(&source.to_string());
+        error = source;
+    }
+    text
+}
+
+/// What stands in an element of XML.
+fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    rest.split_once(&format!("</{name}>")).map(|(value, _)| value.trim())
+}
+
+fn path(key: &str) -> io::Result<Path> {
+    Path::parse(key).map_err(|error| io::Error::new(ErrorKind::InvalidInput, error))
+}
+
+/// Whether another put of the same object came at the same moment, so that neither may be there yet.
+fn is_conflict(error: &Error) -> bool {
+    matches!(error, Error::AlreadyExists { .. })
+        && matches!(
+            element(&deepest(error).to_string(), "Code"),
+            Some("ConditionalRequestConflict" | "OperationAborted")
+        )
+}
+
+impl Objects for S3 {
+    fn put(&self, key: &str, content: Bytes, put: Put) -> io::Result<()> {
+        let (store, path) = (self.store.clone(), path(key)?);
+        let mode = match put {
+            Put::New => PutMode::Create,
+            Put::Over => PutMode::Overwrite,
+        };
+        self.wait(async move {
+            for _ in 1..CONFLICTS_MAX {
+                let payload = PutPayload::from_bytes(content.clone());
+                match store.put_opts(&path, payload, PutOptions::from(mode.clone())).await {
+                    Err(error) if is_conflict(&error) => sleep(CONFLICT_PAUSE).await,
+                    put => return put.map(drop),
+                }
+            }
+            store.put_opts(&path, PutPayload::from_bytes(content), PutOptions::from(mode)).await.map(drop)
+        })
+    }
+
+    fn get(&self, key: &str) -> io::Result<Vec<u8>> {
+        let (store, path) = (self.store.clone(), path(key)?);
+        let bytes = self.wait(async move { store.get(&path).await?.bytes().await })?;
+        Ok(bytes.into())
+    }
+
+    fn get_end(&self, key: &str, bytes_max: usize) -> io::Result<(u64, Vec<u8>)> {
+        let (store, path) = (self.store.clone(), path(key)?);
+        let options = GetOptions { range: Some(GetRange::Suffix(bytes_max as u64)), ..GetOptions::default() };
+        let (len, bytes) = self.wait(async move {
+            let found = store.get_opts(&path, options).await?;
+            Ok((found.meta.size, found.bytes().await?))
+        })?;
+        Ok((len, bytes.into()))
+    }
+
+    fn list(&self, prefix: &str, depth: Depth) -> io::Result<Vec<String>> {
+        let (store, prefix) = (self.store.clone(), prefix.to_owned());
+        let delimiter = match depth {
+            Depth::One => Some("/".into()),
+            Depth::All => None,
+        };
+        self.wait(async move {
+            let mut keys = Vec::new();
+            let mut page_token = None;
+            loop {
+                let delimiter = delimiter.clone();
+                let options =
+                    PaginatedListOptions { delimiter, page_token, ..PaginatedListOptions::default() };
+                let page = store.list_paginated(Some(&prefix), options).await?;
+                keys.extend(page.result.objects.into_iter().map(|object| String::from(object.location)));
+                keys.extend(page.result.common_prefixes.iter().map(|prefix| format!("{prefix}/")));
+                page_token = page.page_token;
+                if page_token.is_none() {
+                    return Ok(keys);
+                }
+            }
+        })
+    }
+
+    fn delete(&self, key: &str) -> io::Result<()> {
+        let (store, path) = (self.store.clone(), path(key)?);
+        match self.wait(async move { store.delete(&path).await }) {
+            // Some stores say so.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            deleted => deleted,
+        }
+    }
+}
+
+/// Makes the connections.
+#[derive(Debug)]
+struct Connector;
+
+impl HttpConnector for Connector {
+    fn connect(&self, _options: &ClientOptions) -> Result<HttpClient, Error> {
+        let mut tcp = TcpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_connect_timeout(Some(CONNECT_MAX));
+        tcp.set_nodelay(true);
+        let provider = Arc::new(ring::default_provider());
+        let native = HttpsConnectorBuilder::new().with_provider_and_native_roots(Arc::clone(&provider));
+        let builder = native.or_else(|error| {
+            // It may be that nothing is asked under TLS.
+            tracing::debug!(%error, "no certificates of authorities are found on this machine");
+            let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+            let config = config.map_err(|source| Error::Generic { store: "S3", source: Box::new(source) })?;
+            let config = config.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+            Ok::<_, Error>(HttpsConnectorBuilder::new().with_tls_config(config))
+        })?;
+        let connector = builder.https_or_http().enable_http1().wrap_connector(tcp);
+        Ok(HttpClient::new(Connections(Client::builder(TokioExecutor::new()).build(connector))))
+    }
+}
+
+/// The connections.
+#[derive(Debug)]
+struct Connections(Client<HttpsConnector<TcpConnector>, HttpRequestBody>);
+
+/// Nothing came for so long.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {} s", .0.as_secs())]
+struct NoAnswer(Duration);
+
+fn too_late(waited: Duration) -> HttpError {
+    HttpError::new(HttpErrorKind::Timeout, NoAnswer(waited))
+}
+
+#[async_trait]
+impl HttpService for Connections {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let sent = request.body().content_length() as u64 / BYTES_PER_SECOND_MIN;
+        let wait = ANSWER_MAX + Duration::from_secs(sent);
+        let answer = timeout(wait, self.0.request(request)).await.map_err(|_| too_late(wait))?;
+        let answer = answer.map_err(|error| match error.is_connect() {
+            true => HttpError::new(HttpErrorKind::Connect, error),
+            // It may have been carried out. Everything that is asked here may be asked again.
+            false => HttpError::new(HttpErrorKind::Request, error),
+        })?;
+        let (parts, mut body) = answer.into_parts();
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = timeout(ANSWER_MAX, body.frame()).await.map_err(|_| too_late(ANSWER_MAX))? {
+            let frame = frame.map_err(|error| HttpError::new(HttpErrorKind::Request, error))?;
+            if let Ok(data) = frame.into_data() {
+                bytes.extend_from_slice(&data);
+            }
+        }
+        Ok(HttpResponse::from_parts(parts, HttpResponseBody::from(bytes.freeze())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{S3Settings, element};
+
+    #[test]
+    fn what_a_store_says_is_found_in_its_answer() {
+        let said =
+            "403 Forbidden: <Error><Code>AccessDenied</Code><Message> Access Denied. </Message></Error>";
+        assert_eq!(
+            (element(said, "Code"), element(said, "Message")),
+            (Some("AccessDenied"), Some("Access Denied."))
+        );
+        assert_eq!(element(said, "Key"), None);
+        assert_eq!(element("<Code>", "Code"), None);
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let settings = S3Settings {
+            access_key_id: Some("an id".to_owned()),
+            secret_access_key: Some("a secret".to_owned()),
+            session_token: Some("a token".to_owned()),
+            ..S3Settings::default()
+        };
+        let shown = format!("{settings:?}");
+        for hidden in ["an id", "a secret", "a token"] {
+            assert!(!shown.contains(hidden), "{shown}");
+        }
+    }
+}
