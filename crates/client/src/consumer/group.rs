@@ -94,6 +94,8 @@ pub(super) struct Reply {
     stint: u64,
     asked: Ask,
     told: Option<Told>,
+    /// The former member of which it is settled what has become of it, be the question answered or not.
+    settled: Option<Str>,
     outcome: Result<Said, Error>,
 }
 
@@ -181,28 +183,28 @@ impl Group {
         let (group, stint) = (self.id, self.membership.stint());
         let protocol = self.membership.protocol();
         let former = self.former.clone().filter(|_| asked == Ask::Join);
-        let settling = former.and_then(|former| self.settle(former));
+        let settling = former.clone().and_then(|former| self.settle(former));
         if protocol == Protocol::Consumer {
             let told = Told { wish: voice.wish.clone(), owned: owned.clone() };
             let request = self.heartbeat(&told);
             let unnamed = self.unnamed.clone();
             let names = self.ids.iter().map(|(name, id)| (*id, name.clone())).collect();
             return Some(Box::pin(async move {
-                let outcome = match said(settling).await {
-                    Ok(()) => voice.beat(request, unnamed, names).await,
-                    Err(error) => Err(error),
+                let (settled, outcome) = match said(settling).await {
+                    Ok(()) => (former, voice.beat(request, unnamed, names).await),
+                    Err(error) => (None, Err(error)),
                 };
-                Reply { group, stint, asked, told: Some(told), outcome }
+                Reply { group, stint, asked, told: Some(told), settled, outcome }
             }));
         }
         let owned: Vec<_> = owned.iter().cloned().collect();
         Some(Box::pin(async move {
-            let outcome = match (said(settling).await, asked) {
-                (Ok(()), Ask::Join) => voice.join(identity, owned).await,
-                (Ok(()), Ask::Heartbeat) => voice.beat_classic(identity).await,
-                (Err(error), _) => Err(error),
+            let (settled, outcome) = match (said(settling).await, asked) {
+                (Ok(()), Ask::Join) => (former, voice.join(identity, owned).await),
+                (Ok(()), Ask::Heartbeat) => (None, voice.beat_classic(identity).await),
+                (Err(error), _) => (None, Err(error)),
             };
-            Reply { group, stint, asked, told: None, outcome }
+            Reply { group, stint, asked, told: None, settled, outcome }
         }))
     }
 
@@ -254,6 +256,10 @@ impl Group {
             return Ok(Vec::new());
         }
         self.is_asking = false;
+        // Once: a join that was carried out and whose answer was lost has taken the name along, and would look like another's.
+        if reply.settled.is_some() && reply.settled == self.former {
+            self.former = None;
+        }
         if reply.stint != self.membership.stint() {
             return Ok(Vec::new());
         }
@@ -276,7 +282,6 @@ impl Group {
             }
         };
         (self.answered, self.unreleased_since) = (now, None);
-        self.former = None;
         self.interval = said.interval.unwrap_or(self.interval);
         self.next = now + self.interval;
         self.told = reply.told;
