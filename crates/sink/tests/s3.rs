@@ -121,7 +121,7 @@ impl World {
         for (key, value) in [
             ("bootstrap.servers", &*self.broker.bootstrap_servers()),
             ("fetch.max.wait.ms", "50"),
-            ("max.poll.records", "37"),
+            ("max.poll.records", "20"),
             ("group.instance.id", "one"),
             ("session.timeout.ms", "6000"),
         ] {
@@ -151,7 +151,7 @@ impl World {
     fn settings_at(&self, table: &str, who: &str) -> Settings {
         let port = self.server.port;
         let text = format!(
-            "name = \"orders\"\ntopics = [\"orders\"]\n[offline]\ntable = \"{table}\"\nroll_rows = 40\n\
+            "name = \"orders\"\ntopics = [\"orders\"]\n[offline]\ntable = \"{table}\"\nroll_rows = 10\n\
              [offline.s3]\nendpoint = \"http://127.0.0.1:{port}\"\nregion = \"us-east-1\"\n{who}\n"
         );
         Settings::parse(&text).unwrap_or_else(|error| panic!("{error}"))
