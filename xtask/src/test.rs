@@ -92,13 +92,14 @@ fn program(name: &str) -> String {
 }
 
 fn tools() -> Result<(), String> {
-    const ALL: [Kit; 7] = [Kit::Java, Kit::Streams, Kit::Python, Kit::Node, Kit::Go, Kit::Kcat, Kit::Stores];
+    const ALL: [Kit; 8] =
+        [Kit::Java, Kit::Streams, Kit::Python, Kit::Node, Kit::Go, Kit::Kcat, Kit::Stores, Kit::S3];
     Toolbox::install(&ALL).map(|_| ())
 }
 
 /// All tests of the workspace; the one that has Apache Kafka's dump tool read our files is told where its jars are.
 fn unit() -> Result<(), String> {
-    let toolbox = Toolbox::install(&[Kit::Java, Kit::Stores])?;
+    let toolbox = Toolbox::install(&[Kit::Java, Kit::Stores, Kit::S3])?;
     let mut command = Command::new("cargo");
     command
         .current_dir(shell::root())

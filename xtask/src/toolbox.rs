@@ -19,6 +19,8 @@ pub(crate) enum Kit {
     Kcat,
     /// Redis and PostgreSQL, which tests start for themselves.
     Stores,
+    /// A server of S3, which tests start for themselves.
+    S3,
 }
 
 impl Kit {
@@ -28,7 +30,7 @@ impl Kit {
             Kit::Java | Kit::Streams => &[("javac", "default-jdk-headless"), ("mvn", "maven")],
             Kit::Python => &[("python3", "python3-venv")],
             Kit::Node => &[("node", "nodejs"), ("npm", "npm")],
-            Kit::Go => &[("go", "golang-go")],
+            Kit::Go | Kit::S3 => &[("go", "golang-go")],
             Kit::Kcat => &[("kcat", "kcat")],
             // The server's own programs are not on the path; this comes with them.
             Kit::Stores => &[("redis-server", "redis-server"), ("pg_ctlcluster", "postgresql")],
@@ -70,6 +72,7 @@ impl Toolbox {
             Kit::Python => self.ensure_python(),
             Kit::Node => self.ensure_node(),
             Kit::Go => self.ensure_go(),
+            Kit::S3 => self.ensure_s3(),
             Kit::Kcat | Kit::Stores => Ok(()),
         }
     }
@@ -172,6 +175,18 @@ impl Toolbox {
             command.current_dir(&home).args(["build", "-o"]).arg(self.tools.join("go/")).arg("./cmd/...");
             fs::create_dir_all(self.tools.join("go"))
                 .map_err(|error| format!("cannot create .tools/go: {error}"))?;
+            shell::run_logged(&mut command, log)
+        })
+    }
+
+    /// The server that compat/s3 names.
+    fn ensure_s3(&self) -> Result<(), String> {
+        let home = self.root.join("compat/s3");
+        self.once("s3", &[home.join("go.mod"), home.join("go.sum")], |log| {
+            let mut command = Command::new("go");
+            command.current_dir(&home).args(["build", "-o"]).arg(self.tools.join("s3/")).arg("tool");
+            fs::create_dir_all(self.tools.join("s3"))
+                .map_err(|error| format!("cannot create .tools/s3: {error}"))?;
             shell::run_logged(&mut command, log)
         })
     }

@@ -267,10 +267,10 @@ fn examine(
             };
             frozen.range == range && parts.iter().all(is_its)
         };
-        let is_claimed = claimed.filter(|claim| claim.range.start >= committed);
-        let on_their_way = [stored.and_then(|stored| stored.frozen), is_claimed];
-        let is_on_its_way = Some(range) == last && on_their_way.into_iter().flatten().any(is_its);
         let is_last = Some(range) == last;
+        let is_on_its_way = is_last && stored.and_then(|stored| stored.frozen).is_some_and(is_its);
+        let is_claimed =
+            is_last && claimed.is_some_and(|claim| claim.range.start >= committed && is_its(claim));
         let is_whole = incomplete.is_none();
         // Of what was merged or removed for its age, all was committed.
         let was_committed = parts.iter().any(|(told, _)| told.is_none_or(|told| told.is_merged));
@@ -278,7 +278,8 @@ fn examine(
             letters == 0 || was_committed || range.end <= committed.max(log.sent.unwrap_or(Offset::ZERO));
         let unrepeatable = is_last.then(|| unrepeatable(table, key, range, &parts, log)).flatten();
         // Unless it cannot be repeated and need not be.
-        let is_left = is_on_its_way && !(unrepeatable.is_some() && is_whole && is_sent);
+        let is_left = is_on_its_way && !(unrepeatable.is_some() && is_whole && is_sent)
+            || is_claimed && !(is_whole && is_sent);
         if is_left && repair.table.is_none_or(|before| before.end == range.start) {
             repair.findings.extend(unrepeatable.map(|why| {
                 let problem = format!("{range} is frozen, and cannot be repeated: {why}");

@@ -670,6 +670,68 @@ mod tests {
     }
 
     #[test]
+    fn a_table_may_be_in_an_object_store() {
+        let offline = |rest: &str| {
+            let declared = Settings::parse(&format!("{TOP}[offline]\n{rest}\n"));
+            declared.map_err(|problem| problem.to_string()).map(|settings| settings.offline.unwrap())
+        };
+        let plain = offline("table = \"s3://shop/tables/orders/\"").unwrap();
+        assert_eq!(plain.table.to_str(), Some("s3://shop/tables/orders"));
+        let shown = format!("{:?}", plain.s3.unwrap());
+        assert!(
+            shown.contains("bucket: \"shop\", endpoint: None, region: None, is_path_style: true"),
+            "{shown}"
+        );
+        let keys = "access_key_id = \"id\"\nsecret_access_key = \"hidden\"";
+        let whole = format!(
+            "table = \"s3://shop/orders\"\n[offline.s3]\nendpoint = \"https://host:9000/\"\nregion = \"eu-1\"\npath_style = false\n{keys}"
+        );
+        let s3 = offline(&whole).unwrap().s3.unwrap();
+        assert_eq!((s3.endpoint.as_deref(), s3.is_path_style), (Some("https://host:9000"), false));
+        assert_eq!(s3.secret_access_key.as_deref(), Some("hidden"));
+        for (rest, expected) in [
+            (
+                "table = \"gs://shop/orders\"",
+                "line 4, column 9: table: gs:// is no store that is known here; a directory, or s3://BUCKET/PREFIX is a table",
+            ),
+            (
+                "table = \"s3://s\"",
+                "line 4, column 9: table: \"s\" is no bucket: 3 to 63 letters, digits, '-', '_' and '.' are",
+            ),
+            (
+                "table = \"t\"\ns3.region = \"eu-1\"",
+                "line 5, column 1: offline.s3 is about a table in an object store, and table is a directory; s3://BUCKET/PREFIX is one",
+            ),
+            (
+                "table = \"s3://shop/t\"\ns3 = \"eu-1\"",
+                "line 5, column 6: offline.s3 is a table of its own: [offline.s3]",
+            ),
+            (
+                "table = \"s3://shop/t\"\nroll_bytes = \"2GiB\"",
+                "line 5, column 14: roll_bytes: \"2GiB\" is too much for a table in an object store, where a file is put at once: 1GiB is allowed",
+            ),
+            (
+                "table = \"s3://shop/t\"\n[offline.s3]\nendpoint = \"http://id:hidden@host\"",
+                "line 6, column 12: endpoint: it is no address of a store; https://HOST:PORT is one",
+            ),
+            (
+                "table = \"s3://shop/t\"\n[offline.s3]\npath_style = \"no\"",
+                "line 6, column 14: path_style takes true or false",
+            ),
+            (
+                "table = \"s3://shop/t\"\n[offline.s3]\nsecret_access_key = \"hidden\"",
+                "line 5, column 1: offline.s3.access_key_id and secret_access_key go together; without both of them the environment says who asks",
+            ),
+            (
+                "table = \"s3://shop/t\"\n[offline.s3]\nkey = \"x\"",
+                "line 6, column 1: offline.s3.key is not known here; endpoint, region, path_style, access_key_id, secret_access_key, session_token, spool are",
+            ),
+        ] {
+            assert_eq!(offline(rest).map(|_| ()).unwrap_err(), expected);
+        }
+    }
+
+    #[test]
     fn a_declaration_has_one_line_or_both() {
         check_behind_top(
             "[nearline]\ntopic = \"out\"\nflush_age = \"2s\"\n",

@@ -436,12 +436,12 @@ fn forget(at: u64, fate: Fate, lost: usize) -> Option<Result<(), PartitionError>
             _ => drop(old.join().unwrap()),
         }
         let mut versions = world.ledger.lock().unwrap();
-        let left = versions.len().checked_sub(lost)?;
-        versions.truncate(left);
+        let left = versions.len().checked_sub(lost);
+        versions.truncate(left.unwrap_or(usize::MAX));
         drop(versions);
-        let outcome = world.run_alone(SECOND);
+        let outcome = left.map(|_| world.run_alone(SECOND));
         first.resume();
-        Some(outcome)
+        outcome
     });
     match &outcome {
         Some(Ok(())) => {
