@@ -126,8 +126,12 @@ impl FileStore {
             }
             let versions = self.versions(&dir)?;
             if versions.last().is_some_and(|&last| last > next) {
-                // It counts for nothing, and may not be allowed by now.
-                continue;
+                let newest = self.newest(&dir)?;
+                match newest.is_some_and(|(_, newest)| newest.fence.number < entry.fence.number) {
+                    // Nobody has seen it: those that came before knew nothing of this holder.
+                    true => continue,
+                    false => return Err(StoreError::Busy { key: Box::new(key.clone()) }),
+                }
             }
             for version in versions.into_iter().filter(|version| version + 1 < next) {
                 self.remove(&dir.join(name(version)))?;
