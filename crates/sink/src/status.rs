@@ -11,6 +11,7 @@ use crate::files::Files;
 use crate::key::Range;
 use crate::nearline_position::Kept;
 use crate::output::Output;
+use crate::pause;
 use crate::positions::open_store;
 use crate::run::RunError;
 use crate::settings::{Line, NearlineSettings, OfflineSettings, Settings};
@@ -44,6 +45,8 @@ pub struct Status {
     pub ahead: Option<i64>,
     /// When the position last moved, if that is kept.
     pub updated: Option<Millis>,
+    /// Whether somebody has paused the line.
+    pub is_paused: bool,
 }
 
 /// Each partition of the topics, in each line that is declared.
@@ -59,6 +62,11 @@ pub async fn status(
     if let Some(line) = &settings.nearline {
         all.extend(nearline(settings, line, cluster).await?);
     }
+    let admin = Admin::new(cluster.clone());
+    let mut paused = BTreeMap::new();
+    for line in settings.lines() {
+        paused.insert(line, pause::is_paused(&admin, settings, line).await?);
+    }
     let committed: BTreeMap<_, _> =
         all.iter().map(|status| ((status.line, status.partition.clone()), status.committed)).collect();
     for status in &mut all {
@@ -66,6 +74,7 @@ pub async fn status(
             Line::Offline => Line::Nearline,
             Line::Nearline => Line::Offline,
         };
+        status.is_paused = paused[&status.line];
         let other = committed.get(&(other, status.partition.clone())).copied().flatten();
         status.ahead = status.committed.zip(other).map(|(this, other)| this.0 - other.0);
     }
@@ -157,6 +166,7 @@ fn new(line: Line, source: &Source, committed: Option<Offset>) -> Status {
         lag_ms: None,
         ahead: None,
         updated: None,
+        is_paused: false,
     }
 }
 
