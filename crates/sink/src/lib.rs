@@ -5,7 +5,7 @@
 //! (`staging`), a directory in place of another (`exchange`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
 //! `server_store`, `redis_store` and `postgres_store`), records that are no rows (`letters`, `verdicts`), one partition that goes
 //! through all of it (`partition`), what its files say of themselves (`footer`) and what was removed of them (`expired`), what is declared
-//! (`settings`, `value_settings`, `positions`), how fast it may be read and whether at all (`throttle`, `gate`), what is told while it is done (`meter`) and how it is to be done (`running`), which partitions are this instance's (`shares`), what is read and whether it continues (`source`), hours that are complete (`success`), the line into the table at work (`offline`), the
+//! (`settings`, `value_settings`, `positions`), how fast it may be read and whether at all (`throttle`, `gate`), what is told while it is done (`meter`, `progress`, `metrics`), how it is to be done (`running`), which partitions are this instance's (`shares`), what is read and whether it continues (`source`), hours that are complete (`success`), the line into the table at work (`offline`), the
 //! one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`), who holds them (`pause`), what is looked at beside them (`watch`), both of them (`run`), what can be said of
 //! it from outside (`status`, `replay`, `digest`, `verify_nearline`, `verify`), positions from the table itself (`repair`), and what keeps it in order (`compact`, `expire`). Invariant: a
 //! range is frozen before its files are in the table, and committed after; whoever repeats it writes the same files.
@@ -45,6 +45,8 @@ mod positions;
 mod throttle;
 mod gate;
 mod meter;
+mod progress;
+mod metrics;
 mod running;
 mod shares;
 mod source;
@@ -85,6 +87,7 @@ pub use pause::{Held as HeldLine, Hold, hold};
 pub use plan::{Action, Event, Limits, Plan};
 pub use positions::{Positions, open_store};
 pub use postgres_store::PostgresStore;
+pub use progress::Progress;
 pub use redis_store::RedisStore;
 pub use registry::{Registry, RegistryError};
 pub use repair::{Repair, RepairAction, repair};
