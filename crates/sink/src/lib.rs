@@ -7,7 +7,7 @@
 //! through all of it (`partition`), what its files say of themselves (`footer`) and what was removed of them (`expired`), what is declared
 //! (`settings`, `value_settings`, `positions`), how fast it may be read and whether at all (`throttle`, `gate`), what is told while it is done (`meter`, `progress`, `metrics`), how it is to be done (`running`), which partitions are this instance's (`shares`), what is read and whether it continues (`source`), hours that are complete (`success`), the line into the table at work (`offline`), the
 //! one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`), who holds them (`pause`), what is looked at beside them (`watch`), both of them (`run`), what can be said of
-//! it from outside (`status`, `replay`, `digest`, `verify_nearline`, `verify`), positions from the table itself (`repair`), and what keeps it in order (`compact`, `expire`). Invariant: a
+//! it from outside (`status`, `replay`, `digest`, `verify_nearline`, `verify`), positions from the table itself (`repair`) and before there are any (`reset`), and what keeps it in order (`compact`, `expire`). Invariant: a
 //! range is frozen before its files are in the table, and committed after; whoever repeats it writes the same files.
 
 mod key;
@@ -66,6 +66,7 @@ mod digest;
 mod verify_nearline;
 mod verify;
 mod repair;
+mod reset;
 mod compact;
 mod expire;
 #[cfg(test)]
@@ -92,6 +93,7 @@ pub use redis_store::RedisStore;
 pub use registry::{Registry, RegistryError};
 pub use repair::{Repair, RepairAction, repair};
 pub use replay::{DeadLetter, Replayed, Which, dead_letters, replay};
+pub use reset::{Reset, ResetEffect, ResetWhich, reset};
 pub use run::{Done, RunError, Until, run};
 pub use running::{Pace, Running};
 pub use settings::size as parse_size;

@@ -28,7 +28,7 @@ use crate::nearline_position::Kept;
 use crate::origin;
 use crate::output::{self, Output};
 use crate::run::{CLOSE_MAX, Done, LOOK_EVERY, RunError, Until};
-use crate::running::Running;
+use crate::running::{Orders, Running};
 use crate::settings::{Line, NearlineSettings, Settings};
 use crate::shares::{Losses, Share, Shares};
 use crate::source::{self, sources, told};
@@ -120,11 +120,10 @@ pub(crate) async fn run(
     nearline: &NearlineSettings,
     mut options: Options,
     environment: Arc<dyn Environment>,
-    running: Running,
-    gate: Gate,
+    orders: Orders,
     stop: impl Future<Output = ()>,
 ) -> Result<Vec<Done>, RunError> {
-    let until = running.until;
+    let until = orders.running.until;
     let line = settings.line_name(Line::Nearline);
     let (age, timeout) = (nearline.flush_age, options.transaction_timeout);
     if age > timeout / 2 {
@@ -142,8 +141,7 @@ pub(crate) async fn run(
     let ended = async {
         // First of all: what a predecessor left open is over when the positions are read.
         producer.init_transactions().await.map_err(|error| told(&line, error))?;
-        let mut work =
-            Nearline::open(settings, nearline, cluster, environment, output, running, gate).await?;
+        let mut work = Nearline::open(settings, nearline, cluster, environment, output, orders).await?;
         let ended = work.work(&producer, until, std::pin::pin!(stop)).await;
         let readings = std::mem::take(&mut work.readings);
         for reading in readings.into_values() {
@@ -166,10 +164,8 @@ impl Nearline {
         cluster: Cluster,
         environment: Arc<dyn Environment>,
         output: Output,
-        running: Running,
-        gate: Gate,
+        Orders { running: Running { until, meter, .. }, gate }: Orders,
     ) -> Result<Self, RunError> {
-        let Running { until, meter, .. } = running;
         let line = settings.line_name(Line::Nearline);
         let sources = sources(settings, Line::Nearline, &cluster).await?;
         output.check_partitions(sources.iter().map(|source| &source.key.partition))?;

@@ -27,7 +27,7 @@ use crate::meter::{Meter, Standing, Work};
 use crate::partition::{Chunk, LineSettings, Partition, PartitionError};
 use crate::positions::open_store;
 use crate::run::{Done, LOOK_EVERY, RunError, Until};
-use crate::running::{Pace, Running};
+use crate::running::{Orders, Pace, Running};
 use crate::settings::{DeadLetterSettings, Line, OfflineSettings, Settings};
 use crate::shares::{Share, Shares};
 use crate::source::{self, sources};
@@ -90,13 +90,12 @@ pub(crate) async fn run(
     options: Options,
     environment: Arc<dyn Environment>,
     files: Arc<dyn Files>,
-    running: Running,
-    gate: Gate,
+    orders: Orders,
     stop: impl Future<Output = ()>,
 ) -> Result<Vec<Done>, RunError> {
-    let until = running.until;
+    let until = orders.running.until;
     let mut success = Success::open(settings, offline, &options, &environment, &files).await?;
-    let mut line = Offline::open(settings, offline, options, environment, files, running, gate).await?;
+    let mut line = Offline::open(settings, offline, options, environment, files, orders).await?;
     let ended = success.beside(line.work(until, stop)).await;
     let closed = line.close().await;
     success.look().await;
@@ -121,10 +120,8 @@ impl Offline {
         mut options: Options,
         environment: Arc<dyn Environment>,
         files: Arc<dyn Files>,
-        running: Running,
-        gate: Gate,
+        Orders { running: Running { until, pace, meter, .. }, gate }: Orders,
     ) -> Result<Self, RunError> {
-        let Running { until, pace, meter, .. } = running;
         source::as_member(&mut options, &settings.line_name(Line::Offline));
         let cluster = Cluster::new(options.clone(), Arc::clone(&environment))?;
         let sources = sources(settings, Line::Offline, &cluster).await?;
@@ -522,7 +519,10 @@ impl Offline {
                     let names: Vec<_> = self.readings.keys().cloned().collect();
                     for name in names {
                         let reading = self.readings.get_mut(&name).expect("it was just there");
-                        let worked = reading.partition.tick(now).await;
+                        let worked = match self.gate.is_paused() {
+                            true => reading.partition.finish(now).await,
+                            false => reading.partition.tick(now).await,
+                        };
                         self.worked(&name, worked)?;
                     }
                 }

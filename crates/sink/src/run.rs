@@ -21,7 +21,7 @@ use crate::gate::Gate;
 use crate::key::{Key, LineName};
 use crate::partition::PartitionError;
 use crate::registry::RegistryError;
-use crate::running::{Pace, Running};
+use crate::running::{Orders, Pace, Running};
 use crate::settings::{Line, Settings};
 use crate::store::StoreError;
 use crate::throttle::Throttle;
@@ -219,21 +219,25 @@ pub async fn run(
     }
     let throttle = Throttle::new(running.throttle.or(settings.throttle));
     let watched = Watch::begin(&settings, &options, &environment, running.meter.clone()).await?;
-    let gate = |line| Gate::new(throttle.clone(), watched.paused(line), options.poll_interval_max);
+    let orders = |line| {
+        let gate = Gate::new(throttle.clone(), watched.paused(line), options.poll_interval_max);
+        Orders { running: running.clone(), gate }
+    };
     let (stopping, stopped) = watch::channel(false);
     let mut lines = JoinSet::new();
     if let Some(offline) = settings.offline.clone() {
         let (settings, options, environment) = (settings.clone(), options.clone(), environment.clone());
-        let (running, gate, stop) = (running.clone(), gate(Line::Offline), asked(stopped.clone()));
+        let (orders, stop) = (orders(Line::Offline), asked(stopped.clone()));
         lines.spawn(async move {
-            offline::run(&settings, &offline, options, environment, files, running, gate, stop).await
+            offline::run(&settings, &offline, options, environment, files, orders, stop).await
         });
     }
     if let Some(nearline) = settings.nearline.clone() {
-        let (settings, gate, stop) = (settings.clone(), gate(Line::Nearline), asked(stopped));
-        lines.spawn(async move {
-            nearline::run(&settings, &nearline, options, environment, running, gate, stop).await
-        });
+        let (settings, options, orders, stop) =
+            (settings.clone(), options.clone(), orders(Line::Nearline), asked(stopped));
+        lines.spawn(
+            async move { nearline::run(&settings, &nearline, options, environment, orders, stop).await },
+        );
     }
     let looking = watched.look();
     tokio::pin!(stop, looking);

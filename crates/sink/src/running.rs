@@ -1,5 +1,6 @@
 //! How a run goes about it, besides what is declared.
 
+use crate::gate::Gate;
 use crate::meter::Meter;
 use crate::run::Until;
 
@@ -14,6 +15,12 @@ pub struct Running {
     pub pace: Pace,
     /// Where it tells what it does.
     pub meter: Meter,
+}
+
+/// The same for one of the lines.
+pub(crate) struct Orders {
+    pub(crate) running: Running,
+    pub(crate) gate: Gate,
 }
 
 /// How files are closed.

@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use broker::embedded::EmbeddedBroker;
 use client::{
-    Admin, Cluster, Execution, Isolation, NewTopic, Options, Producer, ProducerRecord,
+    Admin, Cluster, Environment, Execution, Isolation, NewTopic, Options, Producer, ProducerRecord, Start,
     TokioEnvironment,
 };
 use sink::{
-    Done, Hold, Line, LocalFiles, Meter, Metered, Pace, RunError, Running,
+    Done, Hold, Line, LocalFiles, Meter, Metered, Pace, Reset, ResetEffect, ResetWhich, RunError, Running,
     Settings, Until, Verified,
 };
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use wire::{Millis, PartitionId, Str};
+use wire::{Millis, Offset, PartitionId, Str};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -293,4 +293,47 @@ async fn what_is_old_comes_into_large_files_and_what_is_new_when_it_is_due() {
     instance.stop().await;
     world.run_to_end(&settings, stopped()).await;
     world.assert_whole(&settings, 4_020).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_begins_where_it_is_told_to_and_is_never_moved_after_that() {
+    let world = World::new(2).await;
+    let settings = world.settings("", "");
+    for partition in 0..2 {
+        world.send(partition, 100, 10).await;
+    }
+    let reset = async |partition: Option<i32>, to: Start, execution: Execution| {
+        let which = ResetWhich { topic: None, partition: partition.map(PartitionId) };
+        let environment: Arc<dyn Environment> = Arc::new(TokioEnvironment);
+        let (cluster, files) = (world.cluster(), Arc::new(LocalFiles));
+        let reset = sink::reset(&settings, &cluster, &environment, files, &which, to, execution).await;
+        let told =
+            |resets: Vec<Reset>| resets.iter().map(|reset| (reset.to.0, reset.effect)).collect::<Vec<_>>();
+        reset.map(told).map_err(|error| error.to_string())
+    };
+    let begins = |to| Ok(vec![(to, ResetEffect::Begins); 2]);
+    // Looked at, and done: in both lines, of one partition.
+    assert_eq!(reset(Some(0), Start::BeforeLatest(40), Execution::Validate).await, begins(60));
+    assert_eq!(reset(Some(0), Start::BeforeLatest(30), Execution::Apply).await, begins(70));
+    let stays = Ok(vec![(70, ResetEffect::Stays); 2]);
+    assert_eq!(reset(Some(0), Start::Offset(Offset(70)), Execution::Apply).await, stays);
+    let refused = reset(Some(1), Start::Offset(Offset(101)), Execution::Apply).await.unwrap_err();
+    assert_eq!(refused, "orders-1 goes from 0 to 100, and a line cannot begin at 101 in it");
+    world.run_to_end(&settings, stopped()).await;
+    world.assert_whole(&settings, 130).await;
+
+    // What has a position is not moved, and nothing is done of the rest then.
+    world.send(0, 5, 10).await;
+    let skips = |offsets| (100 + offsets as i64, ResetEffect::Skips(offsets));
+    let effects = reset(Some(0), Start::Latest, Execution::Apply).await;
+    assert_eq!(effects, Ok(vec![skips(5), skips(5)]));
+    let effects = reset(Some(0), Start::Earliest, Execution::Apply).await;
+    assert_eq!(effects, Ok(vec![(0, ResetEffect::Repeats(100)); 2]));
+    world.run_to_end(&settings, stopped()).await;
+    world.assert_whole(&settings, 135).await;
+
+    // A store that is gone is not begun anew over a table that is there.
+    std::fs::remove_dir_all(world.table().join("_sink")).unwrap();
+    let effects = reset(Some(0), Start::Latest, Execution::Apply).await;
+    assert_eq!(effects, Ok(vec![(105, ResetEffect::Lost), (105, ResetEffect::Stays)]));
 }
