@@ -14,8 +14,8 @@ use wire::messages::{
     delete_records::DeleteRecordsRequest, delete_topics::DeleteTopicsRequest,
     describe_client_quotas::DescribeClientQuotasRequest, describe_cluster::DescribeClusterRequest,
     describe_configs::DescribeConfigsRequest, describe_groups::DescribeGroupsRequest,
-    describe_producers::DescribeProducersRequest, describe_quorum::DescribeQuorumRequest,
-    describe_share_group_offsets::DescribeShareGroupOffsetsRequest,
+    describe_log_dirs::DescribeLogDirsRequest, describe_producers::DescribeProducersRequest,
+    describe_quorum::DescribeQuorumRequest, describe_share_group_offsets::DescribeShareGroupOffsetsRequest,
     describe_transactions::DescribeTransactionsRequest, elect_leaders::ElectLeadersRequest,
     end_txn::EndTxnRequest, fetch::FetchRequest, find_coordinator::FindCoordinatorRequest,
     heartbeat::HeartbeatRequest, incremental_alter_configs::IncrementalAlterConfigsRequest,
@@ -65,6 +65,7 @@ calls! {
     ConsumerGroupDescribeRequest: up to 1;
     ConsumerGroupHeartbeatRequest: up to 1;
     DescribeGroupsRequest: up to 6;
+    DescribeLogDirsRequest: up to 4;
     DescribeProducersRequest: up to 0;
     DescribeQuorumRequest: up to 2;
     DescribeShareGroupOffsetsRequest: up to 1;

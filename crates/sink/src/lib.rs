@@ -5,9 +5,9 @@
 //! (`staging`), and of objects (`claims`), a directory in place of another (`exchange`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
 //! `server_store`, `redis_store` and `postgres_store`), records that are no rows (`letters`, `verdicts`), one partition that goes
 //! through all of it (`partition`), what its files say of themselves (`footer`) and what was removed of them (`expired`), what is declared
-//! (`settings`, `value_settings`, `positions`), which partitions are this instance's (`shares`), what is read and whether it continues (`source`), hours that are complete (`success`), the line into the table at work (`offline`), the
-//! one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`), both of them (`run`), what can be said of
-//! it from outside (`status`, `replay`, `digest`, `verify_nearline`, `verify`), positions from the table itself (`repair`), and what keeps it in order (`compact`, `expire`). Invariant: a
+//! (`settings`, `value_settings`, `positions`), how fast it may be read and whether at all (`throttle`, `gate`), what is told while it is done (`meter`, `progress`, `metrics`), how it is to be done (`running`), which partitions are this instance's (`shares`), what is read and whether it continues (`source`), hours that are complete (`success`), the line into the table at work (`offline`), the
+//! one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`), who holds them (`pause`), what is looked at beside them (`watch`), both of them (`run`), what can be said of
+//! it from outside (`status`, `replay`, `digest`, `verify_nearline`, `verify`), positions from the table itself (`repair`) and before there are any (`reset`), and what keeps it in order (`compact`, `expire`). Invariant: a
 //! range is frozen before its files are in the table, and committed after; whoever repeats it writes the same files.
 
 mod key;
@@ -46,6 +46,12 @@ mod expired;
 mod settings;
 mod value_settings;
 mod positions;
+mod throttle;
+mod gate;
+mod meter;
+mod progress;
+mod metrics;
+mod running;
 mod shares;
 mod source;
 mod log_reader;
@@ -55,6 +61,8 @@ mod origin;
 mod output;
 mod nearline_position;
 mod nearline;
+mod pause;
+mod watch;
 mod run;
 mod status;
 mod replay;
@@ -62,6 +70,7 @@ mod digest;
 mod verify_nearline;
 mod verify;
 mod repair;
+mod reset;
 mod compact;
 mod expire;
 #[cfg(test)]
@@ -77,18 +86,24 @@ pub use files::{Entry, Files, LocalFiles, NewFile};
 pub use key::{FileName, Key, Layout, LineName, Range};
 pub use kind::{JsonField, Kind};
 pub use letters::{HEADER_PREFIX, Letter, Letters};
+pub use meter::{Left, Meter, Metered, MeteredLine, Standing, Work};
 pub use origin::{LINE_HEADER, SOURCE_HEADER};
-pub use partition::{Chunk, LineSettings, Partition, PartitionError};
+pub use partition::{Chunk, LineSettings, Partition, PartitionError, Placed};
+pub use pause::{Held as HeldLine, Hold, hold};
 pub use plan::{Action, Event, Limits, Plan};
 pub use positions::{Positions, open_store};
 pub use postgres_store::PostgresStore;
+pub use progress::Progress;
 pub use redis_store::RedisStore;
 pub use registry::{Registry, RegistryError};
 pub use repair::{Repair, RepairAction, repair};
 pub use replay::{DeadLetter, Replayed, Which, dead_letters, replay};
+pub use reset::{Reset, ResetEffect, ResetWhich, reset};
 pub use run::{Done, RunError, Until, run};
+pub use running::{Pace, Running};
 pub use s3::S3Settings;
 pub use server_store::{Server as PositionServer, Version as EntryVersion};
+
 pub use settings::size as parse_size;
 pub use settings::{
     DeadLetterSettings, IfRemoved, Line, NearlineSettings, OfflineSettings, Settings, SettingsError,

@@ -21,11 +21,14 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use wire::{ErrorCode, LeaderEpoch, Millis, Offset, Str, TopicPartition};
 
+use crate::gate::{Gate, Turned};
 use crate::key::{Key, LineName};
+use crate::meter::{Meter, Standing, Work};
 use crate::nearline_position::Kept;
 use crate::origin;
 use crate::output::{self, Output};
 use crate::run::{CLOSE_MAX, Done, LOOK_EVERY, RunError, Until};
+use crate::running::{Orders, Running};
 use crate::settings::{Line, NearlineSettings, Settings};
 use crate::shares::{Losses, Share, Shares};
 use crate::source::{self, sources, told};
@@ -48,6 +51,10 @@ struct Reading {
     /// Written and committed, and in the open transaction.
     records: u64,
     open: u64,
+    bytes: u64,
+    open_bytes: u64,
+    /// Transactions that moved it.
+    commits: u64,
 }
 
 impl Reading {
@@ -75,6 +82,8 @@ struct Nearline {
     cluster: Cluster,
     consumer: Consumer,
     shares: mpsc::UnboundedReceiver<Share>,
+    gate: Gate,
+    meter: Meter,
     losses: Losses,
     /// What the group said while a transaction was open: it is dealt with when that is over.
     waiting: Option<Share>,
@@ -111,9 +120,10 @@ pub(crate) async fn run(
     nearline: &NearlineSettings,
     mut options: Options,
     environment: Arc<dyn Environment>,
-    until: Until,
+    orders: Orders,
     stop: impl Future<Output = ()>,
 ) -> Result<Vec<Done>, RunError> {
+    let until = orders.running.until;
     let line = settings.line_name(Line::Nearline);
     let (age, timeout) = (nearline.flush_age, options.transaction_timeout);
     if age > timeout / 2 {
@@ -131,7 +141,7 @@ pub(crate) async fn run(
     let ended = async {
         // First of all: what a predecessor left open is over when the positions are read.
         producer.init_transactions().await.map_err(|error| told(&line, error))?;
-        let mut work = Nearline::open(settings, nearline, cluster, environment, output, until).await?;
+        let mut work = Nearline::open(settings, nearline, cluster, environment, output, orders).await?;
         let ended = work.work(&producer, until, std::pin::pin!(stop)).await;
         let readings = std::mem::take(&mut work.readings);
         for reading in readings.into_values() {
@@ -154,7 +164,7 @@ impl Nearline {
         cluster: Cluster,
         environment: Arc<dyn Environment>,
         output: Output,
-        until: Until,
+        Orders { running: Running { until, meter, .. }, gate }: Orders,
     ) -> Result<Self, RunError> {
         let line = settings.line_name(Line::Nearline);
         let sources = sources(settings, Line::Nearline, &cluster).await?;
@@ -165,6 +175,7 @@ impl Nearline {
             }
             Until::Stopped => BTreeMap::new(),
         };
+        meter.aim(Line::Nearline, &ends);
         let (group, shares, losses) = Shares::new();
         let consumer = Consumer::with_offsets(cluster.clone(), Arc::new(group));
         consumer.subscribe(settings.topics.iter().cloned())?;
@@ -179,6 +190,8 @@ impl Nearline {
             cluster,
             consumer,
             shares,
+            gate,
+            meter,
             losses,
             waiting: None,
             readings: BTreeMap::new(),
@@ -265,8 +278,12 @@ impl Nearline {
                 committed_at: if is_new { Millis(0) } else { self.environment.now() },
                 records: 0,
                 open: 0,
+                bytes: 0,
+                open_bytes: 0,
+                commits: 0,
                 key: source.key,
             };
+            self.tell(&reading);
             self.readings.insert(reading.key.partition.clone(), reading);
         }
         // Where new partitions begin, before anything of them is read.
@@ -288,6 +305,8 @@ impl Nearline {
 
     /// Remembers what was done.
     fn note(&mut self, reading: &Reading) {
+        self.tell(reading);
+        self.meter.let_go(Line::Nearline, &reading.key.partition);
         let (partition, to) = (&reading.key.partition, reading.committed.next);
         let done = self.done.entry(partition.clone()).or_insert_with(|| Done {
             line: Line::Nearline,
@@ -299,6 +318,15 @@ impl Nearline {
         });
         done.to = to;
         done.records += reading.records;
+    }
+
+    /// For those who look: what is in an open transaction is no work yet.
+    fn tell(&self, reading: &Reading) {
+        let (from, read, committed) = (reading.from, reading.read.next, reading.committed.next);
+        let standing = Standing { from, read, committed };
+        let Reading { records, bytes, commits, .. } = *reading;
+        let work = Work { records, bytes, letters: 0, files: 0, commits };
+        self.meter.tell(Line::Nearline, &reading.key.partition, standing, work);
     }
 
     /// Who this is in the group at the moment; nobody while it is outside.
@@ -325,7 +353,10 @@ impl Nearline {
             if until == Until::End && self.is_at_end() && self.is_everything_in(producer).await? {
                 return Ok(());
             }
-            let wait = self.wait(until);
+            if self.gate.settle(&self.consumer, |_| false) == Turned::Paused {
+                self.renew(producer, Passed::Taken).await?;
+            }
+            let (wait, is_open) = (self.wait(until), self.gate.is_open());
             let records = tokio::select! {
                 biased;
                 () = &mut stop => return self.renew(producer, Passed::Taken).await.map(drop),
@@ -333,7 +364,8 @@ impl Nearline {
                     self.waiting = Some(share);
                     continue;
                 }
-                records = self.consumer.next() => records,
+                () = self.gate.turned() => continue,
+                records = self.consumer.next(), if is_open => records,
                 () = sleep(wait) => {
                     if self.is_renewal_due() {
                         self.renew(producer, Passed::Taken).await?;
@@ -418,6 +450,7 @@ impl Nearline {
             }
             let look = if until == Until::End { LOOK_EVERY } else { Duration::MAX };
             let wait = due.saturating_duration_since(Instant::now()).min(look);
+            let is_open = self.gate.is_open();
             let records = tokio::select! {
                 biased;
                 () = &mut stop => return Ok(Closed::Stopped),
@@ -425,7 +458,11 @@ impl Nearline {
                     self.waiting = Some(share);
                     return Ok(Closed::Flush);
                 }
-                records = self.consumer.next() => records,
+                () = self.gate.turned() => match self.gate.is_paused() {
+                    true => return Ok(Closed::Flush),
+                    false => continue,
+                },
+                records = self.consumer.next(), if is_open => records,
                 () = sleep(wait) => continue,
             };
             match records {
@@ -474,6 +511,7 @@ impl Nearline {
             reading.open += 1;
         }
         reading.read = Position { next: records.next_offset(), leader_epoch: records.leader_epoch() };
+        reading.open_bytes += self.gate.took(&records);
         records.done();
         Ok(None)
     }
@@ -525,6 +563,9 @@ impl Nearline {
             reading.committed = kept.position;
             reading.committed_at = now;
             reading.records += std::mem::take(&mut reading.open);
+            reading.bytes += std::mem::take(&mut reading.open_bytes);
+            reading.commits += 1;
+            self.tell(&self.readings[&name]);
         }
         Ok(())
     }
@@ -577,13 +618,14 @@ impl Nearline {
         // Whoever was away has lost what it had, and is handed out something anew.
         let is_no_member = is_no_member(&error);
         self.failures += u32::from(!is_no_member);
+        self.meter.failed(Line::Nearline);
         if !is_worth_it && !is_no_member || self.failures > FAILURES_MAX {
             return Err(told(&self.line, error));
         }
         tracing::warn!(line = %self.line, %error, "a transaction failed and is done again");
         let is_another = self.member().is_none_or(|(_, member)| member != *begun_as);
         for (name, reading) in &mut self.readings {
-            reading.open = 0;
+            (reading.open, reading.open_bytes) = (0, 0);
             reading.read = reading.committed;
             // What was lost may have been handed out anew: from where, is said then.
             if !is_another {

@@ -20,11 +20,14 @@ use wire::{Offset, TopicPartition};
 
 use crate::encoded::Encoded;
 use crate::files::Files;
+use crate::gate::{Gate, Turned};
 use crate::key::Key;
 use crate::letters::TopicLetters;
+use crate::meter::{Meter, Standing, Work};
 use crate::partition::{Chunk, LineSettings, Partition, PartitionError};
 use crate::positions::open_store;
 use crate::run::{Done, LOOK_EVERY, RunError, Until};
+use crate::running::{Orders, Pace, Running};
 use crate::settings::{DeadLetterSettings, Line, OfflineSettings, Settings};
 use crate::shares::{Share, Shares};
 use crate::source::{self, sources};
@@ -39,6 +42,9 @@ struct Reading {
     log: Log,
     from: Offset,
     records: u64,
+    bytes: u64,
+    /// What is read up to there is old.
+    old_until: Option<Offset>,
 }
 
 /// A partition that another instance has taken hold of, and that the group has not taken from this one yet.
@@ -59,6 +65,9 @@ struct Offline {
     cluster: Cluster,
     consumer: Consumer,
     shares: mpsc::UnboundedReceiver<Share>,
+    gate: Gate,
+    pace: Pace,
+    meter: Meter,
     store: Arc<dyn PositionStore>,
     table: Table,
     readings: BTreeMap<TopicPartition, Reading>,
@@ -82,12 +91,13 @@ pub(crate) async fn run(
     options: Options,
     environment: Arc<dyn Environment>,
     files: Arc<dyn Files>,
-    until: Until,
+    orders: Orders,
     stop: impl Future<Output = ()>,
 ) -> Result<Vec<Done>, RunError> {
     let files = table::files_of(offline, files)?;
+    let until = orders.running.until;
     let mut success = Success::open(settings, offline, &options, &environment, &files).await?;
-    let mut line = Offline::open(settings, offline, options, environment, files, until).await?;
+    let mut line = Offline::open(settings, offline, options, environment, files, orders).await?;
     let ended = success.beside(line.work(until, stop)).await;
     let closed = line.close().await;
     success.look().await;
@@ -96,7 +106,7 @@ pub(crate) async fn run(
 }
 
 /// The directory that a path lies in.
-fn above(path: &Path) -> &Path {
+pub(crate) fn above(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         Some(_) => Path::new("."),
@@ -112,7 +122,7 @@ impl Offline {
         mut options: Options,
         environment: Arc<dyn Environment>,
         files: Arc<dyn Files>,
-        until: Until,
+        Orders { running: Running { until, pace, meter, .. }, gate }: Orders,
     ) -> Result<Self, RunError> {
         source::as_member(&mut options, &settings.line_name(Line::Offline));
         let cluster = Cluster::new(options.clone(), Arc::clone(&environment))?;
@@ -123,6 +133,7 @@ impl Offline {
             }
             Until::Stopped => BTreeMap::new(),
         };
+        meter.aim(Line::Offline, &ends);
         if let Some(dead_letters) = &settings.dead_letters {
             // Before it is needed, and without its being made on the way with a retention that nobody chose.
             let topic = std::slice::from_ref(&dead_letters.topic);
@@ -162,6 +173,9 @@ impl Offline {
             cluster,
             consumer,
             shares,
+            gate,
+            pace,
+            meter,
             store,
             table,
             readings: BTreeMap::new(),
@@ -180,7 +194,10 @@ impl Offline {
             if until == Until::End && self.is_at_end() && self.is_everything_in().await? {
                 return Ok(());
             }
-            let wait = self.wait(until);
+            if self.gate.settle(&self.consumer, |name| self.taken_over.contains_key(name)) == Turned::Paused {
+                self.finish_all().await?;
+            }
+            let (wait, is_open) = (self.wait(until), self.gate.is_open());
             let records = tokio::select! {
                 biased;
                 () = &mut stop => return Ok(()),
@@ -193,7 +210,8 @@ impl Offline {
                     self.tick().await?;
                     continue;
                 }
-                records = self.consumer.next() => records,
+                () = self.gate.turned() => continue,
+                records = self.consumer.next(), if is_open => records,
             };
             match records {
                 Some(Ok(records)) => match self.prepare(&records, stop.as_mut()).await? {
@@ -264,7 +282,7 @@ impl Offline {
                 Err(error) if is_taken_over(&error) => continue,
                 partition => partition?,
             };
-            opened.insert(source.key.partition, (partition, source.log));
+            opened.insert(source.key.partition, (partition, source.log, source.visible_end));
         }
         // Newer than every hold: nobody else adds anything to these any more.
         let listing = self.table.list().map_err(|error| self.failed("list", error))?;
@@ -276,7 +294,7 @@ impl Offline {
             );
         }
         let mut begins = BTreeMap::new();
-        for (name, (mut partition, log)) in opened {
+        for (name, (mut partition, log, visible_end)) in opened {
             match partition.compare(&listing).await {
                 Err(error) if is_taken_over(&error) => continue,
                 compared => compared?,
@@ -286,7 +304,13 @@ impl Offline {
             source::check(partition.key(), committed, &log)?;
             let begin = Begin { start: Start::Offset(committed.next), leader_epoch: committed.leader_epoch };
             begins.insert(name.clone(), begin);
-            let reading = Reading { partition, log, from: committed.next, records: 0 };
+            let old_until =
+                (self.pace == Pace::Backfill && committed.next < visible_end).then_some(visible_end);
+            if old_until.is_some() {
+                partition.read_old(true);
+            }
+            let reading = Reading { partition, log, from: committed.next, records: 0, bytes: 0, old_until };
+            self.tell(&name, &reading);
             self.readings.insert(name, reading);
         }
         Ok(begins)
@@ -328,6 +352,8 @@ impl Offline {
 
     /// Remembers what was done.
     fn note(&mut self, name: &TopicPartition, reading: &Reading) {
+        self.tell(name, reading);
+        self.meter.let_go(Line::Offline, name);
         let (to, letters) = (reading.partition.committed(), reading.partition.letters());
         let done = self.done.entry(name.clone()).or_insert_with(|| Done {
             line: Line::Offline,
@@ -342,6 +368,15 @@ impl Offline {
         done.letters += letters;
     }
 
+    /// For those who look.
+    fn tell(&self, name: &TopicPartition, Reading { partition, from, records, bytes, .. }: &Reading) {
+        let standing = Standing { from: *from, read: partition.read(), committed: partition.committed() };
+        let (letters, placed) = (partition.letters(), partition.placed());
+        let (files, commits) = (placed.files, placed.ranges);
+        let work = Work { records: *records, bytes: *bytes, letters, files, commits };
+        self.meter.tell(Line::Offline, name, standing, work);
+    }
+
     /// Deals with what came of a partition's work: that another has it is for the group to say too, and soon.
     fn worked(&mut self, name: &TopicPartition, worked: Result<(), PartitionError>) -> Result<(), RunError> {
         match worked {
@@ -350,14 +385,31 @@ impl Offline {
                     self.note(name, &reading);
                 }
                 self.taken_over_by_another(name, error.into());
-                Ok(())
+                return Ok(());
             }
-            worked => Ok(worked?),
+            worked => worked?,
         }
+        if let Some(reading) = self.readings.get(name) {
+            self.tell(name, reading);
+        }
+        Ok(())
+    }
+
+    /// Commits what is in hand, of all partitions, and keeps them.
+    async fn finish_all(&mut self) -> Result<(), RunError> {
+        let now = self.environment.now();
+        let names: Vec<_> = self.readings.keys().cloned().collect();
+        for name in names {
+            let reading = self.readings.get_mut(&name).expect("it was just there");
+            let worked = reading.partition.finish(now).await;
+            self.worked(&name, worked)?;
+        }
+        Ok(())
     }
 
     fn taken_over_by_another(&mut self, name: &TopicPartition, why: RunError) {
         tracing::warn!(partition = %name, %why, "it is let go");
+        self.meter.failed(Line::Offline);
         // Nothing of it is read until the group has decided; what is not assigned any more cannot be paused.
         let _ = self.consumer.pause([name]);
         let until = Instant::now() + self.options.session_timeout;
@@ -371,8 +423,9 @@ impl Offline {
         let now = self.environment.now();
         let due = self.readings.values().filter_map(|reading| reading.partition.wake_at()).min();
         let due = due.map(|due| Duration::from_millis(u64::try_from(due.0 - now.0).unwrap_or(0)));
-        let is_looking =
-            until == Until::End || self.readings.values().any(|reading| reading.partition.is_repeating());
+        let is_looked_at =
+            |reading: &Reading| reading.partition.is_repeating() || reading.old_until.is_some();
+        let is_looking = until == Until::End || self.readings.values().any(is_looked_at);
         let over = self.taken_over.values().map(|taken| taken.until).min();
         let over = over.map(|over| over.saturating_duration_since(Instant::now()));
         let wait = due.into_iter().chain(over).chain(is_looking.then_some(LOOK_EVERY)).min();
@@ -403,13 +456,7 @@ impl Offline {
         {
             return Ok(false);
         }
-        let now = self.environment.now();
-        let names: Vec<_> = self.readings.keys().cloned().collect();
-        for name in names {
-            let reading = self.readings.get_mut(&name).expect("it was just there");
-            let worked = reading.partition.finish(now).await;
-            self.worked(&name, worked)?;
-        }
+        self.finish_all().await?;
         let others = self.ends.iter().filter(|(name, _)| !self.readings.contains_key(name));
         let mut others: BTreeMap<_, _> = others.map(|(name, end)| (name.clone(), *end)).collect();
         if others.is_empty() {
@@ -445,8 +492,10 @@ impl Offline {
             records: &records,
         };
         let worked = reading.partition.take(chunk, now).await;
+        let bytes = self.gate.took(&records);
         reading.records += records.len() as u64;
-        self.taken += records.iter().map(crate::columns::size).sum::<usize>();
+        reading.bytes += bytes;
+        self.taken += usize::try_from(bytes).unwrap_or(usize::MAX);
         records.done();
         self.worked(&name, worked)
     }
@@ -477,7 +526,10 @@ impl Offline {
                     let names: Vec<_> = self.readings.keys().cloned().collect();
                     for name in names {
                         let reading = self.readings.get_mut(&name).expect("it was just there");
-                        let worked = reading.partition.tick(now).await;
+                        let worked = match self.gate.is_paused() {
+                            true => reading.partition.finish(now).await,
+                            false => reading.partition.tick(now).await,
+                        };
                         self.worked(&name, worked)?;
                     }
                 }
@@ -490,8 +542,16 @@ impl Offline {
         let now = self.environment.now();
         let names: Vec<_> = self.readings.keys().cloned().collect();
         for name in names {
-            let Reading { partition, .. } = self.readings.get_mut(&name).expect("it was just there");
+            let Reading { partition, old_until, .. } =
+                self.readings.get_mut(&name).expect("it was just there");
             let mut worked = Ok(());
+            // What nobody gets to see at the end of what is old has been passed by the consumer.
+            let passed = self.consumer.position(&name).unwrap_or(Offset::ZERO);
+            if old_until.is_some_and(|end| partition.read().max(passed) >= end) {
+                *old_until = None;
+                partition.read_old(false);
+                tracing::info!(partition = %name, "what was old is read, and it goes on as declared");
+            }
             // Records that were at the end of a frozen range may be gone by compaction: nobody gets to see anything there.
             if let Some(reached) =
                 self.consumer.reached(&name).filter(|reached| reached.next > partition.read())

@@ -170,6 +170,15 @@ pub struct Chunk<'a> {
     pub records: &'a [ConsumedRecord],
 }
 
+/// What has come into the table since the partition was taken hold of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Placed {
+    /// Files.
+    pub files: u64,
+    /// Ranges that were committed.
+    pub ranges: u64,
+}
+
 /// What became of a record.
 enum Taken {
     Row,
@@ -205,6 +214,7 @@ pub struct Partition {
     /// Verdicts of the range that was committed last. They stay until the next one is committed, should the store forget the commit.
     kept: Vec<PathBuf>,
     letters_taken: u64,
+    placed: Placed,
     /// Of the last record that was taken.
     leader_epoch: LeaderEpoch,
     /// What did not happen ends it.
@@ -284,6 +294,7 @@ impl Partition {
             sent: None,
             kept: Vec::new(),
             letters_taken: 0,
+            placed: Placed::default(),
             leader_epoch,
             is_lost: false,
             now,
@@ -386,6 +397,16 @@ impl Partition {
     /// Dead letters among all that was taken.
     pub fn letters(&self) -> u64 {
         self.letters_taken
+    }
+
+    /// What has come into the table.
+    pub fn placed(&self) -> Placed {
+        self.placed
+    }
+
+    /// Whether what is read from now on is old: the age of what is in hand closes nothing then.
+    pub fn read_old(&mut self, is_old: bool) {
+        self.plan.read_old(is_old);
     }
 
     /// What is in memory, about.
@@ -557,7 +578,10 @@ impl Partition {
         let name = FileName { partition: self.key.partition.clone(), range };
         let staged = std::mem::take(&mut self.staged);
         match self.table.place(&name, &staged) {
-            Ok(()) => Ok(Event::Placed),
+            Ok(()) => {
+                self.placed.files += staged.len() as u64;
+                Ok(Event::Placed)
+            }
             Err(error) => Err(self.lose("place files", error)),
         }
     }
@@ -639,6 +663,7 @@ impl Partition {
         let frozen = self.frozen.take().expect("it is frozen");
         assert_eq!(frozen.range, range);
         self.store.commit(&self.change(frozen), self.leader_epoch).await?;
+        self.placed.ranges += 1;
         self.in_hand.clear();
         (self.in_hand_bytes, self.sent) = (0, None);
         self.verdicts.clear();

@@ -104,6 +104,8 @@ pub struct Plan {
     bytes: u64,
     /// When the first record in hand was read.
     since: Option<Millis>,
+    /// What is read is so old that nobody waits for it: age closes nothing.
+    is_old: bool,
     stage: Stage,
 }
 
@@ -122,8 +124,15 @@ impl Plan {
             letters: 0,
             bytes: 0,
             since: None,
+            is_old: false,
             stage: Stage::Gathering,
         }
+    }
+
+    /// Whether what is read from now on is old: it goes into files as large as is declared, however long they take. Once it is not any
+    /// more, the age of what is in hand counts as ever.
+    pub fn read_old(&mut self, is_old: bool) {
+        self.is_old = is_old;
     }
 
     /// Where reading goes on.
@@ -154,7 +163,7 @@ impl Plan {
     /// When a tick will have something to do.
     pub fn wake_at(&self) -> Option<Millis> {
         match (self.stage, self.repeating, self.since) {
-            (Stage::Gathering, None, Some(since)) => {
+            (Stage::Gathering, None, Some(since)) if !self.is_old => {
                 Some(Millis(since.0.saturating_add(self.limits.age_ms_max)))
             }
             _ => None,
@@ -213,7 +222,8 @@ impl Plan {
         self.rows >= self.limits.rows_max
             || self.letters >= LETTERS_MAX
             || self.bytes >= self.limits.bytes_max
-            || self.since.is_some_and(|since| now.0.saturating_sub(since.0) >= self.limits.age_ms_max)
+            || !self.is_old
+                && self.since.is_some_and(|since| now.0.saturating_sub(since.0) >= self.limits.age_ms_max)
     }
 
     /// Closes the range in hand. One that is repeated is closed at its end, however little is left in it, and never before; any
@@ -241,7 +251,7 @@ mod tests {
     use expect_test::{Expect, expect};
     use wire::{Millis, Offset};
 
-    use super::{Event, Limits, Plan};
+    use super::{Action, Event, Limits, Plan};
     use crate::key::Range;
 
     const LIMITS: Limits = Limits { rows_max: 10, bytes_max: 1000, age_ms_max: 60_000 };
@@ -311,6 +321,30 @@ mod tests {
                 Freeze(100..106) (committed 100, read 106)
             "#]],
         );
+    }
+
+    #[test]
+    fn what_is_old_is_closed_by_its_size_and_by_its_age_once_it_is_not_any_more() {
+        let mut plan = Plan::new(LIMITS, Offset(100), None);
+        plan.read_old(true);
+        assert_eq!(plan.on(read(101, 1, 0)), None);
+        assert_eq!((plan.on(tick(1_000_000)), plan.wake_at()), (None, None));
+        assert_eq!(
+            plan.on(read(110, 9, 1_000_001)),
+            Some(Action::Freeze(Range::new(Offset(100), Offset(110))))
+        );
+        for (event, is_last) in [
+            (Event::Frozen, false),
+            (Event::Written, false),
+            (Event::Placed, false),
+            (Event::Committed, true),
+        ] {
+            assert_eq!(plan.on(event).is_none(), is_last);
+        }
+        assert_eq!(plan.on(read(112, 2, 2_000_000)), None);
+        plan.read_old(false);
+        assert_eq!(plan.wake_at(), Some(Millis(2_060_000)));
+        assert_eq!(plan.on(tick(2_060_000)), Some(Action::Freeze(Range::new(Offset(110), Offset(112)))));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Environment, Error, Options};
+use client::{Environment, Error, Options, Start};
 use offsets::Cause;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -17,11 +17,15 @@ use wire::{Offset, Str, TopicPartition, Uuid};
 
 use crate::encoded::SchemaError;
 use crate::files::Files;
+use crate::gate::Gate;
 use crate::key::{Key, LineName};
 use crate::partition::PartitionError;
 use crate::registry::RegistryError;
+use crate::running::{Orders, Pace, Running};
 use crate::settings::{Line, Settings};
 use crate::store::StoreError;
+use crate::throttle::Throttle;
+use crate::watch::Watch;
 use crate::{nearline, offline};
 
 /// How often it is looked at what comes to pass without a record.
@@ -124,6 +128,18 @@ pub enum RunError {
         /// What is wrong with it, and what can be done.
         problem: String,
     },
+    /// A line is to begin where the log is not.
+    #[error("{partition} goes from {start} to {end}, and a line cannot begin at {place} in it")]
+    NoPlace {
+        /// The partition.
+        partition: Box<TopicPartition>,
+        /// The place.
+        place: Offset,
+        /// Where the log begins.
+        start: Offset,
+        /// Behind what the line gets to see of it.
+        end: Offset,
+    },
     /// Another instance writes under the same transactional id.
     #[error(
         "line {line} was taken over by another instance, or its transaction ended by transaction.timeout.ms: {source}"
@@ -203,25 +219,38 @@ pub async fn run(
     options: Options,
     environment: Arc<dyn Environment>,
     files: Arc<dyn Files>,
-    until: Until,
+    running: impl Into<Running>,
     stop: impl Future<Output = ()>,
 ) -> Result<Vec<Done>, RunError> {
+    let running = running.into();
+    let mut settings = settings.clone();
+    if running.pace == Pace::Backfill {
+        settings.start = Start::Earliest;
+    }
+    let throttle = Throttle::new(running.throttle.or(settings.throttle));
+    let watched = Watch::begin(&settings, &options, &environment, running.meter.clone()).await?;
+    let orders = |line| {
+        let gate = Gate::new(throttle.clone(), watched.paused(line), options.poll_interval_max);
+        Orders { running: running.clone(), gate }
+    };
     let (stopping, stopped) = watch::channel(false);
     let mut lines = JoinSet::new();
     if let Some(offline) = settings.offline.clone() {
         let (settings, options, environment) = (settings.clone(), options.clone(), environment.clone());
-        let stop = asked(stopped.clone());
+        let (orders, stop) = (orders(Line::Offline), asked(stopped.clone()));
         lines.spawn(async move {
-            offline::run(&settings, &offline, options, environment, files, until, stop).await
+            offline::run(&settings, &offline, options, environment, files, orders, stop).await
         });
     }
     if let Some(nearline) = settings.nearline.clone() {
-        let (settings, stop) = (settings.clone(), asked(stopped));
+        let (settings, options, orders, stop) =
+            (settings.clone(), options.clone(), orders(Line::Nearline), asked(stopped));
         lines.spawn(
-            async move { nearline::run(&settings, &nearline, options, environment, until, stop).await },
+            async move { nearline::run(&settings, &nearline, options, environment, orders, stop).await },
         );
     }
-    tokio::pin!(stop);
+    let looking = watched.look();
+    tokio::pin!(stop, looking);
     let mut failure = None;
     let mut all = Vec::new();
     loop {
@@ -230,6 +259,7 @@ pub async fn run(
                 stopping.send_replace(true);
                 continue;
             }
+            never = &mut looking => match never {},
             ended = lines.join_next() => ended,
         };
         let Some(ended) = ended else { break };

@@ -34,6 +34,8 @@ pub struct Settings {
     pub topics: Vec<Str>,
     /// Where to begin in a partition that was never read under this name.
     pub start: Start,
+    /// How many bytes may be read in a second, by all lines of an instance together.
+    pub throttle: Option<u64>,
     /// Settings of the client, under Kafka's names.
     pub client: Vec<(String, String)>,
     /// Where records go that cannot be converted; they stop the sink if there is no such place.
@@ -361,6 +363,7 @@ fn settings(document: &Spanned<DeTable<'_>>) -> Result<Settings, Problem> {
         "latest" => Ok(Start::Latest),
         _ => Err(format!("{text:?} is none of earliest, latest")),
     })?;
+    let throttle = top.parsed("throttle", None, |text| size(text).map(Some))?;
     let client = client_settings(&mut top)?;
     let format = match top.section("value")? {
         Some(section) => value_format(section, &topics)?,
@@ -390,7 +393,7 @@ fn settings(document: &Spanned<DeTable<'_>>) -> Result<Settings, Problem> {
         (dead_letters, _) => dead_letters.map(|(_, dead_letters)| dead_letters),
     };
     top.end()?;
-    Ok(Settings { name, topics, start, client, dead_letters, offline, nearline })
+    Ok(Settings { name, topics, start, throttle, client, dead_letters, offline, nearline })
 }
 
 fn client_settings(top: &mut Section<'_>) -> Result<Vec<(String, String)>, Problem> {
@@ -807,7 +810,7 @@ mod tests {
         check_behind_top(
             "tpoics = 3\n[offline]\ntable = \"t\"\n",
             expect![
-                "line 3, column 1: tpoics is not known here; name, topics, start, client, value, dead_letters, offline, nearline are"
+                "line 3, column 1: tpoics is not known here; name, topics, start, throttle, client, value, dead_letters, offline, nearline are"
             ],
         );
         check_behind_top(

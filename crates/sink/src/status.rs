@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use client::{Admin, Cluster, Lag, OffsetSpec, Unread};
+use offsets::Log;
 use wire::{Millis, Offset, Str, TopicPartition};
 
 use crate::files::Files;
 use crate::key::Range;
 use crate::nearline_position::Kept;
 use crate::output::Output;
+use crate::pause;
 use crate::positions::open_store;
 use crate::run::RunError;
 use crate::settings::{Line, NearlineSettings, OfflineSettings, Settings};
@@ -40,10 +42,15 @@ pub struct Status {
     pub lag: i64,
     /// How long the first record has waited that is not committed; absent where the broker cannot tell, as Apache Kafka's.
     pub lag_ms: Option<i64>,
+    /// About how many bytes of the log that lag is, as it lies on the brokers' disks: by the size of the whole log, as if all of its
+    /// offsets took the same. Absent where brokers do not tell sizes to whoever asks.
+    pub lag_bytes: Option<u64>,
     /// Offsets by which this line's committed position is ahead of the other's; below 0 it is behind.
     pub ahead: Option<i64>,
     /// When the position last moved, if that is kept.
     pub updated: Option<Millis>,
+    /// Whether somebody has paused the line.
+    pub is_paused: bool,
 }
 
 /// Each partition of the topics, in each line that is declared.
@@ -59,6 +66,11 @@ pub async fn status(
     if let Some(line) = &settings.nearline {
         all.extend(nearline(settings, line, cluster).await?);
     }
+    let admin = Admin::new(cluster.clone());
+    let mut paused = BTreeMap::new();
+    for line in settings.lines() {
+        paused.insert(line, pause::is_paused(&admin, settings, line).await?);
+    }
     let committed: BTreeMap<_, _> =
         all.iter().map(|status| ((status.line, status.partition.clone()), status.committed)).collect();
     for status in &mut all {
@@ -66,6 +78,7 @@ pub async fn status(
             Line::Offline => Line::Nearline,
             Line::Nearline => Line::Offline,
         };
+        status.is_paused = paused[&status.line];
         let other = committed.get(&(other, status.partition.clone())).copied().flatten();
         status.ahead = status.committed.zip(other).map(|(this, other)| this.0 - other.0);
     }
@@ -97,7 +110,7 @@ async fn offline(
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(source) => return Err(RunError::Files { doing: "list", path: root.clone(), source }),
     }
-    let mut all = Vec::new();
+    let (mut all, mut logs) = (Vec::new(), BTreeMap::new());
     for source in sources(settings, Line::Offline, cluster).await? {
         let partition = source.key.partition.clone();
         let stored = match stored.get(&partition) {
@@ -113,6 +126,7 @@ async fn offline(
         };
         let committed = stored.map(|stored| stored.committed.next);
         let frozen = stored.and_then(|stored| stored.frozen).map(|frozen| frozen.range);
+        logs.insert(partition.clone(), source.log);
         all.push(Status {
             read: frozen.map(|range| range.end).or(committed),
             output: outputs.get(&partition).copied(),
@@ -122,6 +136,7 @@ async fn offline(
         });
     }
     measure(cluster, &mut all).await?;
+    weigh(cluster, &logs, &mut all).await;
     Ok(all)
 }
 
@@ -133,14 +148,16 @@ async fn nearline(
     let output = Output::describe(cluster, &nearline.topic).await?;
     let group = Str::copy_from(settings.line_name(Line::Nearline).as_str());
     let kept = Admin::new(cluster.clone()).group_offsets(&group).await?.committed;
-    let mut all = Vec::new();
+    let (mut all, mut logs) = (Vec::new(), BTreeMap::new());
     for source in sources(settings, Line::Nearline, cluster).await? {
         let kept = kept.get(&source.key.partition);
         let kept = kept.map(|committed| Kept::read(committed, &source.key, output.id)).transpose()?;
         let committed = kept.map(|kept| kept.position.next);
+        logs.insert(source.key.partition.clone(), source.log);
         all.push(Status { read: committed, output: committed, ..new(Line::Nearline, &source, committed) });
     }
     measure(cluster, &mut all).await?;
+    weigh(cluster, &logs, &mut all).await;
     Ok(all)
 }
 
@@ -156,9 +173,35 @@ fn new(line: Line, source: &Source, committed: Option<Offset>) -> Status {
         log_end: source.visible_end,
         lag: Lag::of(begins, source.log.start, source.visible_end, Unread::Unknown).records,
         lag_ms: None,
+        lag_bytes: None,
         ahead: None,
         updated: None,
+        is_paused: false,
     }
+}
+
+/// Asks the brokers how large the logs are. Some tell it only to those who may look at the cluster: then it is left out.
+async fn weigh(cluster: &Cluster, logs: &BTreeMap<TopicPartition, Log>, all: &mut [Status]) {
+    let names: Vec<_> = logs.keys().cloned().collect();
+    let sizes = match Admin::new(cluster.clone()).log_sizes(&names).await {
+        Ok(sizes) => sizes,
+        Err(error) => {
+            tracing::debug!(%error, "the sizes of logs are not to be had");
+            return;
+        }
+    };
+    for status in all {
+        let found = logs.get(&status.partition).zip(sizes.get(&status.partition));
+        status.lag_bytes = found.map(|(log, &size)| share_of(size, status.lag, log));
+    }
+}
+
+/// What so many offsets of a log of this size take, about.
+fn share_of(size: u64, lag: i64, log: &Log) -> u64 {
+    let offsets = |count: i64| u128::from(u64::try_from(count).unwrap_or(0));
+    let (lag, all) = (offsets(lag), offsets(log.end.0 - log.start.0));
+    let share = (u128::from(size) * lag.min(all)).checked_div(all).unwrap_or(0);
+    u64::try_from(share).expect("it is a part of the size")
 }
 
 /// Asks the brokers how long the first record has waited, in one question for all partitions.
@@ -178,4 +221,27 @@ async fn measure(cluster: &Cluster, all: &mut [Status]) -> Result<(), RunError> 
         (status.lag, status.lag_ms) = (lag.records, lag.ms);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn the_lag_in_bytes_is_a_part_of_the_log() {
+        let log = |start, end| Log {
+            topic_id: Uuid::ZERO,
+            start: Offset(start),
+            end: Offset(end),
+            epoch_end: None,
+            copy: None,
+        };
+        assert_eq!(share_of(1_000, 25, &log(100, 200)), 250);
+        assert_eq!(share_of(u64::MAX, 100, &log(100, 200)), u64::MAX);
+        assert_eq!((share_of(1_000, 0, &log(5, 5)), share_of(1_000, 7, &log(5, 5))), (0, 0));
+        // The end has moved on since it was looked at.
+        assert_eq!(share_of(1_000, 120, &log(100, 200)), 1_000);
+    }
 }

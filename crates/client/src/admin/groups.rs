@@ -350,14 +350,27 @@ impl Admin {
         name: &Str,
         offsets: &[(TopicPartition, Offset)],
     ) -> Result<Outcomes<TopicPartition, ()>, Error> {
+        let committed =
+            |offset: Offset| CommittedOffset { offset, leader_epoch: LeaderEpoch::NONE, metadata: None };
+        let offsets: Vec<_> =
+            offsets.iter().map(|(partition, offset)| (partition.clone(), committed(*offset))).collect();
+        self.commit_group_offsets(name, &offsets).await
+    }
+
+    /// As [`Admin::set_group_offsets`], with the leader's epoch and the metadata that belong to each offset.
+    pub async fn commit_group_offsets(
+        &self,
+        name: &Str,
+        offsets: &[(TopicPartition, CommittedOffset)],
+    ) -> Result<Outcomes<TopicPartition, ()>, Error> {
         let doing = format!("setting offsets of group {name}");
         let mut topics: BTreeMap<Str, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
-        for (partition, offset) in offsets {
+        for (partition, committed) in offsets {
             let entry = OffsetCommitRequestPartition {
                 partition_index: partition.partition.0,
-                committed_offset: offset.0,
-                committed_leader_epoch: LeaderEpoch::NONE.0,
-                committed_metadata: Some(Str::default()),
+                committed_offset: committed.offset.0,
+                committed_leader_epoch: committed.leader_epoch.0,
+                committed_metadata: Some(committed.metadata.clone().unwrap_or_default()),
             };
             topics.entry(partition.topic.clone()).or_default().push(entry);
         }

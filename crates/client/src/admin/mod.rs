@@ -7,6 +7,7 @@ mod cluster;
 mod configs;
 mod groups;
 mod lag;
+mod log_dirs;
 mod offsets;
 mod quorum;
 mod quotas;
