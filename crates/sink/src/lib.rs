@@ -84,7 +84,8 @@ pub use replay::{DeadLetter, Replayed, Which, dead_letters, replay};
 pub use run::{Done, RunError, Until, run};
 pub use settings::size as parse_size;
 pub use settings::{
-    DeadLetterSettings, IfRemoved, Line, NearlineSettings, OfflineSettings, Settings, SettingsError,
+    DeadLetterSettings, IfRemoved, Line, NearlineOutput, NearlineSettings, Settings, SettingsError,
+    TableSettings,
 };
 pub use status::{Status, status};
 pub use store::{

@@ -1,4 +1,4 @@
-//! The offline line at work: reads what its group hands out, gives every partition what it takes, and ends in order.
+//! A line into a table at work, the offline one or one near real time: reads what its group hands out, gives every partition what it takes, and ends in order.
 //!
 //! One task reads and writes. It takes hold of each partition that it is handed, compares what is stored with the table and with the
 //! log, and reads on from exactly there; one that is asked back is committed and let go. Nothing is decided here about ranges; what
@@ -25,7 +25,7 @@ use crate::letters::TopicLetters;
 use crate::partition::{Chunk, LineSettings, Partition, PartitionError};
 use crate::positions::open_store;
 use crate::run::{Done, LOOK_EVERY, RunError, Until};
-use crate::settings::{DeadLetterSettings, Line, OfflineSettings, Settings};
+use crate::settings::{DeadLetterSettings, Line, Settings};
 use crate::shares::{Share, Shares};
 use crate::source::{self, sources};
 use crate::store::{PositionStore, StoreError};
@@ -50,6 +50,7 @@ struct Taken {
 /// The line at work.
 struct Offline {
     settings: Settings,
+    line: Line,
     memory_max: usize,
     line_settings: LineSettings,
     /// The client's, for those who send dead letters.
@@ -77,17 +78,17 @@ struct Offline {
 /// first.
 pub(crate) async fn run(
     settings: &Settings,
-    offline: &OfflineSettings,
+    line: Line,
     options: Options,
     environment: Arc<dyn Environment>,
     files: Arc<dyn Files>,
     until: Until,
     stop: impl Future<Output = ()>,
 ) -> Result<Vec<Done>, RunError> {
-    let mut success = Success::open(settings, offline, &options, &environment, &files).await?;
-    let mut line = Offline::open(settings, offline, options, environment, files, until).await?;
-    let ended = success.beside(line.work(until, stop)).await;
-    let closed = line.close().await;
+    let mut success = Success::open(settings, line, &options, &environment, &files).await?;
+    let mut work = Offline::open(settings, line, options, environment, files, until).await?;
+    let ended = success.beside(work.work(until, stop)).await;
+    let closed = work.close().await;
     success.look().await;
     ended?;
     closed
@@ -106,15 +107,16 @@ fn above(path: &Path) -> &Path {
 impl Offline {
     async fn open(
         settings: &Settings,
-        offline: &OfflineSettings,
+        line: Line,
         mut options: Options,
         environment: Arc<dyn Environment>,
         files: Arc<dyn Files>,
         until: Until,
     ) -> Result<Self, RunError> {
-        source::as_member(&mut options, &settings.line_name(Line::Offline));
+        let declared = settings.table(line).ok_or(RunError::NoTable)?;
+        source::as_member(&mut options, &settings.line_name(line));
         let cluster = Cluster::new(options.clone(), Arc::clone(&environment))?;
-        let sources = sources(settings, Line::Offline, &cluster).await?;
+        let sources = sources(settings, line, &cluster).await?;
         let ends = match until {
             Until::End => {
                 sources.iter().map(|source| (source.key.partition.clone(), source.visible_end)).collect()
@@ -128,27 +130,28 @@ impl Offline {
                 described?;
             }
         }
-        let failed = |doing, source| RunError::Files { doing, path: offline.table.clone(), source };
-        match files.make_dir(&offline.table) {
+        let failed = |doing, source| RunError::Files { doing, path: declared.table.clone(), source };
+        match files.make_dir(&declared.table) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
                 return Err(failed("make the table's directory", error));
             }
             // Whoever made it may not have come to make it durable.
             _ => files
-                .sync_dir(above(&offline.table))
+                .sync_dir(above(&declared.table))
                 .map_err(|error| failed("keep the table's directory", error))?,
         }
-        let table = Table::new(Arc::clone(&files), &offline.table);
-        let shape = offline.line.shape.settled().await?;
+        let table = Table::new(Arc::clone(&files), &declared.table);
+        let shape = declared.line.shape.settled().await?;
         let encoded = shape.encoded().cloned();
-        let line_settings = LineSettings { shape, ..offline.line.clone() };
-        let store = open_store(offline, files).await?;
+        let line_settings = LineSettings { shape, ..declared.line.clone() };
+        let store = open_store(declared, files).await?;
         let (group, shares, _) = Shares::new();
         let consumer = Consumer::with_offsets(cluster.clone(), Arc::new(group));
         consumer.subscribe(settings.topics.iter().cloned())?;
         Ok(Self {
             settings: settings.clone(),
-            memory_max: offline.memory_max,
+            line,
+            memory_max: declared.memory_max,
             line_settings,
             options,
             environment,
@@ -237,12 +240,12 @@ impl Offline {
     ) -> Result<BTreeMap<TopicPartition, Begin>, RunError> {
         let partitions: BTreeSet<_> = partitions.into_iter().collect();
         let wanted = |partition: &TopicPartition| partitions.contains(partition);
-        let sources = match source::sources_of(&self.settings, Line::Offline, &self.cluster, wanted).await {
+        let sources = match source::sources_of(&self.settings, self.line, &self.cluster, wanted).await {
             // It is asked for again if they stay assigned.
             Err(error) if source::is_for_now(&error) => return Ok(BTreeMap::new()),
             sources => sources?,
         };
-        let stored = self.store.list(&self.settings.line_name(Line::Offline)).await?;
+        let stored = self.store.list(&self.settings.line_name(self.line)).await?;
         let known: BTreeSet<_> = stored.into_iter().map(|(key, _)| key.partition.topic).collect();
         let mut opened = BTreeMap::new();
         for source in sources {
@@ -292,7 +295,8 @@ impl Offline {
         let opened =
             Partition::open(key.clone(), store, table, line, begin, token, self.environment.now()).await?;
         let Some(DeadLetterSettings { topic }) = &self.settings.dead_letters else { return Ok(opened) };
-        let (group, environment) = (self.settings.dead_letters_group(), Arc::clone(&self.environment));
+        let (group, environment) =
+            (self.settings.dead_letters_group(self.line), Arc::clone(&self.environment));
         let mut options = self.options.clone();
         (options.group_id, options.group_instance_id) = (None, None);
         let letters =
@@ -323,7 +327,7 @@ impl Offline {
     fn note(&mut self, name: &TopicPartition, reading: &Reading) {
         let (to, letters) = (reading.partition.committed(), reading.partition.letters());
         let done = self.done.entry(name.clone()).or_insert_with(|| Done {
-            line: Line::Offline,
+            line: self.line,
             partition: name.clone(),
             from: reading.from,
             to,
@@ -408,7 +412,7 @@ impl Offline {
         if others.is_empty() {
             return Ok(true);
         }
-        for (key, stored) in self.store.list(&self.settings.line_name(Line::Offline)).await? {
+        for (key, stored) in self.store.list(&self.settings.line_name(self.line)).await? {
             let Some(end) = others.get(&key.partition).copied() else { continue };
             if stored.committed.next >= end
                 || !source::is_anything_left(&self.cluster, &key.partition, stored.committed.next, end)
@@ -535,9 +539,9 @@ impl Offline {
     /// What an error of the consumer's means.
     async fn stopped(&mut self, error: Error) -> RunError {
         let Some(partition) = source::out_of_range(&error) else {
-            return source::told(&self.settings.line_name(Line::Offline), error);
+            return source::told(&self.settings.line_name(self.line), error);
         };
-        let Ok(sources) = sources(&self.settings, Line::Offline, &self.cluster).await else {
+        let Ok(sources) = sources(&self.settings, self.line, &self.cluster).await else {
             return error.into();
         };
         let Some(now) = sources.iter().find(|source| source.key.partition == *partition) else {

@@ -20,7 +20,7 @@ use crate::files::Files;
 use crate::key::{Key, LineName};
 use crate::partition::PartitionError;
 use crate::registry::RegistryError;
-use crate::settings::{Line, Settings};
+use crate::settings::{Line, NearlineOutput, Settings};
 use crate::store::StoreError;
 use crate::{nearline, offline};
 
@@ -34,7 +34,7 @@ pub(crate) const CLOSE_MAX: Duration = Duration::from_secs(5);
 pub enum RunError {
     /// What is about a table, where none is declared.
     #[error(
-        "there is no line [offline]: positions of the near-real-time line are its consumer group's, and are in no table"
+        "no line that is declared has a table, and this is about one: [offline] has one, and [nearline] with table = \"DIRECTORY\""
     )]
     NoTable,
     /// The brokers, or the client.
@@ -198,14 +198,14 @@ pub async fn run(
 ) -> Result<Vec<Done>, RunError> {
     let (stopping, stopped) = watch::channel(false);
     let mut lines = JoinSet::new();
-    if let Some(offline) = settings.offline.clone() {
+    for (line, _) in settings.tables() {
         let (settings, options, environment) = (settings.clone(), options.clone(), environment.clone());
-        let stop = asked(stopped.clone());
-        lines.spawn(async move {
-            offline::run(&settings, &offline, options, environment, files, until, stop).await
-        });
+        let (files, stop) = (Arc::clone(&files), asked(stopped.clone()));
+        lines.spawn(
+            async move { offline::run(&settings, line, options, environment, files, until, stop).await },
+        );
     }
-    if let Some(nearline) = settings.nearline.clone() {
+    if let Some(NearlineOutput::Topic(nearline)) = settings.nearline.clone() {
         let (settings, stop) = (settings.clone(), asked(stopped));
         lines.spawn(
             async move { nearline::run(&settings, &nearline, options, environment, until, stop).await },

@@ -17,7 +17,7 @@ use crate::output::{self, Output};
 use crate::run::RunError;
 use crate::settings::{Line, NearlineSettings, Settings};
 use crate::source::{Source, sources};
-use crate::verify::{Finding, Verified};
+use crate::verify::{Finding, Verified, both};
 
 /// Compares every partition; `others` says for each from where up to where the other line has come, if there is one. With each goes
 /// what it holds of that range, as far as both have it.
@@ -66,12 +66,6 @@ pub(crate) async fn verify(
         all.push((verified, digest));
     }
     Ok(all)
-}
-
-/// What lies in both ranges.
-fn both(one: Range, other: Range) -> Option<Range> {
-    let (start, end) = (one.start.max(other.start), one.end.min(other.end));
-    (start < end).then(|| Range::new(start, end))
 }
 
 async fn compare(
