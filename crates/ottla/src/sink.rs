@@ -59,7 +59,7 @@ pub(crate) struct SinkArgs {
 enum LineArg {
     /// Into the table
     Offline,
-    /// Near real time, into a topic or a table
+    /// Near real time, into what is declared
     Nearline,
 }
 

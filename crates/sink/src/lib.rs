@@ -5,9 +5,9 @@
 //! (`staging`), a directory in place of another (`exchange`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
 //! `server_store`, `redis_store` and `postgres_store`), records that are no rows (`letters`, `verdicts`), one partition that goes
 //! through all of it (`partition`), what its files say of themselves (`footer`) and what was removed of them (`expired`), what is declared
-//! (`settings`, `value_settings`, `positions`), which partitions are this instance's (`shares`), what is read and whether it continues (`source`), hours that are complete (`success`), the line into the table at work (`offline`), the
-//! one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`), both of them (`run`), what can be said of
-//! it from outside (`status`, `replay`, `digest`, `verify_nearline`, `verify`), positions from the table itself (`repair`), and what keeps it in order (`compact`, `expire`). Invariant: a
+//! (`settings`, `value_settings`, `positions`), which partitions are this instance's (`shares`) and which are another's by now (`taken`), what is read and whether it continues (`source`), hours that are complete (`success`), lines into tables at work (`offline`), the
+//! near-real-time one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`) or into streams (`stream_settings`, `stream_entry`, `stream_store`, `stream`), both lines (`run`), what can be said of
+//! it from outside (`status`, `replay`, `digest`, `beside`, `verify_nearline`, `verify_stream`, `verify`), positions from the table itself (`repair`), and what keeps it in order (`compact`, `expire`). Invariant: a
 //! range is frozen before its files are in the table, and committed after; whoever repeats it writes the same files.
 
 mod key;
@@ -43,6 +43,7 @@ mod settings;
 mod value_settings;
 mod positions;
 mod shares;
+mod taken;
 mod source;
 mod log_reader;
 mod success;
@@ -51,11 +52,17 @@ mod origin;
 mod output;
 mod nearline_position;
 mod nearline;
+mod stream_settings;
+mod stream_entry;
+mod stream_store;
+mod stream;
 mod run;
 mod status;
 mod replay;
 mod digest;
+mod beside;
 mod verify_nearline;
+mod verify_stream;
 mod verify;
 mod repair;
 mod compact;
@@ -92,5 +99,7 @@ pub use store::{
     Acquire, Change, Entry as StoreEntry, Frozen, Held, PositionStore, Rebuild, StoreError, Stored, acquired,
     committed, frozen, rebuilt,
 };
+pub use stream_settings::StreamSettings;
+pub use stream_store::StreamError;
 pub use table::{Ahead, Listing, Table, TableFile};
 pub use verify::{Finding, Verified, verify};

@@ -12,10 +12,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Admin, Begin, Cluster, Consumer, Environment, Error, Options, Records, Start};
+use client::{Admin, Begin, Cluster, Consumer, Environment, Error, Options, Records};
 use offsets::Log;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use wire::{Offset, TopicPartition};
 
 use crate::encoded::Encoded;
@@ -24,13 +24,14 @@ use crate::key::Key;
 use crate::letters::TopicLetters;
 use crate::partition::{Chunk, LineSettings, Partition, PartitionError};
 use crate::positions::open_store;
-use crate::run::{Done, LOOK_EVERY, RunError, Until};
+use crate::run::{self, Done, LOOK_EVERY, RunError, Until};
 use crate::settings::{DeadLetterSettings, Line, Settings};
 use crate::shares::{Share, Shares};
 use crate::source::{self, sources};
 use crate::store::{PositionStore, StoreError};
 use crate::success::Success;
 use crate::table::Table;
+use crate::taken::TakenOver;
 
 /// A partition that is read.
 struct Reading {
@@ -38,13 +39,6 @@ struct Reading {
     log: Log,
     from: Offset,
     records: u64,
-}
-
-/// A partition that another instance has taken hold of, and that the group has not taken from this one yet.
-struct Taken {
-    why: RunError,
-    /// The group would have said by then that it is another's.
-    until: Instant,
 }
 
 /// The line at work.
@@ -62,7 +56,7 @@ struct Offline {
     store: Arc<dyn PositionStore>,
     table: Table,
     readings: BTreeMap<TopicPartition, Reading>,
-    taken_over: BTreeMap<TopicPartition, Taken>,
+    taken_over: TakenOver,
     /// What was done in partitions that were given up since.
     done: BTreeMap<TopicPartition, Done>,
     /// Where the partitions ended at the start, if that is where the line is to end.
@@ -117,12 +111,7 @@ impl Offline {
         source::as_member(&mut options, &settings.line_name(line));
         let cluster = Cluster::new(options.clone(), Arc::clone(&environment))?;
         let sources = sources(settings, line, &cluster).await?;
-        let ends = match until {
-            Until::End => {
-                sources.iter().map(|source| (source.key.partition.clone(), source.visible_end)).collect()
-            }
-            Until::Stopped => BTreeMap::new(),
-        };
+        let ends = source::ends(until, &sources);
         if let Some(dead_letters) = &settings.dead_letters {
             // Before it is needed, and without its being made on the way with a retention that nobody chose.
             let topic = std::slice::from_ref(&dead_letters.topic);
@@ -161,7 +150,7 @@ impl Offline {
             store,
             table,
             readings: BTreeMap::new(),
-            taken_over: BTreeMap::new(),
+            taken_over: TakenOver::default(),
             done: BTreeMap::new(),
             ends,
             encoded,
@@ -280,8 +269,7 @@ impl Offline {
             partition.check_log(log.start)?;
             let committed = partition.stored().committed;
             source::check(partition.key(), committed, &log)?;
-            let begin = Begin { start: Start::Offset(committed.next), leader_epoch: committed.leader_epoch };
-            begins.insert(name.clone(), begin);
+            begins.insert(name.clone(), source::begin_at(committed));
             let reading = Reading { partition, log, from: committed.next, records: 0 };
             self.readings.insert(name, reading);
         }
@@ -325,18 +313,15 @@ impl Offline {
 
     /// Remembers what was done.
     fn note(&mut self, name: &TopicPartition, reading: &Reading) {
-        let (to, letters) = (reading.partition.committed(), reading.partition.letters());
-        let done = self.done.entry(name.clone()).or_insert_with(|| Done {
+        let done = Done {
             line: self.line,
             partition: name.clone(),
             from: reading.from,
-            to,
-            records: 0,
-            letters: 0,
-        });
-        done.to = to;
-        done.records += reading.records;
-        done.letters += letters;
+            to: reading.partition.committed(),
+            records: reading.records,
+            letters: reading.partition.letters(),
+        };
+        run::note(&mut self.done, done);
     }
 
     /// Deals with what came of a partition's work: that another has it is for the group to say too, and soon.
@@ -354,11 +339,9 @@ impl Offline {
     }
 
     fn taken_over_by_another(&mut self, name: &TopicPartition, why: RunError) {
-        tracing::warn!(partition = %name, %why, "it is let go");
         // Nothing of it is read until the group has decided; what is not assigned any more cannot be paused.
         let _ = self.consumer.pause([name]);
-        let until = Instant::now() + self.options.session_timeout;
-        self.taken_over.insert(name.clone(), Taken { why, until });
+        self.taken_over.add(name, why, self.options.session_timeout);
     }
 
     // What is read.
@@ -370,9 +353,8 @@ impl Offline {
         let due = due.map(|due| Duration::from_millis(u64::try_from(due.0 - now.0).unwrap_or(0)));
         let is_looking =
             until == Until::End || self.readings.values().any(|reading| reading.partition.is_repeating());
-        let over = self.taken_over.values().map(|taken| taken.until).min();
-        let over = over.map(|over| over.saturating_duration_since(Instant::now()));
-        let wait = due.into_iter().chain(over).chain(is_looking.then_some(LOOK_EVERY)).min();
+        let wait =
+            due.into_iter().chain(self.taken_over.wait()).chain(is_looking.then_some(LOOK_EVERY)).min();
         async move {
             match wait {
                 Some(wait) => sleep(wait).await,
@@ -502,11 +484,7 @@ impl Offline {
             }
             self.worked(&name, worked)?;
         }
-        let is_over = |taken: &Taken| taken.until <= Instant::now();
-        match self.taken_over.values().any(is_over) {
-            true => Err(self.taken_over.pop_first().expect("one is there").1.why),
-            false => Ok(()),
-        }
+        self.taken_over.over().map_or(Ok(()), Err)
     }
 
     /// Writes out what takes most while all together takes too much.
@@ -538,17 +516,12 @@ impl Offline {
 
     /// What an error of the consumer's means.
     async fn stopped(&mut self, error: Error) -> RunError {
-        let Some(partition) = source::out_of_range(&error) else {
-            return source::told(&self.settings.line_name(self.line), error);
+        let at = |partition: &TopicPartition| {
+            let Reading { partition, .. } = self.readings.get(partition)?;
+            Some((partition.key().clone(), partition.committed(), partition.read()))
         };
-        let Ok(sources) = sources(&self.settings, self.line, &self.cluster).await else {
-            return error.into();
-        };
-        let Some(now) = sources.iter().find(|source| source.key.partition == *partition) else {
-            return error.into();
-        };
-        let Some(Reading { partition, .. }) = self.readings.get(partition) else { return error.into() };
-        source::passed(partition.key(), partition.committed(), partition.read(), &now.log)
+        let at = source::out_of_range(&error).and_then(at);
+        source::stopped(&self.settings, self.line, &self.cluster, error, at).await
     }
 
     /// Commits what is in hand, everywhere it can be, and leaves the group.

@@ -36,7 +36,7 @@ impl fmt::Debug for Positions {
 }
 
 const POSTGRES: &str = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE";
-const REDIS: &str = "redis://USER:PASSWORD@HOST:PORT/NUMBER";
+pub(crate) const REDIS: &str = "redis://USER:PASSWORD@HOST:PORT/NUMBER";
 
 impl FromStr for Positions {
     type Err = String;

@@ -3,6 +3,7 @@
 //! Each has a task, a consumer and positions of its own, so that a slow table does not hold back the topic. An error of one ends the
 //! other in order: whatever ends them, what is in hand of both is committed first.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
@@ -22,7 +23,8 @@ use crate::partition::PartitionError;
 use crate::registry::RegistryError;
 use crate::settings::{Line, NearlineOutput, Settings};
 use crate::store::StoreError;
-use crate::{nearline, offline};
+use crate::stream_store::StreamError;
+use crate::{nearline, offline, stream};
 
 /// How often it is looked at what comes to pass without a record.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -46,6 +48,9 @@ pub enum RunError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A stream of the near-real-time line's.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
     /// There is no schema to read by.
     #[error(transparent)]
     Schema(#[from] SchemaError),
@@ -184,6 +189,18 @@ pub struct Done {
     pub letters: u64,
 }
 
+/// Adds what was done in a partition to what was done there before.
+pub(crate) fn note(all: &mut BTreeMap<TopicPartition, Done>, done: Done) {
+    match all.get_mut(&done.partition) {
+        None => drop(all.insert(done.partition.clone(), done)),
+        Some(before) => {
+            before.to = done.to;
+            before.records += done.records;
+            before.letters += done.letters;
+        }
+    }
+}
+
 /// Runs the lines that are declared until `stop` or, if that is wanted, until the end of what is there. Whatever ends one of them,
 /// what is in hand of all is committed first; what went wrong first is the error.
 ///
@@ -205,11 +222,15 @@ pub async fn run(
             async move { offline::run(&settings, line, options, environment, files, until, stop).await },
         );
     }
-    if let Some(NearlineOutput::Topic(nearline)) = settings.nearline.clone() {
-        let (settings, stop) = (settings.clone(), asked(stopped));
-        lines.spawn(
-            async move { nearline::run(&settings, &nearline, options, environment, until, stop).await },
-        );
+    let (declared, stop_nearline) = (settings.clone(), asked(stopped));
+    match settings.nearline.clone() {
+        Some(NearlineOutput::Topic(topic)) => drop(lines.spawn(async move {
+            nearline::run(&declared, &topic, options, environment, until, stop_nearline).await
+        })),
+        Some(NearlineOutput::Stream(stream)) => drop(lines.spawn(async move {
+            stream::run(&declared, &stream, options, environment, until, stop_nearline).await
+        })),
+        Some(NearlineOutput::Table(_)) | None => {}
     }
     tokio::pin!(stop);
     let mut failure = None;

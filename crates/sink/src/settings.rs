@@ -22,6 +22,7 @@ use crate::partition::LineSettings;
 use crate::plan::Limits;
 use crate::positions::Positions;
 use crate::run::RunError;
+use crate::stream_settings::{self, StreamSettings};
 use crate::value_settings::value_format;
 
 /// A declaration of a sink.
@@ -75,6 +76,8 @@ pub enum NearlineOutput {
     Topic(NearlineSettings),
     /// A table of small files.
     Table(Box<TableSettings>),
+    /// Streams of a Redis.
+    Stream(StreamSettings),
 }
 
 /// The near-real-time line into a topic.
@@ -515,14 +518,19 @@ fn nearline(
     format: Format,
     offline: Option<&TableSettings>,
 ) -> Result<NearlineOutput, Problem> {
-    const OUTPUTS: [(&str, &str); 2] = [("topic", "\"orders.out\""), ("table", "\"/data/orders-now\"")];
+    const OUTPUTS: [(&str, &str); 3] = [
+        ("topic", "\"orders.out\""),
+        ("table", "\"/data/orders-now\""),
+        ("stream", "\"redis://HOST:PORT/0\""),
+    ];
     let declared = OUTPUTS.iter().filter_map(|(key, _)| Some((*key, section.table.get(*key)?)));
     let mut declared: Vec<_> = declared.collect();
     declared.sort_by_key(|(_, value)| value.span().start);
     match declared[..] {
         [] => {
-            let outputs = OUTPUTS.map(|(key, example)| format!("{key} = {example}")).join(" and ");
-            let what = format!("{}topic is missing, or another output: {outputs} are some", section.name);
+            let outputs = OUTPUTS.map(|(key, example)| format!("{key} = {example}")).join(", ");
+            let what =
+                format!("{}topic is missing, or another output; one of {outputs} says it", section.name);
             Err(Problem::new(section.span, what))
         }
         [("table", value)] => {
@@ -538,6 +546,7 @@ fn nearline(
                 None => Ok(NearlineOutput::Table(Box::new(table))),
             }
         }
+        [("stream", _)] => Ok(NearlineOutput::Stream(stream_settings::stream(section)?)),
         [_] => Ok(NearlineOutput::Topic(output_topic(section, topics)?)),
         [(one, _), (other, value), ..] => {
             let what = format!("there are {one} and {other}: a line has one output");
@@ -675,7 +684,7 @@ mod tests {
         check_behind_top(
             "[nearline]\n",
             expect![[
-                r#"line 3, column 1: nearline.topic is missing, or another output: topic = "orders.out" and table = "/data/orders-now" are some"#
+                r#"line 3, column 1: nearline.topic is missing, or another output; one of topic = "orders.out", table = "/data/orders-now", stream = "redis://HOST:PORT/0" says it"#
             ]],
         );
         check_behind_top(

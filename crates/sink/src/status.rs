@@ -16,6 +16,8 @@ use crate::run::RunError;
 use crate::settings::{Line, NearlineOutput, NearlineSettings, Settings, TableSettings};
 use crate::source::{Source, sources};
 use crate::store::StoreError;
+use crate::stream_settings::StreamSettings;
+use crate::stream_store::StreamStore;
 use crate::table::Table;
 
 /// One partition of one line.
@@ -29,7 +31,7 @@ pub struct Status {
     pub read: Option<Offset>,
     /// Up to where everything is in the output, once.
     pub committed: Option<Offset>,
-    /// Up to where the table holds files; in a line into a topic, whose transactions carry both, what is committed.
+    /// Up to where the table holds files; in a line into a topic or a stream, where both are one, what is committed.
     pub output: Option<Offset>,
     /// A range on its way into the table.
     pub frozen: Option<Range>,
@@ -58,6 +60,9 @@ pub async fn status(
     }
     if let Some(NearlineOutput::Topic(topic)) = &settings.nearline {
         all.extend(of_topic(settings, topic, cluster).await?);
+    }
+    if let Some(NearlineOutput::Stream(stream)) = &settings.nearline {
+        all.extend(of_streams(settings, stream, cluster).await?);
     }
     let committed: BTreeMap<_, _> =
         all.iter().map(|status| ((status.line, status.partition.clone()), status.committed)).collect();
@@ -138,6 +143,27 @@ async fn of_topic(
         let kept = kept.map(|committed| Kept::read(committed, &source.key, output.id)).transpose()?;
         let committed = kept.map(|kept| kept.position.next);
         all.push(Status { read: committed, output: committed, ..new(Line::Nearline, &source, committed) });
+    }
+    measure(cluster, &mut all).await?;
+    Ok(all)
+}
+
+async fn of_streams(
+    settings: &Settings,
+    declared: &StreamSettings,
+    cluster: &Cluster,
+) -> Result<Vec<Status>, RunError> {
+    let store = StreamStore::connect(settings, declared).await?;
+    let mut all = Vec::new();
+    for source in sources(settings, Line::Nearline, cluster).await? {
+        let stored = store.kept(&source.key).await?;
+        let committed = stored.as_ref().map(|stored| stored.position.next);
+        all.push(Status {
+            read: committed,
+            output: committed,
+            updated: stored.map(|stored| stored.updated),
+            ..new(Line::Nearline, &source, committed)
+        });
     }
     measure(cluster, &mut all).await?;
     Ok(all)

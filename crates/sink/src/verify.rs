@@ -33,7 +33,7 @@ use crate::settings::{Line, NearlineOutput, Settings, TableSettings};
 use crate::source::{Source, sources};
 use crate::store::{PositionStore, Stored};
 use crate::table::{Table, TableFile};
-use crate::verify_nearline;
+use crate::{verify_nearline, verify_stream};
 
 /// Something that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +141,9 @@ pub async fn verify(
             };
             all.into_iter().map(&mut digest).collect()
         }
+        Some(NearlineOutput::Stream(stream)) => {
+            verify_stream::verify(settings, stream, cluster, offline_range).await?
+        }
         None => Vec::new(),
     };
     let mut digests: BTreeMap<_, _> = nearline
@@ -153,6 +156,7 @@ pub async fn verify(
     };
     let output = match &settings.nearline {
         Some(NearlineOutput::Table(_)) => "near-real-time one",
+        Some(NearlineOutput::Stream(_)) => "stream",
         _ => "output topic",
     };
     for (mut verified, digest) in nearline {
