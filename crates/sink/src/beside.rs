@@ -76,6 +76,20 @@ impl<'a> Beside<'a> {
         })
     }
 
+    /// The output has lost what was before `start` by now.
+    pub(crate) fn removed_before(&mut self, start: Offset) {
+        if matches!(self.removed, Removed::Before(before) if before >= start) {
+            return;
+        }
+        self.removed = Removed::Before(start);
+        self.digest.within = match self.last {
+            None => self.digest.within.and_then(|within| behind(within, start)),
+            // Which of what is between has come is not known.
+            Some(last) if last.plus(1) < start => None,
+            Some(_) => self.digest.within,
+        };
+    }
+
     /// The output's next record, which is at `place`.
     pub(crate) async fn take(
         &mut self,

@@ -25,8 +25,6 @@ const PERMISSIONS: &str = "allow the user the streams and the positions beside t
      and +@hash +@stream +@scripting +exists (ACL SETUSER)";
 /// How often it is tried to take hold where others come before.
 const TRIES_MAX: u32 = 100;
-/// Partitions that are asked about at once.
-const TOGETHER_MAX: usize = 100;
 
 /// Says with which entry a stream ends, whether that is there still or not.
 const LAST: &str = "
@@ -319,20 +317,22 @@ impl StreamStore {
     /// What there is of partitions, each at a moment of its own.
     pub(crate) async fn look(&self, partitions: &[TopicPartition]) -> Result<Vec<Seen>, StoreError> {
         let mut all = Vec::with_capacity(partitions.len());
-        for partitions in partitions.chunks(TOGETHER_MAX) {
-            for partition in partitions {
-                let place = self.place(partition);
-                all.push(insist(|| self.seen(&place)).await?);
-            }
+        for partition in partitions {
+            all.push(self.look_at(partition).await?);
         }
         Ok(all)
     }
 
+    /// What there is of one.
+    pub(crate) async fn look_at(&self, partition: &TopicPartition) -> Result<Seen, StoreError> {
+        let place = self.place(partition);
+        insist(|| self.seen(&place)).await
+    }
+
     /// Where the line is in a partition, for those who only look.
     pub(crate) async fn kept(&self, key: &Key) -> Result<Option<Stored>, StreamError> {
-        let place = self.place(&key.partition);
-        let seen = insist(|| self.seen(&place)).await?;
-        Ok(checked(&seen, key, &place)?.cloned())
+        let seen = self.look_at(&key.partition).await?;
+        Ok(checked(&seen, key, &self.place(&key.partition))?.cloned())
     }
 
     async fn seen(&self, place: &str) -> Result<Seen, StoreError> {
@@ -414,8 +414,8 @@ impl StreamStore {
         insist(|| async {
             let mut asking = redis::cmd("XRANGE");
             asking.arg(&place).arg(from.to_string()).arg(to.to_string()).arg("COUNT").arg(count);
-            let found: Result<Vec<(String, Vec<Vec<u8>>)>, RedisError> =
-                asking.query_async(&mut self.connection.commands()).await;
+            type Found = Vec<(String, Vec<Vec<u8>>)>;
+            let found: Result<Found, RedisError> = asking.query_async(&mut self.connection.commands()).await;
             let found = found.map_err(|error| self.connection.refused(&place, error))?;
             let entry = |(id, fields): (String, Vec<Vec<u8>>)| {
                 let problem = format!("{id:?} is no id");

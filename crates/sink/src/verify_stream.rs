@@ -73,6 +73,11 @@ async fn compare(
         let entries = store.entries(&source.key.partition, begin, seen.last, count).await?;
         let Some((last, _)) = entries.last() else { break };
         from = last.next();
+        // Behind the entries: what a line that runs has trimmed meanwhile is known then.
+        let now = store.look_at(&source.key.partition).await?;
+        if let Some(now) = now.stored.filter(|now| now.topic_id == stored.topic_id) {
+            beside.removed_before(now.trimmed_to);
+        }
         let bytes: usize = entries.iter().flat_map(|(_, fields)| fields).map(Vec::len).sum();
         count = (PAGE_BYTES / (bytes / entries.len()).max(1)).clamp(1, PAGE_ENTRIES_MAX);
         for (id, fields) in entries {

@@ -444,6 +444,24 @@ async fn what_the_line_trims_is_passed_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn verify_beside_a_line_that_trims_finds_nothing() {
+    let world = World::new(1).await;
+    let redis = Redis::start().await;
+    let lines = format!("{}stream_max_len = 150\n", streams(&redis));
+    let running = world.start(Until::Stopped, &lines);
+    for round in 1..=10 {
+        world.send(0, 0..300).await;
+        let verified = world.verified(&lines).await;
+        assert!(verified[0].is_clean(), "{round}: {verified:?}");
+    }
+    world.until_committed(&lines, Line::Nearline, 3_000).await;
+    running.abort();
+    let _ = running.await;
+    let one = &world.verified(&lines).await[0];
+    assert!(one.is_clean() && one.rows + one.passed == 3_000, "{one:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_user_of_a_stream_needs_no_more_than_is_documented() {
     let world = World::new(1).await;
     let redis = Redis::start().await;

@@ -20,8 +20,8 @@ use client::{
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sink::{
-    Chunk, Compaction, Expiries, Expiry, Extra, FileStore, Format, Key, Layout, Limits, LineSettings, Merges,
-    Partition, PartitionError, PositionStore, RunError, Settings, Shape, Table, Until, UpkeepOutcome,
+    Chunk, Compaction, Expiries, Expiry, Extra, FileStore, Format, Key, Layout, Limits, Line, LineSettings,
+    Merges, Partition, PartitionError, PositionStore, RunError, Settings, Shape, Table, Until, UpkeepOutcome,
     Verified,
 };
 use support::{Disk, Fate, Process, Steps};
@@ -119,7 +119,7 @@ impl Origin {
                 std::future::pending(),
             );
             run.await.unwrap();
-            let stored = FileStore::new(files, TABLE).list(&settings.offline_name()).await.unwrap();
+            let stored = FileStore::new(files, TABLE).list(&settings.line_name(Line::Offline)).await.unwrap();
             stored[0].0.clone()
         });
         Self { runtime, broker, key, log: (0..ALL).map(record).collect() }
