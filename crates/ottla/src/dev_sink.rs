@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Admin, Cluster, Error, Execution, NewTopic, Options, TokioEnvironment};
-use sink::{LocalFiles, Settings, Until};
+use sink::{LocalFiles, NearlineOutput, Settings, Until};
 use wire::Str;
 
 use crate::failure::Failure;
@@ -49,7 +49,7 @@ async fn make_topics(settings: &Settings, cluster: &Cluster) -> Result<Vec<Strin
     let mut wanted: Vec<Str> = settings.topics.clone();
     wanted.extend(settings.dead_letters.iter().map(|letters| letters.topic.clone()));
     let mut made = create(&admin, &missing(&admin, &wanted).await?, None).await?;
-    if let Some(nearline) = &settings.nearline {
+    if let Some(NearlineOutput::Topic(nearline)) = &settings.nearline {
         let described = admin.describe_topics(&settings.topics).await?;
         let counts = described.into_iter().map(|(_, topic)| topic.map(|topic| topic.partitions.len()));
         let most = counts.collect::<Result<Vec<_>, _>>()?.into_iter().max();

@@ -61,7 +61,7 @@ pub(crate) struct SinkArgs {
 enum LineArg {
     /// Into the table
     Offline,
-    /// Into the topic
+    /// Near real time, into what is declared
     Nearline,
 }
 
@@ -105,7 +105,8 @@ struct DlqListArgs {}
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Each is sent once, as it was before it became a letter, whatever is stopped when. They come behind
-what is in their topics by now, and the sink takes them anew: correct the declaration before.")]
+what is in their topics by now, and the sink takes them anew: correct the declaration before. Where
+both lines have a table, both have a letter of a record: the offline line's are sent.")]
 struct DlqReplayArgs {
     /// Show what would be sent, and send nothing
     #[arg(long)]
@@ -151,7 +152,7 @@ values of a table whose format is bytes (common says where).
 Exit code 0 when each record is there, once; 1 otherwise.")]
 struct VerifyArgs {}
 
-/// Rebuild positions that the store has lost from the table's own files
+/// Rebuild positions that the store has lost from a table's own files
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The footer of each file says which range it belongs to, and how many files and rows that range has.
@@ -167,7 +168,7 @@ struct RepairArgs {
     dry_run: bool,
 }
 
-/// Make larger files of a table's small ones, while lines go on writing
+/// Make larger files of the tables' small ones, while lines go on writing
 #[derive(Debug, Args)]
 #[command(after_help = "\
 In one directory, files of one partition that stand one behind the other become one, if all that is in
@@ -189,7 +190,7 @@ struct CompactArgs {
     older_than: i64,
 }
 
-/// Remove the hours or days of a table that are old enough, while lines go on writing
+/// Remove the hours or days of the tables that are old enough, while lines go on writing
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A directory goes whole: who lists it finds all of its files or none. What goes is written down before,
@@ -384,9 +385,10 @@ async fn dlq(
             return output.print(&report);
         }
     };
-    let mut report = Report::new(&["topic", "partition", "offset", "message"]);
+    let mut report = Report::new(&["line", "topic", "partition", "offset", "message"]);
     for letter in sink::dead_letters(settings, &cluster, which).await? {
         report.row(vec![
+            letter.line.name().into(),
             letter.partition.topic.as_str().into(),
             letter.partition.partition.0.into(),
             letter.offset.0.into(),
@@ -447,7 +449,7 @@ async fn repair(
     let cluster = connect.cluster(|options| declared(settings, options)).await?;
     let execution = if args.dry_run { Execution::Validate } else { Execution::Apply };
     let all = sink::repair(settings, &cluster, &TokioEnvironment, Arc::new(LocalFiles), execution).await?;
-    let mut report = Report::new(&["topic", "partition", "stored", "frozen", "table", "action"]);
+    let mut report = Report::new(&["line", "topic", "partition", "stored", "frozen", "table", "action"]);
     let shown = |range: Option<String>| range.map_or(Value::Null, Value::from);
     for one in &all {
         let action = match one.action {
@@ -462,6 +464,7 @@ async fn repair(
         let stored = one.stored.map(|stored| format!("[{}, {})", stored.begun, stored.committed.next));
         let frozen = one.stored.and_then(|stored| stored.frozen).map(|frozen| frozen.range.to_string());
         report.row(vec![
+            one.line.name().into(),
             one.partition.topic.as_str().into(),
             one.partition.partition.0.into(),
             shown(stored),
@@ -496,9 +499,10 @@ async fn compact(settings: &Settings, args: &CompactArgs, output: OutputArgs) ->
         Compaction { target_bytes: args.target_bytes, older_than_ms: args.older_than, execution };
     let Merges { merges, findings } =
         sink::compact(settings, &TokioEnvironment, Arc::new(LocalFiles), compaction).await?;
-    let mut report = Report::new(&["directory", "file", "files", "rows", "bytes", "outcome"]);
+    let mut report = Report::new(&["line", "directory", "file", "files", "rows", "bytes", "outcome"]);
     for merge in merges {
         report.row(vec![
+            merge.line.name().into(),
             merge.directory.display().to_string().into(),
             merge.into.to_string().into(),
             merge.files.into(),
@@ -515,9 +519,10 @@ async fn expire(settings: &Settings, args: &ExpireArgs, output: OutputArgs) -> R
     let expiry = Expiry { older_than_ms: args.older_than, execution };
     let Expiries { directories, findings } =
         sink::expire(settings, &TokioEnvironment, Arc::new(LocalFiles), expiry).await?;
-    let mut report = Report::new(&["directory", "files", "rows", "outcome"]);
+    let mut report = Report::new(&["line", "directory", "files", "rows", "outcome"]);
     for one in directories {
         report.row(vec![
+            one.line.name().into(),
             one.directory.display().to_string().into(),
             one.files.into(),
             one.rows.into(),

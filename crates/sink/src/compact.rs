@@ -28,7 +28,7 @@ use crate::key::{FileName, Key, Layout, Range};
 use crate::partition::words;
 use crate::positions::open_store;
 use crate::run::RunError;
-use crate::settings::Settings;
+use crate::settings::{Line, Settings, TableSettings};
 use crate::store::Stored;
 use crate::table::{Table, TableFile};
 use crate::verify::Finding;
@@ -73,6 +73,8 @@ impl UpkeepOutcome {
 /// Files that become one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Merge {
+    /// The line whose table it is.
+    pub line: Line,
     /// Within the table.
     pub directory: PathBuf,
     /// The file that they become.
@@ -96,21 +98,36 @@ pub struct Merges {
     pub findings: Vec<Finding>,
 }
 
-/// Merges small files of the table. What an earlier one has left goes first.
+/// Merges small files of each table that is declared. What an earlier one has left goes first.
 pub async fn compact(
     settings: &Settings,
     environment: &dyn Environment,
     files: Arc<dyn Files>,
     compaction: Compaction,
 ) -> Result<Merges, RunError> {
-    let offline = settings.offline.as_ref().ok_or(RunError::NoTable)?;
-    if offline.s3.is_some() {
-        let why = "objects cannot be put in place of others in one step, and who lists them meanwhile would find rows twice or not at all; larger roll_bytes and roll_age make fewer files";
-        return Err(RunError::InObjectStore { table: offline.table.clone(), done: "compacted", why });
+    let mut all = Merges::default();
+    for (line, table) in settings.tables_there()? {
+        compact_table(settings, line, table, environment, Arc::clone(&files), compaction, &mut all).await?;
     }
-    let store = open_store(offline, Arc::clone(&files)).await?;
-    let stored = store.list(&settings.offline_name()).await?;
-    let table = Table::new(files, &offline.table);
+    Ok(all)
+}
+
+async fn compact_table(
+    settings: &Settings,
+    line: Line,
+    declared: &TableSettings,
+    environment: &dyn Environment,
+    files: Arc<dyn Files>,
+    compaction: Compaction,
+    all: &mut Merges,
+) -> Result<(), RunError> {
+    if declared.s3.is_some() {
+        let why = "objects cannot be put in place of others in one step, and who lists them meanwhile would find rows twice or not at all; larger roll_bytes and roll_age make fewer files";
+        return Err(RunError::InObjectStore { table: declared.table.clone(), done: "compacted", why });
+    }
+    let store = open_store(declared, Arc::clone(&files)).await?;
+    let stored = store.list(&settings.line_name(line)).await?;
+    let table = Table::new(files, &declared.table);
     let failed =
         |doing, path: &Path, source| RunError::Files { doing, path: table.root().join(path), source };
     if compaction.execution == Execution::Apply {
@@ -122,16 +139,15 @@ pub async fn compact(
         directories.entry(file.directory.clone()).or_default().push(file);
     }
     let now = environment.now();
-    let mut all = Merges::default();
     for (directory, files) in directories {
         if !is_over(&directory, compaction.older_than_ms, now) {
             continue;
         }
         let token = environment.random();
-        let work = Directory { table: &table, path: &directory, stored: &stored, token };
-        work.compact(&files, compaction, &mut all).map_err(|source| failed("compact", &directory, source))?;
+        let work = Directory { line, table: &table, path: &directory, stored: &stored, token };
+        work.compact(&files, compaction, all).map_err(|source| failed("compact", &directory, source))?;
     }
-    Ok(all)
+    Ok(())
 }
 
 /// Whether a directory's time has ended so long ago. One without a time never ends.
@@ -192,6 +208,7 @@ fn merged(group: &[Candidate]) -> FileName {
 }
 
 struct Directory<'a> {
+    line: Line,
     table: &'a Table,
     /// Within the table.
     path: &'a Path,
@@ -209,6 +226,7 @@ impl Directory<'_> {
         let mut merges: Vec<_> = groups
             .iter()
             .map(|group| Merge {
+                line: self.line,
                 directory: self.path.to_owned(),
                 into: merged(group),
                 files: group.len(),

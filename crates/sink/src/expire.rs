@@ -18,7 +18,7 @@ use crate::footer::Told;
 use crate::key::{FileName, Key, LineName};
 use crate::positions::open_store;
 use crate::run::RunError;
-use crate::settings::Settings;
+use crate::settings::{Line, Settings, TableSettings};
 use crate::store::Stored;
 use crate::table::{Listing, Table, TableFile};
 use crate::verify::Finding;
@@ -35,6 +35,8 @@ pub struct Expiry {
 /// A directory that is old enough.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OldDirectory {
+    /// The line whose table it is.
+    pub line: Line,
     /// Within the table.
     pub directory: PathBuf,
     /// How many files of the line's it has.
@@ -54,22 +56,37 @@ pub struct Expiries {
     pub findings: Vec<Finding>,
 }
 
-/// Removes the directories of the table that are old enough. What an earlier one has left goes first.
+/// Removes the directories that are old enough, of each table that is declared. What an earlier one has left goes first.
 pub async fn expire(
     settings: &Settings,
     environment: &dyn Environment,
     files: Arc<dyn Files>,
     expiry: Expiry,
 ) -> Result<Expiries, RunError> {
-    let offline = settings.offline.as_ref().ok_or(RunError::NoTable)?;
-    let line = settings.offline_name();
-    if offline.s3.is_some() {
-        let why = "an hour's objects cannot be removed in one step, and an instance that slept since it was to put one of them would put it again";
-        return Err(RunError::InObjectStore { table: offline.table.clone(), done: "expired", why });
+    let mut all = Expiries::default();
+    for (line, table) in settings.tables_there()? {
+        expire_table(settings, line, table, environment, Arc::clone(&files), expiry, &mut all).await?;
     }
-    let store = open_store(offline, Arc::clone(&files)).await?;
+    Ok(all)
+}
+
+async fn expire_table(
+    settings: &Settings,
+    of: Line,
+    declared: &TableSettings,
+    environment: &dyn Environment,
+    files: Arc<dyn Files>,
+    expiry: Expiry,
+    all: &mut Expiries,
+) -> Result<(), RunError> {
+    let line = settings.line_name(of);
+    if declared.s3.is_some() {
+        let why = "an hour's objects cannot be removed in one step, and an instance that slept since it was to put one of them would put it again";
+        return Err(RunError::InObjectStore { table: declared.table.clone(), done: "expired", why });
+    }
+    let store = open_store(declared, Arc::clone(&files)).await?;
     let stored = store.list(&line).await?;
-    let table = Table::new(files, &offline.table);
+    let table = Table::new(files, &declared.table);
     let failed =
         |doing, path: &Path, source| RunError::Files { doing, path: table.root().join(path), source };
     if expiry.execution == Execution::Apply {
@@ -85,16 +102,15 @@ pub async fn expire(
     let already = expired::read(&table, &line);
     let already = already.map_err(|source| failed("read what is expired of", Path::new(""), source))?;
     let there = stored.iter().map(|(key, _)| (key, still_there(&table, &listing, key, &already))).collect();
-    let work = Work { table: &table, line: &line, stored: &stored, already, there };
-    let mut all = Expiries::default();
+    let work = Work { of, table: &table, line: &line, stored: &stored, already, there };
     for (directory, files) in directories {
         if is_over(directory, expiry.older_than_ms, now) {
             let token = environment.random();
-            let expired = work.expire(directory, &files, expiry.execution, token, &mut all);
+            let expired = work.expire(directory, &files, expiry.execution, token, all);
             expired.map_err(|source| failed("remove", directory, source))?;
         }
     }
-    Ok(all)
+    Ok(())
 }
 
 /// What is there of what was written down as removed.
@@ -109,6 +125,7 @@ fn still_there(table: &Table, listing: &Listing, key: &Key, already: &Expired) -
 }
 
 struct Work<'a> {
+    of: Line,
     table: &'a Table,
     line: &'a LineName,
     stored: &'a [(Key, Stored)],
@@ -159,6 +176,7 @@ impl Work<'_> {
             },
         };
         all.directories.push(OldDirectory {
+            line: self.of,
             directory: directory.to_owned(),
             files: files.len(),
             rows,

@@ -5,9 +5,9 @@
 //! (`staging`), and of objects (`claims`), a directory in place of another (`exchange`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
 //! `server_store`, `redis_store` and `postgres_store`), records that are no rows (`letters`, `verdicts`), one partition that goes
 //! through all of it (`partition`), what its files say of themselves (`footer`) and what was removed of them (`expired`), what is declared
-//! (`settings`, `value_settings`, `positions`), how fast it may be read and whether at all (`throttle`, `gate`), what is told while it is done (`meter`, `progress`, `metrics`), how it is to be done (`running`), which partitions are this instance's (`shares`), what is read and whether it continues (`source`), hours that are complete (`success`), the line into the table at work (`offline`), the
-//! one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`), who holds them (`pause`), what is looked at beside them (`watch`), both of them (`run`), what can be said of
-//! it from outside (`status`, `replay`, `digest`, `verify_nearline`, `verify`), positions from the table itself (`repair`) and before there are any (`reset`), and what keeps it in order (`compact`, `expire`). Invariant: a
+//! (`settings`, `value_settings`, `positions`), how fast it may be read and whether at all (`throttle`, `gate`), what is told while it is done (`meter`, `progress`, `metrics`), how it is to be done (`running`), which partitions are this instance's (`shares`) and which are another's by now (`taken`), what is read and whether it continues (`source`), hours that are complete (`success`), lines into tables at work (`offline`), the
+//! near-real-time one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`) or into streams (`stream_settings`, `stream_entry`, `stream_store`, `stream`), who holds them (`pause`), what is looked at beside them (`watch`), both lines (`run`), what can be said of
+//! it from outside (`status`, `replay`, `digest`, `beside`, `verify_nearline`, `verify_stream`, `verify`), positions from the table itself (`repair`) and before there are any (`reset`), and what keeps it in order (`compact`, `expire`). Invariant: a
 //! range is frozen before its files are in the table, and committed after; whoever repeats it writes the same files.
 
 mod key;
@@ -53,6 +53,7 @@ mod progress;
 mod metrics;
 mod running;
 mod shares;
+mod taken;
 mod source;
 mod log_reader;
 mod success;
@@ -61,13 +62,19 @@ mod origin;
 mod output;
 mod nearline_position;
 mod nearline;
+mod stream_settings;
+mod stream_entry;
+mod stream_store;
+mod stream;
 mod pause;
 mod watch;
 mod run;
 mod status;
 mod replay;
 mod digest;
+mod beside;
 mod verify_nearline;
+mod verify_stream;
 mod verify;
 mod repair;
 mod reset;
@@ -106,12 +113,15 @@ pub use server_store::{Server as PositionServer, Version as EntryVersion};
 
 pub use settings::size as parse_size;
 pub use settings::{
-    DeadLetterSettings, IfRemoved, Line, NearlineSettings, OfflineSettings, Settings, SettingsError,
+    DeadLetterSettings, IfRemoved, Line, NearlineOutput, NearlineSettings, Settings, SettingsError,
+    TableSettings,
 };
 pub use status::{Status, status};
 pub use store::{
     Acquire, Change, Entry as StoreEntry, Frozen, Held, PositionStore, Rebuild, StoreError, Stored, acquired,
     committed, frozen, rebuilt,
 };
+pub use stream_settings::StreamSettings;
+pub use stream_store::StreamError;
 pub use table::{Ahead, Listing, Table, TableFile};
 pub use verify::{Finding, Verified, verify};

@@ -1,4 +1,4 @@
-//! The near-real-time line at work: every record that is read is written to the output topic, in transactions that carry the positions.
+//! The near-real-time line into a topic at work: every record that is read is written to it, in transactions that carry the positions.
 //!
 //! Each instance has a transactional id. One that comes back under its old one ends what it left open *before* it reads the positions;
 //! of what another left open, the positions are only to be had when it is over (KIP-447). A transaction's positions are committed in
@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use client::{
     Admin, Begin, Cluster, ConsumedRecord, Consumer, ConsumerGroupMetadata, Environment, Error, ErrorKind,
-    Options, Producer, ProducerRecord, Reached, Records, Start, Transaction,
+    Options, Producer, ProducerRecord, Reached, Records, Transaction,
 };
 use offsets::{Log, Position};
 use tokio::sync::mpsc;
@@ -27,11 +27,11 @@ use crate::meter::{Meter, Standing, Work};
 use crate::nearline_position::Kept;
 use crate::origin;
 use crate::output::{self, Output};
-use crate::run::{CLOSE_MAX, Done, LOOK_EVERY, RunError, Until};
+use crate::run::{self, CLOSE_MAX, Done, LOOK_EVERY, RunError, Until};
 use crate::running::{Orders, Running};
 use crate::settings::{Line, NearlineSettings, Settings};
 use crate::shares::{Losses, Share, Shares};
-use crate::source::{self, sources, told};
+use crate::source::{self, begin_at, sources, told};
 
 /// A position that does not move is committed again after this time: brokers forget a group's offsets some days after their commit.
 const RENEW_EVERY_MS: i64 = 60 * 60 * 1000;
@@ -169,12 +169,7 @@ impl Nearline {
         let line = settings.line_name(Line::Nearline);
         let sources = sources(settings, Line::Nearline, &cluster).await?;
         output.check_partitions(sources.iter().map(|source| &source.key.partition))?;
-        let ends = match until {
-            Until::End => {
-                sources.iter().map(|source| (source.key.partition.clone(), source.visible_end)).collect()
-            }
-            Until::Stopped => BTreeMap::new(),
-        };
+        let ends = source::ends(until, &sources);
         meter.aim(Line::Nearline, &ends);
         let (group, shares, losses) = Shares::new();
         let consumer = Consumer::with_offsets(cluster.clone(), Arc::new(group));
@@ -268,7 +263,7 @@ impl Nearline {
                 }
             };
             source::check(&source.key, kept.position, &log)?;
-            begins.insert(partition.clone(), begin(kept.position));
+            begins.insert(partition.clone(), begin_at(kept.position));
             let reading = Reading {
                 log,
                 from: kept.position.next,
@@ -307,17 +302,15 @@ impl Nearline {
     fn note(&mut self, reading: &Reading) {
         self.tell(reading);
         self.meter.let_go(Line::Nearline, &reading.key.partition);
-        let (partition, to) = (&reading.key.partition, reading.committed.next);
-        let done = self.done.entry(partition.clone()).or_insert_with(|| Done {
+        let done = Done {
             line: Line::Nearline,
-            partition: partition.clone(),
+            partition: reading.key.partition.clone(),
             from: reading.from,
-            to,
-            records: 0,
+            to: reading.committed.next,
+            records: reading.records,
             letters: 0,
-        });
-        done.to = to;
-        done.records += reading.records;
+        };
+        run::note(&mut self.done, done);
     }
 
     /// For those who look: what is in an open transaction is no work yet.
@@ -485,7 +478,7 @@ impl Nearline {
         let Some(reading) = reading.filter(|_| records.is_wanted()) else { return Ok(None) };
         if records.position() < reading.read.next {
             // What is written already does not come again, whatever the consumer was told before it was another's meanwhile.
-            let _ = self.consumer.seek(records.partition(), begin(reading.read));
+            let _ = self.consumer.seek(records.partition(), begin_at(reading.read));
             return Ok(None);
         }
         let committed = reading.committed.next;
@@ -630,7 +623,7 @@ impl Nearline {
             // What was lost may have been handed out anew: from where, is said then.
             if !is_another {
                 // What is not read any more is about to be taken away.
-                let _ = self.consumer.seek(name, begin(reading.committed));
+                let _ = self.consumer.seek(name, begin_at(reading.committed));
             }
         }
         Ok(())
@@ -689,15 +682,12 @@ impl Nearline {
 
     /// What an error of the consumer's means.
     async fn stopped(&self, error: Error) -> RunError {
-        let Some(partition) = source::out_of_range(&error) else { return told(&self.line, error) };
-        let Ok(sources) = sources(&self.settings, Line::Nearline, &self.cluster).await else {
-            return error.into();
+        let at = |partition: &TopicPartition| {
+            let Reading { key, committed, read, .. } = self.readings.get(partition)?;
+            Some((key.clone(), committed.next, read.next))
         };
-        let Some(now) = sources.iter().find(|source| source.key.partition == *partition) else {
-            return error.into();
-        };
-        let Some(reading) = self.readings.get(partition) else { return error.into() };
-        source::passed(&reading.key, reading.committed.next, reading.read.next, &now.log)
+        let at = source::out_of_range(&error).and_then(at);
+        source::stopped(&self.settings, Line::Nearline, &self.cluster, error, at).await
     }
 }
 
@@ -712,10 +702,6 @@ enum Passed {
 
 fn is_old(reading: &Reading, now: Millis) -> bool {
     now.0 - reading.committed_at.0 >= RENEW_EVERY_MS
-}
-
-fn begin(position: Position) -> Begin {
-    Begin { start: Start::Offset(position.next), leader_epoch: position.leader_epoch }
 }
 
 /// The record as it goes into the output.

@@ -1,4 +1,4 @@
-//! The offline line at work: reads what its group hands out, gives every partition what it takes, and ends in order.
+//! A line into a table at work, the offline one or one near real time: reads what its group hands out, gives every partition what it takes, and ends in order.
 //!
 //! One task reads and writes. It takes hold of each partition that it is handed, compares what is stored with the table and with the
 //! log, and reads on from exactly there; one that is asked back is committed and let go. Nothing is decided here about ranges; what
@@ -12,10 +12,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Admin, Begin, Cluster, Consumer, Environment, Error, Options, Records, Start};
+use client::{Admin, Begin, Cluster, Consumer, Environment, Error, Options, Records};
 use offsets::Log;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use wire::{Offset, TopicPartition};
 
 use crate::encoded::Encoded;
@@ -26,15 +26,16 @@ use crate::letters::TopicLetters;
 use crate::meter::{Meter, Standing, Work};
 use crate::partition::{Chunk, LineSettings, Partition, PartitionError};
 use crate::positions::open_store;
-use crate::run::{Done, LOOK_EVERY, RunError, Until};
+use crate::run::{self, Done, LOOK_EVERY, RunError, Until};
 use crate::running::{Orders, Pace, Running};
-use crate::settings::{DeadLetterSettings, Line, OfflineSettings, Settings};
+use crate::settings::{DeadLetterSettings, Line, Settings};
 use crate::shares::{Share, Shares};
 use crate::source::{self, sources};
 use crate::staging;
 use crate::store::{PositionStore, StoreError};
 use crate::success::Success;
 use crate::table::{self, Table};
+use crate::taken::TakenOver;
 
 /// A partition that is read.
 struct Reading {
@@ -47,16 +48,10 @@ struct Reading {
     old_until: Option<Offset>,
 }
 
-/// A partition that another instance has taken hold of, and that the group has not taken from this one yet.
-struct Taken {
-    why: RunError,
-    /// The group would have said by then that it is another's.
-    until: Instant,
-}
-
 /// The line at work.
 struct Offline {
     settings: Settings,
+    line: Line,
     memory_max: usize,
     line_settings: LineSettings,
     /// The client's, for those who send dead letters.
@@ -71,7 +66,7 @@ struct Offline {
     store: Arc<dyn PositionStore>,
     table: Table,
     readings: BTreeMap<TopicPartition, Reading>,
-    taken_over: BTreeMap<TopicPartition, Taken>,
+    taken_over: TakenOver,
     /// What was done in partitions that were given up since.
     done: BTreeMap<TopicPartition, Done>,
     /// Where the partitions ended at the start, if that is where the line is to end.
@@ -87,19 +82,19 @@ struct Offline {
 /// first.
 pub(crate) async fn run(
     settings: &Settings,
-    offline: &OfflineSettings,
+    line: Line,
     options: Options,
     environment: Arc<dyn Environment>,
     files: Arc<dyn Files>,
     orders: Orders,
     stop: impl Future<Output = ()>,
 ) -> Result<Vec<Done>, RunError> {
-    let files = table::files_of(offline, files)?;
+    let files = table::files_of(settings.table(line).ok_or(RunError::NoTable)?, files)?;
     let until = orders.running.until;
-    let mut success = Success::open(settings, offline, &options, &environment, &files).await?;
-    let mut line = Offline::open(settings, offline, options, environment, files, orders).await?;
-    let ended = success.beside(line.work(until, stop)).await;
-    let closed = line.close().await;
+    let mut success = Success::open(settings, line, &options, &environment, &files).await?;
+    let mut work = Offline::open(settings, line, options, environment, files, orders).await?;
+    let ended = success.beside(work.work(until, stop)).await;
+    let closed = work.close().await;
     success.look().await;
     ended?;
     closed
@@ -118,22 +113,18 @@ pub(crate) fn above(path: &Path) -> &Path {
 impl Offline {
     async fn open(
         settings: &Settings,
-        offline: &OfflineSettings,
+        line: Line,
         mut options: Options,
         environment: Arc<dyn Environment>,
         files: Arc<dyn Files>,
         Orders { running: Running { until, pace, meter, .. }, gate }: Orders,
     ) -> Result<Self, RunError> {
-        source::as_member(&mut options, &settings.line_name(Line::Offline));
+        let declared = settings.table(line).ok_or(RunError::NoTable)?;
+        source::as_member(&mut options, &settings.line_name(line));
         let cluster = Cluster::new(options.clone(), Arc::clone(&environment))?;
-        let sources = sources(settings, Line::Offline, &cluster).await?;
-        let ends = match until {
-            Until::End => {
-                sources.iter().map(|source| (source.key.partition.clone(), source.visible_end)).collect()
-            }
-            Until::Stopped => BTreeMap::new(),
-        };
-        meter.aim(Line::Offline, &ends);
+        let sources = sources(settings, line, &cluster).await?;
+        let ends = source::ends(until, &sources);
+        meter.aim(line, &ends);
         if let Some(dead_letters) = &settings.dead_letters {
             // Before it is needed, and without its being made on the way with a retention that nobody chose.
             let topic = std::slice::from_ref(&dead_letters.topic);
@@ -141,32 +132,33 @@ impl Offline {
                 described?;
             }
         }
-        let failed = |doing, source| RunError::Files { doing, path: offline.table.clone(), source };
-        match files.make_dir(&offline.table) {
+        let failed = |doing, source| RunError::Files { doing, path: declared.table.clone(), source };
+        match files.make_dir(&declared.table) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
                 return Err(failed("make the table's directory", error));
             }
             // Whoever made it may not have come to make it durable.
             _ => files
-                .sync_dir(above(&offline.table))
+                .sync_dir(above(&declared.table))
                 .map_err(|error| failed("keep the table's directory", error))?,
         }
         if let Some(bucket) = files.bucket() {
             let name = format!("probe-{:016x}", environment.random());
-            let probed = bucket.probe(&offline.table.join(staging::DIRECTORY).join(name));
+            let probed = bucket.probe(&declared.table.join(staging::DIRECTORY).join(name));
             probed.map_err(|error| failed("write to", error))?;
         }
-        let table = Table::new(Arc::clone(&files), &offline.table);
-        let shape = offline.line.shape.settled().await?;
+        let table = Table::new(Arc::clone(&files), &declared.table);
+        let shape = declared.line.shape.settled().await?;
         let encoded = shape.encoded().cloned();
-        let line_settings = LineSettings { shape, ..offline.line.clone() };
-        let store = open_store(offline, files).await?;
+        let line_settings = LineSettings { shape, ..declared.line.clone() };
+        let store = open_store(declared, files).await?;
         let (group, shares, _) = Shares::new();
         let consumer = Consumer::with_offsets(cluster.clone(), Arc::new(group));
         consumer.subscribe(settings.topics.iter().cloned())?;
         Ok(Self {
             settings: settings.clone(),
-            memory_max: offline.memory_max,
+            line,
+            memory_max: declared.memory_max,
             line_settings,
             options,
             environment,
@@ -179,7 +171,7 @@ impl Offline {
             store,
             table,
             readings: BTreeMap::new(),
-            taken_over: BTreeMap::new(),
+            taken_over: TakenOver::default(),
             done: BTreeMap::new(),
             ends,
             encoded,
@@ -194,7 +186,7 @@ impl Offline {
             if until == Until::End && self.is_at_end() && self.is_everything_in().await? {
                 return Ok(());
             }
-            if self.gate.settle(&self.consumer, |name| self.taken_over.contains_key(name)) == Turned::Paused {
+            if self.gate.settle(&self.consumer, |name| self.taken_over.contains(name)) == Turned::Paused {
                 self.finish_all().await?;
             }
             let (wait, is_open) = (self.wait(until), self.gate.is_open());
@@ -262,12 +254,12 @@ impl Offline {
     ) -> Result<BTreeMap<TopicPartition, Begin>, RunError> {
         let partitions: BTreeSet<_> = partitions.into_iter().collect();
         let wanted = |partition: &TopicPartition| partitions.contains(partition);
-        let sources = match source::sources_of(&self.settings, Line::Offline, &self.cluster, wanted).await {
+        let sources = match source::sources_of(&self.settings, self.line, &self.cluster, wanted).await {
             // It is asked for again if they stay assigned.
             Err(error) if source::is_for_now(&error) => return Ok(BTreeMap::new()),
             sources => sources?,
         };
-        let stored = self.store.list(&self.settings.line_name(Line::Offline)).await?;
+        let stored = self.store.list(&self.settings.line_name(self.line)).await?;
         let known: BTreeSet<_> = stored.into_iter().map(|(key, _)| key.partition.topic).collect();
         let mut opened = BTreeMap::new();
         for source in sources {
@@ -302,8 +294,7 @@ impl Offline {
             partition.check_log(log.start)?;
             let committed = partition.stored().committed;
             source::check(partition.key(), committed, &log)?;
-            let begin = Begin { start: Start::Offset(committed.next), leader_epoch: committed.leader_epoch };
-            begins.insert(name.clone(), begin);
+            begins.insert(name.clone(), source::begin_at(committed));
             let old_until =
                 (self.pace == Pace::Backfill && committed.next < visible_end).then_some(visible_end);
             if old_until.is_some() {
@@ -323,7 +314,8 @@ impl Offline {
         let opened =
             Partition::open(key.clone(), store, table, line, begin, token, self.environment.now()).await?;
         let Some(DeadLetterSettings { topic }) = &self.settings.dead_letters else { return Ok(opened) };
-        let (group, environment) = (self.settings.dead_letters_group(), Arc::clone(&self.environment));
+        let (group, environment) =
+            (self.settings.dead_letters_group(self.line), Arc::clone(&self.environment));
         let mut options = self.options.clone();
         (options.group_id, options.group_instance_id) = (None, None);
         let letters =
@@ -353,19 +345,16 @@ impl Offline {
     /// Remembers what was done.
     fn note(&mut self, name: &TopicPartition, reading: &Reading) {
         self.tell(name, reading);
-        self.meter.let_go(Line::Offline, name);
-        let (to, letters) = (reading.partition.committed(), reading.partition.letters());
-        let done = self.done.entry(name.clone()).or_insert_with(|| Done {
-            line: Line::Offline,
+        self.meter.let_go(self.line, name);
+        let done = Done {
+            line: self.line,
             partition: name.clone(),
             from: reading.from,
-            to,
-            records: 0,
-            letters: 0,
-        });
-        done.to = to;
-        done.records += reading.records;
-        done.letters += letters;
+            to: reading.partition.committed(),
+            records: reading.records,
+            letters: reading.partition.letters(),
+        };
+        run::note(&mut self.done, done);
     }
 
     /// For those who look.
@@ -374,7 +363,7 @@ impl Offline {
         let (letters, placed) = (partition.letters(), partition.placed());
         let (files, commits) = (placed.files, placed.ranges);
         let work = Work { records: *records, bytes: *bytes, letters, files, commits };
-        self.meter.tell(Line::Offline, name, standing, work);
+        self.meter.tell(self.line, name, standing, work);
     }
 
     /// Deals with what came of a partition's work: that another has it is for the group to say too, and soon.
@@ -408,12 +397,10 @@ impl Offline {
     }
 
     fn taken_over_by_another(&mut self, name: &TopicPartition, why: RunError) {
-        tracing::warn!(partition = %name, %why, "it is let go");
-        self.meter.failed(Line::Offline);
+        self.meter.failed(self.line);
         // Nothing of it is read until the group has decided; what is not assigned any more cannot be paused.
         let _ = self.consumer.pause([name]);
-        let until = Instant::now() + self.options.session_timeout;
-        self.taken_over.insert(name.clone(), Taken { why, until });
+        self.taken_over.add(name, why, self.options.session_timeout);
     }
 
     // What is read.
@@ -426,9 +413,8 @@ impl Offline {
         let is_looked_at =
             |reading: &Reading| reading.partition.is_repeating() || reading.old_until.is_some();
         let is_looking = until == Until::End || self.readings.values().any(is_looked_at);
-        let over = self.taken_over.values().map(|taken| taken.until).min();
-        let over = over.map(|over| over.saturating_duration_since(Instant::now()));
-        let wait = due.into_iter().chain(over).chain(is_looking.then_some(LOOK_EVERY)).min();
+        let wait =
+            due.into_iter().chain(self.taken_over.wait()).chain(is_looking.then_some(LOOK_EVERY)).min();
         async move {
             match wait {
                 Some(wait) => sleep(wait).await,
@@ -462,7 +448,7 @@ impl Offline {
         if others.is_empty() {
             return Ok(true);
         }
-        for (key, stored) in self.store.list(&self.settings.line_name(Line::Offline)).await? {
+        for (key, stored) in self.store.list(&self.settings.line_name(self.line)).await? {
             let Some(end) = others.get(&key.partition).copied() else { continue };
             if stored.committed.next >= end
                 || !source::is_anything_left(&self.cluster, &key.partition, stored.committed.next, end)
@@ -565,11 +551,7 @@ impl Offline {
             }
             self.worked(&name, worked)?;
         }
-        let is_over = |taken: &Taken| taken.until <= Instant::now();
-        match self.taken_over.values().any(is_over) {
-            true => Err(self.taken_over.pop_first().expect("one is there").1.why),
-            false => Ok(()),
-        }
+        self.taken_over.over().map_or(Ok(()), Err)
     }
 
     /// Writes out what takes most while all together takes too much.
@@ -601,17 +583,12 @@ impl Offline {
 
     /// What an error of the consumer's means.
     async fn stopped(&mut self, error: Error) -> RunError {
-        let Some(partition) = source::out_of_range(&error) else {
-            return source::told(&self.settings.line_name(Line::Offline), error);
+        let at = |partition: &TopicPartition| {
+            let Reading { partition, .. } = self.readings.get(partition)?;
+            Some((partition.key().clone(), partition.committed(), partition.read()))
         };
-        let Ok(sources) = sources(&self.settings, Line::Offline, &self.cluster).await else {
-            return error.into();
-        };
-        let Some(now) = sources.iter().find(|source| source.key.partition == *partition) else {
-            return error.into();
-        };
-        let Some(Reading { partition, .. }) = self.readings.get(partition) else { return error.into() };
-        source::passed(partition.key(), partition.committed(), partition.read(), &now.log)
+        let at = source::out_of_range(&error).and_then(at);
+        source::stopped(&self.settings, self.line, &self.cluster, error, at).await
     }
 
     /// Commits what is in hand, everywhere it can be, and leaves the group.

@@ -10,7 +10,7 @@ use crate::file_store::FileStore;
 use crate::files::Files;
 use crate::postgres_store::PostgresStore;
 use crate::redis_store::RedisStore;
-use crate::settings::OfflineSettings;
+use crate::settings::TableSettings;
 use crate::store::{PositionStore, StoreError};
 
 /// Where positions are kept.
@@ -36,7 +36,7 @@ impl fmt::Debug for Positions {
 }
 
 const POSTGRES: &str = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE";
-const REDIS: &str = "redis://USER:PASSWORD@HOST:PORT/NUMBER";
+pub(crate) const REDIS: &str = "redis://USER:PASSWORD@HOST:PORT/NUMBER";
 
 impl FromStr for Positions {
     type Err = String;
@@ -64,11 +64,11 @@ impl FromStr for Positions {
 
 /// The store that is declared. `files` are the table's.
 pub async fn open_store(
-    offline: &OfflineSettings,
+    table: &TableSettings,
     files: Arc<dyn Files>,
 ) -> Result<Arc<dyn PositionStore>, StoreError> {
-    Ok(match &offline.positions {
-        Positions::Beside => Arc::new(FileStore::new(files, &offline.table)),
+    Ok(match &table.positions {
+        Positions::Beside => Arc::new(FileStore::new(files, &table.table)),
         Positions::Postgres(address) => Arc::new(PostgresStore::connect(address).await?),
         Positions::Redis(address) => Arc::new(RedisStore::connect(address).await?),
     })

@@ -21,7 +21,7 @@ use crate::key::{Key, Layout, LineName, Range};
 use crate::partition::PartitionError;
 use crate::positions::open_store;
 use crate::run::RunError;
-use crate::settings::{Line, Settings};
+use crate::settings::{Line, Settings, TableSettings};
 use crate::source::sources;
 use crate::staging::{self, NotClaimed};
 use crate::store::{Acquire, Frozen, PositionStore, Rebuild, Stored};
@@ -46,6 +46,8 @@ pub enum RepairAction {
 /// One partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repair {
+    /// The line whose table it is.
+    pub line: Line,
     /// The partition.
     pub partition: TopicPartition,
     /// What the store said.
@@ -60,8 +62,8 @@ pub struct Repair {
     pub findings: Vec<Finding>,
 }
 
-/// Looks what the table says of each partition of the topics, and gives it to a store that says less. Nothing is changed if anything
-/// is refused, or if it is only validated.
+/// Looks what each table that is declared says of each partition of the topics, and gives it to a store that says less. Nothing is
+/// changed of a table if anything of it is refused, or if it is only validated.
 ///
 /// It takes hold of what it changes: a line that runs ends.
 pub async fn repair(
@@ -71,24 +73,41 @@ pub async fn repair(
     files: Arc<dyn Files>,
     execution: Execution,
 ) -> Result<Vec<Repair>, RunError> {
-    let offline = settings.offline.as_ref().ok_or(RunError::NoTable)?;
-    let files = table::files_of(offline, files)?;
-    let store = open_store(offline, Arc::clone(&files)).await?;
-    let table = Table::new(files, &offline.table);
-    let (stored, listing) = look(settings, &*store, &table).await?;
-    let sent =
-        Admin::new(cluster.clone()).group_offsets(&Str::copy_from(&settings.dead_letters_group())).await?;
+    let mut all = Vec::new();
+    for (line, table) in settings.tables_there()? {
+        all.extend(
+            repair_table(settings, line, table, cluster, environment, Arc::clone(&files), execution).await?,
+        );
+    }
+    Ok(all)
+}
+
+async fn repair_table(
+    settings: &Settings,
+    line: Line,
+    declared: &TableSettings,
+    cluster: &Cluster,
+    environment: &dyn Environment,
+    files: Arc<dyn Files>,
+    execution: Execution,
+) -> Result<Vec<Repair>, RunError> {
+    let files = table::files_of(declared, files)?;
+    let store = open_store(declared, Arc::clone(&files)).await?;
+    let table = Table::new(files, &declared.table);
+    let (stored, listing) = look(&settings.line_name(line), &*store, &table).await?;
+    let group = Str::copy_from(&settings.dead_letters_group(line));
+    let sent = Admin::new(cluster.clone()).group_offsets(&group).await?;
     let sent = |partition: &TopicPartition| {
         let expired = || sent.expired.get(partition).map(|expired| expired.offset);
         sent.committed.get(partition).map(|committed| committed.offset).or_else(expired)
     };
     let mut all = Vec::new();
-    for source in sources(settings, Line::Offline, cluster).await? {
+    for source in sources(settings, line, cluster).await? {
         let stored = stored.iter().find(|(key, _)| key.partition == source.key.partition);
         let log = Log { start: source.log.start, sent: sent(&source.key.partition) };
         let claimed = claimed(&table, &source.key)?;
         let (mut repair, epoch) =
-            examine(&table, &source.key, stored.map(|(_, stored)| stored), claimed, &listing, log);
+            examine((line, &table), &source.key, stored.map(|(_, stored)| stored), claimed, &listing, log);
         if let Some((key, _)) = stored
             && *key != source.key
         {
@@ -118,21 +137,20 @@ struct Log {
 
 /// What the store and the table hold at one moment, unless a line is too busy.
 async fn look(
-    settings: &Settings,
+    line: &LineName,
     store: &dyn PositionStore,
     table: &Table,
 ) -> Result<(Vec<(Key, Stored)>, (Listing, Expired)), RunError> {
-    let line = settings.offline_name();
-    let mut before = store.list(&line).await?;
+    let mut before = store.list(line).await?;
     for _ in 1..LOOKS_MAX {
-        let listing = list(table, &line)?;
-        let after = store.list(&line).await?;
+        let listing = list(table, line)?;
+        let after = store.list(line).await?;
         if before == after {
             return Ok((after, listing));
         }
         before = after;
     }
-    Ok((before, list(table, &line)?))
+    Ok((before, list(table, line)?))
 }
 
 /// What is there, and what was removed for its age.
@@ -188,7 +206,8 @@ async fn apply(
         NotClaimed::Failed(source) => failed(source),
     })?;
     let listing = list(table, &key.line)?;
-    let (mut again, _) = examine(table, key, Some(&held.stored), claimed(table, key)?, &listing, log);
+    let claimed = claimed(table, key)?;
+    let (mut again, _) = examine((repair.line, table), key, Some(&held.stored), claimed, &listing, log);
     if let RepairAction::Rebuild(range, frozen) = again.action {
         let (begun, committed) = (range.start, frozen.map_or(range.end, |frozen| frozen.range.start));
         let (fence, now) = (held.fence, environment.now());
@@ -210,7 +229,7 @@ impl Repair {
 
 /// What is to be done about a partition, and the highest epoch in its files' footers.
 fn examine(
-    table: &Table,
+    (line, table): (Line, &Table),
     key: &Key,
     stored: Option<&Stored>,
     claimed: Option<Frozen>,
@@ -230,6 +249,7 @@ fn examine(
         by_range.entry(part.range).or_default().push((None, part));
     }
     let mut repair = Repair {
+        line,
         partition: key.partition.clone(),
         stored: stored.copied(),
         table: None,

@@ -16,7 +16,7 @@ use wire::{Offset, PartitionId, Str, TopicPartition, Uuid};
 
 use crate::letters::{HEADER_PREFIX, names};
 use crate::run::RunError;
-use crate::settings::Settings;
+use crate::settings::{Line, Settings};
 
 /// How often it is looked whether what is left is nothing that anybody gets to see.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -26,6 +26,8 @@ const CLOSE_MAX: Duration = Duration::from_secs(5);
 /// A letter that was read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetter {
+    /// The line that it was no row for.
+    pub line: Line,
     /// Where its record came from.
     pub partition: TopicPartition,
     /// The record's offset there.
@@ -40,18 +42,19 @@ pub struct DeadLetter {
 
 impl DeadLetter {
     /// A letter of this line, if the record is one.
-    fn read(record: &ConsumedRecord, line: &str) -> Option<Self> {
+    fn read(record: &ConsumedRecord, settings: &Settings, line: Line) -> Option<Self> {
         // The last one of a name: the record may be a letter of a letter.
         let told = |name: &str| {
             let named = |key: &str| key.strip_prefix(HEADER_PREFIX) == Some(name);
             let header = record.headers.iter().rev().find(|header| named(&header.key))?;
             std::str::from_utf8(header.value.as_deref()?).ok()
         };
-        if told(names::CONNECTOR_NAME)? != line {
+        if told(names::CONNECTOR_NAME)? != settings.line_name(line).as_str() {
             return None;
         }
         let partition = PartitionId(told(names::PARTITION)?.parse().ok()?);
         Some(Self {
+            line,
             partition: TopicPartition::new(Str::copy_from(told(names::TOPIC)?), partition),
             offset: Offset(told(names::OFFSET)?.parse().ok()?),
             topic_id: told(names::TOPIC_ID).and_then(|id| id.parse().ok()),
@@ -92,35 +95,34 @@ pub struct Replayed {
     pub passed: u64,
 }
 
-/// The group that keeps up to where letters were sent back, and the transactional id of whoever does.
-fn replay_name(settings: &Settings) -> String {
-    format!("{}.dlq-replay", settings.name)
-}
-
-/// The letters of a sink, partition by partition of their topic. Empty without [`Settings::dead_letters`].
+/// The letters of a sink, line by line, and partition by partition of their topic. Empty without [`Settings::dead_letters`].
 pub async fn dead_letters(
     settings: &Settings,
     cluster: &Cluster,
     which: Which,
 ) -> Result<Vec<DeadLetter>, RunError> {
     let mut letters = Vec::new();
-    each(settings, cluster, which, |letter| letters.push(letter)).await?;
+    // Those of one line are sent back.
+    let lines_max = if which == Which::Waiting { 1 } else { usize::MAX };
+    for (line, _) in settings.tables().into_iter().take(lines_max) {
+        each(settings, line, cluster, which, |letter| letters.push(letter)).await?;
+    }
     Ok(letters)
 }
 
-/// Shows every letter of a sink.
+/// Shows every letter of a line.
 pub(crate) async fn each(
     settings: &Settings,
+    line: Line,
     cluster: &Cluster,
     which: Which,
     mut look: impl FnMut(DeadLetter),
 ) -> Result<(), RunError> {
     let Some(dead_letters) = &settings.dead_letters else { return Ok(()) };
-    let line = settings.offline_name();
     let begins = match which {
         Which::All => BTreeMap::new(),
         Which::Waiting => {
-            let group = Str::copy_from(&replay_name(settings));
+            let group = Str::copy_from(&settings.replay_group(line));
             sent_back(Admin::new(cluster.clone()).group_offsets(&group).await?)
         }
     };
@@ -128,7 +130,7 @@ pub(crate) async fn each(
     let spans = spans(cluster, &partitions, begins).await?;
     let mut reader = Reader::new(cluster, spans)?;
     while let Some(records) = reader.next().await? {
-        records.iter().filter_map(|record| DeadLetter::read(record, line.as_str())).for_each(&mut look);
+        records.iter().filter_map(|record| DeadLetter::read(record, settings, line)).for_each(&mut look);
         reader.done(records);
     }
     reader.close().await;
@@ -136,14 +138,16 @@ pub(crate) async fn each(
 }
 
 /// Sends every letter that waits back to the partition it came from, without the headers that made it one. Each is sent once,
-/// whatever is stopped when.
+/// whatever is stopped when. Where two lines have letters they are those of the first: both have one of each record.
 pub async fn replay(
     settings: &Settings,
     mut options: Options,
     environment: Arc<dyn Environment>,
 ) -> Result<Replayed, RunError> {
     let Some(dead_letters) = &settings.dead_letters else { return Ok(Replayed::default()) };
-    let (line, name) = (settings.offline_name(), replay_name(settings));
+    let Some(&(line, _)) = settings.tables().first() else { return Ok(Replayed::default()) };
+    // The group that keeps up to where letters were sent back, and the transactional id of whoever does.
+    let name = settings.replay_group(line);
     // What a transaction may still take back is neither a letter nor a position.
     options.isolation_level = Isolation::ReadCommitted;
     options.group_id = Some(name.clone());
@@ -165,7 +169,7 @@ pub async fn replay(
         let transaction = producer.begin().await?;
         let (mut sent, mut passed) = (0, 0);
         for record in records.iter() {
-            match DeadLetter::read(record, line.as_str()) {
+            match DeadLetter::read(record, settings, line) {
                 Some(letter) => {
                     // The commit waits for it, and fails if it does.
                     drop(transaction.enqueue(letter.back()).await?);

@@ -17,10 +17,12 @@ use crate::output::{self, Output};
 use crate::partition::Partition;
 use crate::positions::open_store;
 use crate::run::RunError;
-use crate::settings::{Line, NearlineSettings, OfflineSettings, Settings};
+use crate::settings::{Line, NearlineOutput, NearlineSettings, Settings, TableSettings};
 use crate::source::{Source, sources};
 use crate::status::status;
-use crate::table::Table;
+use crate::stream_settings::StreamSettings;
+use crate::stream_store::{Acquire, StreamStore};
+use crate::table::{self, Table};
 
 /// What setting a position does, or would do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,11 +133,17 @@ pub async fn reset(
         }
         begins
     };
-    if let Some(offline) = &settings.offline {
-        begin_offline(offline, environment, files, begins(Line::Offline)).await?;
+    for (line, table) in settings.tables() {
+        begin_table(table, environment, Arc::clone(&files), begins(line)).await?;
     }
-    if let Some(nearline) = &settings.nearline {
-        begin_nearline(settings, nearline, cluster, begins(Line::Nearline)).await?;
+    match &settings.nearline {
+        Some(NearlineOutput::Topic(topic)) => {
+            begin_topic(settings, topic, cluster, begins(Line::Nearline)).await?;
+        }
+        Some(NearlineOutput::Stream(stream)) => {
+            begin_streams(settings, stream, environment, begins(Line::Nearline)).await?;
+        }
+        Some(NearlineOutput::Table(_)) | None => {}
     }
     Ok(resets)
 }
@@ -163,26 +171,30 @@ async fn place(cluster: &Cluster, source: &Source, to: Start) -> Result<Offset, 
 }
 
 /// Takes hold of partitions that nobody has held, which says where they begin, and lets go of them.
-async fn begin_offline(
-    offline: &OfflineSettings,
+async fn begin_table(
+    declared: &TableSettings,
     environment: &Arc<dyn Environment>,
     files: Arc<dyn Files>,
     begins: Vec<(&Source, Offset)>,
 ) -> Result<(), RunError> {
-    let failed =
-        |source| RunError::Files { doing: "make the table's directory", path: offline.table.clone(), source };
-    match files.make_dir(&offline.table) {
+    let failed = |source| RunError::Files {
+        doing: "make the table's directory",
+        path: declared.table.clone(),
+        source,
+    };
+    let files = table::files_of(declared, files)?;
+    match files.make_dir(&declared.table) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed(error)),
-        _ => files.sync_dir(crate::offline::above(&offline.table)).map_err(failed)?,
+        _ => files.sync_dir(crate::offline::above(&declared.table)).map_err(failed)?,
     }
-    let store = open_store(offline, Arc::clone(&files)).await?;
-    let table = Table::new(files, &offline.table);
+    let store = open_store(declared, Arc::clone(&files)).await?;
+    let table = Table::new(files, &declared.table);
     for (source, begin) in begins {
         // Two halves of a random number are one.
         let (token, now) = (environment.random() as i64, environment.now());
         let (key, store) = (source.key.clone(), Arc::clone(&store));
         let opened =
-            Partition::open(key, store, table.clone(), offline.line.clone(), begin, token, now).await?;
+            Partition::open(key, store, table.clone(), declared.line.clone(), begin, token, now).await?;
         let stored = opened.stored();
         if stored.committed.next != begin {
             return Err(came_before(source, stored.committed.next));
@@ -191,15 +203,15 @@ async fn begin_offline(
     Ok(())
 }
 
-async fn begin_nearline(
+async fn begin_topic(
     settings: &Settings,
-    nearline: &NearlineSettings,
+    topic: &NearlineSettings,
     cluster: &Cluster,
     begins: Vec<(&Source, Offset)>,
 ) -> Result<(), RunError> {
     let group = Str::copy_from(settings.line_name(Line::Nearline).as_str());
     let admin = Admin::new(cluster.clone());
-    let output = Output::describe(cluster, &nearline.topic).await?;
+    let output = Output::describe(cluster, &topic.topic).await?;
     output.check_partitions(begins.iter().map(|(source, _)| &source.key.partition))?;
     let kept = admin.stable_group_offsets(&group).await?;
     let mut committed = Vec::new();
@@ -209,12 +221,30 @@ async fn begin_nearline(
             return Err(came_before(source, kept.offset));
         }
         let expired = kept.expired.get(partition);
-        output::check_new(cluster, &output, nearline.if_removed, &source.key, expired).await?;
+        output::check_new(cluster, &output, topic.if_removed, &source.key, expired).await?;
         let position = Position { next: begun, leader_epoch: LeaderEpoch::NONE };
         committed.push((partition.clone(), Kept { begun, position }.committed(&source.key, output.id)));
     }
     for (_, set) in admin.commit_group_offsets(&group, &committed).await? {
         set?;
+    }
+    Ok(())
+}
+
+async fn begin_streams(
+    settings: &Settings,
+    declared: &StreamSettings,
+    environment: &Arc<dyn Environment>,
+    begins: Vec<(&Source, Offset)>,
+) -> Result<(), RunError> {
+    let store = StreamStore::connect(settings, declared).await?;
+    for (source, begin) in begins {
+        let (token, now) = (environment.random() as i64, environment.now());
+        let acquire = Acquire { key: &source.key, begin, number_min: 0, token, now };
+        let stored = store.acquire(&acquire).await?;
+        if stored.position.next != begin {
+            return Err(came_before(source, stored.position.next));
+        }
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! Each has a task, a consumer and positions of its own, so that a slow table does not hold back the topic. An error of one ends the
 //! other in order: whatever ends them, what is in hand of both is committed first.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
@@ -22,11 +23,12 @@ use crate::key::{Key, LineName};
 use crate::partition::PartitionError;
 use crate::registry::RegistryError;
 use crate::running::{Orders, Pace, Running};
-use crate::settings::{Line, Settings};
+use crate::settings::{Line, NearlineOutput, Settings};
 use crate::store::StoreError;
+use crate::stream_store::StreamError;
 use crate::throttle::Throttle;
 use crate::watch::Watch;
-use crate::{nearline, offline};
+use crate::{nearline, offline, stream};
 
 /// How often it is looked at what comes to pass without a record.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -38,7 +40,7 @@ pub(crate) const CLOSE_MAX: Duration = Duration::from_secs(5);
 pub enum RunError {
     /// What is about a table, where none is declared.
     #[error(
-        "there is no line [offline]: positions of the near-real-time line are its consumer group's, and are in no table"
+        "no line that is declared has a table, and this is about one: [offline] has one, and [nearline] with table = \"DIRECTORY\""
     )]
     NoTable,
     /// The brokers, or the client.
@@ -50,6 +52,9 @@ pub enum RunError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A stream of the near-real-time line's.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
     /// There is no schema to read by.
     #[error(transparent)]
     Schema(#[from] SchemaError),
@@ -210,6 +215,18 @@ pub struct Done {
     pub letters: u64,
 }
 
+/// Adds what was done in a partition to what was done there before.
+pub(crate) fn note(all: &mut BTreeMap<TopicPartition, Done>, done: Done) {
+    match all.get_mut(&done.partition) {
+        None => drop(all.insert(done.partition.clone(), done)),
+        Some(before) => {
+            before.to = done.to;
+            before.records += done.records;
+            before.letters += done.letters;
+        }
+    }
+}
+
 /// Runs the lines that are declared until `stop` or, if that is wanted, until the end of what is there. Whatever ends one of them,
 /// what is in hand of all is committed first; what went wrong first is the error.
 ///
@@ -235,19 +252,23 @@ pub async fn run(
     };
     let (stopping, stopped) = watch::channel(false);
     let mut lines = JoinSet::new();
-    if let Some(offline) = settings.offline.clone() {
+    for (line, _) in settings.tables() {
         let (settings, options, environment) = (settings.clone(), options.clone(), environment.clone());
-        let (orders, stop) = (orders(Line::Offline), asked(stopped.clone()));
-        lines.spawn(async move {
-            offline::run(&settings, &offline, options, environment, files, orders, stop).await
-        });
-    }
-    if let Some(nearline) = settings.nearline.clone() {
-        let (settings, options, orders, stop) =
-            (settings.clone(), options.clone(), orders(Line::Nearline), asked(stopped));
+        let (files, orders, stop) = (Arc::clone(&files), orders(line), asked(stopped.clone()));
         lines.spawn(
-            async move { nearline::run(&settings, &nearline, options, environment, orders, stop).await },
+            async move { offline::run(&settings, line, options, environment, files, orders, stop).await },
         );
+    }
+    let (declared, stop_nearline) = (settings.clone(), asked(stopped));
+    let orders = orders(Line::Nearline);
+    match settings.nearline.clone() {
+        Some(NearlineOutput::Topic(topic)) => drop(lines.spawn(async move {
+            nearline::run(&declared, &topic, options, environment, orders, stop_nearline).await
+        })),
+        Some(NearlineOutput::Stream(stream)) => drop(lines.spawn(async move {
+            stream::run(&declared, &stream, options, environment, orders, stop_nearline).await
+        })),
+        Some(NearlineOutput::Table(_)) | None => {}
     }
     let looking = watched.look();
     tokio::pin!(stop, looking);

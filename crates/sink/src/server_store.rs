@@ -52,7 +52,9 @@ pub trait Server: Send + Sync + 'static {
 }
 
 /// Asks until there is an answer, for a while.
-async fn insist<T, F: Future<Output = Result<T, StoreError>>>(ask: impl Fn() -> F) -> Result<T, StoreError> {
+pub(crate) async fn insist<T, F: Future<Output = Result<T, StoreError>>>(
+    ask: impl Fn() -> F,
+) -> Result<T, StoreError> {
     let until = Instant::now() + ASK_AGAIN_FOR;
     loop {
         match ask().await {

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::ops::Range as Span;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,9 @@ use crate::key::{Layout, LineName};
 use crate::partition::LineSettings;
 use crate::plan::Limits;
 use crate::positions::Positions;
+use crate::run::RunError;
 use crate::s3::S3Settings;
+use crate::stream_settings::{self, StreamSettings};
 use crate::value_settings::value_format;
 
 /// A declaration of a sink.
@@ -41,9 +43,9 @@ pub struct Settings {
     /// Where records go that cannot be converted; they stop the sink if there is no such place.
     pub dead_letters: Option<DeadLetterSettings>,
     /// The line into a table.
-    pub offline: Option<OfflineSettings>,
-    /// The line into a topic.
-    pub nearline: Option<NearlineSettings>,
+    pub offline: Option<TableSettings>,
+    /// The near-real-time line.
+    pub nearline: Option<NearlineOutput>,
 }
 
 /// One of the lines over the same topics, each with positions of its own.
@@ -51,7 +53,7 @@ pub struct Settings {
 pub enum Line {
     /// Into a table.
     Offline,
-    /// Into a topic, near real time.
+    /// Near real time, into what is declared.
     Nearline,
 }
 
@@ -71,7 +73,18 @@ impl fmt::Display for Line {
     }
 }
 
-/// The line into a topic.
+/// What the near-real-time line writes into.
+#[derive(Clone)]
+pub enum NearlineOutput {
+    /// A topic.
+    Topic(NearlineSettings),
+    /// A table of small files.
+    Table(Box<TableSettings>),
+    /// Streams of a Redis.
+    Stream(StreamSettings),
+}
+
+/// The near-real-time line into a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NearlineSettings {
     /// The output.
@@ -112,9 +125,9 @@ pub struct DeadLetterSettings {
     pub topic: Str,
 }
 
-/// The line into a table.
+/// A line into a table.
 #[derive(Clone)]
-pub struct OfflineSettings {
+pub struct TableSettings {
     /// The table's directory, or its address in an object store.
     pub table: PathBuf,
     /// The store, if it is one.
@@ -130,11 +143,6 @@ pub struct OfflineSettings {
 }
 
 impl Settings {
-    /// Under which name the offline line keeps its positions.
-    pub fn offline_name(&self) -> LineName {
-        self.line_name(Line::Offline)
-    }
-
     /// Under which name a line keeps its positions.
     pub fn line_name(&self, line: Line) -> LineName {
         format!("{}.{line}", self.name).parse().expect("the name leaves room for it")
@@ -156,9 +164,43 @@ impl Settings {
         (!only.lines().is_empty()).then_some(only)
     }
 
-    /// The group that keeps up to where dead letters were sent.
-    pub fn dead_letters_group(&self) -> String {
-        format!("{}.dead-letters", self.name)
+    /// The table of a line, if that is its output.
+    pub fn table(&self, line: Line) -> Option<&TableSettings> {
+        match (line, &self.nearline) {
+            (Line::Offline, _) => self.offline.as_ref(),
+            (Line::Nearline, Some(NearlineOutput::Table(table))) => Some(table),
+            (Line::Nearline, _) => None,
+        }
+    }
+
+    /// The lines that have a table, each with its own.
+    pub fn tables(&self) -> Vec<(Line, &TableSettings)> {
+        let lines = self.lines().into_iter();
+        lines.filter_map(|line| Some((line, self.table(line)?))).collect()
+    }
+
+    /// The same, for those who have nothing to do without one.
+    pub(crate) fn tables_there(&self) -> Result<Vec<(Line, &TableSettings)>, RunError> {
+        match self.tables() {
+            tables if tables.is_empty() => Err(RunError::NoTable),
+            tables => Ok(tables),
+        }
+    }
+
+    /// The group that keeps up to where a line has sent dead letters.
+    pub fn dead_letters_group(&self, line: Line) -> String {
+        match line {
+            Line::Offline => format!("{}.dead-letters", self.name),
+            Line::Nearline => format!("{}.nearline-dead-letters", self.name),
+        }
+    }
+
+    /// The group that keeps up to where a line's dead letters were sent back.
+    pub(crate) fn replay_group(&self, line: Line) -> String {
+        match line {
+            Line::Offline => format!("{}.dlq-replay", self.name),
+            Line::Nearline => format!("{}.nearline-dlq-replay", self.name),
+        }
     }
 }
 
@@ -374,26 +416,28 @@ fn settings(document: &Spanned<DeTable<'_>>) -> Result<Settings, Problem> {
         None => None,
     };
     let offline = match top.section("offline")? {
-        Some(section) => Some(offline(section, format)?),
+        Some(section) => Some(table(section, format.clone(), OFFLINE_AGE_MS)?),
         None => None,
     };
     let nearline = match top.section("nearline")? {
-        Some(section) => Some(nearline(section, &topics)?),
+        Some(section) => Some(nearline(section, &topics, format, offline.as_ref())?),
         None => None,
     };
     if offline.is_none() && nearline.is_none() {
         let what = "there is no line: [offline] with table = \"DIRECTORY\" is one, and [nearline] with topic = \"TOPIC\" is another";
         return Err(Problem { span: None, what: what.to_owned() });
     }
-    let dead_letters = match (dead_letters, &offline) {
-        (Some((span, _)), None) => {
-            let what = "dead letters are what is no row of a table: without [offline] there are none";
-            return Err(Problem::new(span, what));
-        }
-        (dead_letters, _) => dead_letters.map(|(_, dead_letters)| dead_letters),
-    };
     top.end()?;
-    Ok(Settings { name, topics, start, throttle, client, dead_letters, offline, nearline })
+    let (span, dead_letters) = dead_letters.unzip();
+    let settings = Settings { name, topics, start, throttle, client, dead_letters, offline, nearline };
+    match span.filter(|_| settings.tables().is_empty()) {
+        Some(span) => {
+            let what =
+                "dead letters are what is no row of a table: without a line that has one there are none";
+            Err(Problem::new(span, what))
+        }
+        None => Ok(settings),
+    }
 }
 
 fn client_settings(top: &mut Section<'_>) -> Result<Vec<(String, String)>, Problem> {
@@ -444,7 +488,7 @@ fn dead_letters(mut section: Section<'_>, topics: &[Str]) -> Result<DeadLetterSe
 const PUT_BYTES_MAX: u64 = 1 << 30;
 
 /// Where the table is.
-fn table(section: &mut Section<'_>) -> Result<(PathBuf, Option<S3Settings>), Problem> {
+fn address(section: &mut Section<'_>) -> Result<(PathBuf, Option<S3Settings>), Problem> {
     let value = section.required("table", "\"/data/orders\"")?;
     let address = text("table", value)?;
     let settings = section.section("s3")?;
@@ -457,7 +501,10 @@ fn table(section: &mut Section<'_>) -> Result<(PathBuf, Option<S3Settings>), Pro
         }
         return match settings {
             Some(settings) => {
-                let what = "offline.s3 is about a table in an object store, and table is a directory; s3://BUCKET/PREFIX is one";
+                let what = format!(
+                    "{} is about a table in an object store, and table is a directory; s3://BUCKET/PREFIX is one",
+                    settings.name.trim_end_matches('.')
+                );
                 Err(Problem::new(settings.span, what))
             }
             None => Ok((PathBuf::from(address), None)),
@@ -496,14 +543,16 @@ fn s3(mut section: Section<'_>) -> Result<S3Settings, Problem> {
     let secret_access_key = section.parsed("secret_access_key", None, owned)?;
     let session_token = section.parsed("session_token", None, owned)?;
     let spool = section.parsed("spool", None, owned)?.map(PathBuf::from);
-    let span = section.span.clone();
+    let (span, name) = (section.span.clone(), section.name.clone());
     section.end()?;
     if access_key_id.is_some() != secret_access_key.is_some() {
-        let what = "offline.s3.access_key_id and secret_access_key go together; without both of them the environment says who asks";
+        let what = format!(
+            "{name}access_key_id and secret_access_key go together; without both of them the environment says who asks"
+        );
         return Err(Problem::new(span, what));
     }
     if session_token.is_some() && access_key_id.is_none() {
-        let what = "offline.s3.session_token goes with access_key_id and secret_access_key";
+        let what = format!("{name}session_token goes with access_key_id and secret_access_key");
         return Err(Problem::new(span, what));
     }
     let bucket = String::new();
@@ -519,8 +568,12 @@ fn s3(mut section: Section<'_>) -> Result<S3Settings, Problem> {
     })
 }
 
-fn offline(mut section: Section<'_>, format: Format) -> Result<OfflineSettings, Problem> {
-    let (table, s3) = table(&mut section)?;
+/// How long after its first record a file is closed, in a line into a table that is read later, and in one that is read now.
+const OFFLINE_AGE_MS: i64 = 600_000;
+const NEARLINE_AGE_MS: i64 = 5_000;
+
+fn table(mut section: Section<'_>, format: Format, age_ms_max: i64) -> Result<TableSettings, Problem> {
+    let (table, s3) = address(&mut section)?;
     let positions = section.parsed("positions", Positions::Beside, str::parse)?;
     let layout = section.parsed("partition_by", Layout::Hour, str::parse)?;
     let extras = match section.get("columns") {
@@ -548,7 +601,7 @@ fn offline(mut section: Section<'_>, format: Format) -> Result<OfflineSettings, 
     let limits = Limits {
         bytes_max: section.parsed("roll_bytes", 128 << 20, in_one_put)?,
         rows_max: section.number("roll_rows", 10_000_000)?,
-        age_ms_max: section.parsed("roll_age", 600_000, millis)?,
+        age_ms_max: section.parsed("roll_age", age_ms_max, millis)?,
     };
     let memory_max = section.parsed("memory", 512 << 20, size)?;
     let files_max = section.number("open_files", 32)?;
@@ -559,7 +612,7 @@ fn offline(mut section: Section<'_>, format: Format) -> Result<OfflineSettings, 
     let shape = shape.map_err(|name| Problem::new(span, format!("there are two columns {name:?}")))?;
     let files_max = usize::try_from(files_max).unwrap_or(usize::MAX);
     let memory_max = usize::try_from(memory_max).unwrap_or(usize::MAX);
-    Ok(OfflineSettings {
+    Ok(TableSettings {
         table,
         s3,
         positions,
@@ -569,7 +622,58 @@ fn offline(mut section: Section<'_>, format: Format) -> Result<OfflineSettings, 
     })
 }
 
-fn nearline(mut section: Section<'_>, topics: &[Str]) -> Result<NearlineSettings, Problem> {
+fn nearline(
+    section: Section<'_>,
+    topics: &[Str],
+    format: Format,
+    offline: Option<&TableSettings>,
+) -> Result<NearlineOutput, Problem> {
+    const OUTPUTS: [(&str, &str); 3] = [
+        ("topic", "\"orders.out\""),
+        ("table", "\"/data/orders-now\""),
+        ("stream", "\"redis://HOST:PORT/0\""),
+    ];
+    let declared = OUTPUTS.iter().filter_map(|(key, _)| Some((*key, section.table.get(*key)?)));
+    let mut declared: Vec<_> = declared.collect();
+    declared.sort_by_key(|(_, value)| value.span().start);
+    match declared[..] {
+        [] => {
+            let outputs = OUTPUTS.map(|(key, example)| format!("{key} = {example}")).join(", ");
+            let what =
+                format!("{}topic is missing, or another output; one of {outputs} says it", section.name);
+            Err(Problem::new(section.span, what))
+        }
+        [("table", value)] => {
+            let table = table(section, format, NEARLINE_AGE_MS)?;
+            match offline.filter(|offline| is_within(&offline.table, &table.table)) {
+                Some(offline) => {
+                    let (one, other) = (table.table.display(), offline.table.display());
+                    let what = format!(
+                        "table: {one} is in the table of [offline], {other}, or that one in it: each line wants a directory of its own"
+                    );
+                    Err(Problem::new(value.span(), what))
+                }
+                None => Ok(NearlineOutput::Table(Box::new(table))),
+            }
+        }
+        [("stream", _)] => Ok(NearlineOutput::Stream(stream_settings::stream(section)?)),
+        [_] => Ok(NearlineOutput::Topic(output_topic(section, topics)?)),
+        [(one, _), (other, value), ..] => {
+            let what = format!("there are {one} and {other}: a line has one output");
+            Err(Problem::new(value.span(), what))
+        }
+    }
+}
+
+/// Whether two directories are the same, or one lies in the other, as far as their names tell.
+fn is_within(one: &Path, other: &Path) -> bool {
+    let plain =
+        |path: &Path| path.components().filter(|part| *part != Component::CurDir).collect::<PathBuf>();
+    let (one, other) = (plain(one), plain(other));
+    one.starts_with(&other) || other.starts_with(&one)
+}
+
+fn output_topic(mut section: Section<'_>, topics: &[Str]) -> Result<NearlineSettings, Problem> {
     let value = section.required("topic", "\"orders.out\"")?;
     let topic = Str::copy_from(text("topic", value)?);
     if topic.is_empty() {
@@ -619,29 +723,30 @@ impl fmt::Debug for Settings {
 mod tests {
     use expect_test::{Expect, expect};
 
-    use super::{Line, Settings};
+    use super::{Line, NearlineOutput, Settings};
 
     fn check(text: &str, expected: Expect) {
         expected.assert_eq(&match Settings::parse(text) {
             Ok(settings) => {
                 let topics: Vec<_> = settings.topics.iter().map(|topic| topic.as_str()).collect();
-                let offline = settings.offline.iter().map(|offline| {
-                    let fields = offline.line.shape.schema();
+                let tables = settings.tables().into_iter().map(|(line, table)| {
+                    let fields = table.line.shape.schema();
                     let names: Vec<_> = fields.fields().iter().map(|field| field.name().as_str()).collect();
                     format!(
                         "{} of {topics:?} into {} by {}, {:?}, columns {}",
-                        settings.line_name(Line::Offline),
-                        offline.table.display(),
-                        offline.line.layout.name(),
-                        offline.line.limits,
+                        settings.line_name(line),
+                        table.table.display(),
+                        table.line.layout.name(),
+                        table.line.limits,
                         names.join(" "),
                     )
                 });
-                let nearline = settings
-                    .nearline
-                    .iter()
-                    .map(|line| format!("{} of {topics:?}: {line:?}", settings.line_name(Line::Nearline)));
-                offline.chain(nearline).collect::<Vec<_>>().join("; ")
+                let name = settings.line_name(Line::Nearline);
+                let topic = match &settings.nearline {
+                    Some(NearlineOutput::Topic(topic)) => Some(format!("{name} of {topics:?}: {topic:?}")),
+                    _ => None,
+                };
+                tables.chain(topic).collect::<Vec<_>>().join("; ")
             }
             Err(problem) => problem.to_string(),
         });
@@ -750,22 +855,77 @@ mod tests {
         );
         check_behind_top(
             "[nearline]\n",
-            expect![[r#"line 3, column 1: nearline.topic is missing, as in topic = "orders.out""#]],
+            expect![[
+                r#"line 3, column 1: nearline.topic is missing, or another output; one of topic = "orders.out", table = "/data/orders-now", stream = "redis://HOST:PORT/0" says it"#
+            ]],
         );
         check_behind_top(
             "[nearline]\ntopic = \"orders\"\n",
             expect!["line 4, column 9: topic: orders is read, and what is written there would be read again"],
         );
         check_behind_top(
-            "[nearline]\ntopic = \"out\"\ntable = \"t\"\n",
+            "[nearline]\ntopic = \"out\"\nroll_age = \"1s\"\n",
             expect![
-                "line 5, column 1: nearline.table is not known here; topic, flush_age, flush_rows, if_removed are"
+                "line 5, column 1: nearline.roll_age is not known here; topic, flush_age, flush_rows, if_removed are"
             ],
         );
         let text = format!("{TOP}[nearline]\ntopic = \"out\"\n");
         let settings = Settings::parse(&text).unwrap();
         assert!(settings.only(Line::Offline).is_none());
         assert_eq!(settings.only(Line::Nearline).unwrap().lines(), [Line::Nearline]);
+    }
+
+    #[test]
+    fn the_near_real_time_line_has_one_output_and_a_table_is_no_other_lines() {
+        check_behind_top(
+            "[value]\nformat = \"text\"\n[offline]\ntable = \"t\"\n\
+             [nearline]\ntable = \"now\"\npartition_by = \"none\"\ncolumns = [\"offset\"]\n",
+            expect![[
+                r#"orders.offline of ["orders"] into t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns value kafka_partition kafka_offset kafka_timestamp; orders.nearline of ["orders"] into now by none, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 5000 }, columns value kafka_offset"#
+            ]],
+        );
+        check_behind_top(
+            "[dead_letters]\ntopic = \"dead\"\n[nearline]\ntable = \"now\"\nroll_age = \"2s\"\nroll_rows = 7\n",
+            expect![[
+                r#"orders.nearline of ["orders"] into now by hour, Limits { rows_max: 7, bytes_max: 134217728, age_ms_max: 2000 }, columns value kafka_partition kafka_offset kafka_timestamp"#
+            ]],
+        );
+        check_behind_top(
+            "[nearline]\ntopic = \"out\"\ntable = \"t\"\n",
+            expect!["line 5, column 9: there are topic and table: a line has one output"],
+        );
+        check_behind_top(
+            "[nearline]\ntable = \"t\"\ntopic = \"out\"\n",
+            expect!["line 5, column 9: there are table and topic: a line has one output"],
+        );
+        check_behind_top(
+            "[nearline]\ntable = \"t\"\nflush_age = \"1s\"\n",
+            expect![
+                "line 5, column 1: nearline.flush_age is not known here; table, positions, partition_by, columns, roll_bytes, roll_rows, roll_age, memory, open_files, success are"
+            ],
+        );
+        for table in ["./data/t/", "data", "data/t/now"] {
+            check_behind_top(
+                &format!("[offline]\ntable = \"data/t\"\n[nearline]\ntable = {table:?}\n"),
+                match table {
+                    "./data/t/" => expect![
+                        "line 6, column 9: table: ./data/t/ is in the table of [offline], data/t, or that one in it: each line wants a directory of its own"
+                    ],
+                    "data" => expect![
+                        "line 6, column 9: table: data is in the table of [offline], data/t, or that one in it: each line wants a directory of its own"
+                    ],
+                    _ => expect![
+                        "line 6, column 9: table: data/t/now is in the table of [offline], data/t, or that one in it: each line wants a directory of its own"
+                    ],
+                },
+            );
+        }
+        check_behind_top(
+            "[offline]\ntable = \"data/t\"\n[nearline]\ntable = \"data/t2\"\n",
+            expect![[
+                r#"orders.offline of ["orders"] into data/t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns value kafka_partition kafka_offset kafka_timestamp; orders.nearline of ["orders"] into data/t2 by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 5000 }, columns value kafka_partition kafka_offset kafka_timestamp"#
+            ]],
+        );
     }
 
     #[test]
@@ -846,7 +1006,7 @@ mod tests {
         check_behind_top(
             "[dead_letters]\ntopic = \"dead\"\n[nearline]\ntopic = \"out\"\n",
             expect![
-                "line 3, column 1: dead letters are what is no row of a table: without [offline] there are none"
+                "line 3, column 1: dead letters are what is no row of a table: without a line that has one there are none"
             ],
         );
         check_behind_top(

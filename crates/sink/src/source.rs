@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use client::{
-    Admin, Cluster, Consumer, Error, ErrorKind, Isolation, OffsetReset, OffsetSpec, Options, Records,
-    ResourceKind,
+    Admin, Begin, Cluster, Consumer, Error, ErrorKind, Isolation, OffsetReset, OffsetSpec, Options, Records,
+    ResourceKind, Start,
 };
 use offsets::{Cause, First, Log, Position};
 use tokio::sync::mpsc;
@@ -15,7 +15,7 @@ use wire::{ErrorCode, Millis, Offset, Str, TopicPartition, Uuid};
 
 use crate::key::{Key, LineName};
 use crate::log_reader::LogReader;
-use crate::run::{CLOSE_MAX, RunError};
+use crate::run::{CLOSE_MAX, RunError, Until};
 use crate::settings::{Line, Settings};
 use crate::shares::Share;
 
@@ -81,6 +81,21 @@ pub(crate) async fn sources_of(
         });
     }
     Ok(sources)
+}
+
+/// Where the partitions end, if that is where a line is to end.
+pub(crate) fn ends(until: Until, sources: &[Source]) -> BTreeMap<TopicPartition, Offset> {
+    match until {
+        Until::End => {
+            sources.iter().map(|source| (source.key.partition.clone(), source.visible_end)).collect()
+        }
+        Until::Stopped => BTreeMap::new(),
+    }
+}
+
+/// Where to read on from a position.
+pub(crate) fn begin_at(position: Position) -> Begin {
+    Begin { start: Start::Offset(position.next), leader_epoch: position.leader_epoch }
 }
 
 /// Where a line begins in a partition that it has no position in: in one that came later to a topic that it reads, with everything.
@@ -199,8 +214,28 @@ pub(crate) fn out_of_range(error: &Error) -> Option<&TopicPartition> {
     }
 }
 
+/// What an error of the consumer's means. `at` is where the line is in the partition that is [out of range](out_of_range): committed
+/// up to the one, and read up to the other.
+pub(crate) async fn stopped(
+    settings: &Settings,
+    line: Line,
+    cluster: &Cluster,
+    error: Error,
+    at: Option<(Key, Offset, Offset)>,
+) -> RunError {
+    if out_of_range(&error).is_none() {
+        return told(&settings.line_name(line), error);
+    }
+    let Some((key, committed, read)) = at else { return error.into() };
+    let Ok(sources) = sources(settings, line, cluster).await else { return error.into() };
+    match sources.iter().find(|source| source.key.partition == key.partition) {
+        Some(now) => passed(&key, committed, read, &now.log),
+        None => error.into(),
+    }
+}
+
 /// What it means that a position does not exist any more: where the log is now says which way.
-pub(crate) fn passed(key: &Key, committed: Offset, read: Offset, now: &Log) -> RunError {
+fn passed(key: &Key, committed: Offset, read: Offset, now: &Log) -> RunError {
     let key = Box::new(key.clone());
     if now.topic_id != key.topic_id {
         return RunError::Recreated { key, found: now.topic_id };

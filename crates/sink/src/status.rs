@@ -15,9 +15,11 @@ use crate::output::Output;
 use crate::pause;
 use crate::positions::open_store;
 use crate::run::RunError;
-use crate::settings::{Line, NearlineSettings, OfflineSettings, Settings};
+use crate::settings::{Line, NearlineOutput, NearlineSettings, Settings, TableSettings};
 use crate::source::{Source, sources};
 use crate::store::StoreError;
+use crate::stream_settings::StreamSettings;
+use crate::stream_store::StreamStore;
 use crate::table::{self, Table};
 
 /// One partition of one line.
@@ -31,7 +33,7 @@ pub struct Status {
     pub read: Option<Offset>,
     /// Up to where everything is in the output, once.
     pub committed: Option<Offset>,
-    /// Up to where the table holds files; in the near-real-time line, whose transactions carry both, what is committed.
+    /// Up to where the table holds files; in a line into a topic or a stream, where both are one, what is committed.
     pub output: Option<Offset>,
     /// A range on its way into the table.
     pub frozen: Option<Range>,
@@ -60,11 +62,14 @@ pub async fn status(
     files: Arc<dyn Files>,
 ) -> Result<Vec<Status>, RunError> {
     let mut all = Vec::new();
-    if let Some(line) = &settings.offline {
-        all.extend(offline(settings, line, cluster, files).await?);
+    for (line, table) in settings.tables() {
+        all.extend(of_table(settings, line, table, cluster, Arc::clone(&files)).await?);
     }
-    if let Some(line) = &settings.nearline {
-        all.extend(nearline(settings, line, cluster).await?);
+    if let Some(NearlineOutput::Topic(topic)) = &settings.nearline {
+        all.extend(of_topic(settings, topic, cluster).await?);
+    }
+    if let Some(NearlineOutput::Stream(stream)) = &settings.nearline {
+        all.extend(of_streams(settings, stream, cluster).await?);
     }
     let admin = Admin::new(cluster.clone());
     let mut paused = BTreeMap::new();
@@ -85,17 +90,17 @@ pub async fn status(
     Ok(all)
 }
 
-async fn offline(
+async fn of_table(
     settings: &Settings,
-    offline: &OfflineSettings,
+    line: Line,
+    declared: &TableSettings,
     cluster: &Cluster,
     files: Arc<dyn Files>,
 ) -> Result<Vec<Status>, RunError> {
-    let root = &offline.table;
-    let files = table::files_of(offline, files)?;
-    let store = open_store(offline, Arc::clone(&files)).await?;
-    let line = settings.offline_name();
-    let stored = store.list(&line).await?;
+    let root = &declared.table;
+    let files = table::files_of(declared, files)?;
+    let store = open_store(declared, Arc::clone(&files)).await?;
+    let stored = store.list(&settings.line_name(line)).await?;
     let stored: BTreeMap<_, _> =
         stored.into_iter().map(|(key, stored)| (key.partition.clone(), (key, stored))).collect();
     let mut outputs: BTreeMap<TopicPartition, Offset> = BTreeMap::new();
@@ -111,7 +116,7 @@ async fn offline(
         Err(source) => return Err(RunError::Files { doing: "list", path: root.clone(), source }),
     }
     let (mut all, mut logs) = (Vec::new(), BTreeMap::new());
-    for source in sources(settings, Line::Offline, cluster).await? {
+    for source in sources(settings, line, cluster).await? {
         let partition = source.key.partition.clone();
         let stored = match stored.get(&partition) {
             Some((key, _)) if key.cluster_id != source.key.cluster_id => {
@@ -132,7 +137,7 @@ async fn offline(
             output: outputs.get(&partition).copied(),
             frozen,
             updated: stored.map(|stored| stored.updated),
-            ..new(Line::Offline, &source, committed)
+            ..new(line, &source, committed)
         });
     }
     measure(cluster, &mut all).await?;
@@ -140,12 +145,12 @@ async fn offline(
     Ok(all)
 }
 
-async fn nearline(
+async fn of_topic(
     settings: &Settings,
-    nearline: &NearlineSettings,
+    topic: &NearlineSettings,
     cluster: &Cluster,
 ) -> Result<Vec<Status>, RunError> {
-    let output = Output::describe(cluster, &nearline.topic).await?;
+    let output = Output::describe(cluster, &topic.topic).await?;
     let group = Str::copy_from(settings.line_name(Line::Nearline).as_str());
     let kept = Admin::new(cluster.clone()).group_offsets(&group).await?.committed;
     let (mut all, mut logs) = (Vec::new(), BTreeMap::new());
@@ -158,6 +163,27 @@ async fn nearline(
     }
     measure(cluster, &mut all).await?;
     weigh(cluster, &logs, &mut all).await;
+    Ok(all)
+}
+
+async fn of_streams(
+    settings: &Settings,
+    declared: &StreamSettings,
+    cluster: &Cluster,
+) -> Result<Vec<Status>, RunError> {
+    let store = StreamStore::connect(settings, declared).await?;
+    let mut all = Vec::new();
+    for source in sources(settings, Line::Nearline, cluster).await? {
+        let stored = store.kept(&source.key).await?;
+        let committed = stored.as_ref().map(|stored| stored.position.next);
+        all.push(Status {
+            read: committed,
+            output: committed,
+            updated: stored.map(|stored| stored.updated),
+            ..new(Line::Nearline, &source, committed)
+        });
+    }
+    measure(cluster, &mut all).await?;
     Ok(all)
 }
 

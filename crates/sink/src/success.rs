@@ -24,7 +24,7 @@ use crate::footer::{Told, metadata};
 use crate::key::{Key, Layout, Range};
 use crate::positions::open_store;
 use crate::run::RunError;
-use crate::settings::{Line, OfflineSettings, Settings};
+use crate::settings::{Line, Settings};
 use crate::source::{Source, is_anything_left, sources};
 use crate::staging::{self, unless_missing};
 use crate::store::{PositionStore, Stored};
@@ -133,6 +133,7 @@ pub(crate) struct Success {
 
 struct Marks {
     settings: Settings,
+    line: Line,
     cluster: Cluster,
     environment: Arc<dyn Environment>,
     store: Arc<dyn PositionStore>,
@@ -153,20 +154,22 @@ impl Success {
     /// Nothing is done before the first look.
     pub(crate) async fn open(
         settings: &Settings,
-        offline: &OfflineSettings,
+        line: Line,
         options: &Options,
         environment: &Arc<dyn Environment>,
         files: &Arc<dyn Files>,
     ) -> Result<Self, RunError> {
-        let Some(lateness_ms) = offline.success_ms else { return Ok(Self { inner: None }) };
+        let declared = settings.table(line).ok_or(RunError::NoTable)?;
+        let Some(lateness_ms) = declared.success_ms else { return Ok(Self { inner: None }) };
         let mut options = options.clone();
         options.group_id = None;
         let inner = Marks {
             settings: settings.clone(),
+            line,
             cluster: Cluster::new(options, Arc::clone(environment))?,
             environment: Arc::clone(environment),
-            store: open_store(offline, Arc::clone(files)).await?,
-            table: Table::new(Arc::clone(files), &offline.table),
+            store: open_store(declared, Arc::clone(files)).await?,
+            table: Table::new(Arc::clone(files), &declared.table),
             lateness_ms,
             known: BTreeMap::new(),
             times: BTreeMap::new(),
@@ -205,8 +208,8 @@ impl Marks {
     async fn look(&mut self) -> Result<(), RunError> {
         // In this order: what is committed before it is looked is in the listing, and what comes behind the ends is later than now.
         let now = self.environment.now();
-        let sources = sources(&self.settings, Line::Offline, &self.cluster).await?;
-        let stored = self.store.list(&self.settings.offline_name()).await?;
+        let sources = sources(&self.settings, self.line, &self.cluster).await?;
+        let stored = self.store.list(&self.settings.line_name(self.line)).await?;
         let listing = self.table.list().map_err(|source| self.failed("list", source))?;
         let mut by_directory: BTreeMap<&Path, Vec<(&Key, &TableFile)>> = BTreeMap::new();
         for file in &listing.files {

@@ -19,7 +19,7 @@ use crate::footer;
 use crate::key::{FileName, Layout, Range};
 use crate::run::RunError;
 use crate::s3::S3;
-use crate::settings::OfflineSettings;
+use crate::settings::TableSettings;
 use crate::store::{Frozen, Stored};
 use crate::success;
 
@@ -78,9 +78,9 @@ pub(crate) struct Staged {
 }
 
 /// The files that a declared table is made of: those that are given, or a bucket's objects.
-pub(crate) fn files_of(offline: &OfflineSettings, files: Arc<dyn Files>) -> Result<Arc<dyn Files>, RunError> {
-    let Some(s3) = &offline.s3 else { return Ok(files) };
-    let failed = |source| RunError::Files { doing: "open", path: offline.table.clone(), source };
+pub(crate) fn files_of(declared: &TableSettings, files: Arc<dyn Files>) -> Result<Arc<dyn Files>, RunError> {
+    let Some(s3) = &declared.s3 else { return Ok(files) };
+    let failed = |source| RunError::Files { doing: "open", path: declared.table.clone(), source };
     let spool = s3.spool.clone().unwrap_or_else(std::env::temp_dir);
     let objects = Arc::new(S3::open(s3).map_err(failed)?);
     Ok(Arc::new(Bucket::new(objects, &s3.bucket, spool)))

@@ -29,11 +29,11 @@ use crate::log_reader::LogReader;
 use crate::positions::open_store;
 use crate::replay::{DeadLetter, Which, each};
 use crate::run::RunError;
-use crate::settings::{Line, OfflineSettings, Settings};
+use crate::settings::{Line, NearlineOutput, Settings, TableSettings};
 use crate::source::{Source, sources};
 use crate::store::{PositionStore, Stored};
 use crate::table::{self, Table, TableFile};
-use crate::verify_nearline;
+use crate::{verify_nearline, verify_stream};
 
 /// Something that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,45 +114,50 @@ impl Verified {
 pub async fn verify(
     settings: &Settings,
     cluster: &Cluster,
-    mut files: Arc<dyn Files>,
+    files: Arc<dyn Files>,
 ) -> Result<Vec<Verified>, RunError> {
-    let store = match &settings.offline {
-        Some(offline) => {
-            files = table::files_of(offline, files)?;
-            Some(open_store(offline, Arc::clone(&files)).await?)
-        }
+    // The stores first: what comes into a table meanwhile is behind what is compared.
+    let mut offline = match settings.table(Line::Offline) {
+        Some(table) => Some(TableLine::open(settings, Line::Offline, table, &files).await?),
         None => None,
     };
-    // The store first: what comes into the table meanwhile is behind what is compared.
-    let stored = match &store {
-        Some(store) => store.list(&settings.offline_name()).await?,
-        None => Vec::new(),
-    };
-    let offline_range = |key: &Key| {
-        let is_it = |stored: &&(Key, Stored)| {
-            let (other, _) = stored;
-            (&other.cluster_id, other.topic_id, &other.partition)
-                == (&key.cluster_id, key.topic_id, &key.partition)
-        };
-        let (_, stored) = stored.iter().find(is_it)?;
-        let (begun, committed) = (stored.begun, stored.committed.next);
-        (begun < committed).then(|| Range::new(begun, committed))
-    };
+    let offline_range = |key: &Key| offline.as_ref()?.range(key);
     // This one says from where on it still has what both have read.
     let nearline = match &settings.nearline {
-        Some(nearline) => verify_nearline::verify(settings, nearline, cluster, offline_range).await?,
+        Some(NearlineOutput::Topic(topic)) => {
+            verify_nearline::verify(settings, topic, cluster, offline_range).await?
+        }
+        Some(NearlineOutput::Table(table)) => {
+            let table = TableLine::open(settings, Line::Nearline, table, &files).await?;
+            let within = |(key, _): &(Key, Stored)| {
+                let both = both(table.range(key)?, offline_range(key)?);
+                Some((key.partition.clone(), Digest::new(both)))
+            };
+            let mut digests: BTreeMap<_, _> = table.stored.iter().filter_map(within).collect();
+            let all = table.verify(settings, cluster, &mut digests).await?;
+            let mut digest = |verified: Verified| {
+                let digest = digests.remove(&verified.partition).unwrap_or_else(|| Digest::new(None));
+                (verified, digest)
+            };
+            all.into_iter().map(&mut digest).collect()
+        }
+        Some(NearlineOutput::Stream(stream)) => {
+            verify_stream::verify(settings, stream, cluster, offline_range).await?
+        }
         None => Vec::new(),
     };
     let mut digests: BTreeMap<_, _> = nearline
         .iter()
         .map(|(verified, digest)| (verified.partition.clone(), Digest::new(digest.within)))
         .collect();
-    let mut all = match (&settings.offline, store) {
-        (Some(offline), Some(store)) => {
-            let table = Table::new(files, &offline.table);
-            verify_offline(settings, offline, cluster, &table, &*store, &stored, &mut digests).await?
-        }
-        _ => Vec::new(),
+    let mut all = match offline.take() {
+        Some(offline) => offline.verify(settings, cluster, &mut digests).await?,
+        None => Vec::new(),
+    };
+    let output = match &settings.nearline {
+        Some(NearlineOutput::Table(_)) => "near-real-time one",
+        Some(NearlineOutput::Stream(_)) => "stream",
+        _ => "output topic",
     };
     for (mut verified, digest) in nearline {
         let other = digests.remove(&verified.partition).filter(|other| other.within.is_some());
@@ -161,7 +166,7 @@ pub async fn verify(
             if let Some(what) = digest.difference(&other) {
                 let place = format!("{} {within}", verified.partition);
                 let problem = format!(
-                    "the lines do not hold the same records: {what} differ, with {} in the table and {} in the output topic",
+                    "the lines do not hold the same records: {what} differ, with {} in the table and {} in the {output}",
                     other.records, digest.records
                 );
                 verified.findings.push(Finding { place, problem });
@@ -172,35 +177,87 @@ pub async fn verify(
     Ok(all)
 }
 
-async fn verify_offline(
+/// What lies in both ranges.
+pub(crate) fn both(one: Range, other: Range) -> Option<Range> {
+    let (start, end) = (one.start.max(other.start), one.end.min(other.end));
+    (start < end).then(|| Range::new(start, end))
+}
+
+/// A line into a table, and what its store said before anything else was looked at.
+struct TableLine<'a> {
+    line: Line,
+    declared: &'a TableSettings,
+    table: Table,
+    store: Arc<dyn PositionStore>,
+    stored: Vec<(Key, Stored)>,
+}
+
+impl<'a> TableLine<'a> {
+    async fn open(
+        settings: &Settings,
+        line: Line,
+        declared: &'a TableSettings,
+        files: &Arc<dyn Files>,
+    ) -> Result<Self, RunError> {
+        let files = table::files_of(declared, Arc::clone(files))?;
+        let store = open_store(declared, Arc::clone(&files)).await?;
+        let stored = store.list(&settings.line_name(line)).await?;
+        Ok(Self { line, declared, table: Table::new(files, &declared.table), store, stored })
+    }
+
+    /// From where up to where it has committed, in the words of whichever line.
+    fn range(&self, key: &Key) -> Option<Range> {
+        let is_it = |stored: &&(Key, Stored)| {
+            let (other, _) = stored;
+            (&other.cluster_id, other.topic_id, &other.partition)
+                == (&key.cluster_id, key.topic_id, &key.partition)
+        };
+        let (_, stored) = self.stored.iter().find(is_it)?;
+        let (begun, committed) = (stored.begun, stored.committed.next);
+        (begun < committed).then(|| Range::new(begun, committed))
+    }
+
+    async fn verify(
+        self,
+        settings: &Settings,
+        cluster: &Cluster,
+        digests: &mut BTreeMap<TopicPartition, Digest>,
+    ) -> Result<Vec<Verified>, RunError> {
+        let Self { line, declared, table, store, stored } = self;
+        verify_table(settings, (line, declared), cluster, &table, &*store, &stored, digests).await
+    }
+}
+
+async fn verify_table(
     settings: &Settings,
-    offline: &OfflineSettings,
+    (line, declared): (Line, &TableSettings),
     cluster: &Cluster,
     table: &Table,
     store: &dyn PositionStore,
     stored: &[(Key, Stored)],
     digests: &mut BTreeMap<TopicPartition, Digest>,
 ) -> Result<Vec<Verified>, RunError> {
+    let name = settings.line_name(line);
     let listing = table.list();
     let listing =
-        listing.map_err(|source| RunError::Files { doing: "list", path: offline.table.clone(), source })?;
+        listing.map_err(|source| RunError::Files { doing: "list", path: declared.table.clone(), source })?;
     // Behind the listing: what is neither listed nor written down is missing.
-    let expired = expired::read(table, &settings.offline_name());
+    let expired = expired::read(table, &name);
     let expired = expired.map_err(|source| RunError::Files {
         doing: "read what is expired of",
-        path: offline.table.clone(),
+        path: declared.table.clone(),
         source,
     })?;
     // Also behind it: what the line has added meanwhile is known then.
-    let since = store.list(&settings.offline_name()).await?;
+    let since = store.list(&name).await?;
     let mut letters: BTreeMap<TopicPartition, Vec<(Option<Uuid>, i64)>> = BTreeMap::new();
-    each(settings, cluster, Which::All, |letter| {
+    each(settings, line, cluster, Which::All, |letter| {
         let DeadLetter { partition, offset, topic_id, .. } = letter;
         letters.entry(partition).or_default().push((topic_id, offset.0));
     })
     .await?;
     let mut all = Vec::new();
-    let sources = sources(settings, Line::Offline, cluster).await?;
+    let sources = sources(settings, line, cluster).await?;
     // Readers take them for the sink's.
     let is_parquet = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "parquet");
     let foreign = listing.foreign.iter().filter(is_parquet).map(|path| Finding {
@@ -226,10 +283,10 @@ async fn verify_offline(
         letters.sort_unstable();
         let stored = stored.iter().find(|(key, _)| key.partition == *partition);
         let files = listing.files.iter().filter(|file| file.name.partition == *partition).collect();
-        let found = Found { table, files, expired: &expired, since: &since };
+        let found = Found { line, table, files, expired: &expired, since: &since };
         let mut none = Digest::new(None);
         let digest = digests.get_mut(partition).unwrap_or(&mut none);
-        if !offline.line.shape.is_bytes() {
+        if !declared.line.shape.is_bytes() {
             // A field of an object may be bytes as well, and be called as the column of values is.
             digest.leave_values_out();
         }
@@ -245,6 +302,7 @@ async fn verify_offline(
 
 /// What the table has of a partition.
 struct Found<'a> {
+    line: Line,
     table: &'a Table,
     files: Vec<&'a TableFile>,
     expired: &'a Expired,
@@ -254,13 +312,13 @@ struct Found<'a> {
 
 async fn compare(
     cluster: &Cluster,
-    Found { table, files, expired, since }: Found<'_>,
+    Found { line, table, files, expired, since }: Found<'_>,
     source: &Source,
     stored: Option<&(Key, Stored)>,
     letters: Vec<i64>,
     digest: &mut Digest,
 ) -> Result<Verified, RunError> {
-    let mut verified = Verified::new(Line::Offline, &source.key.partition);
+    let mut verified = Verified::new(line, &source.key.partition);
     let since = since.iter().find(|(key, _)| *key == source.key).map(|(_, since)| since);
     let is_known = |range: Range| {
         since.is_some_and(|since| {

@@ -1,13 +1,11 @@
 //! Whether the output topic holds what the log holds, each record once and as it is.
 //!
-//! Reads one partition of the output and the one of the input that its records say they come from side by side, both forward, and
-//! keeps nothing: the line writes in the order of the log, so that whatever comes again or too late is one too many.
+//! Reads one partition of the output and the one of the input that its records say they come from side by side, both forward.
 
-use std::collections::VecDeque;
+use client::{Admin, Cluster};
+use wire::Str;
 
-use client::{Admin, Cluster, ConsumedRecord};
-use wire::{Offset, Str};
-
+use crate::beside::{Beside, Removed, Written};
 use crate::digest::Digest;
 use crate::key::{Key, Range};
 use crate::log_reader::LogReader;
@@ -17,7 +15,7 @@ use crate::output::{self, Output};
 use crate::run::RunError;
 use crate::settings::{Line, NearlineSettings, Settings};
 use crate::source::{Source, sources};
-use crate::verify::{Finding, Verified};
+use crate::verify::{Finding, Verified, both};
 
 /// Compares every partition; `others` says for each from where up to where the other line has come, if there is one. With each goes
 /// what it holds of that range, as far as both have it.
@@ -68,12 +66,6 @@ pub(crate) async fn verify(
     Ok(all)
 }
 
-/// What lies in both ranges.
-fn both(one: Range, other: Range) -> Option<Range> {
-    let (start, end) = (one.start.max(other.start), one.end.min(other.end));
-    (start < end).then(|| Range::new(start, end))
-}
-
 async fn compare(
     cluster: &Cluster,
     output: &Output,
@@ -86,14 +78,11 @@ async fn compare(
     let output_start = Output::start(cluster, &partition).await?;
     // Up to here it is written; the marker that makes it visible is on its way at most, and is waited for.
     let output_end = Output::written_end(cluster, &partition).await?;
-    let log_start = source.log.start;
-    let mut log = Log::new(cluster, source, committed)?;
-    let mut written = LogReader::new(&output::committed_only(cluster)?, &partition, output_start)?;
-    let mut last: Option<Offset> = None;
     // What stood before the output's first record, whoever wrote it, its own retention has removed: no more than that can have been
     // the line's.
-    let mut removed_max = output_start.0;
-    let mut expected = log.next().await?;
+    let removed = Removed::AtMost(output_start.0);
+    let mut beside = Beside::new(cluster, source, committed, removed, verified, digest).await?;
+    let mut written = LogReader::new(&output::committed_only(cluster)?, &partition, output_start)?;
     while let Some(records) = written.next(output_end).await? {
         for record in &records {
             let Some((from, offset, headers)) = origin::of(&record.headers, &source.key.line) else {
@@ -102,97 +91,12 @@ async fn compare(
             if from != source.key.partition || offset >= committed.end {
                 continue;
             }
-            verified.rows += 1;
-            if last.is_none() && output_start > Offset::ZERO {
-                // The output's own retention has removed what was before it.
-                let has = Range::new(offset, committed.end);
-                digest.within = digest.within.and_then(|within| both(within, has));
-            }
-            digest.add(offset, Some(record.value.as_deref()));
-            if offset < committed.start || last.is_some_and(|last| offset <= last) {
-                verified.double += 1;
-                continue;
-            }
-            let is_first = last.replace(offset).is_none();
-            if offset < log_start {
-                verified.passed += 1;
-                continue;
-            }
-            while expected.take_if(|expected| expected.offset < offset).is_some() {
-                absent(verified, is_first.then_some(&mut removed_max));
-                expected = log.next().await?;
-            }
-            match expected.take_if(|expected| expected.offset == offset) {
-                Some(read) => {
-                    verified.records += 1;
-                    if !is_same(&read, record, headers) {
-                        let place = format!("{partition} at offset {}", record.offset);
-                        let problem =
-                            format!("it is not what {} at offset {offset} is", source.key.partition);
-                        verified.findings.push(Finding { place, problem });
-                    }
-                    expected = log.next().await?;
-                }
-                None => verified.double += 1,
-            }
+            let (key, value) = (record.key.as_deref(), record.value.as_deref());
+            let one = Written { offset, key, value, headers, timestamp: record.timestamp };
+            beside.take(one, || format!("{partition} at offset {}", record.offset)).await?;
         }
         records.done();
     }
-    if last.is_none() && output_start > Offset::ZERO {
-        digest.within = None;
-    }
-    while expected.is_some() {
-        absent(verified, last.is_none().then_some(&mut removed_max));
-        expected = log.next().await?;
-    }
     written.close().await;
-    log.reader.close().await;
-    Ok(())
-}
-
-/// Counts a record that the output does not have: it was removed from the output's beginning, as long as that may be, or is missing.
-fn absent(verified: &mut Verified, removed_max: Option<&mut i64>) {
-    match removed_max {
-        Some(left @ 1..) => {
-            *left -= 1;
-            verified.passed += 1;
-        }
-        _ => {
-            verified.records += 1;
-            verified.missing += 1;
-        }
-    }
-}
-
-/// Whether a record is as it was read, but for the headers that say where.
-fn is_same(read: &ConsumedRecord, written: &ConsumedRecord, headers: &[client::Header]) -> bool {
-    (&read.key, &read.value, &read.headers[..]) == (&written.key, &written.value, headers)
-        && read.timestamp == written.timestamp
-}
-
-/// The input's records of a range, one after the other.
-struct Log {
-    reader: LogReader,
-    end: Offset,
-    records: VecDeque<ConsumedRecord>,
-}
-
-impl Log {
-    fn new(cluster: &Cluster, source: &Source, range: Range) -> Result<Self, RunError> {
-        let start = range.start.max(source.log.start);
-        let reader = LogReader::new(cluster, &source.key.partition, start)?;
-        // What is committed was seen; a log that was cut since ends before.
-        let end = range.end.min(source.visible_end);
-        Ok(Self { reader, end, records: VecDeque::new() })
-    }
-
-    async fn next(&mut self) -> Result<Option<ConsumedRecord>, RunError> {
-        while self.records.is_empty() {
-            let Some(records) = self.reader.next(self.end).await? else { return Ok(None) };
-            self.records.extend(records.iter().cloned());
-            records.done();
-        }
-        let next = self.records.pop_front().filter(|record| record.offset < self.end);
-        Ok(next)
-    }
+    beside.end().await
 }

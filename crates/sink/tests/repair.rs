@@ -18,8 +18,8 @@ use client::{
 };
 use servers::{Postgres, Redis};
 use sink::{
-    Compaction, Done, Entry, Expiries, Expiry, Files, Key, LocalFiles, Merge, NewFile, Repair, RepairAction,
-    RunError, Settings, Stored, Until, Verified,
+    Compaction, Done, Entry, Expiries, Expiry, Files, Key, Line, LocalFiles, Merge, NewFile, Repair,
+    RepairAction, RunError, Settings, Stored, Until, Verified,
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -231,7 +231,7 @@ impl World {
     async fn stored(&self) -> Vec<(Key, Stored)> {
         let settings = self.settings();
         let store = sink::open_store(settings.offline.as_ref().unwrap(), Arc::new(LocalFiles)).await.unwrap();
-        store.list(&settings.offline_name()).await.unwrap()
+        store.list(&settings.line_name(Line::Offline)).await.unwrap()
     }
 
     async fn assert_whole(&self, records: u64) {

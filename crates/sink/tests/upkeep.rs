@@ -17,8 +17,8 @@ use client::{
     ProducerRecord, TimestampType, TokioEnvironment,
 };
 use sink::{
-    Chunk, Compaction, Expiries, Expiry, Extra, FileStore, Format, Key, Layout, Limits, LineSettings, Merges,
-    Partition, PartitionError, PositionStore, RunError, Settings, Shape, Table, Until, UpkeepOutcome,
+    Chunk, Compaction, Expiries, Expiry, Extra, FileStore, Format, Key, Layout, Limits, Line, LineSettings,
+    Merges, Partition, PartitionError, PositionStore, RunError, Settings, Shape, Table, Until, UpkeepOutcome,
     Verified,
 };
 use support::parquet_file::ParquetFile;
@@ -119,7 +119,7 @@ impl Origin {
                 std::future::pending(),
             );
             run.await.unwrap();
-            let stored = FileStore::new(files, TABLE).list(&settings.offline_name()).await.unwrap();
+            let stored = FileStore::new(files, TABLE).list(&settings.line_name(Line::Offline)).await.unwrap();
             stored[0].0.clone()
         });
         let begun = empty_disk().disk;

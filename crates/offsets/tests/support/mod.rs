@@ -96,6 +96,19 @@ impl Redis {
         self.process = Self::run(self.dir.path(), self.port);
         self.store().await;
     }
+
+    /// kill -9, and a new start without the last bytes of what it has appended, wherever that cuts it.
+    pub async fn kill_and_cut(&mut self, bytes: u64) {
+        end(&mut self.process);
+        let appended = fs::read_dir(self.dir.path().join(APPENDED)).expect("the directory is there");
+        let newest = appended.map(|file| file.expect("it can be read").path());
+        let newest = newest.filter(|path| path.to_string_lossy().contains(".incr.")).max();
+        let file = File::options().write(true).open(newest.expect("it has appended")).expect("it is ours");
+        let len = file.metadata().expect("it is there").len();
+        file.set_len(len.saturating_sub(bytes)).expect("a file can be cut");
+        self.process = Self::run(self.dir.path(), self.port);
+        self.store().await;
+    }
 }
 
 /// Where Redis puts its append-only files.

@@ -6,8 +6,8 @@ use sink::{Extra, Format, PartitionError};
 
 use crate::BESIDE;
 use crate::support::Fate;
+use crate::support::instances::World;
 use crate::support::line::{FIRST, Habits, SECOND};
-use crate::support::world::World;
 
 #[test]
 fn a_range_whose_verdicts_are_gone_is_not_taken_as_one_without_letters() {

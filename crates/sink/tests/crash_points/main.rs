@@ -8,8 +8,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+use support::instances::{Positions, World};
 use support::line::Habits;
-use support::world::{Positions, World};
 
 /// A kind of store, of which each world has one of its own.
 struct Place {

@@ -6,8 +6,8 @@ use wire::Uuid;
 
 use crate::Place;
 use crate::support::Fate;
+use crate::support::instances::World;
 use crate::support::line::{FIRST, SECOND, THIRD, key};
-use crate::support::world::World;
 
 in_each_store! {
     another_topic_of_the_same_name_stops_whoever_takes_over

@@ -11,8 +11,8 @@ use sink::{Key, PositionStore, PostgresStore, RedisStore};
 use tokio::runtime::Runtime;
 
 use crate::support::Fate;
+use crate::support::instances::{Connect, Positions, World};
 use crate::support::line::{FIRST, SECOND, key};
-use crate::support::world::{Connect, Positions, World};
 use crate::takeover::wake_as_zombie;
 
 /// Of the steps of the first and of the second, each so-many-th is a point.

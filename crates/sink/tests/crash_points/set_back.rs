@@ -9,8 +9,8 @@ use std::thread;
 use sink::{PartitionError, StoreError};
 
 use crate::support::Fate;
+use crate::support::instances::{Kept, World};
 use crate::support::line::{FIRST, SECOND, THIRD};
-use crate::support::world::{Kept, World};
 use crate::{BESIDE, Place};
 
 in_each_store! {

@@ -8,8 +8,8 @@ use std::thread;
 use sink::PartitionError;
 
 use crate::Place;
+use crate::support::instances::World;
 use crate::support::line::{FIRST, Habits, SECOND, THIRD};
-use crate::support::world::World;
 use crate::support::{Fate, Process, Steps};
 
 const FOURTH: Habits = Habits { rows_max: 4, at_once: 2, token: 4, ..FIRST };

@@ -7,7 +7,7 @@ pub mod letters;
 pub mod line;
 pub mod parquet_file;
 pub mod positions;
-pub mod world;
+pub mod instances;
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Write};

@@ -1,397 +1,233 @@
-//! Instances of one line over a disk, a topic of dead letters and positions in memory, and what they have come to.
+//! A broker, and lines that run against it: dropped in the middle, taken over, and asked where they stand.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+// Each test binary compiles this for itself and uses its own part of it.
+#![allow(dead_code, unreachable_pub)]
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::Int64Type;
-use bytes::Bytes;
-use client::{BoxFuture, ConsumedRecord};
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use sink::{FileName, FileStore, Key, PartitionError, PositionStore, Range, StoreError, Stored};
-use tokio::runtime::Builder;
-use wire::{LeaderEpoch, Offset};
+use std::future::pending;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
-use super::letters::DeadTopic;
-use super::line::{self, Habits, Place, key, log};
-use super::parquet_file::ParquetFile;
-use super::positions::{Asking, PositionTable};
-use super::{Disk, Fate, Process, Steps};
+use broker::embedded::EmbeddedBroker;
+use client::{
+    Admin, Cluster, Execution, Header, Isolation, NewTopic, Options, Producer, ProducerRecord,
+    TokioEnvironment,
+};
+use sink::{Done, Line, LocalFiles, RunError, Settings, Status, Until, Verified};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use wire::{Millis, PartitionId, Str};
 
-pub const TABLE: &str = "/table";
+/// How long anything may take.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Opens a real store, in the runtime of whoever asks it.
-pub type Connect = dyn Fn() -> BoxFuture<'static, Arc<dyn PositionStore>> + Send + Sync;
-
-/// Where positions are kept.
-#[derive(Clone)]
-pub enum Positions {
-    /// In files, on the table's own disk.
-    Beside,
-    /// In a server in memory.
-    Served(Arc<Mutex<PositionTable>>),
-    /// In a real server.
-    Real(Arc<Connect>),
-}
-
-impl Positions {
-    pub fn served() -> Self {
-        Self::Served(Arc::default())
-    }
-
-    async fn store(&self, process: &Process) -> Arc<dyn PositionStore> {
-        match self {
-            Self::Beside => Arc::new(FileStore::new(Arc::new(process.clone()), TABLE)),
-            Self::Served(table) => Arc::new(Asking::new(process.clone(), Arc::clone(table))),
-            Self::Real(connect) => Arc::new(Stepped { process: process.clone(), store: connect().await }),
-        }
-    }
-}
-
-/// What was in a store at some time.
-#[derive(Clone)]
-pub enum Kept {
-    Files(Vec<(PathBuf, Vec<u8>)>),
-    Served(PositionTable),
-}
-
+/// The topic `orders`, and what is made of it.
 pub struct World {
-    pub key: Key,
-    pub disk: Arc<Mutex<Disk>>,
-    pub topic: Arc<Mutex<DeadTopic>>,
-    pub positions: Positions,
-    pub log: Vec<ConsumedRecord>,
+    broker: EmbeddedBroker,
+    dir: TempDir,
 }
 
 impl World {
-    pub fn new(records: i64, positions: Positions) -> Self {
-        let mut disk = Disk::new();
-        disk.make_dir(Path::new(TABLE)).unwrap();
-        let root = Process { disk: Arc::new(Mutex::new(disk)), steps: Steps::new(None) };
-        sink::Files::sync_dir(&root, Path::new("/")).unwrap();
-        Self { key: key(), disk: root.disk, topic: Arc::default(), positions, log: log(records) }
+    pub async fn new(partitions: i32) -> Self {
+        let broker = EmbeddedBroker::builder().start().unwrap();
+        let world = Self { broker, dir: TempDir::new().unwrap() };
+        world.create("orders", partitions).await;
+        world
     }
 
-    /// Another one in which the same has come to pass.
-    pub fn copy(&self) -> Self {
-        fn copied<T: Clone>(one: &Arc<Mutex<T>>) -> Arc<Mutex<T>> {
-            Arc::new(Mutex::new(one.lock().unwrap().clone()))
+    pub fn options(&self) -> Options {
+        let mut options = Options::default();
+        options.isolation_level = Isolation::ReadCommitted;
+        options.set("bootstrap.servers", &self.broker.bootstrap_servers()).unwrap();
+        options.set("fetch.max.wait.ms", "50").unwrap();
+        options.set("max.poll.records", "37").unwrap();
+        options
+    }
+
+    /// Of one of those that share the partitions.
+    pub fn instance(&self, name: &str) -> Options {
+        let mut options = self.options();
+        for (key, value) in [
+            ("group.instance.id", name),
+            ("session.timeout.ms", "6000"),
+            ("partition.assignment.strategy", "cooperative-sticky"),
+        ] {
+            options.set(key, value).unwrap();
         }
-        let positions = match &self.positions {
-            Positions::Served(table) => Positions::Served(copied(table)),
-            others => others.clone(),
+        options
+    }
+
+    pub fn cluster(&self) -> Cluster {
+        Cluster::new(self.options(), Arc::new(TokioEnvironment)).unwrap()
+    }
+
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.cluster())
+    }
+
+    pub async fn create(&self, name: &str, partitions: i32) {
+        let topic = NewTopic {
+            name: Str::copy_from(name),
+            partitions: Some(partitions),
+            replicas: Some(1),
+            configs: Vec::new(),
         };
-        let (key, log) = (self.key.clone(), self.log.clone());
-        Self { key, disk: copied(&self.disk), topic: copied(&self.topic), positions, log }
+        let created = self.admin().create_topics(&[topic], Execution::Apply).await.unwrap();
+        assert!(created.iter().all(|(_, created)| created.is_ok()));
     }
 
-    pub fn process(&self, at: Option<(u64, Fate)>) -> Process {
-        Process { disk: Arc::clone(&self.disk), steps: Steps::new(at) }
+    pub async fn delete(&self, name: &str) {
+        let deleted = self.admin().delete_topics(&[Str::copy_from(name)]).await.unwrap();
+        assert!(deleted.iter().all(|(_, deleted)| deleted.is_ok()));
     }
 
-    /// One instance, from taking hold of the partition to the end of the log.
-    pub fn run(&self, habits: Habits, at: Option<(u64, Fate)>) -> Result<(), PartitionError> {
-        self.run_as(&self.process(at), habits)
+    pub fn producer(&self, transactional_id: Option<&str>) -> Producer {
+        let mut options = self.options();
+        options.transactional_id = transactional_id.map(str::to_owned);
+        Producer::new(Cluster::new(options, Arc::new(TokioEnvironment)).unwrap()).unwrap()
     }
 
-    pub fn run_as(&self, process: &Process, habits: Habits) -> Result<(), PartitionError> {
-        let outcome = self.in_runtime(self.work(process, habits));
-        process.steps.over();
-        outcome
+    pub async fn send(&self, partition: i32, numbers: std::ops::Range<i32>) {
+        self.send_all(numbers.map(|number| record(partition, number))).await;
     }
 
-    /// Of its own for whoever runs. A server that is in memory is asked again without waiting.
-    fn in_runtime<T>(&self, work: impl Future<Output = T>) -> T {
-        let mut builder = Builder::new_current_thread();
-        let runtime = match self.positions {
-            Positions::Beside => builder.build(),
-            Positions::Served(_) => builder.enable_time().start_paused(true).build(),
-            Positions::Real(_) => builder.enable_all().build(),
-        };
-        runtime.unwrap().block_on(work)
+    pub async fn send_all(&self, records: impl Iterator<Item = ProducerRecord>) {
+        let producer = self.producer(None);
+        let mut handles = Vec::new();
+        for record in records {
+            handles.push(producer.enqueue(record).await.unwrap());
+        }
+        for handle in handles {
+            handle.await.unwrap();
+        }
+        producer.close(PATIENCE).await.unwrap();
     }
 
-    async fn work(&self, process: &Process, habits: Habits) -> Result<(), PartitionError> {
-        let place = Place {
-            key: self.key.clone(),
-            process: process.clone(),
-            files: Arc::new(process.clone()),
-            table: PathBuf::from(TABLE),
-            store: self.positions.store(process).await,
-        };
-        line::work(place, &self.topic, habits, &self.log).await
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
-    /// How many steps an instance takes alone.
-    pub fn steps(&self, habits: Habits) -> u64 {
-        let process = self.process(None);
-        self.run_as(&process, habits).unwrap();
-        process.steps.count()
+    pub fn settings(&self, lines: &str) -> Settings {
+        let text = format!("name = \"orders\"\ntopics = [\"orders\"]\n{lines}");
+        Settings::parse(&text).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The files that readers see.
-    pub fn files(&self) -> Vec<(PathBuf, FileName, Bytes)> {
-        let disk = self.disk.lock().unwrap();
-        let mut found = Vec::new();
-        let mut left = vec![PathBuf::from(TABLE)];
-        while let Some(dir) = left.pop() {
-            for entry in disk.list(&dir).unwrap() {
-                let path = dir.join(&entry.name);
-                match entry.is_dir {
-                    _ if entry.name.starts_with('_') => {}
-                    true => left.push(path),
-                    false => {
-                        let name = FileName::parse(&entry.name).unwrap();
-                        found.push((path.clone(), name, disk.read(&path).unwrap().into()));
+    pub fn start(&self, until: Until, lines: &str) -> JoinHandle<Result<Vec<Done>, RunError>> {
+        self.start_as("one", until, lines)
+    }
+
+    pub fn start_as(
+        &self,
+        instance: &str,
+        until: Until,
+        lines: &str,
+    ) -> JoinHandle<Result<Vec<Done>, RunError>> {
+        let (settings, options) = (self.settings(lines), self.instance(instance));
+        tokio::spawn(run(settings, options, until))
+    }
+
+    /// An instance in a process of its own, as far as all of it stands still at once.
+    pub fn start_that_can_pause(&self, instance: &str, lines: &str) -> Pausable {
+        let (settings, options) = (self.settings(lines), self.instance(instance));
+        let (pause, pauses) = mpsc::channel::<()>();
+        let (go_on, goes_on) = mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let running = tokio::spawn(run(settings, options, Until::Stopped));
+                while !running.is_finished() {
+                    if pauses.try_recv().is_ok() && goes_on.recv().is_err() {
+                        return None;
                     }
+                    tokio::task::yield_now().await;
                 }
-            }
-        }
-        found
-    }
-
-    /// The offsets and values in the table.
-    pub fn rows(&self) -> Vec<(i64, String)> {
-        let mut rows = Vec::new();
-        for (path, name, bytes) in self.files() {
-            let file = ParquetFile::read(&path, &bytes);
-            for (offset, _) in &file.rows {
-                assert!((name.range.start.0..name.range.end.0).contains(offset), "{name} holds {offset}");
-            }
-            rows.extend_from_slice(&file.rows);
-        }
-        rows.sort();
-        rows
-    }
-
-    /// The offsets among the dead letters.
-    pub fn letters(&self) -> Vec<i64> {
-        let mut offsets: Vec<_> =
-            self.topic.lock().unwrap().committed.iter().map(|letter| letter.offset.0).collect();
-        offsets.sort_unstable();
-        offsets
-    }
-
-    /// What is stored of the partition.
-    pub fn stored(&self) -> Option<Stored> {
-        let process = self.process(None);
-        let listed = self
-            .in_runtime(async { self.positions.store(&process).await.list(&self.key.line).await.unwrap() });
-        listed.into_iter().find(|(key, _)| key.partition == self.key.partition).map(|(_, stored)| stored)
-    }
-
-    pub fn assert_exactly_once(&self, what: &str) {
-        let (letters, rows): (Vec<_>, Vec<_>) = self
-            .log
-            .iter()
-            .map(|record| (record.offset.0, record.value.as_deref().unwrap()))
-            .partition(|(_, value)| value[0] == 0xff);
-        let expected: Vec<_> = rows
-            .into_iter()
-            .map(|(offset, value)| (offset, String::from_utf8(value.to_vec()).unwrap()))
-            .collect();
-        let rows = self.rows();
-        assert!(rows == expected, "{what}: not exactly once: {rows:?}");
-        let expected: Vec<_> = letters.into_iter().map(|(offset, _)| offset).collect();
-        let letters = self.letters();
-        assert!(letters == expected, "{what}: letters are not there exactly once: {letters:?}");
-    }
-
-    /// Each record once, and names, footers and the store say what is there, from the first record to the last.
-    pub fn assert_whole(&self, what: &str) {
-        self.assert_exactly_once(what);
-        let letters = self.letters();
-        let mut ranges: BTreeMap<Range, Vec<Rc<ParquetFile>>> = BTreeMap::new();
-        for (path, name, bytes) in self.files() {
-            let file = ParquetFile::read(&path, &bytes);
-            let Key { line, cluster_id, partition, topic_id } = &self.key;
-            for (word, expected) in [
-                ("ottla.line", line.to_string()),
-                ("ottla.cluster.id", cluster_id.clone()),
-                ("ottla.topic", partition.topic.to_string()),
-                ("ottla.topic.id", topic_id.to_string()),
-                ("ottla.partition", partition.partition.to_string()),
-                ("ottla.range.start", name.range.start.to_string()),
-                ("ottla.range.end", name.range.end.to_string()),
-            ] {
-                assert_eq!(file.words[word], expected, "{what}: {word} of {}", path.display());
-            }
-            ranges.entry(name.range).or_default().push(file);
-        }
-        let mut end = Offset(0);
-        for (range, files) in &ranges {
-            assert_eq!(range.start, end, "{what}: {range} does not continue what is before it");
-            end = range.end;
-            let letters = letters.iter().filter(|&&offset| (range.start.0..range.end.0).contains(&offset));
-            let rows: usize = files.iter().map(|file| file.rows.len()).sum();
-            let said = [
-                ("ottla.range.files", files.len()),
-                ("ottla.range.rows", rows),
-                ("ottla.range.letters", letters.count()),
-            ];
-            for file in files {
-                for (word, expected) in said {
-                    assert_eq!(file.words[word], expected.to_string(), "{what}: {word} of {range}");
-                }
-                let epochs = [file, &files[0]].map(|file| &file.words["ottla.epoch"]);
-                assert_eq!(epochs[0], epochs[1], "{what}: {range} was frozen once");
-            }
-        }
-        let stored = self.stored().unwrap_or_else(|| panic!("{what}: nothing is stored"));
-        assert_eq!(end, self.log.last().unwrap().offset.plus(1), "{what}: where the last range ends");
-        assert_eq!(
-            (stored.begun, stored.committed.next, stored.frozen),
-            (Offset(0), end, None),
-            "{what}: the store and the table differ"
-        );
-    }
-
-    /// Each record in the table or among the letters, once: which of the two depends on who froze its range.
-    pub fn assert_each_somewhere_once(&self, what: &str) {
-        let mut found = self.letters();
-        found.extend(self.offsets());
-        found.sort_unstable();
-        let expected: Vec<_> = self.log.iter().map(|record| record.offset.0).collect();
-        assert!(found == expected, "{what}: not exactly once: {found:?}");
-    }
-
-    /// Of what is there, nothing twice.
-    pub fn assert_nothing_twice(&self, what: &str) {
-        let (letters, rows) = (self.letters(), self.rows());
-        assert!(letters.windows(2).all(|pair| pair[0] != pair[1]), "{what}: letters twice: {letters:?}");
-        assert!(rows.windows(2).all(|pair| pair[0] != pair[1]), "{what}: rows twice: {rows:?}");
-    }
-
-    /// The offsets in the table, whatever its columns are.
-    fn offsets(&self) -> Vec<i64> {
-        let mut found = Vec::new();
-        for (_, _, bytes) in self.files() {
-            for batch in ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap() {
-                let batch = batch.unwrap();
-                let offsets = batch.column_by_name("kafka_offset").unwrap().as_primitive::<Int64Type>();
-                found.extend_from_slice(offsets.values());
-            }
-        }
-        found
-    }
-
-    /// One file instead of all, as whoever compacts the table would leave it.
-    pub fn compact(&self) {
-        let files = self.files();
-        let readers = files.iter().map(|(_, _, bytes)| {
-            ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).unwrap().build().unwrap()
+                Some(running.await.unwrap())
+            })
         });
-        let mut merged = Vec::new();
-        let mut writer: Option<ArrowWriter<&mut Vec<u8>>> = None;
-        let mut sink = Some(&mut merged);
-        for batch in readers.flatten() {
-            let batch = batch.unwrap();
-            let writer = writer.get_or_insert_with(|| {
-                ArrowWriter::try_new(sink.take().unwrap(), batch.schema(), None).unwrap()
-            });
-            writer.write(&batch).unwrap();
-        }
-        writer.unwrap().close().unwrap();
-        let end = files.iter().map(|(_, name, _)| name.range.end).max().unwrap();
-        let mut disk = self.disk.lock().unwrap();
-        for (path, _, _) in &files {
-            disk.remove(path).unwrap();
-        }
-        let name = FileName { partition: self.key.partition.clone(), range: Range::new(Offset(0), end) };
-        disk.put(&Path::new(TABLE).join(name.to_string()), &merged);
+        Pausable { pause, go_on, thread }
     }
 
-    /// Where something of the partition is, in one of the directories beside the table.
-    pub fn beside(&self, directory: &str) -> PathBuf {
-        let Key { line, partition, .. } = &self.key;
-        Path::new(TABLE).join(directory).join(line.as_str()).join(partition.to_string())
+    pub async fn run_to_end(&self, lines: &str) -> Result<Vec<Done>, RunError> {
+        timeout(PATIENCE, self.start(Until::End, lines)).await.expect("it ends").unwrap()
     }
 
-    /// What is in the store, and how many changes led to it.
-    pub fn kept(&self) -> (usize, Kept) {
-        match &self.positions {
-            Positions::Beside => {
-                let dir = self.beside("_sink");
-                let disk = self.disk.lock().unwrap();
-                let entries = disk.list(&dir).unwrap_or_default();
-                let files: Vec<_> = entries
-                    .iter()
-                    .filter(|entry| entry.name.ends_with(".json"))
-                    .map(|entry| (dir.join(&entry.name), disk.read(&dir.join(&entry.name)).unwrap()))
-                    .collect();
-                let newest = files.last();
-                let newest = newest.map(|(path, _)| path.file_stem().unwrap().to_str().unwrap().parse());
-                (newest.map_or(0, Result::unwrap), Kept::Files(files))
-            }
-            Positions::Served(table) => {
-                let table = table.lock().unwrap().clone();
-                (table.changes, Kept::Served(table))
-            }
-            Positions::Real(_) => panic!("real servers are set back elsewhere"),
-        }
+    pub async fn refused(&self, lines: &str) -> String {
+        self.run_to_end(lines).await.expect_err("it is refused").to_string()
     }
 
-    /// Puts what was in the store in place of what is.
-    pub fn put_store(&self, to: &Kept) {
-        match (&self.positions, to) {
-            (Positions::Beside, Kept::Files(files)) => {
-                let (_, now) = self.kept();
-                let Kept::Files(now) = now else { unreachable!("they are beside the table") };
-                let mut disk = self.disk.lock().unwrap();
-                now.iter().for_each(|(path, _)| disk.remove(path).unwrap());
-                files.iter().for_each(|(path, content)| disk.put(path, content));
+    pub async fn status(&self, lines: &str) -> Result<Vec<Status>, RunError> {
+        sink::status(&self.settings(lines), &self.cluster(), Arc::new(LocalFiles)).await
+    }
+
+    pub async fn until_committed(&self, lines: &str, line: Line, offsets: i64) {
+        let is_there = |all: &[Status]| {
+            let of_line = all.iter().filter(|status| status.line == line);
+            of_line.map(|status| status.committed.map_or(0, |offset| offset.0)).sum::<i64>() >= offsets
+        };
+        timeout(PATIENCE, async {
+            while !self.status(lines).await.is_ok_and(|all| is_there(&all)) {
+                tokio::task::yield_now().await;
             }
-            (Positions::Served(table), Kept::Served(kept)) => *table.lock().unwrap() = kept.clone(),
-            _ => panic!("it was kept elsewhere"),
+        })
+        .await
+        .expect("it gets there");
+    }
+
+    pub async fn verified(&self, lines: &str) -> Vec<Verified> {
+        let (settings, cluster) = (self.settings(lines), self.cluster());
+        let verified = sink::verify(&settings, &cluster, Arc::new(LocalFiles));
+        timeout(PATIENCE, verified).await.expect("it ends").unwrap()
+    }
+
+    /// Each record is there once, of so many in each line, and the lines agree.
+    pub async fn assert_whole(&self, lines: &str, records: u64) {
+        let verified = self.verified(lines).await;
+        assert!(verified.iter().all(Verified::is_clean), "{verified:?}");
+        for line in self.settings(lines).lines() {
+            let of_line = verified.iter().filter(|one| one.line == line);
+            let sums =
+                of_line.fold((0, 0), |sums, one| (sums.0 + one.records, sums.1 + one.rows + one.letters));
+            assert_eq!(sums, (records, records), "{line}: {verified:?}");
         }
     }
 }
 
-/// A real server's store, as one process asks it: what it does is one step, and to hear of it another.
-struct Stepped {
-    process: Process,
-    store: Arc<dyn PositionStore>,
+/// An instance that can be made to stand still.
+pub struct Pausable {
+    pause: mpsc::Sender<()>,
+    go_on: mpsc::Sender<()>,
+    thread: std::thread::JoinHandle<Option<Result<Vec<Done>, RunError>>>,
 }
 
-impl Stepped {
-    fn step(&self) -> Result<(), StoreError> {
-        let path = PathBuf::from("the server");
-        self.process.steps.step().map_err(|source| StoreError::Files { doing: "ask", path, source })
+impl Pausable {
+    /// From here on it does nothing.
+    pub fn pause(&self) {
+        self.pause.send(()).unwrap();
     }
 
-    async fn asked<T>(&self, asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        self.step()?;
-        let answer = asked.await;
-        self.step()?;
-        answer
+    pub fn go_on(&self) {
+        self.go_on.send(()).unwrap();
+    }
+
+    /// How it has ended by itself.
+    pub async fn ended(self) -> Result<Vec<Done>, RunError> {
+        let joined = tokio::task::spawn_blocking(move || self.thread.join().unwrap());
+        timeout(PATIENCE, joined).await.expect("it ends").unwrap().expect("it was let go on")
     }
 }
 
-impl PositionStore for Stepped {
-    fn acquire<'a>(&'a self, acquire: &'a sink::Acquire) -> BoxFuture<'a, Result<sink::Held, StoreError>> {
-        Box::pin(self.asked(self.store.acquire(acquire)))
-    }
+/// Some have no key, some no value, and some have a header twice.
+pub fn record(partition: i32, number: i32) -> ProducerRecord {
+    let mut record = ProducerRecord::new("orders", format!("value {number}"));
+    record.partition = Some(PartitionId(partition));
+    record.key = (number % 3 > 0).then(|| format!("key {number}").into());
+    record.value = record.value.filter(|_| number % 7 > 0);
+    record.timestamp = Some(Millis(1_700_000_000_000 + i64::from(number)));
+    record.headers = vec![Header { key: "a".into(), value: None }; number as usize % 3];
+    record
+}
 
-    fn freeze<'a>(&'a self, change: &'a sink::Change) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.asked(self.store.freeze(change)))
-    }
-
-    fn commit<'a>(
-        &'a self,
-        change: &'a sink::Change,
-        leader_epoch: LeaderEpoch,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.asked(self.store.commit(change, leader_epoch)))
-    }
-
-    fn rebuild<'a>(&'a self, rebuild: &'a sink::Rebuild) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.asked(self.store.rebuild(rebuild)))
-    }
-
-    fn list<'a>(&'a self, line: &'a sink::LineName) -> BoxFuture<'a, Result<Vec<(Key, Stored)>, StoreError>> {
-        Box::pin(self.asked(self.store.list(line)))
-    }
+pub async fn run(settings: Settings, options: Options, until: Until) -> Result<Vec<Done>, RunError> {
+    sink::run(&settings, options, Arc::new(TokioEnvironment), Arc::new(LocalFiles), until, pending()).await
 }
