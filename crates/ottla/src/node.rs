@@ -4,6 +4,7 @@
 //! of which can be overridden; `start` takes what it is given. Settings that cannot be honoured end the command
 //! with exit code 2 before anything is opened.
 
+use std::future::Future;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,11 +17,14 @@ use broker::settings::{Settings, Sources};
 use broker::{Node, NodeOptions, StartError};
 use clap::Args;
 use storage::RealDisk;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::dev_cluster;
+use crate::dev_sink;
 use crate::failure::Failure;
 use crate::output;
+use crate::sink;
 use crate::stop::Stop;
 
 pub(crate) const DEV_LISTEN: &str = "127.0.0.1:9092";
@@ -38,6 +42,7 @@ Examples:
   ottla dev --data-dir /tmp/ottla --listen 127.0.0.1:19092 --admin 127.0.0.1:19644
   ottla dev --listen 127.0.0.1:0 --admin 127.0.0.1:0      # any free ports; the banner tells which
   ottla dev --brokers 3          # a cluster: ports 9092 to 9094, kill -9 any of them and look
+  ottla dev --sink sink.toml     # and a sink; [client] bootstrap.servers is this broker then
   ottla dev --set num.partitions=12 --set auto.create.topics.enable=false")]
 pub(crate) struct DevArgs {
     /// Where files are kept [default: ottla-data in this directory]
@@ -52,6 +57,9 @@ pub(crate) struct DevArgs {
     /// Number of brokers, each a process of its own: a cluster on this machine [ports: one after the other]
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=9))]
     pub(crate) brokers: u16,
+    /// The declaration of a sink to run beside it; topics that are not there are made
+    #[arg(long, value_name = "FILE", conflicts_with = "brokers")]
+    sink: Option<PathBuf>,
     /// Be one of several: no banner, and stop when standard input ends
     #[arg(long, hide = true)]
     child: bool,
@@ -106,6 +114,7 @@ pub(crate) fn dev(args: DevArgs) -> Result<(), Failure> {
     if args.brokers > 1 {
         return dev_cluster::run(&args);
     }
+    let sink = args.sink.as_deref().map(sink::read).transpose()?;
     let mut sources = Sources::new()
         .preset("node.id", "1")
         .preset("log.dirs", DEV_DATA_DIR)
@@ -126,13 +135,13 @@ pub(crate) fn dev(args: DevArgs) -> Result<(), Failure> {
     let settings = args.common.load(sources)?;
     let announce =
         if args.child { |ready: &Ready| output::print(&format!("{}\n", ready.after_ms)) } else { banner };
-    run(settings, args.common.log_format, "warn", args.child, announce)
+    run(settings, args.common.log_format, "warn", args.child, sink, announce)
 }
 
 /// `ottla start`.
 pub(crate) fn start(args: StartArgs) -> Result<(), Failure> {
     let settings = args.common.load(Sources::new().properties_file(&args.config))?;
-    run(settings, args.common.log_format, "info", false, |ready| {
+    run(settings, args.common.log_format, "info", false, None, |ready| {
         let admin = ready.admin.map_or_else(|| "none".to_owned(), |admin| admin.to_string());
         let ready_ms = u64::try_from(ready.after_ms).unwrap_or(u64::MAX);
         tracing::info!(kafka = %ready.kafka, admin, ready_ms, "ready");
@@ -153,6 +162,7 @@ fn run(
     log_format: LogFormat,
     log_filter: &str,
     is_child: bool,
+    sink: Option<::sink::Settings>,
     announce: impl FnOnce(&Ready) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let filter = std::env::var("OTTLA_LOG").unwrap_or_else(|_| log_filter.to_owned());
@@ -192,12 +202,23 @@ fn run(
         let announced = announce(&ready);
         let mut outcome = Ok(());
         if announced.is_ok() {
+            let (end_sink, sink_ends) = oneshot::channel::<()>();
+            let beside = beside(sink.as_ref(), ready.kafka, async { drop(sink_ends.await) });
+            tokio::pin!(beside);
             tokio::select! {
-                () = stop.asked() => tracing::info!("stopping"),
+                () = stop.asked() => {
+                    tracing::info!("stopping");
+                    drop(end_sink);
+                    if sink.is_some() {
+                        // While there is a broker for it to commit to.
+                        outcome = beside.await;
+                    }
+                }
                 message = node.failed() => {
                     tracing::error!("{message}: stopping");
                     outcome = Err(Failure::failed(message.to_owned()));
                 }
+                ended = &mut beside => outcome = ended,
             }
         }
         let stopped = node.shutdown().await;
@@ -207,6 +228,18 @@ fn run(
         tracing::info!("stopped in order");
         Ok(())
     })
+}
+
+/// A sink beside the broker, if one is wanted.
+async fn beside(
+    sink: Option<&::sink::Settings>,
+    broker: SocketAddr,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Failure> {
+    match sink {
+        Some(settings) => dev_sink::run(settings, broker, stop).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What the operator has to change is exit code 2, what the machine did is 1.

@@ -4,7 +4,7 @@
 //! crate.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -12,14 +12,16 @@ use client::{Execution, Isolation, Options, TokioEnvironment};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use sink::{
-    Compaction, Expiries, Expiry, Finding, Line, LineName, LocalFiles, Merges, RepairAction, Replayed,
-    RunError, Settings, Until, Verified, Which,
+    Compaction, Expiries, Expiry, Finding, Hold, Line, LocalFiles, Merges, Pace, RepairAction, Replayed,
+    RunError, Settings, Verified, Which,
 };
 use wire::Offset;
 
 use crate::connect::ConnectArgs;
 use crate::failure::Failure;
 use crate::output::{OutputArgs, Report, Style, print_json};
+use crate::sink_reset::{self, ResetArgs};
+use crate::sink_running::{self, BackfillArgs, HowArgs, PauseArgs, ResumeArgs};
 use crate::stop::Stop;
 
 /// Move topics into tables and topics, each record exactly once
@@ -75,6 +77,10 @@ impl From<LineArg> for Line {
 #[derive(Debug, Subcommand)]
 enum SinkCommand {
     Run(RunArgs),
+    Backfill(BackfillArgs),
+    Pause(PauseArgs),
+    Resume(ResumeArgs),
+    Reset(ResetArgs),
     Status(StatusArgs),
     Verify(VerifyArgs),
     Repair(RepairArgs),
@@ -121,19 +127,16 @@ takes over from the first at once, and the first one ends.
 A record that cannot be converted ends it, with its place named and what came before it committed.
 With [dead_letters] in the declaration it goes to the topic that is named there, once.")]
 struct RunArgs {
-    /// End when everything is in the output that is there now
-    #[arg(long)]
-    until_end: bool,
-    /// What this instance is called among those that share the partitions [default: the host's name]
-    #[arg(long, value_name = "NAME")]
-    instance: Option<LineName>,
+    #[command(flatten)]
+    how: HowArgs,
 }
 
 /// Show what is read, committed and in the output, and how far it is behind
 #[derive(Debug, Args)]
 #[command(after_help = "\
-lag is in offsets from the committed position on, and seconds tells how long the first record of them has
-waited, where the brokers can tell. ahead is how many offsets this line has committed more than the other.")]
+lag is in offsets from the committed position on, bytes about what they take on a broker's disk (their part
+of the whole log), and seconds tells how long the first record of them has waited, where the brokers can tell. ahead is how many offsets this line has committed more than the other.
+state says of a line that it is paused.")]
 struct StatusArgs {}
 
 /// Compare the table and the output topic with the log and each other: each record is there, once
@@ -214,12 +217,16 @@ fn age(text: &str) -> Result<i64, String> {
     millis.filter(|&age| age >= 0).ok_or_else(|| format!("{text:?} is no age; 30m, 1h and 90d are"))
 }
 
+/// Reads a declaration.
+pub(crate) fn read(config: &Path) -> Result<Settings, Failure> {
+    let text = fs::read_to_string(config)
+        .map_err(|error| Failure::usage(format!("cannot read {}: {error}", config.display())))?;
+    Settings::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", config.display())))
+}
+
 pub(crate) async fn run(args: SinkArgs) -> Result<(), Failure> {
     let SinkArgs { command, config, line, output, connect } = args;
-    let text = fs::read_to_string(&config)
-        .map_err(|error| Failure::usage(format!("cannot read {}: {error}", config.display())))?;
-    let settings =
-        Settings::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", config.display())))?;
+    let settings = read(&config)?;
     let settings = match line.map(Line::from) {
         None => settings,
         Some(line) => settings
@@ -227,7 +234,11 @@ pub(crate) async fn run(args: SinkArgs) -> Result<(), Failure> {
             .ok_or_else(|| Failure::usage(format!("{} declares no [{line}]", config.display())))?,
     };
     match command {
-        SinkCommand::Run(args) => work(&settings, &args, output, &connect).await,
+        SinkCommand::Run(args) => work(&settings, &args.how, Pace::Live, output, &connect).await,
+        SinkCommand::Backfill(args) => work(&settings, &args.how, Pace::Backfill, output, &connect).await,
+        SinkCommand::Pause(PauseArgs {}) => hold(&settings, Hold::Pause, output, &connect).await,
+        SinkCommand::Resume(ResumeArgs {}) => hold(&settings, Hold::Resume, output, &connect).await,
+        SinkCommand::Reset(args) => reset(&settings, args, output, &connect).await,
         SinkCommand::Status(StatusArgs {}) => status(&settings, output, &connect).await,
         SinkCommand::Verify(VerifyArgs {}) => verify(&settings, output, &connect).await,
         SinkCommand::Repair(args) => repair(&settings, &args, output, &connect).await,
@@ -238,7 +249,7 @@ pub(crate) async fn run(args: SinkArgs) -> Result<(), Failure> {
 }
 
 /// The declaration's client settings, under what the command line says.
-fn declared(settings: &Settings, options: &mut Options) {
+pub(crate) fn declared(settings: &Settings, options: &mut Options) {
     options.isolation_level = Isolation::ReadCommitted;
     for (key, value) in [
         // What an instance has in hand is soon written by another if it dies, and moves only if it has to.
@@ -254,42 +265,35 @@ fn declared(settings: &Settings, options: &mut Options) {
 
 async fn work(
     settings: &Settings,
-    args: &RunArgs,
+    how: &HowArgs,
+    pace: Pace,
     output: OutputArgs,
     connect: &ConnectArgs,
 ) -> Result<(), Failure> {
     let mut stop = Stop::listen(false)?;
     let cluster = connect.cluster(|options| declared(settings, options)).await?;
-    let until = if args.until_end { Until::End } else { Until::Stopped };
-    let (environment, files) = (Arc::new(TokioEnvironment), Arc::new(LocalFiles));
-    let mut options = cluster.options().clone();
-    drop(cluster);
-    if let Some(instance) = &args.instance {
-        options.group_instance_id = Some(instance.to_string());
-    }
-    options.group_instance_id.get_or_insert_with(host_name);
-    let done = sink::run(settings, options, environment, files, until, stop.asked()).await?;
-    let mut report = Report::new(&["line", "topic", "partition", "from", "to", "records", "letters"]);
-    for done in done {
-        report.row(vec![
-            done.line.name().into(),
-            done.partition.topic.as_str().into(),
-            done.partition.partition.0.into(),
-            done.from.0.into(),
-            done.to.0.into(),
-            done.records.into(),
-            done.letters.into(),
-        ]);
-    }
-    output.print(&report)
+    let done = sink_running::work(settings, cluster, how, pace, stop.asked()).await?;
+    sink_running::report(done, output)
 }
 
-/// What this machine calls itself, as far as it can be a part of ids.
-fn host_name() -> String {
-    let system = rustix::system::uname();
-    let is_allowed = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let name: String = system.nodename().to_string_lossy().chars().filter(is_allowed).collect();
-    if name.is_empty() { "host".to_owned() } else { name }
+async fn hold(
+    settings: &Settings,
+    hold: Hold,
+    output: OutputArgs,
+    connect: &ConnectArgs,
+) -> Result<(), Failure> {
+    let cluster = connect.cluster(|options| declared(settings, options)).await?;
+    sink_running::hold(settings, &cluster, hold, output).await
+}
+
+async fn reset(
+    settings: &Settings,
+    args: ResetArgs,
+    output: OutputArgs,
+    connect: &ConnectArgs,
+) -> Result<(), Failure> {
+    let cluster = connect.cluster(|options| declared(settings, options)).await?;
+    sink_reset::run(settings, &cluster, args, output).await
 }
 
 async fn status(settings: &Settings, output: OutputArgs, connect: &ConnectArgs) -> Result<(), Failure> {
@@ -305,9 +309,11 @@ async fn status(settings: &Settings, output: OutputArgs, connect: &ConnectArgs) 
         "output",
         "log_end",
         "lag",
+        "bytes",
         "seconds",
         "ahead",
         "frozen",
+        "state",
     ]);
     for status in sink::status(settings, &cluster, Arc::new(LocalFiles)).await? {
         report.row(vec![
@@ -319,12 +325,14 @@ async fn status(settings: &Settings, output: OutputArgs, connect: &ConnectArgs) 
             offset(status.output),
             status.log_end.0.into(),
             status.lag.into(),
+            status.lag_bytes.into(),
             seconds(status.lag_ms),
             status.ahead.into(),
             status.frozen.map_or(Value::Null, |range| range.to_string().into()),
+            if status.is_paused { "paused".into() } else { Value::Null },
         ]);
     }
-    output.print(&report.without_empty(&["seconds", "ahead", "frozen"]))
+    output.print(&report.without_empty(&["bytes", "seconds", "ahead", "frozen", "state"]))
 }
 
 async fn verify(settings: &Settings, output: OutputArgs, connect: &ConnectArgs) -> Result<(), Failure> {

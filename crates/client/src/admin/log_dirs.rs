@@ -30,8 +30,7 @@ impl Admin {
             let response = self
                 .cluster
                 .retrying(DOING, || async {
-                    let request =
-                        DescribeLogDirsRequest { topics: Some(topics.clone()), ..Default::default() };
+                    let request = DescribeLogDirsRequest { topics: Some(topics.clone()) };
                     let response = self.cluster.call(broker, Lane::Requests, request).await?;
                     outcome(response.error_code, DOING.to_owned(), None, response)
                 })

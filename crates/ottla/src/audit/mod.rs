@@ -8,7 +8,7 @@ mod stamp;
 mod judge;
 mod traffic;
 mod report;
-mod page;
+pub(crate) mod page;
 mod produce;
 mod verify;
 pub(crate) mod canary;

@@ -23,7 +23,7 @@ pub(super) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Serves what `page` makes at `/metrics` of an address, for as long as the handle is kept; says where.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     address: &str,
     page: impl Fn() -> String + Send + Sync + 'static,
 ) -> Result<(SocketAddr, Served), Failure> {
@@ -35,7 +35,7 @@ pub(super) async fn serve(
 }
 
 /// A page that is served.
-pub(super) struct Served(JoinHandle<()>);
+pub(crate) struct Served(JoinHandle<()>);
 
 impl Drop for Served {
     fn drop(&mut self) {

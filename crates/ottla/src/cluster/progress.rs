@@ -1,4 +1,4 @@
-//! What is said while something goes on: one line on a terminal, replaced by the next and gone at the end.
+//! What is said while something goes on: a line on a terminal, or some of them, replaced by the next and gone at the end.
 //!
 //! It goes to the standard error, and nowhere when that is no terminal.
 
@@ -31,6 +31,27 @@ impl Progress {
         }
     }
 
+    /// Whether anybody sees it.
+    pub(crate) fn is_seen(&self) -> bool {
+        self.is_terminal
+    }
+
+    /// Shows rows, one below the other: the next ones take their place.
+    pub(crate) fn show_rows(&self, rows: &[String]) {
+        if self.is_terminal && !rows.is_empty() {
+            // One that went on in the next line would not be found again.
+            let width = rustix::termios::tcgetwinsize(std::io::stderr()).map_or(80, |size| size.ws_col);
+            let cut = |row: &String| row.chars().take(usize::from(width)).collect::<String>();
+            let text = rows.iter().map(cut).collect::<Vec<_>>().join("\x1b[K\n");
+            // Back to the first one. What lies below is what was shown before, of more rows.
+            let up = match rows.len() - 1 {
+                0 => String::new(),
+                rows => format!("\x1b[{rows}A"),
+            };
+            let _ = write!(std::io::stderr().lock(), "\r{text}\x1b[J{up}\r");
+        }
+    }
+
     /// The same for what changes all the time: now and then.
     pub(crate) fn show_often(&self, line: impl Display) {
         if self.shown.get().is_none_or(|shown| shown.elapsed() >= SHOW_EVERY) {
@@ -42,7 +63,9 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.show("");
+        if self.is_terminal {
+            let _ = write!(std::io::stderr().lock(), "\r\x1b[J");
+        }
     }
 }
 
