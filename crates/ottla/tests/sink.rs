@@ -194,7 +194,7 @@ fn a_sink_that_cannot_run_is_told_and_ends_the_broker() {
         String::from_utf8_lossy(&output.stderr).replace(&declared.config.display().to_string(), "FILE");
     assert_eq!(output.status.code(), Some(2), "{said}");
     expect![[r#"
-        error: FILE: topics is missing, as in topics = ["orders"]
+        error: FILE: line 1, column 1: topics is missing, as in topics = ["orders"]
     "#]]
     .assert_eq(&said);
 }
