@@ -116,6 +116,15 @@ impl Layout {
     /// The names there are.
     pub const NAMES: [&str; 3] = ["hour", "day", "none"];
 
+    /// The columns that readers of Hive's layout make of the directories' names.
+    pub(crate) fn columns(self) -> &'static [&'static str] {
+        match self {
+            Self::Hour => &["dt", "hour"],
+            Self::Day => &["dt"],
+            Self::Flat => &[],
+        }
+    }
+
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {

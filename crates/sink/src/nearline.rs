@@ -412,8 +412,16 @@ impl Nearline {
                 Ok(closed)
             }
             Err(error) => {
+                let is_no_member = is_no_member(&error);
                 self.give_up(error, &member)?;
                 self.end_open(producer).await?;
+                if is_no_member && self.waiting.is_none() {
+                    // The group tells it soon; until then the next one would fail as well.
+                    tokio::select! {
+                        Some(share) = self.shares.recv() => self.waiting = Some(share),
+                        () = sleep(LOOK_EVERY) => {}
+                    }
+                }
                 Ok(if is_stopped { Closed::Stopped } else { Closed::Flush })
             }
         }

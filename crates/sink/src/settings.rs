@@ -609,7 +609,17 @@ fn table(mut section: Section<'_>, format: Format, age_ms_max: i64) -> Result<Ta
     let span = section.span.clone();
     section.end()?;
     let shape = Shape::new(format, extras);
-    let shape = shape.map_err(|name| Problem::new(span, format!("there are two columns {name:?}")))?;
+    let shape =
+        shape.map_err(|name| Problem::new(span.clone(), format!("there are two columns {name:?}")))?;
+    let is_there =
+        |name: &&&str| shape.schema().fields().iter().any(|field| field.name().eq_ignore_ascii_case(name));
+    if let Some(name) = layout.columns().iter().find(is_there) {
+        let layout = layout.name();
+        let what = format!(
+            "a column {name:?} would be there twice, as partition_by = {layout:?} makes one of the directories' names: another name for the field, or partition_by = \"none\""
+        );
+        return Err(Problem::new(span, what));
+    }
     let files_max = usize::try_from(files_max).unwrap_or(usize::MAX);
     let memory_max = usize::try_from(memory_max).unwrap_or(usize::MAX);
     Ok(TableSettings {
@@ -901,7 +911,7 @@ mod tests {
         check_behind_top(
             "[nearline]\ntable = \"t\"\nflush_age = \"1s\"\n",
             expect![
-                "line 5, column 1: nearline.flush_age is not known here; table, positions, partition_by, columns, roll_bytes, roll_rows, roll_age, memory, open_files, success are"
+                "line 5, column 1: nearline.flush_age is not known here; table, s3, positions, partition_by, columns, roll_bytes, roll_rows, roll_age, memory, open_files, success are"
             ],
         );
         for table in ["./data/t/", "data", "data/t/now"] {
@@ -1036,6 +1046,12 @@ mod tests {
         check_behind_top(
             "[value]\nformat = \"json\"\nfields = [{ name = \"id\", type = \"int64\" }, { name = \"ID\", type = \"int64\" }]\n[offline]\ntable = \"t\"\n",
             expect![[r#"line 6, column 1: there are two columns "ID""#]],
+        );
+        check_behind_top(
+            "[value]\nformat = \"json\"\nfields = [{ name = \"Hour\", type = \"int64\" }]\n[offline]\ntable = \"t\"\n",
+            expect![[
+                r#"line 6, column 1: a column "hour" would be there twice, as partition_by = "hour" makes one of the directories' names: another name for the field, or partition_by = "none""#
+            ]],
         );
         let nested = |field: &str| {
             format!("[value]\nformat = \"json\"\nfields = [{field}]\n[offline]\ntable = \"t\"\n")
