@@ -743,7 +743,7 @@ fn who_slept_leaves_its_name_to_whoever_has_it_by_now(place: Place) {
             sleeper.commit().await.unwrap();
             sleeper
         });
-        let slept = std::time::Instant::now();
+        let slept = tokio::time::Instant::now();
         let heir = awake.block_on(async {
             let mut heir = member();
             let records = next(&mut heir).await;

@@ -73,7 +73,7 @@ impl Progress {
                 size(rate(bytes, before.work.bytes)),
                 sum.lag.map_or_else(|| "?".to_owned(), |lag| lag.to_string()),
             );
-            if line == Line::Offline {
+            if line == Line::Offline || files > 0 {
                 row += &format!("  {files} files");
             }
             row += &format!("  {commits} commits");

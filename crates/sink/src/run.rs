@@ -260,14 +260,19 @@ pub async fn run(
         );
     }
     let (declared, stop_nearline) = (settings.clone(), asked(stopped));
-    let orders = orders(Line::Nearline);
     match settings.nearline.clone() {
-        Some(NearlineOutput::Topic(topic)) => drop(lines.spawn(async move {
-            nearline::run(&declared, &topic, options, environment, orders, stop_nearline).await
-        })),
-        Some(NearlineOutput::Stream(stream)) => drop(lines.spawn(async move {
-            stream::run(&declared, &stream, options, environment, orders, stop_nearline).await
-        })),
+        Some(NearlineOutput::Topic(topic)) => {
+            let orders = orders(Line::Nearline);
+            lines.spawn(async move {
+                nearline::run(&declared, &topic, options, environment, orders, stop_nearline).await
+            });
+        }
+        Some(NearlineOutput::Stream(stream)) => {
+            let orders = orders(Line::Nearline);
+            lines.spawn(async move {
+                stream::run(&declared, &stream, options, environment, orders, stop_nearline).await
+            });
+        }
         Some(NearlineOutput::Table(_)) | None => {}
     }
     let looking = watched.look();

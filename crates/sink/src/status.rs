@@ -172,10 +172,11 @@ async fn of_streams(
     cluster: &Cluster,
 ) -> Result<Vec<Status>, RunError> {
     let store = StreamStore::connect(settings, declared).await?;
-    let mut all = Vec::new();
+    let (mut all, mut logs) = (Vec::new(), BTreeMap::new());
     for source in sources(settings, Line::Nearline, cluster).await? {
         let stored = store.kept(&source.key).await?;
         let committed = stored.as_ref().map(|stored| stored.position.next);
+        logs.insert(source.key.partition.clone(), source.log);
         all.push(Status {
             read: committed,
             output: committed,
@@ -184,6 +185,7 @@ async fn of_streams(
         });
     }
     measure(cluster, &mut all).await?;
+    weigh(cluster, &logs, &mut all).await;
     Ok(all)
 }
 

@@ -296,9 +296,9 @@ impl Streams {
         let append = Append { key, fence, from, to, records, now: self.environment.now() };
         match self.store.append(&append).await {
             Ok(Appended::Done) => {
+                reading.commits += u64::from(to != reading.committed);
                 reading.committed = to;
                 reading.records += records.len() as u64;
-                reading.commits += 1;
                 Ok(true)
             }
             Ok(Appended::SetBack) => {
@@ -334,31 +334,42 @@ impl Streams {
             partition = %name, was = %was, now = %stored.position.next,
             "Redis was set back, with the stream: what it has lost is added again"
         );
-        // What it has lost may be gone from the log as well, by now.
-        let wanted = |partition: &TopicPartition| partition == name;
-        let sources = source::sources_of(&self.settings, Line::Nearline, &self.cluster, wanted).await?;
-        for source in sources {
-            source::check(&key, stored.position, &source.log)?;
-        }
         let Some(reading) = self.readings.get_mut(name) else { return Ok(()) };
         reading.fence = stored.fence;
         reading.committed = stored.position;
         reading.from = reading.from.min(stored.position.next);
         // What is not read any more is about to be taken away.
         let _ = self.consumer.seek(name, source::begin_at(stored.position));
-        Ok(())
+        // What it has lost may be gone from the log as well, by now. If that is not to be had, the consumer hears of it.
+        let wanted = |partition: &TopicPartition| partition == name;
+        match source::sources_of(&self.settings, Line::Nearline, &self.cluster, wanted).await {
+            Err(error) if source::is_for_now(&error) => Ok(()),
+            sources => {
+                sources?.iter().try_for_each(|source| source::check(&key, stored.position, &source.log))
+            }
+        }
     }
 
     /// Keeps positions that have moved without a record.
     async fn pass(&mut self) -> Result<(), RunError> {
+        self.keep(|reading, to| to.next > reading.committed.next).await
+    }
+
+    /// The same, and asks after the others: what Redis has lost is noticed also if nothing more is read.
+    async fn look(&mut self) -> Result<(), RunError> {
+        self.keep(|_, _| true).await
+    }
+
+    async fn keep(&mut self, is_wanted: impl Fn(&Reading, Position) -> bool) -> Result<(), RunError> {
         self.passed_at = Instant::now();
         let reached = |(name, reading): (&TopicPartition, &Reading)| {
-            let reached = self.consumer.reached(name)?;
-            let to = Position { next: reached.next, leader_epoch: reached.leader_epoch };
-            (to.next > reading.committed.next).then(|| (name.clone(), to))
+            let reached = self.consumer.reached(name).filter(|to| to.next > reading.committed.next);
+            let to = reached.map(|to| Position { next: to.next, leader_epoch: to.leader_epoch });
+            let to = to.unwrap_or(reading.committed);
+            is_wanted(reading, to).then(|| (name.clone(), to))
         };
-        let moved: Vec<_> = self.readings.iter().filter_map(reached).collect();
-        for (name, to) in moved {
+        let wanted: Vec<_> = self.readings.iter().filter_map(reached).collect();
+        for (name, to) in wanted {
             self.append(&name, &[], to).await?;
         }
         Ok(())
@@ -376,7 +387,7 @@ impl Streams {
             return Err(why);
         }
         match self.passed_at.elapsed() >= PASS_EVERY {
-            true => self.pass().await,
+            true => self.look().await,
             false => Ok(()),
         }
     }

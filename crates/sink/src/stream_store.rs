@@ -44,12 +44,14 @@ table.insert(found, 1, last)
 return found
 ";
 
-/// KEYS: the position. ARGV: the fence and the holder that were read ('' where nothing was), then fields and their values. Returns
-/// whether it was done.
+/// KEYS: the position. ARGV: the fence, the holder, the position and the last entry that were read ('' where nothing was), then
+/// fields and their values. Returns whether it was done: whoever holds the partition may be adding entries.
 const TAKE: &str = "
-local at = redis.call('HMGET', KEYS[1], 'fence', 'holder')
-if (at[1] or '') ~= ARGV[1] or (at[2] or '') ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+local at = redis.call('HMGET', KEYS[1], 'fence', 'holder', 'next', 'last')
+for field = 1, 4 do
+    if (at[field] or '') ~= ARGV[field] then return 0 end
+end
+redis.call('HSET', KEYS[1], unpack(ARGV, 5))
 return 1
 ";
 
@@ -351,22 +353,21 @@ impl StreamStore {
         for _ in 0..TRIES_MAX {
             let seen = insist(|| self.seen(&place)).await?;
             let stored = taken(&seen, acquire, &place)?;
-            let was = seen.stored.map(|stored| stored.fence);
-            if insist(|| self.take(&place, was, &stored)).await? {
+            if insist(|| self.take(&place, seen.stored.as_ref(), &stored)).await? {
                 return Ok(stored);
             }
         }
         Err(StoreError::Busy { key: Box::new(acquire.key.clone()) }.into())
     }
 
-    async fn take(&self, place: &str, was: Option<Fence>, stored: &Stored) -> Result<bool, StoreError> {
+    async fn take(&self, place: &str, was: Option<&Stored>, stored: &Stored) -> Result<bool, StoreError> {
         let position = position_of(place);
         let mut asking = self.take.prepare_invoke();
         asking.key(&position);
-        match was {
-            Some(Fence { number, token }) => asking.arg(number).arg(token),
-            None => asking.arg("").arg(""),
-        };
+        for word in ["fence", "holder", "next", "last"] {
+            let is_it = |(name, value): (&str, String)| (name == word).then_some(value);
+            asking.arg(was.and_then(|was| encode(was).into_iter().find_map(is_it)).unwrap_or_default());
+        }
         for (name, value) in encode(stored) {
             asking.arg(name).arg(value);
         }

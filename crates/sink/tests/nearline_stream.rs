@@ -118,8 +118,8 @@ async fn an_entry_says_all_of_its_record() {
         ]
     );
     // Who reads on from an offset gets the record of that offset first.
-    let read: Vec<(String, Vec<(String, Vec<String>)>)> =
-        redis.ask(&["XREAD", "COUNT", "1", "STREAMS", STREAM, "1"]).await;
+    type Entry = (String, Vec<String>);
+    let read: Vec<(String, Vec<Entry>)> = redis.ask(&["XREAD", "COUNT", "1", "STREAMS", STREAM, "1"]).await;
     assert_eq!(read[0].1[0].0, "1-1");
     let kept = position(&redis).await;
     let told = ["begun", "next", "last", "fence"].map(|name| kept[name].as_str());
