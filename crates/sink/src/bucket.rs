@@ -7,11 +7,10 @@
 //! Paths are `s3://BUCKET/KEY` throughout; what is above an object is not there before the object is.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -67,9 +66,6 @@ pub struct Bucket {
     /// Where files are written before they are put.
     spool: PathBuf,
 }
-
-/// Tells spooled files of one process apart.
-static SPOOLED: AtomicU64 = AtomicU64::new(0);
 
 impl fmt::Debug for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,27 +124,20 @@ impl Bucket {
 
     /// A local file without a name: it is gone with whoever has it open.
     pub(crate) fn spool(&self) -> io::Result<File> {
-        let number = SPOOLED.fetch_add(1, Ordering::Relaxed);
-        let path = self.spool.join(format!("ottla-{}-{number}.part", std::process::id()));
-        let told = |error: io::Error| {
+        tempfile::tempfile_in(&self.spool).map_err(|error| {
             let spool = self.spool.display();
             io::Error::new(error.kind(), format!("cannot write a file to {spool} before it is put: {error}"))
-        };
-        // One that is there is of a process that died before it came to take the name away, and had the same number.
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(told(error)),
-            _ => {}
-        }
-        let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(told)?;
-        fs::remove_file(&path).map_err(told)?;
-        Ok(file)
+        })
     }
 
     /// Whether the store does what everything here stands on: an object that is there is not put again. One that overlooks the
     /// condition would double records without a word.
     pub(crate) fn probe(&self, path: &Path) -> io::Result<()> {
-        self.put(path, Bytes::from_static(b"1"), Put::New)?;
-        let again = self.put(path, Bytes::from_static(b"2"), Put::New);
+        let again = match self.put(path, Bytes::from_static(b"1"), Put::New) {
+            Ok(()) => self.put(path, Bytes::from_static(b"2"), Put::New),
+            // Nobody else has this name: it was put, asked again as the answer was lost, and refused then.
+            refused => refused,
+        };
         self.remove(path)?;
         match again {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),

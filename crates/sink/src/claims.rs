@@ -78,7 +78,7 @@ pub(crate) fn newest(table: &Table, key: &Key) -> io::Result<Option<Frozen>> {
 
 fn read(bucket: &Bucket, table: &Table, key: &Key, start: Offset) -> io::Result<Frozen> {
     let path = directory(table, key).join(name(start));
-    let claim = decode(&bucket.read(&path)?).and_then(|claim| match claim.range.start == start {
+    let claim = decode(&bucket.read(&path)?, key).and_then(|claim| match claim.range.start == start {
         true => Ok(claim),
         false => Err(format!("it is of {}", claim.range)),
     });
@@ -94,7 +94,7 @@ pub(crate) fn claim(table: &Table, key: &Key, frozen: &Frozen) -> Result<(), Not
     let Some(bucket) = table.files.bucket() else { return Ok(()) };
     let start = frozen.range.start;
     let path = directory(table, key).join(name(start));
-    match bucket.put(&path, encode(frozen), Put::New) {
+    match bucket.put(&path, encode(key, frozen), Put::New) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => match read(bucket, table, key, start) {
             Ok(found) if found == *frozen => {}
             Ok(found) => return Err(NotClaimed::TakenOver(format!("{} is claimed there", found.range))),
@@ -115,18 +115,26 @@ pub(crate) fn claim(table: &Table, key: &Key, frozen: &Frozen) -> Result<(), Not
     Ok(())
 }
 
-fn encode(Frozen { range: Range { start, end }, epoch, layout, letters }: &Frozen) -> Bytes {
+fn encode(key: &Key, Frozen { range: Range { start, end }, epoch, layout, letters }: &Frozen) -> Bytes {
     let layout = layout.name();
     let value = json!({
-        "form": FORM, "start": start.0, "end": end.0, "epoch": epoch, "layout": layout, "letters": letters,
+        "form": FORM, "cluster_id": key.cluster_id, "topic_id": key.topic_id.to_string(),
+        "start": start.0, "end": end.0, "epoch": epoch, "layout": layout, "letters": letters,
     });
     value.to_string().into()
 }
 
-fn decode(bytes: &[u8]) -> Result<Frozen, String> {
+fn decode(bytes: &[u8], key: &Key) -> Result<Frozen, String> {
     let value: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if value["form"].as_i64() != Some(FORM) {
         return Err(format!("it has form {}, and this version of ottla reads form {FORM}", value["form"]));
+    }
+    let (cluster, topic) = (key.cluster_id.as_str(), key.topic_id.to_string());
+    if (value["cluster_id"].as_str(), value["topic_id"].as_str()) != (Some(cluster), Some(&topic)) {
+        return Err(format!(
+            "it is of topic id {} in cluster {}, and {} has {topic} in {cluster}: a topic that was made anew wants a table of its own",
+            value["topic_id"], value["cluster_id"], key.partition.topic
+        ));
     }
     let number =
         |name: &str| value[name].as_i64().filter(|&number| number >= 0).ok_or(format!("it has no {name}"));
@@ -145,17 +153,29 @@ fn decode(bytes: &[u8]) -> Result<Frozen, String> {
 
 #[cfg(test)]
 mod tests {
-    use wire::Offset;
+    use wire::{Offset, PartitionId, TopicPartition, Uuid};
 
     use super::{decode, encode, name, start};
-    use crate::key::{Layout, Range};
+    use crate::key::{Key, Layout, Range};
     use crate::store::Frozen;
+
+    fn key() -> Key {
+        Key {
+            line: "orders.offline".parse().unwrap(),
+            cluster_id: "c".to_owned(),
+            partition: TopicPartition::new("orders", PartitionId(0)),
+            topic_id: Uuid([7; 16]),
+        }
+    }
 
     #[test]
     fn a_claim_says_what_was_frozen() {
         let range = Range::new(Offset(10), Offset(20));
         let frozen = Frozen { range, epoch: 3, layout: Layout::Day, letters: 2 };
-        assert_eq!(decode(&encode(&frozen)), Ok(frozen));
+        assert_eq!(decode(&encode(&key(), &frozen), &key()), Ok(frozen));
+        let other = Key { topic_id: Uuid([8; 16]), ..key() };
+        let refused = decode(&encode(&other, &frozen), &key()).unwrap_err();
+        assert!(refused.contains("a topic that was made anew"), "{refused}");
         assert_eq!(start(&name(Offset(10))), Some(Offset(10)));
         for other in ["range-10.json", "1-00000000000000ab", "range-.json"] {
             assert_eq!(start(other), None, "{other}");
@@ -164,8 +184,9 @@ mod tests {
 
     #[test]
     fn what_is_no_claim_is_refused() {
-        for text in ["", "{}", r#"{"form":1,"start":2,"end":2,"epoch":1,"layout":"hour","letters":0}"#] {
-            assert!(decode(text.as_bytes()).is_err(), "{text}");
+        let empty = r#"{"form":1,"cluster_id":"c","topic_id":"ID","start":2,"end":2,"epoch":1,"layout":"hour","letters":0}"#;
+        for text in ["", "{}", &empty.replace("ID", &key().topic_id.to_string())] {
+            assert!(decode(text.as_bytes(), &key()).is_err(), "{text}");
         }
     }
 }

@@ -105,8 +105,14 @@ pub async fn compact(
     files: Arc<dyn Files>,
     compaction: Compaction,
 ) -> Result<Merges, RunError> {
+    let tables = settings.tables_there()?;
+    // Before anything is done.
+    if let Some((_, declared)) = tables.iter().find(|(_, table)| table.s3.is_some()) {
+        let why = "objects cannot be put in place of others in one step, and who lists them meanwhile would find rows twice or not at all; larger roll_bytes and roll_age make fewer files";
+        return Err(RunError::InObjectStore { table: declared.table.clone(), done: "compacted", why });
+    }
     let mut all = Merges::default();
-    for (line, table) in settings.tables_there()? {
+    for (line, table) in tables {
         compact_table(settings, line, table, environment, Arc::clone(&files), compaction, &mut all).await?;
     }
     Ok(all)
@@ -121,10 +127,6 @@ async fn compact_table(
     compaction: Compaction,
     all: &mut Merges,
 ) -> Result<(), RunError> {
-    if declared.s3.is_some() {
-        let why = "objects cannot be put in place of others in one step, and who lists them meanwhile would find rows twice or not at all; larger roll_bytes and roll_age make fewer files";
-        return Err(RunError::InObjectStore { table: declared.table.clone(), done: "compacted", why });
-    }
     let store = open_store(declared, Arc::clone(&files)).await?;
     let stored = store.list(&settings.line_name(line)).await?;
     let table = Table::new(files, &declared.table);

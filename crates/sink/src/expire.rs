@@ -63,8 +63,14 @@ pub async fn expire(
     files: Arc<dyn Files>,
     expiry: Expiry,
 ) -> Result<Expiries, RunError> {
+    let tables = settings.tables_there()?;
+    // Before anything is done.
+    if let Some((_, declared)) = tables.iter().find(|(_, table)| table.s3.is_some()) {
+        let why = "an hour's objects cannot be removed in one step, and an instance that slept since it was to put one of them would put it again";
+        return Err(RunError::InObjectStore { table: declared.table.clone(), done: "expired", why });
+    }
     let mut all = Expiries::default();
-    for (line, table) in settings.tables_there()? {
+    for (line, table) in tables {
         expire_table(settings, line, table, environment, Arc::clone(&files), expiry, &mut all).await?;
     }
     Ok(all)
@@ -80,10 +86,6 @@ async fn expire_table(
     all: &mut Expiries,
 ) -> Result<(), RunError> {
     let line = settings.line_name(of);
-    if declared.s3.is_some() {
-        let why = "an hour's objects cannot be removed in one step, and an instance that slept since it was to put one of them would put it again";
-        return Err(RunError::InObjectStore { table: declared.table.clone(), done: "expired", why });
-    }
     let store = open_store(declared, Arc::clone(&files)).await?;
     let stored = store.list(&line).await?;
     let table = Table::new(files, &declared.table);

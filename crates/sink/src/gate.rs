@@ -57,6 +57,11 @@ impl Gate {
         !self.is_held && !self.is_paused() && self.throttle.wait().is_zero()
     }
 
+    /// Whether the wait that is left is a long one.
+    pub(crate) fn is_long(&self) -> bool {
+        self.throttle.wait() > self.long
+    }
+
     /// Whether somebody has paused the line.
     pub(crate) fn is_paused(&self) -> bool {
         *self.paused.borrow()
@@ -70,7 +75,7 @@ impl Gate {
         is_let_go: impl Fn(&TopicPartition) -> bool,
     ) -> Turned {
         let is_paused = self.is_paused();
-        let is_held = is_paused || self.throttle.wait() > self.long;
+        let is_held = is_paused || self.is_long();
         if is_held || self.is_held {
             let paused = consumer.paused();
             let assigned = consumer.assignment();

@@ -349,7 +349,9 @@ impl Nearline {
             if self.gate.settle(&self.consumer, |_| false) == Turned::Paused {
                 self.renew(producer, Passed::Taken).await?;
             }
+            // While it is paused, what goes wrong is heard.
             let (wait, is_open) = (self.wait(until), self.gate.is_open());
+            let is_heard = is_open || self.gate.is_paused();
             let records = tokio::select! {
                 biased;
                 () = &mut stop => return self.renew(producer, Passed::Taken).await.map(drop),
@@ -358,7 +360,7 @@ impl Nearline {
                     continue;
                 }
                 () = self.gate.turned() => continue,
-                records = self.consumer.next(), if is_open => records,
+                records = self.consumer.next(), if is_heard => records,
                 () = sleep(wait) => {
                     if self.is_renewal_due() {
                         self.renew(producer, Passed::Taken).await?;
@@ -367,6 +369,8 @@ impl Nearline {
                 }
             };
             let records = match records {
+                // Of what came to it since: they are given back, and paused as well.
+                Some(Ok(_)) if !is_open => continue,
                 Some(Ok(records)) => records,
                 // The next call joins the group again.
                 Some(Err(Error::PollInterval { .. })) => continue,
@@ -452,6 +456,9 @@ impl Nearline {
             let look = if until == Until::End { LOOK_EVERY } else { Duration::MAX };
             let wait = due.saturating_duration_since(Instant::now()).min(look);
             let is_open = self.gate.is_open();
+            if !is_open && self.gate.is_long() {
+                return Ok(Closed::Flush);
+            }
             let records = tokio::select! {
                 biased;
                 () = &mut stop => return Ok(Closed::Stopped),

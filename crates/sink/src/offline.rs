@@ -189,7 +189,9 @@ impl Offline {
             if self.gate.settle(&self.consumer, |name| self.taken_over.contains(name)) == Turned::Paused {
                 self.finish_all().await?;
             }
+            // While it is paused, what goes wrong is heard.
             let (wait, is_open) = (self.wait(until), self.gate.is_open());
+            let is_heard = is_open || self.gate.is_paused();
             let records = tokio::select! {
                 biased;
                 () = &mut stop => return Ok(()),
@@ -203,9 +205,11 @@ impl Offline {
                     continue;
                 }
                 () = self.gate.turned() => continue,
-                records = self.consumer.next(), if is_open => records,
+                records = self.consumer.next(), if is_heard => records,
             };
             match records {
+                // Of what came to it since: they are given back, and paused as well.
+                Some(Ok(_)) if !is_open => {}
                 Some(Ok(records)) => match self.prepare(&records, stop.as_mut()).await? {
                     true => self.take(records).await?,
                     // They are read again by the next one.
@@ -596,6 +600,11 @@ impl Offline {
         let mut failure = None;
         let names: Vec<_> = self.readings.keys().cloned().collect();
         for name in names {
+            let is_away = failure.as_ref().is_some_and(|error| self.is_away(error));
+            if is_away {
+                // Each would wait as long as the first has.
+                break;
+            }
             if let Err(error) = self.give_up(&name).await {
                 failure.get_or_insert(error);
             }
@@ -604,6 +613,16 @@ impl Offline {
         match failure {
             Some(error) => Err(error),
             None => Ok(self.done.into_values().collect()),
+        }
+    }
+
+    /// Whether nothing is to be had of the store of positions, or of the table's.
+    fn is_away(&self, error: &RunError) -> bool {
+        let RunError::Partition(error) = error else { return false };
+        match error {
+            PartitionError::Store(StoreError::Server(error)) => error.is_retriable(),
+            PartitionError::Files { .. } => self.table.files.bucket().is_some(),
+            _ => false,
         }
     }
 

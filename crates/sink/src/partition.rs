@@ -241,7 +241,7 @@ impl Partition {
             path: table.root().join(staging::DIRECTORY),
             source,
         };
-        let number_min = staging::highest(&table, &key).map_err(failed)? + 1;
+        let number_min = staging::highest(&table, &key).map_err(failed)?.saturating_add(1);
         let acquire = Acquire { key: key.clone(), begin, number_min, token, now };
         let held = store.acquire(&acquire).await?;
         let staging = staging::claim(&table, &key, held.fence).map_err(|error| match error {

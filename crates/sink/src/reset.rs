@@ -250,7 +250,9 @@ async fn begin_streams(
 }
 
 fn came_before(source: &Source, found: Offset) -> RunError {
-    let problem = format!("is {found} by now: an instance has come before, and nothing was changed here");
+    let problem = format!(
+        "is {found} by now: an instance has come before, and it stays there; that instance may end, as it was taken hold of here, and is to be started again"
+    );
     RunError::Committed { key: Box::new(source.key.clone()), problem }
 }
 

@@ -40,11 +40,11 @@ use crate::bucket::{Depth, Objects, Put};
 /// For a connection to be made.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// For an answer to begin, and for each piece of it to come; besides the time that what is sent may take.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+const ANSWER_MAX: Duration = Duration::from_secs(15);
 /// A line slower than this is taken for one that is cut.
 const BYTES_PER_SECOND_MIN: u64 = 256 << 10;
-/// How long a request is asked again that fails.
-const RETRY_MAX: Duration = Duration::from_secs(30);
+/// How long after it was asked first a request is asked again that fails, or is not answered.
+const RETRY_MAX: Duration = Duration::from_secs(45);
 /// How often a put is asked again that came at the same moment as another.
 const CONFLICTS_MAX: usize = 10;
 const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
@@ -118,11 +118,13 @@ impl S3 {
                 retry_timeout: RETRY_MAX,
             })
             .with_http_connector(Connector);
-        let address = settings.endpoint.as_ref().map(|endpoint| match endpoint.split_once("://") {
+        let found = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
+        let found = found.iter().find_map(|key| builder.get_config_value(key));
+        let address = settings.endpoint.clone().or(found).map(|endpoint| match endpoint.split_once("://") {
             Some((scheme, host)) if !settings.is_path_style => {
                 format!("{scheme}://{}.{host}", settings.bucket)
             }
-            _ => endpoint.clone(),
+            _ => endpoint,
         });
         let declared = [
             (AmazonS3ConfigKey::Endpoint, &address),
@@ -137,9 +139,7 @@ impl S3 {
                 builder = builder.with_config(key, value);
             }
         }
-        if !settings.is_path_style {
-            builder = builder.with_virtual_hosted_style_request(true);
-        }
+        builder = builder.with_virtual_hosted_style_request(!settings.is_path_style);
         let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
         let endpoint = endpoint.iter().find_map(|key| builder.get_config_value(key));
         let store = builder.build().map_err(|error| io::Error::other(deepest(&error).to_string()))?;
@@ -277,7 +277,13 @@ impl Objects for S3 {
                     put => return put.map(drop),
                 }
             }
-            store.put_opts(&path, PutPayload::from_bytes(content), PutOptions::from(mode)).await.map(drop)
+            match store.put_opts(&path, PutPayload::from_bytes(content), PutOptions::from(mode)).await {
+                // It does not say that the object is there.
+                Err(error) if is_conflict(&error) => {
+                    Err(Error::Generic { store: "S3", source: Box::new(error) })
+                }
+                put => put.map(drop),
+            }
         })
     }
 
@@ -366,7 +372,8 @@ struct Connections(Client<HttpsConnector<TcpConnector>, HttpRequestBody>);
 struct NoAnswer(Duration);
 
 fn too_late(waited: Duration) -> HttpError {
-    HttpError::new(HttpErrorKind::Timeout, NoAnswer(waited))
+    // As one that was lost: a timeout is asked again only where nothing is changed.
+    HttpError::new(HttpErrorKind::Request, NoAnswer(waited))
 }
 
 #[async_trait]

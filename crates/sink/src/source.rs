@@ -98,6 +98,16 @@ pub(crate) fn begin_at(position: Position) -> Begin {
     Begin { start: Start::Offset(position.next), leader_epoch: position.leader_epoch }
 }
 
+/// All partitions of the topics.
+pub(crate) async fn names(settings: &Settings, cluster: &Cluster) -> Result<Vec<TopicPartition>, RunError> {
+    let mut names = Vec::new();
+    for (topic, described) in Admin::new(cluster.clone()).describe_topics(&settings.topics).await? {
+        let partitions = described?.partitions;
+        names.extend(partitions.iter().map(|partition| TopicPartition::new(topic.clone(), partition.id)));
+    }
+    Ok(names)
+}
+
 /// Where a line begins in a partition that it has no position in: in one that came later to a topic that it reads, with everything.
 pub(crate) fn begin(settings: &Settings, source: &Source, is_known: bool) -> Offset {
     match is_known {

@@ -125,7 +125,9 @@ impl Streams {
             if self.gate.settle(&self.consumer, |name| self.taken_over.contains(name)) == Turned::Paused {
                 self.pass().await?;
             }
+            // While it is paused, what goes wrong is heard.
             let (wait, is_open) = (self.wait(until), self.gate.is_open());
+            let is_heard = is_open || self.gate.is_paused();
             let records = tokio::select! {
                 biased;
                 () = &mut stop => return self.pass().await,
@@ -139,9 +141,11 @@ impl Streams {
                     continue;
                 }
                 () = self.gate.turned() => continue,
-                records = self.consumer.next(), if is_open => records,
+                records = self.consumer.next(), if is_heard => records,
             };
             match records {
+                // Of what came to it since: they are given back, and paused as well.
+                Some(Ok(_)) if !is_open => {}
                 Some(Ok(records)) => self.take(records).await?,
                 // The next call joins the group again.
                 Some(Err(Error::PollInterval { .. })) => {}
@@ -176,17 +180,19 @@ impl Streams {
         partitions: Vec<TopicPartition>,
     ) -> Result<BTreeMap<TopicPartition, Begin>, RunError> {
         let partitions: BTreeSet<_> = partitions.into_iter().collect();
-        let sources = match sources(&self.settings, Line::Nearline, &self.cluster).await {
+        // Of those of others it is enough to know their names: they may have no leader.
+        let wanted = |partition: &TopicPartition| partitions.contains(partition);
+        let sources = source::sources_of(&self.settings, Line::Nearline, &self.cluster, wanted).await;
+        let (sources, names) = match (sources, source::names(&self.settings, &self.cluster).await) {
             // It is asked for again if they stay assigned.
-            Err(error) if source::is_for_now(&error) => return Ok(BTreeMap::new()),
-            sources => sources?,
+            (Err(error), _) | (_, Err(error)) if source::is_for_now(&error) => return Ok(BTreeMap::new()),
+            (sources, names) => (sources?, names?),
         };
-        let names: Vec<_> = sources.iter().map(|source| source.key.partition.clone()).collect();
         let seen = self.store.look(&names).await?;
         let known = names.iter().zip(&seen).filter(|(_, seen)| seen.stored.is_some());
         let known: BTreeSet<_> = known.map(|(name, _)| name.topic.clone()).collect();
         let mut begins = BTreeMap::new();
-        for source in sources.into_iter().filter(|source| partitions.contains(&source.key.partition)) {
+        for source in sources {
             let name = source.key.partition.clone();
             // Whoever took hold of what it has lost meanwhile would keep its successor out.
             if !self.consumer.assignment().contains(&name) {

@@ -341,10 +341,13 @@ impl StreamStore {
         let position = position_of(place);
         let mut asking = self.look.prepare_invoke();
         asking.key(place).key(&position);
-        let found: Result<Vec<String>, RedisError> =
+        let found: Result<Vec<Vec<u8>>, RedisError> =
             asking.invoke_async(&mut self.connection.commands()).await;
         let found = found.map_err(|error| self.connection.refused(&position, error))?;
-        said(&found).map_err(|problem| StoreError::Garbage { place: position, problem })
+        let found = found.into_iter().map(String::from_utf8).collect::<Result<Vec<_>, _>>();
+        let found = found.map_err(|error| format!("something in it is no text: {error}"));
+        let seen = found.and_then(|found| said(&found));
+        seen.map_err(|problem| StoreError::Garbage { place: position, problem })
     }
 
     /// Takes hold of a partition: whoever held it adds nothing any more.

@@ -180,6 +180,8 @@ impl Table {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             put => return put,
         }
+        // That it is not to be had now says nothing of what it is.
+        self.files.read_end(path, 1)?;
         let differs = footer::metadata(&*self.files, path)
             .and_then(|found| Ok(footer::difference(&found, &footer::metadata_of(&content)?)));
         let problem = match differs {
@@ -187,7 +189,7 @@ impl Table {
             Ok(Some(problem)) | Err(problem) => problem,
         };
         let problem = format!(
-            "{} is there already, and is not of the range that is on its way: {problem}; whoever put it has to take it away",
+            "{} is there already, and is not of the range that is on its way: {problem}; whoever put it has to take it away, and, of a topic that was compacted since, all files of that range",
             path.display()
         );
         Err(io::Error::new(ErrorKind::InvalidData, problem))

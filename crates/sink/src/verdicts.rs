@@ -5,6 +5,7 @@
 //! without letters has no file; of any other, that it is gone is an error. The file of the last range that was committed stays, should the
 //! store forget the commit. A holder removes what earlier ones left, and never what a later one wrote.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -95,22 +96,22 @@ fn decode(bytes: &[u8]) -> Result<Verdicts, String> {
     letters.iter().map(letter).collect()
 }
 
-/// Removes what holders before `epoch` have left, but for what is frozen and what was committed last. Tells where the latter is.
+/// Removes what holders before `epoch` have left of ranges that are behind the one that was committed last. Tells where that one's
+/// is. What is of a range further on may be needed yet: a store forgets, and who slept goes on.
 pub(crate) fn clear(table: &Table, key: &Key, epoch: i64, stored: &Stored) -> io::Result<Vec<PathBuf>> {
     let directory = table.root.join(place(key));
     let entries = match table.files.list(&directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
-    let frozen = stored.frozen.as_ref().map(name);
     let mut last = Vec::new();
     for entry in entries {
         let Some((_, end)) = said(&entry.name).filter(|(number, _)| *number < epoch) else { continue };
         let path = directory.join(&entry.name);
-        match end == stored.committed.next {
-            true => last.push(path),
-            false if Some(&entry.name) == frozen.as_ref() => {}
-            false => forget(table, &path)?,
+        match end.cmp(&stored.committed.next) {
+            Ordering::Less => forget(table, &path)?,
+            Ordering::Equal => last.push(path),
+            Ordering::Greater => {}
         }
     }
     Ok(last)

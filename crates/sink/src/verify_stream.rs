@@ -16,9 +16,9 @@ use crate::stream_settings::StreamSettings;
 use crate::stream_store::{Seen, StreamStore, checked};
 use crate::verify::{Finding, Verified, both};
 
-/// What is read at once, about.
+/// What is read at once, about; and how many entries at most, as small ones may be followed by large ones.
 const PAGE_BYTES: usize = 4 << 20;
-const PAGE_ENTRIES_MAX: usize = 1000;
+const PAGE_ENTRIES_MAX: usize = 64;
 
 /// Compares every partition; `others` says for each from where up to where the other line has come, if there is one. With each goes
 /// what it holds of that range, as far as both have it.
@@ -71,13 +71,13 @@ async fn compare(
     let (mut from, mut count) = (Some(Id::NONE), 10);
     while let Some(begin) = from {
         let entries = store.entries(&source.key.partition, begin, seen.last, count).await?;
-        let Some((last, _)) = entries.last() else { break };
-        from = last.next();
-        // Behind the entries: what a line that runs has trimmed meanwhile is known then.
+        // Behind the entries: what a line that runs has trimmed meanwhile is known then, and it may be all that was left.
         let now = store.look_at(&source.key.partition).await?;
         if let Some(now) = now.stored.filter(|now| now.topic_id == stored.topic_id) {
             beside.removed_before(now.trimmed_to);
         }
+        let Some((last, _)) = entries.last() else { break };
+        from = last.next();
         let bytes: usize = entries.iter().flat_map(|(_, fields)| fields).map(Vec::len).sum();
         count = (PAGE_BYTES / (bytes / entries.len()).max(1)).clamp(1, PAGE_ENTRIES_MAX);
         for (id, fields) in entries {

@@ -62,17 +62,16 @@ impl Watch {
         let mut was_had = true;
         loop {
             sleep(LOOK_EVERY).await;
-            let looked = async {
-                self.look_at_pauses(&admin).await?;
-                self.look_at_ends(&admin).await
-            };
-            match looked.await {
+            match self.look_at_pauses(&admin).await {
                 Ok(()) => was_had = true,
                 Err(error) if was_had => {
                     was_had = false;
                     tracing::warn!(%error, "whether the sink is paused is not to be had now, it is as it was");
                 }
                 Err(_) => {}
+            }
+            if let Err(error) = self.look_at_ends(&admin).await {
+                tracing::debug!(%error, "how much is left is not to be had now");
             }
         }
     }
