@@ -110,7 +110,6 @@ pub use run::{Done, RunError, Until, run};
 pub use running::{Pace, Running};
 pub use s3::S3Settings;
 pub use server_store::{Server as PositionServer, Version as EntryVersion};
-
 pub use settings::size as parse_size;
 pub use settings::{
     DeadLetterSettings, IfRemoved, Line, NearlineOutput, NearlineSettings, Settings, SettingsError,

@@ -262,7 +262,7 @@ pub(crate) type Value<'a> = Spanned<DeValue<'a>>;
 
 /// A table of the text, and the keys that were looked at.
 pub(crate) struct Section<'a> {
-    /// How it is called, with a space behind, or nothing.
+    /// What its keys are told with before them, as `offline.`; nothing at the top.
     name: String,
     pub(crate) span: Span<usize>,
     table: &'a DeTable<'a>,
