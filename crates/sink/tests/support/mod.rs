@@ -7,6 +7,8 @@ pub mod letters;
 pub mod line;
 pub mod parquet_file;
 pub mod positions;
+pub mod registry;
+pub mod world;
 pub mod instances;
 
 use std::collections::BTreeMap;

@@ -4,14 +4,15 @@
 //! its answer comes, for every n there is; another takes over. Its limits differ, so that nothing but what is frozen and claimed can make the two
 //! agree. Positions are objects too, or in a store that forgets what it said.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
+use crate::support::letters::DeadTopic;
+use crate::support::line::{self, FIRST, Habits, Place, SECOND, THIRD, key, log};
+use crate::support::{Disk, Fate, Process, Steps};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use bytes::Bytes;
@@ -22,9 +23,6 @@ use sink::{
     PartitionError, PositionStore, Put, Rebuild, StoreEntry, StoreError, Stored, acquired, committed, frozen,
     rebuilt,
 };
-use support::letters::DeadTopic;
-use support::line::{self, FIRST, Habits, Place, SECOND, THIRD, key, log};
-use support::{Disk, Fate, Process, Steps};
 use tokio::runtime::Builder;
 use wire::LeaderEpoch;
 

@@ -1,16 +1,13 @@
 //! The near-real-time line into a table of small files, beside the one that is read later: each with positions, dead letters and files
 //! of its own.
 
-#[path = "support/world.rs"]
-mod world;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::support::world::World;
 use client::{Execution, ProducerRecord, TokioEnvironment};
 use sink::{Compaction, Expiry, Line, LocalFiles, RepairAction, Replayed, Until, Verified, Which};
 use wire::{Millis, Offset, PartitionId};
-use world::World;
 
 /// Both lines into tables. What is in hand is written after two seconds in the one, and when the other ends.
 fn tables(world: &World) -> String {

@@ -4,18 +4,15 @@
 //! Its files are copied after every change that it acknowledged, and put back later: that is what a machine that died with
 //! `appendfsync everysec` leaves, and a replica that took over too early.
 
-#[path = "../../offsets/tests/support/mod.rs"]
-mod servers;
-
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::servers::Redis;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use client::{BoxFuture, ConsumedRecord, TimestampType};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use servers::Redis;
 use sink::{
     Acquire, Change, Chunk, Extra, Format, Held, Key, Layout, Limits, LineName, LineSettings, LocalFiles,
     Partition, PartitionError, PositionStore, Rebuild, RedisStore, Shape, StoreError, Stored, Table,

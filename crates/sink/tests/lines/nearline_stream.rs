@@ -1,19 +1,14 @@
 //! The near-real-time line into streams of a real Redis that is killed, set back and written to by others, beside a table: each record
 //! is there once, or the line stops and says what it has found.
 
-#[path = "../../offsets/tests/support/mod.rs"]
-mod servers;
-#[path = "support/world.rs"]
-mod world;
-
 use std::collections::BTreeMap;
 
+use crate::servers::Redis;
+use crate::support::world::{PATIENCE, World};
 use client::{Header, ProducerRecord};
-use servers::Redis;
 use sink::{Line, Until, Verified};
 use tokio::time::timeout;
 use wire::{Millis, Offset, PartitionId, TopicPartition};
-use world::{PATIENCE, World};
 
 const STREAM: &str = "ottla:stream:orders:orders:0";
 const POSITION: &str = "{ottla:stream:orders:orders:0}:position";
@@ -259,7 +254,7 @@ async fn what_a_transaction_took_back_is_left_out_and_its_end_is_passed() {
     for round in 0..6 {
         let transaction = producer.begin().await.unwrap();
         for number in 0..40 {
-            transaction.send(world::record(0, number)).await.unwrap();
+            transaction.send(crate::support::world::record(0, number)).await.unwrap();
         }
         match round % 2 {
             0 => transaction.commit().await.unwrap(),

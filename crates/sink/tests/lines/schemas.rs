@@ -1,14 +1,12 @@
 //! Values whose schemas are in a registry, through a broker into a table: while schemas change, while the registry is away, and
 //! where it knows of none.
 
-#[path = "support/registry.rs"]
-mod registry;
-
 use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::registry::TestRegistry;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use broker::embedded::EmbeddedBroker;
@@ -16,7 +14,6 @@ use client::{
     Admin, Cluster, Execution, Isolation, NewTopic, Options, Producer, ProducerRecord, TokioEnvironment,
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use registry::TestRegistry;
 use serde_json::{Value, json};
 use sink::{Done, LocalFiles, RunError, Settings, Until, Verified, Which};
 use tempfile::TempDir;

@@ -1,15 +1,12 @@
 //! What every store of a line's positions promises, asked of each: files beside a table, a real Redis and a real PostgreSQL that are
 //! killed between the steps.
 
-#[path = "../../offsets/tests/support/mod.rs"]
-mod servers;
-
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::servers::{Postgres, Redis};
 use offsets::Fence;
-use servers::{Postgres, Redis};
 use sink::{
     Acquire, Change, FileStore, Frozen, Held, Key, Layout, LocalFiles, PositionStore, PostgresStore, Range,
     Rebuild, RedisStore, StoreError, Stored,

@@ -3,13 +3,13 @@
 //! As in `crash_points`, a file system in memory forgets what was not made durable. Readers are those of a glob: they see each
 //! committed record once, whatever has died when. What `verify` reads beside it is a real broker's log.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::parquet_file::ParquetFile;
+use crate::support::{Disk, Fate, Process, Steps};
 use broker::embedded::EmbeddedBroker;
 use bytes::Bytes;
 use client::{
@@ -21,8 +21,6 @@ use sink::{
     Merges, Partition, PartitionError, PositionStore, RunError, Settings, Shape, Table, Until, UpkeepOutcome,
     Verified,
 };
-use support::parquet_file::ParquetFile;
-use support::{Disk, Fate, Process, Steps};
 use tokio::runtime::Runtime;
 use wire::compression::Compression;
 use wire::{LeaderEpoch, Millis, Offset, PartitionId, ProducerEpoch, ProducerId};

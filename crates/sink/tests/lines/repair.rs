@@ -1,8 +1,5 @@
 //! Positions that the store has lost, from the table's own files: between a real broker, real files and each of the stores.
 
-#[path = "../../offsets/tests/support/mod.rs"]
-mod servers;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::future::pending;
@@ -11,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::servers::{Postgres, Redis};
 use broker::embedded::EmbeddedBroker;
 use client::{
     Admin, Cluster, Environment, Execution, Isolation, NewTopic, Options, Producer, ProducerRecord,
     TokioEnvironment,
 };
-use servers::{Postgres, Redis};
 use sink::{
     Compaction, Done, Entry, Expiries, Expiry, Files, Key, Line, LocalFiles, Merge, NewFile, Repair,
     RepairAction, RunError, Settings, Stored, Until, Verified,
