@@ -243,6 +243,8 @@ pub struct Columns {
     extras: Vec<ExtraColumn>,
     rows: usize,
     bytes: usize,
+    /// What the rows before took, which these have room for.
+    room: usize,
     /// In which row each field was last seen, where fields come in any order.
     seen: Vec<u64>,
     row_number: u64,
@@ -260,7 +262,7 @@ impl Columns {
         };
         let extras = shape.extras.iter().map(|&extra| ExtraColumn::new(extra)).collect();
         let seen = vec![0; values.len()];
-        Self { shape, values, extras, rows: 0, bytes: 0, seen, row_number: 0 }
+        Self { shape, values, extras, rows: 0, bytes: 0, room: 0, seen, row_number: 0 }
     }
 
     /// Rows so far.
@@ -271,6 +273,11 @@ impl Columns {
     /// What their records took.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What is in memory, about.
+    pub(crate) fn memory(&self) -> usize {
+        self.bytes.max(self.room)
     }
 
     /// Appends a record as a row. After an error nothing may be appended before [`Columns::finish`], which gives the rows before it.
@@ -310,6 +317,9 @@ impl Columns {
         // A record that was no row may have left some of its fields.
         let values = self.values.iter_mut().map(|column| column.finish(self.rows));
         let arrays: Vec<ArrayRef> = values.chain(self.extras.iter_mut().map(ExtraColumn::finish)).collect();
+        if self.rows > 0 {
+            self.room = self.bytes;
+        }
         (self.rows, self.bytes) = (0, 0);
         let batch = RecordBatch::try_new(Arc::clone(&self.shape.schema), arrays);
         batch.expect("columns are of their types and of one length, and what is required is there")

@@ -124,3 +124,4 @@ pub use stream_settings::StreamSettings;
 pub use stream_store::StreamError;
 pub use table::{Ahead, Listing, Table, TableFile};
 pub use verify::{Finding, Verified, verify};
+pub use writer::Memory;

@@ -36,6 +36,7 @@ use crate::store::{PositionStore, StoreError};
 use crate::success::Success;
 use crate::table::{self, Table};
 use crate::taken::TakenOver;
+use crate::writer::Memory;
 
 /// A partition that is read.
 struct Reading {
@@ -558,7 +559,7 @@ impl Offline {
         self.taken_over.over().map_or(Ok(()), Err)
     }
 
-    /// Writes out what takes most while all together takes too much.
+    /// Spills what takes most while all together takes too much. A range of which more is kept than spilling frees is closed instead.
     async fn bound_memory(&mut self) -> Result<(), RunError> {
         let memory_max = self.memory_max;
         if self.taken < memory_max / 16 {
@@ -569,18 +570,21 @@ impl Offline {
         let mut sizes: Vec<_> = self
             .readings
             .iter()
-            .filter(|(_, reading)| !reading.partition.is_repeating())
-            .map(|(name, reading)| (reading.partition.memory(), name.clone()))
+            .map(|(name, reading)| (reading.partition.memory().total(), name.clone()))
             .collect();
         sizes.sort();
         let mut total: usize = sizes.iter().map(|(size, _)| size).sum();
         while total > memory_max
             && let Some((size, name)) = sizes.pop()
         {
-            let reading = self.readings.get_mut(&name).expect("it was just there");
-            let worked = reading.partition.finish(now).await;
+            let partition = &mut self.readings.get_mut(&name).expect("it was just there").partition;
+            let Memory { rows, kept } = partition.memory();
+            let worked = match kept > rows && !partition.is_repeating() {
+                true => partition.finish(now).await,
+                false => partition.spill(),
+            };
+            total -= size.saturating_sub(partition.memory().total());
             self.worked(&name, worked)?;
-            total -= size;
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use crate::staging::{self, NotClaimed, Staging};
 use crate::store::{Acquire, Change, Frozen, PositionStore, Rebuild, StoreError, Stored};
 use crate::table::{self, Ahead, Listing, Staged, Table};
 use crate::verdicts::{self, Verdicts};
-use crate::writer::{NotTaken, RangeWriter};
+use crate::writer::{Memory, NotTaken, RangeWriter};
 
 /// Of a record without a timestamp.
 const NO_TIME: Millis = Millis(-1);
@@ -410,8 +410,15 @@ impl Partition {
     }
 
     /// What is in memory, about.
-    pub fn memory(&self) -> usize {
-        self.writer.memory() + self.in_hand_bytes
+    pub fn memory(&self) -> Memory {
+        let Memory { rows, kept } = self.writer.memory();
+        Memory { rows, kept: kept + self.in_hand_bytes }
+    }
+
+    /// Frees what rows in hand take, by having them in the staging directory.
+    pub fn spill(&mut self) -> Result<(), PartitionError> {
+        let spilled = self.writer.spill(&mut self.staging);
+        spilled.map_err(|source| self.lose("write", source))
     }
 
     /// When [`Partition::tick`] will have something to do.

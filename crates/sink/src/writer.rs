@@ -1,8 +1,8 @@
 //! The files of the range in hand, one for each directory that its rows belong to, or one of no rows: each range has a file.
 //!
-//! Rows go to a staged file as they come, so that memory holds no more than what Parquet needs to finish a row group. What a file
-//! holds depends on its range and the declaration alone: the same records in the same order give the same rows. A file that is not
-//! finished is no file; nothing here puts one where readers see it.
+//! Rows go to a staged file as they come, so that memory holds no more than what Parquet needs to finish a row group; and a row group
+//! is finished early where memory is wanted. What a file holds depends on its range and the declaration alone: the same records in
+//! the same order give the same rows. A file that is not finished is no file; nothing here puts one where readers see it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
+use arrow_schema::{DataType, Field, Fields};
 use client::ConsumedRecord;
 use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
@@ -29,6 +30,27 @@ const BATCH_ROWS_MAX: usize = 8192;
 const BATCH_BYTES_MAX: usize = 256 << 10;
 /// What a row group takes before it is written out, encoded.
 pub(crate) const ROW_GROUP_BYTES_MAX: usize = 32 << 20;
+/// What an encoder takes of a column besides its values, mostly for compressing. Rows of a row group gather until they take as much,
+/// as many partitions never have more than a few.
+const ENCODER_BYTES: usize = 320 << 10;
+/// What is kept of a row group's column until the file is finished, for its footer.
+const CHUNK_BYTES: usize = 1 << 10;
+
+/// What is in memory, about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Until it is spilled.
+    pub rows: usize,
+    /// Until the range is written.
+    pub kept: usize,
+}
+
+impl Memory {
+    /// Both.
+    pub fn total(self) -> usize {
+        self.rows + self.kept
+    }
+}
 
 /// Files that are being written.
 pub(crate) struct RangeWriter {
@@ -44,6 +66,9 @@ struct OpenFile {
     directory: String,
     columns: Columns,
     rows: u64,
+    /// Of a row group that is not begun.
+    gathered: Vec<RecordBatch>,
+    gathered_bytes: usize,
     /// Once there is something to write.
     file: Option<Begun>,
 }
@@ -51,6 +76,8 @@ struct OpenFile {
 struct Begun {
     at: At,
     writer: ArrowWriter<Box<dyn NewFile>>,
+    /// Columns.
+    leaves: usize,
 }
 
 /// Why a record was not taken.
@@ -74,27 +101,38 @@ impl RangeWriter {
             if self.open.len() >= self.files_max {
                 return Err(NotTaken::Full);
             }
-            let (directory, columns) =
-                (self.layout.directory(record.timestamp), Columns::new(Arc::clone(&self.shape)));
-            self.open.insert(bucket, OpenFile { directory, columns, rows: 0, file: None });
+            let directory = self.layout.directory(record.timestamp);
+            self.open.insert(bucket, OpenFile::new(directory, Arc::clone(&self.shape)));
         }
         let file = self.open.get_mut(&bucket).expect("it is open");
         if let Err(unconvertible) = file.columns.append(record) {
             // It may have left some of its fields, which end with the batch.
-            file.encode(&self.table, staging).map_err(NotTaken::Failed)?;
+            file.gather(&self.table, staging).map_err(NotTaken::Failed)?;
             return Err(NotTaken::Unconvertible(unconvertible));
         }
         file.rows += 1;
         if file.columns.rows() >= BATCH_ROWS_MAX || file.columns.bytes() >= BATCH_BYTES_MAX {
-            file.encode(&self.table, staging).map_err(NotTaken::Failed)?;
+            file.gather(&self.table, staging).map_err(NotTaken::Failed)?;
         }
         Ok(())
     }
 
     /// What is in memory, about.
-    pub(crate) fn memory(&self) -> usize {
-        let encoded = |file: &OpenFile| file.file.as_ref().map_or(0, |begun| begun.writer.memory_size());
-        self.open.values().map(|file| file.columns.bytes() + encoded(file)).sum()
+    pub(crate) fn memory(&self) -> Memory {
+        let files = || self.open.values().map(OpenFile::memory);
+        Memory { rows: files().map(|file| file.rows).sum(), kept: files().map(|file| file.kept).sum() }
+    }
+
+    /// Has the rows of every file in the staging directory, as row groups that end here.
+    pub(crate) fn spill(&mut self, staging: &mut Staging) -> io::Result<()> {
+        for file in self.open.values_mut() {
+            file.encode_all(&self.table, staging)?;
+            if let Some(begun) = &mut file.file {
+                begun.writer.flush().map_err(io_error)?;
+            }
+            file.columns = Columns::new(Arc::clone(&self.shape));
+        }
+        Ok(())
     }
 
     /// Finishes the files and makes them durable where they are, each with these words in its footer and how many there are. Where
@@ -108,15 +146,15 @@ impl RangeWriter {
         // One that was opened for a record which turned out to be no row holds nothing.
         let mut open: Vec<_> = self.open.into_values().filter(|file| file.rows > 0).collect();
         if open.is_empty() {
-            let (directory, mut columns) = (self.layout.directory(otherwise), Columns::new(self.shape));
-            let file = Some(Begun::new(&columns.finish(), &self.table, staging)?);
-            open.push(OpenFile { directory, columns, rows: 0, file });
+            let mut file = OpenFile::new(self.layout.directory(otherwise), self.shape);
+            file.file = Some(Begun::new(&file.columns.finish(), &self.table, staging)?);
+            open.push(file);
         }
         let files = open.len();
         let mut staged = Vec::with_capacity(files);
         for mut file in open {
-            file.encode(&self.table, staging)?;
-            let Begun { at, mut writer } = file.file.expect("its rows are encoded");
+            file.encode_all(&self.table, staging)?;
+            let Begun { at, mut writer, .. } = file.file.expect("its rows are encoded");
             let words = footer.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
             for (key, value) in words.chain([(FILES.to_owned(), files.to_string())]) {
                 writer.append_key_value_metadata(KeyValue::new(key, value));
@@ -130,21 +168,71 @@ impl RangeWriter {
 }
 
 impl OpenFile {
-    fn encode(&mut self, table: &Table, staging: &mut Staging) -> io::Result<()> {
-        let batch = self.columns.finish();
-        if batch.num_rows() == 0 {
-            return Ok(());
-        }
-        let begun = match &mut self.file {
-            Some(begun) => begun,
-            empty => empty.insert(Begun::new(&batch, table, staging)?),
+    fn new(directory: String, shape: Arc<Shape>) -> Self {
+        let columns = Columns::new(shape);
+        Self { directory, columns, rows: 0, gathered: Vec::new(), gathered_bytes: 0, file: None }
+    }
+
+    fn memory(&self) -> Memory {
+        let gathering = self.columns.memory() + self.gathered_bytes;
+        let Some(Begun { writer, leaves, .. }) = &self.file else {
+            return Memory { rows: gathering, kept: 0 };
         };
-        begun.writer.write(&batch).map_err(io_error)?;
-        if begun.writer.in_progress_size() >= ROW_GROUP_BYTES_MAX {
-            begun.writer.flush().map_err(io_error)?;
+        let encoders = match writer.in_progress_rows() {
+            0 => 0,
+            _ => writer.memory_size() + leaves * ENCODER_BYTES,
+        };
+        let kept = writer.flushed_row_groups().len() * leaves * CHUNK_BYTES;
+        Memory { rows: gathering + encoders, kept }
+    }
+
+    /// Rows are a batch. It is encoded once there is enough for a row group.
+    fn gather(&mut self, table: &Table, staging: &mut Staging) -> io::Result<()> {
+        self.end_batch();
+        let Some(batch) = self.gathered.last() else { return Ok(()) };
+        let is_begun = self.file.as_ref().is_some_and(|begun| begun.writer.in_progress_rows() > 0);
+        let is_enough = is_begun || self.gathered_bytes >= leaves(batch.schema().fields()) * ENCODER_BYTES;
+        if is_enough { self.encode(table, staging) } else { Ok(()) }
+    }
+
+    fn end_batch(&mut self) {
+        let batch = self.columns.finish();
+        if batch.num_rows() > 0 {
+            self.gathered_bytes += batch.get_array_memory_size();
+            self.gathered.push(batch);
+        }
+    }
+
+    fn encode(&mut self, table: &Table, staging: &mut Staging) -> io::Result<()> {
+        self.gathered_bytes = 0;
+        for batch in self.gathered.drain(..) {
+            let begun = match &mut self.file {
+                Some(begun) => begun,
+                empty => empty.insert(Begun::new(&batch, table, staging)?),
+            };
+            begun.writer.write(&batch).map_err(io_error)?;
+            if begun.writer.in_progress_size() >= ROW_GROUP_BYTES_MAX {
+                begun.writer.flush().map_err(io_error)?;
+            }
         }
         Ok(())
     }
+
+    /// Encodes all there is.
+    fn encode_all(&mut self, table: &Table, staging: &mut Staging) -> io::Result<()> {
+        self.end_batch();
+        self.encode(table, staging)
+    }
+}
+
+/// How many columns a file has, where those of nested types count and they themselves do not.
+fn leaves(fields: &Fields) -> usize {
+    let of = |field: &Arc<Field>| match field.data_type() {
+        DataType::Struct(fields) => leaves(fields),
+        DataType::List(item) | DataType::Map(item, _) => leaves(&Fields::from(vec![Arc::clone(item)])),
+        _ => 1,
+    };
+    fields.iter().map(of).sum()
 }
 
 impl Begun {
@@ -164,7 +252,7 @@ impl Begun {
             }
         };
         let writer = ArrowWriter::try_new(file, first.schema(), Some(properties(first))).map_err(io_error)?;
-        Ok(Self { at, writer })
+        Ok(Self { at, writer, leaves: leaves(first.schema().fields()) })
     }
 }
 

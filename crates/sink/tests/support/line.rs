@@ -66,6 +66,8 @@ pub struct Habits {
     pub extras: &'static [Extra],
     /// Whether it sends dead letters, instead of being stopped by them.
     pub is_sending: bool,
+    /// Whether it has no memory to keep rows in.
+    pub is_spilling: bool,
 }
 
 pub const FIRST: Habits = Habits {
@@ -76,8 +78,10 @@ pub const FIRST: Habits = Habits {
     format: || Format::Text,
     extras: &[Extra::Offset],
     is_sending: true,
+    is_spilling: false,
 };
-pub const SECOND: Habits = Habits { rows_max: 5, files_max: 2, at_once: 4, token: 2, ..FIRST };
+pub const SECOND: Habits =
+    Habits { rows_max: 5, files_max: 2, at_once: 4, token: 2, is_spilling: true, ..FIRST };
 pub const THIRD: Habits = Habits { rows_max: 100, at_once: 5, token: 3, ..FIRST };
 
 /// What an instance works with.
@@ -121,6 +125,10 @@ pub async fn work(
         let position = partition.read();
         let next = records.last().unwrap().offset.plus(1);
         partition.take(Chunk { position, next, leader_epoch: LeaderEpoch(3), records }, now).await?;
+        if habits.is_spilling {
+            partition.spill()?;
+            assert_eq!(partition.memory().rows, 0);
+        }
     }
     partition.finish(now).await
 }
