@@ -147,6 +147,7 @@ impl Work<'_> {
     ) -> io::Result<()> {
         let mut known = Vec::new();
         let findings = all.findings.len();
+        all.findings.extend(exchange::too_long(directory));
         for file in files {
             match self.stored.iter().find(|(key, _)| key.partition == file.name.partition) {
                 None => {

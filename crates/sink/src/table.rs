@@ -16,15 +16,13 @@ use crate::bucket::{Bucket, OBJECT_BYTES_MAX, Put};
 use crate::exchange;
 use crate::files::{Entry, Files, make_dirs};
 use crate::footer;
-use crate::key::{FileName, Layout, Range};
+use crate::key::{FileName, Range};
+use crate::layout::{DEPTH_MAX, Layout};
 use crate::run::RunError;
 use crate::s3::S3;
 use crate::settings::TableSettings;
 use crate::store::{Frozen, Stored};
 use crate::success;
-
-/// Directories deep that a table is: `dt=…/hour=…`.
-const DEPTH_MAX: usize = 2;
 
 /// How often a file is put into a directory that was exchanged for another meanwhile.
 const TRIES_MAX: usize = 100;
@@ -51,9 +49,9 @@ impl TableFile {
         self.directory.join(self.name.to_string())
     }
 
-    /// Whether it lies as deep as this layout has it.
+    /// Whether its directory is called as this layout has it.
     pub(crate) fn is_laid_out_as(&self, layout: Layout) -> bool {
-        self.directory.components().count() == layout.depth()
+        layout.is_of(&self.directory)
     }
 }
 
@@ -330,7 +328,8 @@ mod tests {
     use wire::{LeaderEpoch, Millis, Offset, PartitionId, TopicPartition};
 
     use super::{Listing, TableFile, check};
-    use crate::key::{FileName, Layout, Range};
+    use crate::key::{FileName, Range};
+    use crate::layout::Layout;
     use crate::store::{Frozen, Stored};
 
     #[test]

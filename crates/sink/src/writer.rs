@@ -4,12 +4,13 @@
 //! holds depends on its range and the declaration alone: the same records in the same order give the same rows. A file that is not
 //! finished is no file; nothing here puts one where readers see it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
+use arrow_array::{RecordBatch, UInt32Array};
+use arrow_select::take::take_record_batch;
 use client::ConsumedRecord;
 use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
@@ -19,7 +20,8 @@ use wire::Millis;
 use crate::columns::{Columns, Shape, Unconvertible};
 use crate::encodings::properties;
 use crate::files::NewFile;
-use crate::key::Layout;
+use crate::layout::{Layout, Misplaced};
+use crate::placement::Placement;
 use crate::staging::Staging;
 use crate::table::{At, Staged, Table};
 
@@ -37,12 +39,32 @@ pub(crate) struct RangeWriter {
     layout: Layout,
     files_max: usize,
     /// By bucket of time.
-    open: BTreeMap<i64, OpenFile>,
+    open: BTreeMap<i64, Gathering>,
+    /// What places rows in a table that is laid out by fields.
+    sorter: Option<Sorter>,
+}
+
+/// A file, and its rows that are not in it yet.
+struct Gathering {
+    file: OpenFile,
+    columns: Columns,
+}
+
+/// Files, and the rows of all of them that are in none yet: where a row belongs is known once it is converted.
+struct Sorter {
+    placement: Placement,
+    columns: Columns,
+    /// To which file each of these rows goes.
+    to: Vec<usize>,
+    files: Vec<OpenFile>,
+    /// Which file each directory has.
+    by_directory: HashMap<String, usize>,
+    /// Of the record that is taken.
+    directory: String,
 }
 
 struct OpenFile {
     directory: String,
-    columns: Columns,
     rows: u64,
     /// Once there is something to write.
     file: Option<Begun>,
@@ -51,6 +73,12 @@ struct OpenFile {
 struct Begun {
     at: At,
     writer: ArrowWriter<Box<dyn NewFile>>,
+}
+
+impl From<Unconvertible> for NotTaken {
+    fn from(unconvertible: Unconvertible) -> Self {
+        Self::Unconvertible(unconvertible)
+    }
 }
 
 /// Why a record was not taken.
@@ -63,30 +91,45 @@ pub(crate) enum NotTaken {
 }
 
 impl RangeWriter {
-    pub(crate) fn new(table: Table, shape: Arc<Shape>, layout: Layout, files_max: usize) -> Self {
-        Self { table, shape, layout, files_max, open: BTreeMap::new() }
+    pub(crate) fn new(
+        table: Table,
+        shape: Arc<Shape>,
+        layout: Layout,
+        files_max: usize,
+    ) -> Result<Self, Misplaced> {
+        let sorter = Placement::new(layout, &shape)?.map(|placement| Sorter {
+            placement,
+            columns: Columns::new(Arc::clone(&shape)),
+            to: Vec::new(),
+            files: Vec::new(),
+            by_directory: HashMap::new(),
+            directory: String::new(),
+        });
+        Ok(Self { table, shape, layout, files_max, open: BTreeMap::new(), sorter })
     }
 
     /// Takes a record; files are begun in the staging directory as they are needed.
     pub(crate) fn append(&mut self, record: &ConsumedRecord, staging: &mut Staging) -> Result<(), NotTaken> {
+        if let Some(sorter) = &mut self.sorter {
+            return sorter.append(record, self.files_max, &self.table, staging);
+        }
         let bucket = self.layout.bucket(record.timestamp);
         if !self.open.contains_key(&bucket) {
             if self.open.len() >= self.files_max {
                 return Err(NotTaken::Full);
             }
-            let (directory, columns) =
-                (self.layout.directory(record.timestamp), Columns::new(Arc::clone(&self.shape)));
-            self.open.insert(bucket, OpenFile { directory, columns, rows: 0, file: None });
+            let file = OpenFile::new(self.layout.directory(record.timestamp));
+            self.open.insert(bucket, Gathering { file, columns: Columns::new(Arc::clone(&self.shape)) });
         }
-        let file = self.open.get_mut(&bucket).expect("it is open");
-        if let Err(unconvertible) = file.columns.append(record) {
+        let gathering = self.open.get_mut(&bucket).expect("it is open");
+        if let Err(unconvertible) = gathering.columns.append(record) {
             // It may have left some of its fields, which end with the batch.
-            file.encode(&self.table, staging).map_err(NotTaken::Failed)?;
+            gathering.encode(&self.table, staging).map_err(NotTaken::Failed)?;
             return Err(NotTaken::Unconvertible(unconvertible));
         }
-        file.rows += 1;
-        if file.columns.rows() >= BATCH_ROWS_MAX || file.columns.bytes() >= BATCH_BYTES_MAX {
-            file.encode(&self.table, staging).map_err(NotTaken::Failed)?;
+        gathering.file.rows += 1;
+        if is_batch(&gathering.columns) {
+            gathering.encode(&self.table, staging).map_err(NotTaken::Failed)?;
         }
         Ok(())
     }
@@ -94,7 +137,12 @@ impl RangeWriter {
     /// What is in memory, about.
     pub(crate) fn memory(&self) -> usize {
         let encoded = |file: &OpenFile| file.file.as_ref().map_or(0, |begun| begun.writer.memory_size());
-        self.open.values().map(|file| file.columns.bytes() + encoded(file)).sum()
+        let open = self.open.values().map(|open| open.columns.bytes() + encoded(&open.file));
+        let sorted = self
+            .sorter
+            .iter()
+            .map(|sorter| sorter.columns.bytes() + sorter.files.iter().map(&encoded).sum::<usize>());
+        open.chain(sorted).sum()
     }
 
     /// Finishes the files and makes them durable where they are, each with these words in its footer and how many there are. Where
@@ -105,17 +153,34 @@ impl RangeWriter {
         otherwise: Millis,
         staging: &mut Staging,
     ) -> io::Result<Vec<Staged>> {
-        // One that was opened for a record which turned out to be no row holds nothing.
-        let mut open: Vec<_> = self.open.into_values().filter(|file| file.rows > 0).collect();
-        if open.is_empty() {
-            let (directory, mut columns) = (self.layout.directory(otherwise), Columns::new(self.shape));
-            let file = Some(Begun::new(&columns.finish(), &self.table, staging)?);
-            open.push(OpenFile { directory, columns, rows: 0, file });
+        let Self { table, shape, layout, open, sorter, .. } = self;
+        let mut written = Vec::new();
+        let nowhere = match sorter {
+            Some(mut sorter) => {
+                sorter.encode(&table, staging)?;
+                written = sorter.files;
+                // In one order, whichever came first.
+                written.sort_by(|one, other| one.directory.cmp(&other.directory));
+                let kept = sorter.columns.finish().project(sorter.placement.kept());
+                (sorter.placement.nowhere(otherwise), kept.expect(PROJECTED))
+            }
+            None => {
+                // One that was opened for a record which turned out to be no row holds nothing.
+                for mut open in open.into_values().filter(|open| open.file.rows > 0) {
+                    open.encode(&table, staging)?;
+                    written.push(open.file);
+                }
+                (layout.directory(otherwise), Columns::new(shape).finish())
+            }
+        };
+        if written.is_empty() {
+            let (directory, none) = nowhere;
+            let file = Some(Begun::new(&none, &table, staging)?);
+            written.push(OpenFile { directory, rows: 0, file });
         }
-        let files = open.len();
+        let files = written.len();
         let mut staged = Vec::with_capacity(files);
-        for mut file in open {
-            file.encode(&self.table, staging)?;
+        for file in written {
             let Begun { at, mut writer } = file.file.expect("its rows are encoded");
             let words = footer.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
             for (key, value) in words.chain([(FILES.to_owned(), files.to_string())]) {
@@ -129,17 +194,87 @@ impl RangeWriter {
     }
 }
 
-impl OpenFile {
+/// Whether there are enough rows to be encoded at once.
+fn is_batch(columns: &Columns) -> bool {
+    columns.rows() >= BATCH_ROWS_MAX || columns.bytes() >= BATCH_BYTES_MAX
+}
+
+impl Gathering {
     fn encode(&mut self, table: &Table, staging: &mut Staging) -> io::Result<()> {
-        let batch = self.columns.finish();
+        self.file.write(&self.columns.finish(), table, staging)
+    }
+}
+
+const PROJECTED: &str = "columns that are kept are there";
+
+impl Sorter {
+    fn append(
+        &mut self,
+        record: &ConsumedRecord,
+        files_max: usize,
+        table: &Table,
+        staging: &mut Staging,
+    ) -> Result<(), NotTaken> {
+        let Self { placement, columns, to, files, by_directory, directory } = self;
+        let appended = columns.append_if(record, |values| {
+            placement.place(record, values, directory).map_err(NotTaken::Unconvertible)?;
+            let file = match by_directory.get(&*directory) {
+                Some(&file) => file,
+                None if files.len() >= files_max => return Err(NotTaken::Full),
+                None => {
+                    files.push(OpenFile::new(directory.clone()));
+                    by_directory.insert(directory.clone(), files.len() - 1);
+                    files.len() - 1
+                }
+            };
+            to.push(file);
+            Ok(())
+        });
+        // What is no row of this range may have left some of its fields, which end with the batch.
+        if appended.is_err() || is_batch(&self.columns) {
+            self.encode(table, staging).map_err(NotTaken::Failed)?;
+        }
+        appended
+    }
+
+    /// Puts the rows into their files, in the order in which they came.
+    fn encode(&mut self, table: &Table, staging: &mut Staging) -> io::Result<()> {
+        let batch = self.columns.finish().project(self.placement.kept()).expect(PROJECTED);
+        let to = std::mem::take(&mut self.to);
+        assert_eq!(to.len(), batch.num_rows(), "each row has a file");
+        let mut rows: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+        for (row, file) in (0..).zip(to) {
+            rows.entry(file).or_default().push(row);
+        }
+        for (file, rows) in rows {
+            let file = &mut self.files[file];
+            file.rows += rows.len() as u64;
+            match rows.len() == batch.num_rows() {
+                true => file.write(&batch, table, staging)?,
+                false => {
+                    let rows = take_record_batch(&batch, &UInt32Array::from(rows));
+                    file.write(&rows.map_err(io::Error::other)?, table, staging)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl OpenFile {
+    fn new(directory: String) -> Self {
+        Self { directory, rows: 0, file: None }
+    }
+
+    fn write(&mut self, batch: &RecordBatch, table: &Table, staging: &mut Staging) -> io::Result<()> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
         let begun = match &mut self.file {
             Some(begun) => begun,
-            empty => empty.insert(Begun::new(&batch, table, staging)?),
+            empty => empty.insert(Begun::new(batch, table, staging)?),
         };
-        begun.writer.write(&batch).map_err(io_error)?;
+        begun.writer.write(batch).map_err(io_error)?;
         if begun.writer.in_progress_size() >= ROW_GROUP_BYTES_MAX {
             begun.writer.flush().map_err(io_error)?;
         }

@@ -64,6 +64,7 @@ pub struct Habits {
     pub token: i64,
     pub format: fn() -> Format,
     pub extras: &'static [Extra],
+    pub layout: Layout,
     /// Whether it sends dead letters, instead of being stopped by them.
     pub is_sending: bool,
 }
@@ -75,6 +76,7 @@ pub const FIRST: Habits = Habits {
     token: 1,
     format: || Format::Text,
     extras: &[Extra::Offset],
+    layout: Layout::Hour,
     is_sending: true,
 };
 pub const SECOND: Habits = Habits { rows_max: 5, files_max: 2, at_once: 4, token: 2, ..FIRST };
@@ -100,7 +102,7 @@ pub async fn work(
     let Place { key, process, files, table, store } = place;
     let limits = Limits { rows_max: habits.rows_max, bytes_max: u64::MAX, age_ms_max: i64::MAX };
     let shape = Arc::new(Shape::new((habits.format)(), habits.extras.to_vec()).unwrap());
-    let settings = LineSettings { limits, layout: Layout::Hour, files_max: habits.files_max, shape };
+    let settings = LineSettings { limits, layout: habits.layout, files_max: habits.files_max, shape };
     let table = Table::new(files, table);
     let (now, token) = (Millis(0), habits.token);
     let opened = Partition::open(key.clone(), store, table.clone(), settings, Offset(0), token, now).await;
