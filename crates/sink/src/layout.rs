@@ -71,8 +71,10 @@ pub(crate) const NAME_BYTES_MAX: usize = 255;
 pub(crate) const FIELDS_BYTES_MAX: usize = 512;
 /// How many fields become directories.
 pub(crate) const FIELDS_MAX: usize = 8;
-/// Directories deep that a table is: `dt=…/hour=…`, and those of fields.
-pub(crate) const DEPTH_MAX: usize = 2 + FIELDS_MAX;
+/// Directories deep that a table is by time: `dt=…/hour=…`.
+pub(crate) const TIME_DEPTH_MAX: usize = 2;
+/// And with those of fields.
+pub(crate) const DEPTH_MAX: usize = TIME_DEPTH_MAX + FIELDS_MAX;
 /// Layouts that a process gets to know; what is stored may be anything.
 const KNOWN_MAX: usize = 1000;
 /// Directories of time, by which it is known where those of fields begin.
@@ -254,6 +256,16 @@ impl Layout {
     /// Where the time ends that a directory has the records of.
     pub(crate) fn end(directory: &Path) -> Option<Millis> {
         Self::time_of(directory).map(|time| time.end)
+    }
+
+    /// Where the time ends that the directory of such a time is of.
+    pub(crate) fn end_of(self, time: Millis) -> Option<Millis> {
+        let span = match self.time() {
+            Self::Hour => HOUR_MS,
+            Self::Day => DAY_MS,
+            _ => return None,
+        };
+        Some(Millis((time.0.div_euclid(span) + 1).saturating_mul(span)))
     }
 
     /// A number that is the same for records of one directory of time, cheaper to have than its name.
@@ -464,6 +476,18 @@ mod tests {
         }
         let unknown = Layout::Hour.directory(Millis(-1));
         assert_eq!(end(&unknown), None);
+    }
+
+    #[test]
+    fn a_time_ends_with_its_directory() {
+        for layout in [Layout::Hour, Layout::Day] {
+            for time in [0, 1_700_000_000_000, 1_700_002_799_999, 1_700_002_800_000] {
+                let end = Layout::end(Path::new(&layout.directory(Millis(time))));
+                assert_eq!(layout.end_of(Millis(time)), end);
+            }
+        }
+        assert_eq!(Layout::Hour.end_of(Millis(-1)), Some(Millis(0)));
+        assert_eq!(Layout::Flat.end_of(Millis(0)), None);
     }
 
     #[test]

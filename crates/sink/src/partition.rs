@@ -200,7 +200,8 @@ pub struct Placed {
 
 /// What became of a record.
 enum Taken {
-    Row,
+    /// Of this time, if it has one.
+    Row(Option<Millis>),
     Letter,
 }
 
@@ -482,7 +483,7 @@ impl Partition {
             let mut outcome = Ok(());
             for record in records.iter().take_while(|record| record.offset < until) {
                 match self.append(record) {
-                    Ok(Taken::Row) => {}
+                    Ok(Taken::Row(time)) => self.note(time),
                     Ok(Taken::Letter) => letters += 1,
                     Err(error) => {
                         outcome = Err(error);
@@ -532,11 +533,22 @@ impl Partition {
         Ok(())
     }
 
+    /// Notes the time of a row. A range that is repeated by another layout may have times of something else.
+    fn note(&mut self, time: Option<Millis>) {
+        let LineSettings { layout, limits, .. } = self.settings;
+        if limits.late_ms_max.is_some()
+            && let Some(time) = time.filter(|_| self.frozen.is_none_or(|frozen| frozen.layout == layout))
+            && let Some(end) = layout.end_of(time)
+        {
+            self.plan.note(time, end, self.now);
+        }
+    }
+
     /// Appends a row, or puts a dead letter aside. In a range that was found frozen, both are what they were.
     fn append(&mut self, record: &ConsumedRecord) -> Result<Taken, NotTaken> {
         if !self.is_repeating() || !self.verdicts.contains_key(&record.offset) {
             match self.writer.append(record, &mut self.staging) {
-                Ok(()) => return Ok(Taken::Row),
+                Ok(time) => return Ok(Taken::Row(time)),
                 Err(NotTaken::Unconvertible(problem)) if self.letters.is_some() && !self.is_repeating() => {
                     self.verdicts.insert(record.offset, problem);
                 }

@@ -88,13 +88,13 @@ impl Placement {
         &self.kept
     }
 
-    /// The directory of a record, whose value is the last in these columns.
+    /// The directory of a record, whose value is the last in these columns, and its time.
     pub(crate) fn place(
         &mut self,
         record: &ConsumedRecord,
         columns: &[Column],
         directory: &mut String,
-    ) -> Result<(), Unconvertible> {
+    ) -> Result<Option<Millis>, Unconvertible> {
         directory.clear();
         let time = match self.time.map(|column| columns[column].last()) {
             None => known(record.timestamp),
@@ -133,7 +133,7 @@ impl Placement {
                 )));
             }
         }
-        Ok(())
+        Ok(time.map(|time| Millis(time.as_microsecond().div_euclid(1000))))
     }
 
     /// The directory of a range that has no rows, of a record's time.
@@ -209,8 +209,8 @@ mod tests {
             let mut directory = String::new();
             let mut record = record(Some(value.as_bytes()));
             record.timestamp = Millis(1_700_000_000_000);
-            let appended: Result<_, Unconvertible> =
-                columns.append_if(&record, |columns| placement.place(&record, columns, &mut directory));
+            let appended: Result<_, Unconvertible> = columns
+                .append_if(&record, |columns| placement.place(&record, columns, &mut directory).map(|_| ()));
             told += &match appended {
                 Ok(()) => format!("{directory}\n"),
                 Err(Unconvertible { field, problem }) => {

@@ -606,10 +606,13 @@ fn table(mut section: Section<'_>, format: Format, age_ms_max: i64) -> Result<Ta
         bytes_max: section.parsed("roll_bytes", 128 << 20, in_one_put)?,
         rows_max: section.number("roll_rows", 10_000_000)?,
         age_ms_max: section.parsed("roll_age", age_ms_max, millis)?,
+        late_ms_max: section.parsed("roll_late", None, |text| match time {
+            Layout::Flat => Err("it goes by directories of time, and there are none".to_owned()),
+            _ => millis(text).map(Some),
+        })?,
     };
     let memory_max = section.parsed("memory", 512 << 20, size)?;
     let files_max = section.number("open_files", 32)?;
-    let success = section.get("success");
     let success_ms = section.parsed("success", None, |text| millis(text).map(Some))?;
     let span = section.span.clone();
     section.end()?;
@@ -619,10 +622,6 @@ fn table(mut section: Section<'_>, format: Format, age_ms_max: i64) -> Result<Ta
     let layout = layout(time, time_field, fields, &shape)?;
     if let Some(what) = doubled(layout, &shape) {
         return Err(Problem::new(span, what));
-    }
-    if let (Layout::Fields(_), Some(success)) = (layout, success) {
-        let what = "success: marks are set by records' timestamps alone, and not with time_field or partition_fields";
-        return Err(Problem::new(success.span(), what));
     }
     let files_max = usize::try_from(files_max).unwrap_or(usize::MAX);
     let memory_max = usize::try_from(memory_max).unwrap_or(usize::MAX);
@@ -816,7 +815,7 @@ mod tests {
         check_behind_top(
             "[offline]\ntable = \"/data/orders\"\n",
             expect![[
-                r#"orders.offline of ["orders"] into /data/orders by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns value kafka_partition kafka_offset kafka_timestamp"#
+                r#"orders.offline of ["orders"] into /data/orders by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000, late_ms_max: None }, columns value kafka_partition kafka_offset kafka_timestamp"#
             ]],
         );
         check_behind_top(
@@ -825,7 +824,7 @@ mod tests {
              [value]\nformat = \"json\"\nfields = [\n  { name = \"id\", type = \"int64\", required = true },\n  { name = \"at\", type = \"timestamp\" },\n]\n\
              [offline]\ntable = \"t\"\npartition_by = \"day\"\nroll_bytes = \"1MiB\"\nroll_rows = 1_000\nroll_age = \"30s\"\ncolumns = [\"key\", \"headers\"]\n",
             expect![[
-                r#"orders.offline of ["orders"] into t by day, Limits { rows_max: 1000, bytes_max: 1048576, age_ms_max: 30000 }, columns id at kafka_key kafka_headers"#
+                r#"orders.offline of ["orders"] into t by day, Limits { rows_max: 1000, bytes_max: 1048576, age_ms_max: 30000, late_ms_max: None }, columns id at kafka_key kafka_headers"#
             ]],
         );
     }
@@ -903,7 +902,7 @@ mod tests {
         check_behind_top(
             "[offline]\ntable = \"t\"\n[nearline]\ntopic = \"out\"\nflush_rows = 7\n",
             expect![[
-                r#"orders.offline of ["orders"] into t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns value kafka_partition kafka_offset kafka_timestamp; orders.nearline of ["orders"]: NearlineSettings { topic: "out", flush_age: 500ms, flush_rows: 7, if_removed: Stop }"#
+                r#"orders.offline of ["orders"] into t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000, late_ms_max: None }, columns value kafka_partition kafka_offset kafka_timestamp; orders.nearline of ["orders"]: NearlineSettings { topic: "out", flush_age: 500ms, flush_rows: 7, if_removed: Stop }"#
             ]],
         );
         check_behind_top(
@@ -934,13 +933,13 @@ mod tests {
             "[value]\nformat = \"text\"\n[offline]\ntable = \"t\"\n\
              [nearline]\ntable = \"now\"\npartition_by = \"none\"\ncolumns = [\"offset\"]\n",
             expect![[
-                r#"orders.offline of ["orders"] into t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns value kafka_partition kafka_offset kafka_timestamp; orders.nearline of ["orders"] into now by none, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 5000 }, columns value kafka_offset"#
+                r#"orders.offline of ["orders"] into t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000, late_ms_max: None }, columns value kafka_partition kafka_offset kafka_timestamp; orders.nearline of ["orders"] into now by none, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 5000, late_ms_max: None }, columns value kafka_offset"#
             ]],
         );
         check_behind_top(
             "[dead_letters]\ntopic = \"dead\"\n[nearline]\ntable = \"now\"\nroll_age = \"2s\"\nroll_rows = 7\n",
             expect![[
-                r#"orders.nearline of ["orders"] into now by hour, Limits { rows_max: 7, bytes_max: 134217728, age_ms_max: 2000 }, columns value kafka_partition kafka_offset kafka_timestamp"#
+                r#"orders.nearline of ["orders"] into now by hour, Limits { rows_max: 7, bytes_max: 134217728, age_ms_max: 2000, late_ms_max: None }, columns value kafka_partition kafka_offset kafka_timestamp"#
             ]],
         );
         check_behind_top(
@@ -954,7 +953,7 @@ mod tests {
         check_behind_top(
             "[nearline]\ntable = \"t\"\nflush_age = \"1s\"\n",
             expect![
-                "line 5, column 1: nearline.flush_age is not known here; table, s3, positions, partition_by, time_field, partition_fields, columns, roll_bytes, roll_rows, roll_age, memory, open_files, success are"
+                "line 5, column 1: nearline.flush_age is not known here; table, s3, positions, partition_by, time_field, partition_fields, columns, roll_bytes, roll_rows, roll_age, roll_late, memory, open_files, success are"
             ],
         );
         for table in ["./data/t/", "data", "data/t/now"] {
@@ -976,7 +975,7 @@ mod tests {
         check_behind_top(
             "[offline]\ntable = \"data/t\"\n[nearline]\ntable = \"data/t2\"\n",
             expect![[
-                r#"orders.offline of ["orders"] into data/t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns value kafka_partition kafka_offset kafka_timestamp; orders.nearline of ["orders"] into data/t2 by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 5000 }, columns value kafka_partition kafka_offset kafka_timestamp"#
+                r#"orders.offline of ["orders"] into data/t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000, late_ms_max: None }, columns value kafka_partition kafka_offset kafka_timestamp; orders.nearline of ["orders"] into data/t2 by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 5000, late_ms_max: None }, columns value kafka_partition kafka_offset kafka_timestamp"#
             ]],
         );
     }
@@ -986,15 +985,17 @@ mod tests {
         let value = "[value]\nformat = \"json\"\nfields = [{ name = \"id\", type = \"int64\" }, { name = \"at\", type = \"timestamp\" }, { name = \"city\", type = \"string\" }]\n";
         let of = |more: &str| format!("{value}[offline]\ntable = \"t\"\n{more}");
         check_behind_top(
-            &of("time_field = \"at\"\npartition_fields = [\"city\", \"id\"]\n"),
+            &of(
+                "time_field = \"at\"\npartition_fields = [\"city\", \"id\"]\nroll_late = \"5m\"\nsuccess = \"1h\"\n",
+            ),
             expect![[
-                r#"orders.offline of ["orders"] into t by hour;time=at;fields=city,id, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns id at city kafka_partition kafka_offset kafka_timestamp"#
+                r#"orders.offline of ["orders"] into t by hour;time=at;fields=city,id, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000, late_ms_max: Some(300000) }, columns id at city kafka_partition kafka_offset kafka_timestamp"#
             ]],
         );
         check_behind_top(
             &of("partition_by = \"none\"\npartition_fields = [\"city\"]\n"),
             expect![[
-                r#"orders.offline of ["orders"] into t by none;fields=city, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns id at city kafka_partition kafka_offset kafka_timestamp"#
+                r#"orders.offline of ["orders"] into t by none;fields=city, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000, late_ms_max: None }, columns id at city kafka_partition kafka_offset kafka_timestamp"#
             ]],
         );
         for (more, expected) in [
@@ -1013,6 +1014,16 @@ mod tests {
             (
                 "partition_by = \"none\"\ntime_field = \"at\"\n",
                 expect!["line 9, column 14: time_field: it says the time of directories, and there are none"],
+            ),
+            (
+                "partition_by = \"none\"\nroll_late = \"5m\"\n",
+                expect!["line 9, column 13: roll_late: it goes by directories of time, and there are none"],
+            ),
+            (
+                "roll_late = \"soon\"\n",
+                expect![[
+                    r#"line 8, column 13: roll_late: "soon" is no time; 500ms, 30s, 10m and 1h30m are"#
+                ]],
             ),
             (
                 "partition_by = \"hour;time=at\"\n",
@@ -1185,7 +1196,7 @@ mod tests {
             (
                 r#"{ name = "a", type = "struct", fields = [{ name = "b", type = "list", items = { type = "map", values = { type = "decimal(10, 2)" } } }] }"#,
                 expect![[
-                    r#"orders.offline of ["orders"] into t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns a kafka_partition kafka_offset kafka_timestamp"#
+                    r#"orders.offline of ["orders"] into t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000, late_ms_max: None }, columns a kafka_partition kafka_offset kafka_timestamp"#
                 ]],
             ),
             (

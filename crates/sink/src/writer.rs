@@ -20,7 +20,7 @@ use wire::Millis;
 use crate::columns::{Columns, Shape, Unconvertible};
 use crate::encodings::properties;
 use crate::files::NewFile;
-use crate::layout::{Layout, Misplaced};
+use crate::layout::{Layout, Misplaced, known};
 use crate::placement::Placement;
 use crate::staging::Staging;
 use crate::table::{At, Staged, Table};
@@ -108,8 +108,12 @@ impl RangeWriter {
         Ok(Self { table, shape, layout, files_max, open: BTreeMap::new(), sorter })
     }
 
-    /// Takes a record; files are begun in the staging directory as they are needed.
-    pub(crate) fn append(&mut self, record: &ConsumedRecord, staging: &mut Staging) -> Result<(), NotTaken> {
+    /// Takes a record, and gives its time; files are begun in the staging directory as they are needed.
+    pub(crate) fn append(
+        &mut self,
+        record: &ConsumedRecord,
+        staging: &mut Staging,
+    ) -> Result<Option<Millis>, NotTaken> {
         if let Some(sorter) = &mut self.sorter {
             return sorter.append(record, self.files_max, &self.table, staging);
         }
@@ -131,7 +135,7 @@ impl RangeWriter {
         if is_batch(&gathering.columns) {
             gathering.encode(&self.table, staging).map_err(NotTaken::Failed)?;
         }
-        Ok(())
+        Ok(known(record.timestamp).map(|_| record.timestamp))
     }
 
     /// What is in memory, about.
@@ -214,10 +218,11 @@ impl Sorter {
         files_max: usize,
         table: &Table,
         staging: &mut Staging,
-    ) -> Result<(), NotTaken> {
+    ) -> Result<Option<Millis>, NotTaken> {
+        let mut time = None;
         let Self { placement, columns, to, files, by_directory, directory } = self;
         let appended = columns.append_if(record, |values| {
-            placement.place(record, values, directory).map_err(NotTaken::Unconvertible)?;
+            time = placement.place(record, values, directory)?;
             let file = match by_directory.get(&*directory) {
                 Some(&file) => file,
                 None if files.len() >= files_max => return Err(NotTaken::Full),
@@ -234,7 +239,7 @@ impl Sorter {
         if appended.is_err() || is_batch(&self.columns) {
             self.encode(table, staging).map_err(NotTaken::Failed)?;
         }
-        appended
+        appended.map(|()| time)
     }
 
     /// Puts the rows into their files, in the order in which they came.

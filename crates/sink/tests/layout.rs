@@ -25,7 +25,7 @@ use support::line::{FIRST, Habits, SECOND, is_letter, log};
 use support::parquet_file::ParquetFile;
 use tempfile::TempDir;
 use tokio::time::timeout;
-use wire::{Millis, Str};
+use wire::{Millis, Offset, Str};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -189,6 +189,20 @@ async fn rows_lie_where_their_fields_say_and_each_record_is_there_once() {
     assert!(rows.contains_key(&nothing));
     let verified = line.verified(LAYOUT).await;
     assert_eq!((verified.records, verified.rows, verified.letters), (9, 8, 1));
+
+    // The files say where the line was, and it goes on by another layout.
+    std::fs::remove_dir_all(line.table().join("_sink")).unwrap();
+    let (settings, cluster) = (line.settings(LAYOUT), line.cluster());
+    let repaired =
+        sink::repair(&settings, &cluster, &TokioEnvironment, Arc::new(LocalFiles), Execution::Apply);
+    let repaired = timeout(PATIENCE, repaired).await.expect("it ends").unwrap();
+    assert!(repaired.iter().all(|repair| repair.is_done && repair.findings.is_empty()), "{repaired:?}");
+    line.send(&[order(10, at(0), Some("Köln"), 1)]).await;
+    line.run_to_end("").await;
+    let rows = line.rows();
+    assert_eq!(rows["dt=2023-11-14/hour=22"].0, [10]);
+    assert_eq!(rows["dt=2023-11-12/hour=22/city=Köln/shop=1"].0, [1, 8]);
+    assert_eq!(line.verified("").await.rows, 9);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,6 +231,34 @@ async fn directories_of_fields_are_compacted_and_expire_by_the_time_above_them()
         &[("dt=__HIVE_DEFAULT_PARTITION__/city=a, b", &[4])],
     );
     assert_eq!(line.verified(LAYOUT).await.expired, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_hour_is_marked_by_the_time_of_a_field_with_all_directories_below_it() {
+    const LAYOUT: &str = "time_field = \"at\"\npartition_fields = [\"city\"]\nsuccess = \"10m\"";
+    let line = Line::new().await;
+    let at = |hours: i64| Some(SENT_MS - 48 * HOUR_MS + hours * HOUR_MS);
+    let day = line.table().join("dt=2023-11-12");
+    let mark = |hour: &str| {
+        let bytes = std::fs::read(day.join(hour).join("_SUCCESS")).unwrap();
+        let mark: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert!(!day.join(hour).join("city=a").join("_SUCCESS").exists());
+        (mark["rows"].as_u64().unwrap(), mark["late"].as_u64().unwrap())
+    };
+    line.send(&[order(1, at(0), Some("a"), 1), order(2, at(0), Some("b"), 1), order(3, at(1), Some("a"), 1)])
+        .await;
+    line.run_to_end(LAYOUT).await;
+    assert_eq!((mark("hour=22"), mark("hour=23")), ((2, 0), (1, 0)));
+    line.send(&[order(4, at(0), Some("a"), 1), order(5, at(0), Some("c"), 1)]).await;
+    line.run_to_end(LAYOUT).await;
+    assert_eq!((mark("hour=22"), mark("hour=23")), ((2, 2), (1, 0)));
+    line.verified(LAYOUT).await;
+    // A mark keeps no hour that is gone.
+    let expiry = Expiry { older_than_ms: 0, execution: Execution::Apply };
+    let settings = line.settings(LAYOUT);
+    let expired = sink::expire(&settings, &TokioEnvironment, Arc::new(LocalFiles), expiry).await.unwrap();
+    assert_eq!((expired.directories.len(), &expired.findings[..]), (4, &[][..]));
+    assert!(!day.exists());
 }
 
 fn by_fields() -> Layout {
@@ -327,4 +369,28 @@ fn a_range_of_which_files_lie_by_another_layout_is_not_put_there_again() {
         world.assert_nothing_twice(&format!("killed at {at}"));
     }
     assert!(refused > 0);
+}
+
+#[test]
+fn a_range_ends_when_its_hour_has_passed_in_the_rows() {
+    let minutes = [0, 20, 40, 60, 80, 10, 120, 140, 160, 180];
+    let log = (0..).zip(log(10)).map(|(number, record)| {
+        let at = SENT_MS + minutes[number] * 60_000;
+        let value = format!("{{\"value\":\"v{number}\",\"at\":{at},\"shop\":{}}}", number % 2);
+        ConsumedRecord { offset: Offset(number as i64), value: Some(value.into()), ..record }
+    });
+    let log: Vec<_> = log.collect();
+    let ranges = |late_ms_max| {
+        let world = World { log: log.clone(), ..World::new(10, Positions::Beside) };
+        let habits = Habits { rows_max: 1000, at_once: 1, late_ms_max, ..habits(FIRST, by_fields()) };
+        world.run(habits, None).unwrap();
+        assert_eq!(world.rows().len(), 10);
+        let ranges: BTreeSet<_> = world.files().into_iter().map(|(_, name, _)| name.range).collect();
+        ranges.into_iter().map(|range| (range.start.0, range.end.0)).collect::<Vec<_>>()
+    };
+    assert_eq!(ranges(None), [(0, 10)]);
+    // From 22:13 on, with a row of 22:23 that is too late.
+    assert_eq!(ranges(Some(1)), [(0, 4), (4, 7), (7, 10)]);
+    // With a quarter of an hour the first range has two hours, and what comes at 1:13 waits for 1:15.
+    assert_eq!(ranges(Some(15 * 60_000)), [(0, 5), (5, 10)]);
 }

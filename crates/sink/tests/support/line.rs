@@ -65,6 +65,7 @@ pub struct Habits {
     pub format: fn() -> Format,
     pub extras: &'static [Extra],
     pub layout: Layout,
+    pub late_ms_max: Option<i64>,
     /// Whether it sends dead letters, instead of being stopped by them.
     pub is_sending: bool,
 }
@@ -77,6 +78,7 @@ pub const FIRST: Habits = Habits {
     format: || Format::Text,
     extras: &[Extra::Offset],
     layout: Layout::Hour,
+    late_ms_max: None,
     is_sending: true,
 };
 pub const SECOND: Habits = Habits { rows_max: 5, files_max: 2, at_once: 4, token: 2, ..FIRST };
@@ -100,11 +102,16 @@ pub async fn work(
     log: &[ConsumedRecord],
 ) -> Result<(), PartitionError> {
     let Place { key, process, files, table, store } = place;
-    let limits = Limits { rows_max: habits.rows_max, bytes_max: u64::MAX, age_ms_max: i64::MAX };
+    let limits = Limits {
+        rows_max: habits.rows_max,
+        bytes_max: u64::MAX,
+        age_ms_max: i64::MAX,
+        late_ms_max: habits.late_ms_max,
+    };
     let shape = Arc::new(Shape::new((habits.format)(), habits.extras.to_vec()).unwrap());
     let settings = LineSettings { limits, layout: habits.layout, files_max: habits.files_max, shape };
     let table = Table::new(files, table);
-    let (now, token) = (Millis(0), habits.token);
+    let (now, token) = (Millis(2_000_000_000_000), habits.token);
     let opened = Partition::open(key.clone(), store, table.clone(), settings, Offset(0), token, now).await;
     let sending = Sending::new(process, Arc::clone(topic));
     let mut partition = match habits.is_sending {
