@@ -156,7 +156,8 @@ mod tests {
     use wire::{Offset, PartitionId, TopicPartition, Uuid};
 
     use super::{decode, encode, name, start};
-    use crate::key::{Key, Layout, Range};
+    use crate::key::{Key, Range};
+    use crate::layout::Layout;
     use crate::store::Frozen;
 
     fn key() -> Key {

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use arrow_array::builder::{
-    BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder,
-    GenericByteBuilder, Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
+    ArrayBuilder, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder,
+    Float64Builder, GenericByteBuilder, Int32Builder, Int64Builder, StringBuilder,
+    TimestampMicrosecondBuilder,
 };
 use arrow_array::types::ByteArrayType;
 use arrow_array::{Array, ArrayRef, ListArray, MapArray, StructArray};
@@ -31,6 +32,19 @@ pub(crate) enum Column {
     Struct(StructColumn),
     List(ListColumn),
     Map(MapColumn),
+}
+
+/// A value that is no more than one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scalar<'a> {
+    Null,
+    Text(&'a str),
+    Whole(i64),
+    Bool(bool),
+    /// Days since 1970.
+    Days(i32),
+    /// Microseconds since 1970.
+    Micros(i64),
 }
 
 /// Objects.
@@ -186,6 +200,44 @@ impl Column {
             Self::List(column) => column.ends.null(),
             Self::Map(column) => column.ends.null(),
         }
+    }
+
+    /// The last value, if it is one that a directory can be called after. Panics without any.
+    pub(crate) fn last(&self) -> Option<Scalar<'_>> {
+        let is_null = |validity: Option<&[u8]>, len: usize| {
+            validity.is_some_and(|validity| !arrow_buffer::bit_util::get_bit(validity, len - 1))
+        };
+        let (validity, len, value) = match self {
+            Self::String(column) => {
+                let (offsets, bytes) = (column.offsets_slice(), column.values_slice());
+                let at = |back: usize| usize::try_from(offsets[offsets.len() - back]).expect("it counts up");
+                let text = std::str::from_utf8(&bytes[at(2)..at(1)]).expect("it is a column of text");
+                (column.validity_slice(), column.len(), Scalar::Text(text))
+            }
+            Self::Int32(column) => {
+                let values = column.values_slice();
+                (column.validity_slice(), values.len(), Scalar::Whole(values[values.len() - 1].into()))
+            }
+            Self::Int64(column) => {
+                let values = column.values_slice();
+                (column.validity_slice(), values.len(), Scalar::Whole(values[values.len() - 1]))
+            }
+            Self::Bool(column) => {
+                let len = column.len();
+                let is = arrow_buffer::bit_util::get_bit(column.values_slice(), len - 1);
+                (column.validity_slice(), len, Scalar::Bool(is))
+            }
+            Self::Date(column) => {
+                let values = column.values_slice();
+                (column.validity_slice(), values.len(), Scalar::Days(values[values.len() - 1]))
+            }
+            Self::Timestamp(column) => {
+                let values = column.values_slice();
+                (column.validity_slice(), values.len(), Scalar::Micros(values[values.len() - 1]))
+            }
+            _ => return None,
+        };
+        Some(if is_null(validity, len) { Scalar::Null } else { value })
     }
 
     /// The values of so many whole rows; there are none then.

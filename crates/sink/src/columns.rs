@@ -170,6 +170,16 @@ impl Shape {
         matches!(self.format, Format::Bytes)
     }
 
+    /// The fields of values, in the order of their columns, which come first. Those of a registry are not known before it is asked.
+    pub(crate) fn fields(&self) -> Option<&[JsonField]> {
+        self.format.fields()
+    }
+
+    /// Whether no registry is still to be asked for the columns.
+    pub(crate) fn is_known(&self) -> bool {
+        self.encoded().is_none_or(|encoded| encoded.is_settled())
+    }
+
     /// The columns.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
@@ -282,6 +292,27 @@ impl Columns {
 
     /// Appends a record as a row. After an error nothing may be appended before [`Columns::finish`], which gives the rows before it.
     pub fn append(&mut self, record: &ConsumedRecord) -> Result<(), Unconvertible> {
+        self.append_if(record, |_| Ok(()))
+    }
+
+    /// The same, unless whoever looks at the columns of its value, with its own as the last, does not take it.
+    pub(crate) fn append_if<E: From<Unconvertible>>(
+        &mut self,
+        record: &ConsumedRecord,
+        accept: impl FnOnce(&[Column]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let extra = self.append_value(record)?;
+        accept(&self.values)?;
+        for extra in &mut self.extras {
+            extra.append(record);
+        }
+        self.rows += 1;
+        self.bytes += size(record) + extra;
+        Ok(())
+    }
+
+    /// Gives what it takes beyond its own bytes.
+    fn append_value(&mut self, record: &ConsumedRecord) -> Result<usize, Unconvertible> {
         let unconvertible = |problem: String| Unconvertible { field: None, problem };
         let mut extra = 0;
         match (&self.shape.format, &mut self.values[..], &record.value) {
@@ -304,12 +335,7 @@ impl Columns {
             }
             _ => unreachable!("raw values have one column of their type"),
         }
-        for extra in &mut self.extras {
-            extra.append(record);
-        }
-        self.rows += 1;
-        self.bytes += size(record) + extra;
-        Ok(())
+        Ok(extra)
     }
 
     /// The rows, which are none then.

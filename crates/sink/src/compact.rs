@@ -24,7 +24,8 @@ use crate::encodings::properties;
 use crate::exchange::{self, Exchange};
 use crate::files::{Files, NewFile};
 use crate::footer::{Footer, MERGED, MERGED_FORM, Part, Told, metadata};
-use crate::key::{FileName, Key, Layout, Range};
+use crate::key::{FileName, Key, Range};
+use crate::layout::Layout;
 use crate::partition::words;
 use crate::positions::open_store;
 use crate::run::RunError;
@@ -167,11 +168,13 @@ struct Candidate {
     parts: Vec<Part>,
 }
 
-/// Columns, to Parquet and to Arrow.
+/// Columns, to Parquet and to Arrow, and directories.
 #[derive(Debug, Clone, PartialEq)]
 struct Looks {
     parquet: Option<Type>,
     arrow: Option<String>,
+    /// How their ranges are laid out, if not by records' timestamps alone.
+    layout: Option<String>,
 }
 
 /// Which files become one: those of one partition that stand one behind the other in this directory, look alike and together are no
@@ -237,6 +240,10 @@ impl Directory<'_> {
                 outcome: UpkeepOutcome::Planned,
             })
             .collect();
+        if let Some(finding) = exchange::too_long(self.path) {
+            all.findings.push(finding);
+            return Ok(());
+        }
         if compaction.execution == Execution::Apply {
             let outcome = match self.merge(&groups, &mut all.findings) {
                 Ok(true) => UpkeepOutcome::Done,
@@ -313,6 +320,7 @@ impl Directory<'_> {
         let looks = Looks {
             parquet: Some(metadata.file_metadata().schema().clone()),
             arrow: footer.words.get("ARROW:schema").cloned(),
+            layout: footer.words.get(words::LAYOUT).cloned(),
         };
         Some(Candidate { name: file.name.clone(), bytes, looks: Some(looks), parts: told.parts })
     }
@@ -386,7 +394,10 @@ impl Directory<'_> {
             (words::EPOCH, epoch.to_string()),
             (MERGED, list.to_string()),
         ];
-        for (word, value) in said.into_iter().chain(words::of(key, name.range)) {
+        // The same of all of them.
+        let layout = group.iter().find_map(|file| file.looks.as_ref()?.layout.clone());
+        let said = said.into_iter().chain(layout.map(|layout| (words::LAYOUT, layout)));
+        for (word, value) in said.chain(words::of(key, name.range)) {
             writer.append_key_value_metadata(KeyValue::new(word.to_owned(), value));
         }
         writer.into_inner().map_err(io_error)?.sync()
@@ -408,7 +419,8 @@ mod tests {
             let looks = words.next().filter(|&looks| looks != "none");
             let partition = TopicPartition::new("orders", PartitionId(i32::try_from(partition).unwrap()));
             let range = Range::new(Offset(start), Offset(end));
-            let looks = looks.map(|looks| Looks { parquet: None, arrow: Some(looks.to_owned()) });
+            let looks =
+                looks.map(|looks| Looks { parquet: None, arrow: Some(looks.to_owned()), layout: None });
             let name = FileName { partition, range };
             Candidate { name, bytes: bytes.unsigned_abs(), looks, parts: Vec::new() }
         });

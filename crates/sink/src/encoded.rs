@@ -209,6 +209,11 @@ impl Encoded {
         }
     }
 
+    /// Whether the columns are known.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.reader.is_some()
+    }
+
     /// Asks the registry for the columns, if it is the one that says them.
     pub(crate) async fn settled(&self) -> Result<Option<Self>, SchemaError> {
         let (None, Some(source)) = (&self.reader, &self.source) else { return Ok(None) };

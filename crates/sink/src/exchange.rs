@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::files::{Entry, make_dirs};
 use crate::key::FileName;
+use crate::layout::NAME_BYTES_MAX;
 use crate::staging::{self, GONE, empty, unless_missing};
 use crate::table::Table;
 use crate::verify::Finding;
@@ -35,10 +36,30 @@ fn place(table: &Table) -> PathBuf {
     table.root.join(staging::DIRECTORY).join(DIRECTORY)
 }
 
+/// What stands for a `,` within a directory's name: no table's directory has it by itself.
+const COMMA: &str = "%2C";
+
+/// What the exchanges of a directory are called.
+fn name(directory: &Path, token: u64) -> String {
+    let parts: Vec<_> = directory.iter().map(|part| part.to_string_lossy().replace(',', COMMA)).collect();
+    format!("{},{token:016x}", parts.join(","))
+}
+
 /// What a name says: which directory, and whether somebody has taken the exchange back.
 fn parse(name: &str) -> Option<(PathBuf, bool)> {
     let (directory, token) = name.rsplit_once(',')?;
-    Some((directory.split(',').collect(), token.ends_with(GONE)))
+    Some((directory.split(',').map(|part| part.replace(COMMA, ",")).collect(), token.ends_with(GONE)))
+}
+
+/// Why a directory cannot be exchanged, if its name does not let it.
+pub(crate) fn too_long(directory: &Path) -> Option<Finding> {
+    let bytes = name(directory, 0).len() + GONE.len();
+    (bytes > NAME_BYTES_MAX).then(|| Finding {
+        place: directory.display().to_string(),
+        problem: format!(
+            "its name is too long for another to be put in its place, {bytes} bytes of {NAME_BYTES_MAX} with what belongs to it: it is left as it is"
+        ),
+    })
 }
 
 fn list(table: &Table) -> io::Result<Vec<String>> {
@@ -96,8 +117,7 @@ impl<'a> Exchange<'a> {
     pub(crate) fn begin(table: &'a Table, directory: &Path, token: u64) -> io::Result<Self> {
         let files = &*table.files;
         make_dirs(files, &table.root, &Path::new(staging::DIRECTORY).join(DIRECTORY))?;
-        let parts: Vec<_> = directory.iter().map(|part| part.to_string_lossy()).collect();
-        let own = place(table).join(format!("{},{token:016x}", parts.join(",")));
+        let own = place(table).join(name(directory, token));
         files.make_dir(&own)?;
         // Of two, the one that lists first is not carried out last.
         settle(table, directory, Some(&own))?;
@@ -135,5 +155,29 @@ impl<'a> Exchange<'a> {
     /// Gives it up.
     pub(crate) fn give_up(self) -> io::Result<()> {
         empty(self.table, &self.own)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{name, parse, too_long};
+
+    #[test]
+    fn an_exchange_is_of_the_directory_that_it_is_called_after() {
+        for directory in ["dt=2023-11-14/hour=22", "dt=2023-11-14/city=a, b%2F,c/shop=1"] {
+            let name = name(Path::new(directory), 7);
+            assert_eq!(parse(&name), Some((directory.into(), false)), "{name}");
+            assert_eq!(parse(&format!("{name}.gone")), Some((directory.into(), true)));
+        }
+    }
+
+    #[test]
+    fn a_name_that_would_be_too_long_is_told() {
+        let of = |bytes: usize| too_long(Path::new(&format!("dt=2023-11-14/city={}", "x".repeat(bytes))));
+        assert_eq!(of(214), None);
+        let problem = of(215).unwrap().problem;
+        assert!(problem.contains("256 bytes of 255"), "{problem}");
     }
 }

@@ -19,7 +19,9 @@ use crate::key::{FileName, Key, LineName};
 use crate::positions::open_store;
 use crate::run::RunError;
 use crate::settings::{Line, Settings, TableSettings};
+use crate::staging::unless_missing;
 use crate::store::Stored;
+use crate::success;
 use crate::table::{Listing, Table, TableFile};
 use crate::verify::Finding;
 
@@ -147,6 +149,7 @@ impl Work<'_> {
     ) -> io::Result<()> {
         let mut known = Vec::new();
         let findings = all.findings.len();
+        all.findings.extend(exchange::too_long(directory));
         for file in files {
             match self.stored.iter().find(|(key, _)| key.partition == file.name.partition) {
                 None => {
@@ -219,11 +222,22 @@ impl Work<'_> {
         Ok(Some(UpkeepOutcome::Done))
     }
 
-    /// Also the day's, once it has no hours. What comes into one meanwhile keeps it.
+    /// Also the day's, once it has no hours, and an hour's that has nothing below it but its mark. What comes into one meanwhile keeps it.
     fn remove_empty(&self, directory: &Path) -> io::Result<()> {
-        for directory in directory.ancestors().filter(|directory| !directory.as_os_str().is_empty()) {
-            match self.table.files.remove(&self.table.root().join(directory)) {
-                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => break,
+        let files = &*self.table.files;
+        for above in directory.ancestors().filter(|directory| !directory.as_os_str().is_empty()) {
+            let path = self.table.root().join(above);
+            let mut removed = files.remove(&path);
+            let is_full = |error: &io::Error| error.kind() == ErrorKind::DirectoryNotEmpty;
+            if above != directory && removed.as_ref().is_err_and(is_full) {
+                let entries = files.list(&path)?;
+                if entries.iter().all(|entry| entry.name == success::NAME) {
+                    unless_missing(files.remove(&path.join(success::NAME)))?;
+                    removed = files.remove(&path);
+                }
+            }
+            match removed {
+                Err(error) if is_full(&error) => break,
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 outcome => outcome?,
             }

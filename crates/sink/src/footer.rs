@@ -15,6 +15,7 @@ use wire::Offset;
 
 use crate::files::Files;
 use crate::key::{FileName, Key, Range};
+use crate::layout::Layout;
 use crate::partition::words;
 use crate::table::{Table, TableFile};
 use crate::verify::Finding;
@@ -129,6 +130,8 @@ pub(crate) struct Told<'a> {
     pub(crate) parts: Vec<Part>,
     pub(crate) is_merged: bool,
     pub(crate) is_readable: bool,
+    /// How its range is laid out, as far as it is known.
+    layout: Option<Layout>,
     /// What does not belong here.
     pub(crate) problems: Vec<Finding>,
 }
@@ -145,6 +148,7 @@ impl<'a> Told<'a> {
                     parts: Vec::new(),
                     is_merged: false,
                     is_readable: false,
+                    layout: by_depth(file),
                     problems: Vec::new(),
                 };
                 told.find(problem);
@@ -156,7 +160,17 @@ impl<'a> Told<'a> {
 
     pub(crate) fn of(key: &Key, file: &'a TableFile, footer: &Footer) -> Self {
         let is_merged = footer.words.contains_key(MERGED);
-        let mut told = Self { file, parts: Vec::new(), is_merged, is_readable: true, problems: Vec::new() };
+        let (parts, layout) = (Vec::new(), by_depth(file));
+        let mut told = Self { file, parts, is_merged, is_readable: true, layout, problems: Vec::new() };
+        if let Some(word) = footer.words.get(words::LAYOUT) {
+            told.layout = match word.parse::<Layout>() {
+                Ok(layout) => Some(layout),
+                Err(problem) => {
+                    told.find(format!("its footer says {}: {problem}", words::LAYOUT));
+                    None
+                }
+            };
+        }
         for (word, expected) in words::of(key, file.name.range) {
             let found = footer.said(word);
             if found != expected {
@@ -173,6 +187,16 @@ impl<'a> Told<'a> {
         told
     }
 
+    /// How its range is laid out, if its directory is called as that layout has it.
+    pub(crate) fn layout(&self) -> Option<Layout> {
+        self.layout.filter(|&layout| self.file.is_laid_out_as(layout))
+    }
+
+    /// Whether a repeat of its range by this layout puts a file in its place, or none.
+    pub(crate) fn is_laid_out_as(&self, layout: Layout) -> bool {
+        self.layout() == Some(layout)
+    }
+
     fn find(&mut self, problem: String) {
         self.problems.push(Finding { place: self.file.path().display().to_string(), problem });
     }
@@ -180,6 +204,11 @@ impl<'a> Told<'a> {
     fn unknown(&self) -> Part {
         Part { range: self.file.name.range, epoch: 0, files: None, range_rows: None, rows: 0, letters: 0 }
     }
+}
+
+/// The layout of a file whose footer says nothing of it.
+fn by_depth(file: &TableFile) -> Option<Layout> {
+    Layout::of_depth(file.directory.components().count())
 }
 
 /// In what two files of one range differ that are to be the same but for their columns, if in something.

@@ -104,6 +104,25 @@ impl Kind {
         }
     }
 
+    /// How it is declared.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::String => "string",
+            Self::Int32 => "int32",
+            Self::Int64 => "int64",
+            Self::Float32 => "float32",
+            Self::Float64 => "float64",
+            Self::Bool => "bool",
+            Self::Timestamp => "timestamp",
+            Self::Date => "date",
+            Self::Bytes => "bytes",
+            Self::Decimal { .. } => "decimal",
+            Self::Struct(_) => "struct",
+            Self::List(_) => "list",
+            Self::Map(_) => "map",
+        }
+    }
+
     /// What a value has to be.
     pub(crate) fn expected(&self) -> String {
         match self {

@@ -11,6 +11,7 @@
 //! range is frozen before its files are in the table, and committed after; whoever repeats it writes the same files.
 
 mod key;
+mod layout;
 mod bucket;
 mod files;
 mod s3;
@@ -18,6 +19,7 @@ mod plan;
 mod kind;
 mod column;
 mod columns;
+mod placement;
 mod decimal;
 mod json;
 mod fault;
@@ -90,8 +92,9 @@ pub use encoded::{Encoded, SchemaError};
 pub use expire::{Expiries, Expiry, OldDirectory, expire};
 pub use file_store::FileStore;
 pub use files::{Entry, Files, LocalFiles, NewFile};
-pub use key::{FileName, Key, Layout, LineName, Range};
+pub use key::{FileName, Key, LineName, Range};
 pub use kind::{JsonField, Kind};
+pub use layout::{FieldLayout, Layout, Misplaced, MisplacedAt};
 pub use letters::{HEADER_PREFIX, Letter, Letters};
 pub use meter::{Left, Meter, Metered, MeteredLine, Standing, Work};
 pub use origin::{LINE_HEADER, SOURCE_HEADER};

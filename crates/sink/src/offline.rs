@@ -22,13 +22,15 @@ use crate::encoded::Encoded;
 use crate::files::Files;
 use crate::gate::{Gate, Turned};
 use crate::key::Key;
+use crate::layout::Misplaced;
 use crate::letters::TopicLetters;
 use crate::meter::{Meter, Standing, Work};
 use crate::partition::{Chunk, LineSettings, Partition, PartitionError};
+use crate::placement::Placement;
 use crate::positions::open_store;
 use crate::run::{self, Done, LOOK_EVERY, RunError, Until};
 use crate::running::{Orders, Pace, Running};
-use crate::settings::{DeadLetterSettings, Line, Settings};
+use crate::settings::{DeadLetterSettings, Line, Settings, doubled};
 use crate::shares::{Share, Shares};
 use crate::source::{self, sources};
 use crate::staging;
@@ -151,6 +153,15 @@ impl Offline {
         let table = Table::new(Arc::clone(&files), &declared.table);
         let shape = declared.line.shape.settled().await?;
         let encoded = shape.encoded().cloned();
+        if let Some(encoded) = &encoded {
+            let layout = declared.line.layout;
+            let misplaced = Placement::new(layout, &shape).err().map(|Misplaced { problem, .. }| {
+                format!("the table is laid out by {}: {problem}", layout.name())
+            });
+            if let Some(problem) = misplaced.or_else(|| doubled(layout, &shape)) {
+                return Err(encoded.unusable(problem).into());
+            }
+        }
         let line_settings = LineSettings { shape, ..declared.line.clone() };
         let store = open_store(declared, files).await?;
         let (group, shares, _) = Shares::new();

@@ -15,12 +15,14 @@ use wire::{LeaderEpoch, Millis, Offset};
 use crate::claims;
 use crate::columns::{self, Shape, Unconvertible};
 use crate::expired;
-use crate::key::{FileName, Key, Layout, Range};
+use crate::footer::Told;
+use crate::key::{FileName, Key, Range};
+use crate::layout::{Layout, Misplaced};
 use crate::letters::{Letter, Letters};
 use crate::plan::{Action, Event, Limits, Plan};
 use crate::staging::{self, NotClaimed, Staging};
 use crate::store::{Acquire, Change, Frozen, PositionStore, Rebuild, StoreError, Stored};
-use crate::table::{self, Ahead, Listing, Staged, Table};
+use crate::table::{self, Ahead, Listing, Staged, Table, TableFile};
 use crate::verdicts::{self, Verdicts};
 use crate::writer::{Memory, NotTaken, RangeWriter};
 
@@ -109,6 +111,18 @@ pub enum PartitionError {
         /// Where the log begins.
         log_start: Offset,
     },
+    /// The columns are not those that the layout goes by.
+    #[error("{key}: files cannot be laid out by {}{}: {problem}", layout.name(), as_frozen(*frozen))]
+    Layout {
+        /// The partition.
+        key: Box<Key>,
+        /// The range that was frozen with it, if it is not the one that is declared.
+        frozen: Option<Range>,
+        /// The layout.
+        layout: Layout,
+        /// What is wrong.
+        problem: String,
+    },
     /// Dead letters could not be sent.
     #[error("{key}: cannot {doing}: {source}")]
     Letters {
@@ -157,6 +171,11 @@ pub enum PartitionError {
     },
 }
 
+fn as_frozen(range: Option<Range>) -> String {
+    let told = |range| format!(", by which {range} was frozen and which the declaration of then finishes");
+    range.map_or_else(String::new, told)
+}
+
 /// What was read at once: everything from `position` up to `next`.
 #[derive(Debug, Clone, Copy)]
 pub struct Chunk<'a> {
@@ -181,7 +200,8 @@ pub struct Placed {
 
 /// What became of a record.
 enum Taken {
-    Row,
+    /// Of this time, if it has one.
+    Row(Option<Millis>),
     Letter,
 }
 
@@ -272,7 +292,7 @@ impl Partition {
         let frozen = stored.frozen;
         let plan = Plan::new(settings.limits, stored.committed.next, frozen.map(|frozen| frozen.range));
         let leader_epoch = stored.committed.leader_epoch;
-        let writer = Self::writer(&table, &settings, frozen);
+        let writer = Self::writer(&key, &table, &settings, frozen)?;
         let (fence, staged) = (held.fence, Vec::new());
         Ok(Self {
             key,
@@ -308,10 +328,19 @@ impl Partition {
     }
 
     /// A frozen range is laid out as it was meant to be, in as many files as it needs.
-    fn writer(table: &Table, settings: &LineSettings, frozen: Option<Frozen>) -> RangeWriter {
+    fn writer(
+        key: &Key,
+        table: &Table,
+        settings: &LineSettings,
+        frozen: Option<Frozen>,
+    ) -> Result<RangeWriter, PartitionError> {
         let layout = frozen.map_or(settings.layout, |frozen| frozen.layout);
         let files_max = frozen.map_or(settings.files_max, |_| usize::MAX);
-        RangeWriter::new(table.clone(), Arc::clone(&settings.shape), layout, files_max)
+        let writer = RangeWriter::new(table.clone(), Arc::clone(&settings.shape), layout, files_max);
+        writer.map_err(|Misplaced { problem, .. }| {
+            let (key, frozen) = (Box::new(key.clone()), frozen.map(|frozen| frozen.range));
+            PartitionError::Layout { key, frozen, layout, problem }
+        })
     }
 
     /// Compares what is stored with what the table holds, as listed after [`Partition::open`].
@@ -327,6 +356,7 @@ impl Partition {
         })?;
         let expired = expired.ranges(&self.key);
         let checked = table::check(&self.key.partition, &self.stored, listing, &expired)
+            .and_then(|()| self.check_layout(listing))
             .and_then(|()| table::check_claim(&self.key.partition, &self.stored, self.claimed));
         let Err(ahead) = checked else {
             // Not before it is known that the store has lost nothing: what is there may be all that tells what the letters are.
@@ -342,6 +372,25 @@ impl Partition {
                 let how = "the position has moved on".to_owned();
                 Err(PartitionError::TakenOver { key: Box::new(self.key.clone()), how })
             }
+        }
+    }
+
+    /// Whether files of a range that was found frozen are where a repeat puts them: of two layouts by time, directories are called
+    /// alike.
+    fn check_layout(&self, listing: &Listing) -> Result<(), Ahead> {
+        let Some(Frozen { range, layout, .. }) = self.frozen else { return Ok(()) };
+        let partition = &self.key.partition;
+        let is_its = |file: &&TableFile| file.name.partition == *partition && file.name.range == range;
+        let is_other = |file: &TableFile| {
+            let told = Told::read(&self.table, &self.key, file);
+            told.is_readable && !told.is_laid_out_as(layout)
+        };
+        match listing.files.iter().filter(is_its).any(is_other) {
+            true => {
+                let (begun, committed) = (self.stored.begun, self.stored.committed.next);
+                Err(Ahead { partition: partition.clone(), found: range, begun, committed })
+            }
+            false => Ok(()),
         }
     }
 
@@ -441,7 +490,7 @@ impl Partition {
             let mut outcome = Ok(());
             for record in records.iter().take_while(|record| record.offset < until) {
                 match self.append(record) {
-                    Ok(Taken::Row) => {}
+                    Ok(Taken::Row(time)) => self.note(time),
                     Ok(Taken::Letter) => letters += 1,
                     Err(error) => {
                         outcome = Err(error);
@@ -491,11 +540,22 @@ impl Partition {
         Ok(())
     }
 
+    /// Notes the time of a row. A range that is repeated by another layout may have times of something else.
+    fn note(&mut self, time: Option<Millis>) {
+        let LineSettings { layout, limits, .. } = self.settings;
+        if limits.late_ms_max.is_some()
+            && let Some(time) = time.filter(|_| self.frozen.is_none_or(|frozen| frozen.layout == layout))
+            && let Some(end) = layout.end_of(time)
+        {
+            self.plan.note(time, end, self.now);
+        }
+    }
+
     /// Appends a row, or puts a dead letter aside. In a range that was found frozen, both are what they were.
     fn append(&mut self, record: &ConsumedRecord) -> Result<Taken, NotTaken> {
         if !self.is_repeating() || !self.verdicts.contains_key(&record.offset) {
             match self.writer.append(record, &mut self.staging) {
-                Ok(()) => return Ok(Taken::Row),
+                Ok(time) => return Ok(Taken::Row(time)),
                 Err(NotTaken::Unconvertible(problem)) if self.letters.is_some() && !self.is_repeating() => {
                     self.verdicts.insert(record.offset, problem);
                 }
@@ -564,7 +624,7 @@ impl Partition {
     fn write(&mut self, range: Range) -> Result<Event, PartitionError> {
         let frozen = self.frozen.expect("it is frozen");
         let footer = footer(&self.key, &frozen, self.plan.rows());
-        let next = Self::writer(&self.table, &self.settings, None);
+        let next = Self::writer(&self.key, &self.table, &self.settings, None)?;
         let first = self.in_hand.first().and_then(|letter| letter.timestamp).unwrap_or(NO_TIME);
         let staged = std::mem::replace(&mut self.writer, next).finish(&footer, first, &mut self.staging);
         self.staged = staged.map_err(|source| self.lose("write", source))?;
@@ -717,6 +777,8 @@ pub(crate) mod words {
     pub(crate) const ROWS: &str = "ottla.range.rows";
     pub(crate) const LETTERS: &str = "ottla.range.letters";
     pub(crate) const EPOCH: &str = "ottla.epoch";
+    /// Of a range that is not laid out by records' timestamps alone.
+    pub(crate) const LAYOUT: &str = "ottla.layout";
 
     /// What is said of which range of what it is.
     pub(crate) fn of(key: &Key, range: Range) -> [(&'static str, String); 7] {
@@ -737,11 +799,14 @@ pub(crate) mod words {
 fn footer(key: &Key, frozen: &Frozen, rows: u64) -> Vec<(&'static str, String)> {
     let mut said = vec![(words::FORM, "1".to_owned())];
     said.extend(words::of(key, frozen.range));
-    let Frozen { epoch, letters, .. } = frozen;
+    let Frozen { epoch, letters, layout, .. } = frozen;
     said.extend([
         (words::ROWS, rows.to_string()),
         (words::LETTERS, letters.to_string()),
         (words::EPOCH, epoch.to_string()),
     ]);
+    if let Layout::Fields(_) = layout {
+        said.push((words::LAYOUT, layout.name().to_owned()));
+    }
     said
 }

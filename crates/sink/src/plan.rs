@@ -23,6 +23,8 @@ pub struct Limits {
     pub bytes_max: u64,
     /// So long after its first record was read.
     pub age_ms_max: i64,
+    /// When rows have come to so far behind the end of the time that one of its directories is of, if ever.
+    pub late_ms_max: Option<i64>,
 }
 
 /// What happened.
@@ -104,6 +106,10 @@ pub struct Plan {
     bytes: u64,
     /// When the first record in hand was read.
     since: Option<Millis>,
+    /// The latest time of a row, those of ranges before included.
+    latest: Option<Millis>,
+    /// Where the first time ends that a directory in hand is of. Rows that came too late to be waited for do not count.
+    due: Option<Millis>,
     /// What is read is so old that nobody waits for it: age closes nothing.
     is_old: bool,
     stage: Stage,
@@ -124,6 +130,8 @@ impl Plan {
             letters: 0,
             bytes: 0,
             since: None,
+            latest: None,
+            due: None,
             is_old: false,
             stage: Stage::Gathering,
         }
@@ -162,12 +170,37 @@ impl Plan {
 
     /// When a tick will have something to do.
     pub fn wake_at(&self) -> Option<Millis> {
-        match (self.stage, self.repeating, self.since) {
-            (Stage::Gathering, None, Some(since)) if !self.is_old => {
-                Some(Millis(since.0.saturating_add(self.limits.age_ms_max)))
+        match (self.stage, self.repeating) {
+            (Stage::Gathering, None) if !self.is_old => {
+                let aged = self.since.map(|since| Millis(since.0.saturating_add(self.limits.age_ms_max)));
+                // A row of later than now: time has to come to it.
+                let late = self.late_at().filter(|&at| self.latest.is_some_and(|latest| latest >= at));
+                aged.into_iter().chain(late).min()
             }
             _ => None,
         }
+    }
+
+    /// Notes the time of a row that is about to be read, and where the time ends that its directory is of.
+    pub fn note(&mut self, time: Millis, end: Millis, now: Millis) {
+        let Some(late_ms) = self.limits.late_ms_max else { return };
+        let is_late =
+            self.watermark(now).is_some_and(|watermark| end.0.saturating_add(late_ms) <= watermark.0);
+        self.latest = self.latest.max(Some(time));
+        if !is_late {
+            self.due = Some(self.due.map_or(end, |due| due.min(end)));
+        }
+    }
+
+    /// Up to where times have come, which is never later than now.
+    fn watermark(&self, now: Millis) -> Option<Millis> {
+        self.latest.map(|latest| latest.min(now))
+    }
+
+    /// The time that has to be reached for the first directory in hand to be complete.
+    fn late_at(&self) -> Option<Millis> {
+        let (due, late_ms) = (self.due?, self.limits.late_ms_max?);
+        Some(Millis(due.0.saturating_add(late_ms)))
     }
 
     /// Takes an event and says what to do, if anything.
@@ -208,7 +241,8 @@ impl Plan {
                 assert_eq!(range.end, self.read, "nothing was read past the range meanwhile");
                 self.committed = range.end;
                 self.repeating = None;
-                (self.rows, self.letters, self.bytes, self.since) = (0, 0, 0, None);
+                (self.rows, self.letters, self.bytes) = (0, 0, 0);
+                (self.since, self.due) = (None, None);
                 self.stage = Stage::Gathering;
                 None
             }
@@ -223,7 +257,8 @@ impl Plan {
             || self.letters >= LETTERS_MAX
             || self.bytes >= self.limits.bytes_max
             || !self.is_old
-                && self.since.is_some_and(|since| now.0.saturating_sub(since.0) >= self.limits.age_ms_max)
+                && (self.since.is_some_and(|since| now.0.saturating_sub(since.0) >= self.limits.age_ms_max)
+                    || self.late_at().is_some_and(|at| self.watermark(now).is_some_and(|time| time >= at)))
     }
 
     /// Closes the range in hand. One that is repeated is closed at its end, however little is left in it, and never before; any
@@ -254,7 +289,7 @@ mod tests {
     use super::{Action, Event, Limits, Plan};
     use crate::key::Range;
 
-    const LIMITS: Limits = Limits { rows_max: 10, bytes_max: 1000, age_ms_max: 60_000 };
+    const LIMITS: Limits = Limits { rows_max: 10, bytes_max: 1000, age_ms_max: 60_000, late_ms_max: None };
 
     fn read(next: i64, rows: u64, now: i64) -> Event {
         Event::Read { next: Offset(next), rows, letters: 0, bytes: rows * 20, now: Millis(now) }
@@ -417,6 +452,71 @@ mod tests {
                 Freeze(103..20000) (committed 103, read 20000)
             "#]],
         );
+    }
+
+    /// Plans by a watermark, at five behind the end of an hour, which has a hundred.
+    fn by_watermark() -> Plan {
+        Plan::new(Limits { late_ms_max: Some(5), ..LIMITS }, Offset(0), None)
+    }
+
+    /// A row of that time, at a time of day; where the range ends that it closes.
+    fn row(plan: &mut Plan, time: i64, now: i64) -> Option<i64> {
+        plan.note(Millis(time), Millis((time / 100 + 1) * 100), Millis(now));
+        let next = plan.read().plus(1);
+        closed(plan, Event::Read { next, rows: 1, letters: 0, bytes: 1, now: Millis(now) })
+    }
+
+    /// Where the range ends that an event closes, which is committed then.
+    fn closed(plan: &mut Plan, event: Event) -> Option<i64> {
+        let Some(Action::Freeze(range)) = plan.on(event) else { return None };
+        for event in [Event::Frozen, Event::Written, Event::Placed, Event::Committed] {
+            plan.on(event);
+        }
+        Some(range.end.0)
+    }
+
+    #[test]
+    fn an_hour_that_has_passed_in_the_rows_is_closed_and_what_comes_late_closes_nothing() {
+        let mut plan = by_watermark();
+        for time in [10, 50, 99, 100, 104, 20, 104] {
+            assert_eq!(row(&mut plan, time, 1000), None, "{time}");
+        }
+        assert_eq!(row(&mut plan, 105, 1000), Some(8));
+        // Late ones wait for the next hour.
+        for time in [40, 106, 99, 7, 150, 204] {
+            assert_eq!(row(&mut plan, time, 1000), None, "{time}");
+        }
+        assert_eq!(row(&mut plan, 205, 1000), Some(15));
+        assert_eq!(row(&mut plan, 30, 1000), None);
+        // Of the hour before there was nothing in hand.
+        assert_eq!(row(&mut plan, 205, 1000), None);
+        assert_eq!(row(&mut plan, 420, 1000), Some(18));
+    }
+
+    #[test]
+    fn what_is_later_than_now_is_waited_for() {
+        let mut plan = by_watermark();
+        assert_eq!(row(&mut plan, 10, 50), None);
+        assert_eq!(plan.wake_at(), Some(Millis(60_050)));
+        assert_eq!(row(&mut plan, 900, 60), None);
+        assert_eq!(plan.wake_at(), Some(Millis(105)));
+        assert_eq!(closed(&mut plan, tick(104)), None);
+        assert_eq!(closed(&mut plan, tick(105)), Some(2));
+        // From here on the time of day is what the rows have come to.
+        assert_eq!(row(&mut plan, 110, 106), None);
+        assert_eq!(plan.wake_at(), Some(Millis(205)));
+        assert_eq!(closed(&mut plan, tick(205)), Some(3));
+    }
+
+    #[test]
+    fn rows_that_are_read_long_after_they_came_wait_for_the_size_of_a_file() {
+        let mut plan = by_watermark();
+        plan.read_old(true);
+        assert_eq!((row(&mut plan, 10, 1000), row(&mut plan, 300, 1000)), (None, None));
+        assert_eq!(plan.wake_at(), None);
+        plan.read_old(false);
+        assert_eq!(plan.wake_at(), Some(Millis(105)));
+        assert_eq!(closed(&mut plan, tick(1000)), Some(2));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::claims;
 use crate::expired::{self, Expired};
 use crate::files::Files;
 use crate::footer::{Part, Told, told};
-use crate::key::{Key, Layout, LineName, Range};
+use crate::key::{Key, LineName, Range};
 use crate::partition::PartitionError;
 use crate::positions::open_store;
 use crate::run::RunError;
@@ -283,7 +283,7 @@ fn examine(
         // has lost that it is frozen. What was merged was committed.
         let is_its = |frozen: Frozen| {
             let is_its = |(told, _): &(Option<&Told<'_>>, Part)| {
-                told.is_some_and(|told| !told.is_merged && told.file.is_laid_out_as(frozen.layout))
+                told.is_some_and(|told| !told.is_merged && told.is_laid_out_as(frozen.layout))
             };
             frozen.range == range && parts.iter().all(is_its)
         };
@@ -365,8 +365,7 @@ fn unrepeatable(table: &Table, key: &Key, range: Range, parts: &Parts<'_>, log: 
 
 /// A range as it was frozen, going by the footers and where its files are.
 fn as_frozen(range: Range, parts: &Parts<'_>) -> Option<Frozen> {
-    let file = parts.iter().find_map(|(told, _)| *told)?.file;
-    let layout = Layout::of_depth(file.directory.components().count())?;
+    let layout = parts.iter().find_map(|(told, _)| *told)?.layout()?;
     let most = |of: fn(&Part) -> u64| parts.iter().map(|(_, part)| of(part)).max().unwrap_or(0);
     let epoch = parts.iter().map(|(_, part)| part.epoch).max().unwrap_or(0);
     Some(Frozen { range, epoch, layout, letters: most(|part| part.letters) })

@@ -18,8 +18,10 @@ use wire::Str;
 
 use crate::bucket;
 use crate::columns::{Extra, Format, Shape};
-use crate::key::{Layout, LineName};
+use crate::key::LineName;
+use crate::layout::{Layout, Misplaced, MisplacedAt};
 use crate::partition::LineSettings;
+use crate::placement::Placement;
 use crate::plan::Limits;
 use crate::positions::Positions;
 use crate::run::RunError;
@@ -575,7 +577,9 @@ const NEARLINE_AGE_MS: i64 = 5_000;
 fn table(mut section: Section<'_>, format: Format, age_ms_max: i64) -> Result<TableSettings, Problem> {
     let (table, s3) = address(&mut section)?;
     let positions = section.parsed("positions", Positions::Beside, str::parse)?;
-    let layout = section.parsed("partition_by", Layout::Hour, str::parse)?;
+    let time = section.parsed("partition_by", Layout::Hour, Layout::named)?;
+    let time_field = section.get("time_field");
+    let fields = section.get("partition_fields");
     let extras = match section.get("columns") {
         None => vec![Extra::Partition, Extra::Offset, Extra::Timestamp],
         Some(value) => {
@@ -602,6 +606,10 @@ fn table(mut section: Section<'_>, format: Format, age_ms_max: i64) -> Result<Ta
         bytes_max: section.parsed("roll_bytes", 128 << 20, in_one_put)?,
         rows_max: section.number("roll_rows", 10_000_000)?,
         age_ms_max: section.parsed("roll_age", age_ms_max, millis)?,
+        late_ms_max: section.parsed("roll_late", None, |text| match time {
+            Layout::Flat => Err("it goes by directories of time, and there are none".to_owned()),
+            _ => millis(text).map(Some),
+        })?,
     };
     let memory_max = section.parsed("memory", 512 << 20, size)?;
     let files_max = section.number("open_files", 32)?;
@@ -611,13 +619,8 @@ fn table(mut section: Section<'_>, format: Format, age_ms_max: i64) -> Result<Ta
     let shape = Shape::new(format, extras);
     let shape =
         shape.map_err(|name| Problem::new(span.clone(), format!("there are two columns {name:?}")))?;
-    let is_there =
-        |name: &&&str| shape.schema().fields().iter().any(|field| field.name().eq_ignore_ascii_case(name));
-    if let Some(name) = layout.columns().iter().find(is_there) {
-        let layout = layout.name();
-        let what = format!(
-            "a column {name:?} would be there twice, as partition_by = {layout:?} makes one of the directories' names: another name for the field, or partition_by = \"none\""
-        );
+    let layout = layout(time, time_field, fields, &shape)?;
+    if let Some(what) = doubled(layout, &shape) {
         return Err(Problem::new(span, what));
     }
     let files_max = usize::try_from(files_max).unwrap_or(usize::MAX);
@@ -630,6 +633,45 @@ fn table(mut section: Section<'_>, format: Format, age_ms_max: i64) -> Result<Ta
         memory_max,
         success_ms,
     })
+}
+
+/// How a table is laid out. Columns that a registry says are not known yet.
+fn layout(
+    time: Layout,
+    time_field: Option<&Value<'_>>,
+    fields: Option<&Value<'_>>,
+    shape: &Shape,
+) -> Result<Layout, Problem> {
+    let listed = fields.map(|fields| list("partition_fields", fields)).transpose()?.unwrap_or_default();
+    let misplaced = |Misplaced { at, problem }: Misplaced| {
+        let (key, value) = match at {
+            MisplacedAt::TimeField => ("time_field", time_field),
+            MisplacedAt::Field(at) => ("partition_fields", listed.get(at)),
+            MisplacedAt::Whole => match fields.filter(|_| !listed.is_empty()) {
+                Some(fields) => ("partition_fields", Some(fields)),
+                None => ("time_field", time_field),
+            },
+        };
+        let span = value.map(Value::span).unwrap_or_default();
+        Problem::new(span, format!("{key}: {problem}"))
+    };
+    let field = time_field.map(|field| text("time_field", field)).transpose()?;
+    let names = listed.iter().map(|name| text("partition_fields", name)).collect::<Result<Vec<_>, _>>()?;
+    let layout = time.by(field, &names).map_err(misplaced)?;
+    if shape.is_known() {
+        Placement::new(layout, shape).map_err(misplaced)?;
+    }
+    Ok(layout)
+}
+
+/// What is wrong with columns that directories of time make as well, if there are some.
+pub(crate) fn doubled(layout: Layout, shape: &Shape) -> Option<String> {
+    let is_there =
+        |name: &&&str| shape.schema().fields().iter().any(|field| field.name().eq_ignore_ascii_case(name));
+    let (name, layout) = (layout.columns().iter().find(is_there)?, layout.time().name());
+    Some(format!(
+        "a column {name:?} would be there twice, as partition_by = {layout:?} makes one of the directories' names: another name for the field, or partition_by = \"none\""
+    ))
 }
 
 fn nearline(
@@ -773,7 +815,7 @@ mod tests {
         check_behind_top(
             "[offline]\ntable = \"/data/orders\"\n",
             expect![[
-                r#"orders.offline of ["orders"] into /data/orders by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns value kafka_partition kafka_offset kafka_timestamp"#
+                r#"orders.offline of ["orders"] into /data/orders by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000, late_ms_max: None }, columns value kafka_partition kafka_offset kafka_timestamp"#
             ]],
         );
         check_behind_top(
@@ -782,7 +824,7 @@ mod tests {
              [value]\nformat = \"json\"\nfields = [\n  { name = \"id\", type = \"int64\", required = true },\n  { name = \"at\", type = \"timestamp\" },\n]\n\
              [offline]\ntable = \"t\"\npartition_by = \"day\"\nroll_bytes = \"1MiB\"\nroll_rows = 1_000\nroll_age = \"30s\"\ncolumns = [\"key\", \"headers\"]\n",
             expect![[
-                r#"orders.offline of ["orders"] into t by day, Limits { rows_max: 1000, bytes_max: 1048576, age_ms_max: 30000 }, columns id at kafka_key kafka_headers"#
+                r#"orders.offline of ["orders"] into t by day, Limits { rows_max: 1000, bytes_max: 1048576, age_ms_max: 30000, late_ms_max: None }, columns id at kafka_key kafka_headers"#
             ]],
         );
     }
@@ -860,7 +902,7 @@ mod tests {
         check_behind_top(
             "[offline]\ntable = \"t\"\n[nearline]\ntopic = \"out\"\nflush_rows = 7\n",
             expect![[
-                r#"orders.offline of ["orders"] into t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns value kafka_partition kafka_offset kafka_timestamp; orders.nearline of ["orders"]: NearlineSettings { topic: "out", flush_age: 500ms, flush_rows: 7, if_removed: Stop }"#
+                r#"orders.offline of ["orders"] into t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000, late_ms_max: None }, columns value kafka_partition kafka_offset kafka_timestamp; orders.nearline of ["orders"]: NearlineSettings { topic: "out", flush_age: 500ms, flush_rows: 7, if_removed: Stop }"#
             ]],
         );
         check_behind_top(
@@ -891,13 +933,13 @@ mod tests {
             "[value]\nformat = \"text\"\n[offline]\ntable = \"t\"\n\
              [nearline]\ntable = \"now\"\npartition_by = \"none\"\ncolumns = [\"offset\"]\n",
             expect![[
-                r#"orders.offline of ["orders"] into t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns value kafka_partition kafka_offset kafka_timestamp; orders.nearline of ["orders"] into now by none, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 5000 }, columns value kafka_offset"#
+                r#"orders.offline of ["orders"] into t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000, late_ms_max: None }, columns value kafka_partition kafka_offset kafka_timestamp; orders.nearline of ["orders"] into now by none, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 5000, late_ms_max: None }, columns value kafka_offset"#
             ]],
         );
         check_behind_top(
             "[dead_letters]\ntopic = \"dead\"\n[nearline]\ntable = \"now\"\nroll_age = \"2s\"\nroll_rows = 7\n",
             expect![[
-                r#"orders.nearline of ["orders"] into now by hour, Limits { rows_max: 7, bytes_max: 134217728, age_ms_max: 2000 }, columns value kafka_partition kafka_offset kafka_timestamp"#
+                r#"orders.nearline of ["orders"] into now by hour, Limits { rows_max: 7, bytes_max: 134217728, age_ms_max: 2000, late_ms_max: None }, columns value kafka_partition kafka_offset kafka_timestamp"#
             ]],
         );
         check_behind_top(
@@ -911,7 +953,7 @@ mod tests {
         check_behind_top(
             "[nearline]\ntable = \"t\"\nflush_age = \"1s\"\n",
             expect![
-                "line 5, column 1: nearline.flush_age is not known here; table, s3, positions, partition_by, columns, roll_bytes, roll_rows, roll_age, memory, open_files, success are"
+                "line 5, column 1: nearline.flush_age is not known here; table, s3, positions, partition_by, time_field, partition_fields, columns, roll_bytes, roll_rows, roll_age, roll_late, memory, open_files, success are"
             ],
         );
         for table in ["./data/t/", "data", "data/t/now"] {
@@ -933,8 +975,102 @@ mod tests {
         check_behind_top(
             "[offline]\ntable = \"data/t\"\n[nearline]\ntable = \"data/t2\"\n",
             expect![[
-                r#"orders.offline of ["orders"] into data/t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns value kafka_partition kafka_offset kafka_timestamp; orders.nearline of ["orders"] into data/t2 by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 5000 }, columns value kafka_partition kafka_offset kafka_timestamp"#
+                r#"orders.offline of ["orders"] into data/t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000, late_ms_max: None }, columns value kafka_partition kafka_offset kafka_timestamp; orders.nearline of ["orders"] into data/t2 by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 5000, late_ms_max: None }, columns value kafka_partition kafka_offset kafka_timestamp"#
             ]],
+        );
+    }
+
+    #[test]
+    fn a_table_is_laid_out_by_fields_that_can_say_it() {
+        let value = "[value]\nformat = \"json\"\nfields = [{ name = \"id\", type = \"int64\" }, { name = \"at\", type = \"timestamp\" }, { name = \"city\", type = \"string\" }]\n";
+        let of = |more: &str| format!("{value}[offline]\ntable = \"t\"\n{more}");
+        check_behind_top(
+            &of(
+                "time_field = \"at\"\npartition_fields = [\"city\", \"id\"]\nroll_late = \"5m\"\nsuccess = \"1h\"\n",
+            ),
+            expect![[
+                r#"orders.offline of ["orders"] into t by hour;time=at;fields=city,id, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000, late_ms_max: Some(300000) }, columns id at city kafka_partition kafka_offset kafka_timestamp"#
+            ]],
+        );
+        check_behind_top(
+            &of("partition_by = \"none\"\npartition_fields = [\"city\"]\n"),
+            expect![[
+                r#"orders.offline of ["orders"] into t by none;fields=city, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000, late_ms_max: None }, columns id at city kafka_partition kafka_offset kafka_timestamp"#
+            ]],
+        );
+        for (more, expected) in [
+            (
+                "time_field = \"when\"\n",
+                expect![[
+                    r#"line 8, column 14: time_field: the value has no field "when"; of those of type timestamp it has at"#
+                ]],
+            ),
+            (
+                "time_field = \"city\"\n",
+                expect![[
+                    r#"line 8, column 14: time_field: "city" is of type string, and timestamp can be here"#
+                ]],
+            ),
+            (
+                "partition_by = \"none\"\ntime_field = \"at\"\n",
+                expect!["line 9, column 14: time_field: it says the time of directories, and there are none"],
+            ),
+            (
+                "partition_by = \"none\"\nroll_late = \"5m\"\n",
+                expect!["line 9, column 13: roll_late: it goes by directories of time, and there are none"],
+            ),
+            (
+                "roll_late = \"soon\"\n",
+                expect![[
+                    r#"line 8, column 13: roll_late: "soon" is no time; 500ms, 30s, 10m and 1h30m are"#
+                ]],
+            ),
+            (
+                "partition_by = \"hour;time=at\"\n",
+                expect![[r#"line 8, column 16: partition_by: "hour;time=at" is none of hour, day, none"#]],
+            ),
+            (
+                "partition_fields = [\"city\", \"at\"]\n",
+                expect![[
+                    r#"line 8, column 29: partition_fields: "at" is of type timestamp, and string, int32, int64, bool and date can be here"#
+                ]],
+            ),
+            (
+                "partition_fields = [\"city\", \"city\"]\n",
+                expect![[r#"line 8, column 29: partition_fields: "city" is there twice"#]],
+            ),
+            (
+                "partition_fields = [\"Hour\"]\n",
+                expect![[
+                    r#"line 8, column 21: partition_fields: "Hour": directories of time are called so"#
+                ]],
+            ),
+            (
+                "partition_fields = [\"_id\"]\n",
+                expect![[
+                    r#"line 8, column 21: partition_fields: "_id": readers of tables pass over directories whose names begin with _ or a point"#
+                ]],
+            ),
+            (
+                "partition_fields = \"city\"\n",
+                expect![[
+                    r#"line 8, column 20: partition_fields takes a list, as in partition_fields = ["a", "b"]"#
+                ]],
+            ),
+        ] {
+            check_behind_top(&of(more), expected);
+        }
+        check_behind_top(
+            "[value]\nformat = \"text\"\n[offline]\ntable = \"t\"\npartition_fields = [\"value\"]\n",
+            expect!["line 7, column 20: partition_fields: values of bytes or text have no fields"],
+        );
+        check_behind_top(
+            "[offline]\ntable = \"t\"\ntime_field = \"at\"\n",
+            expect!["line 5, column 14: time_field: values of bytes or text have no fields"],
+        );
+        check_behind_top(
+            "[value]\nformat = \"json\"\nfields = [{ name = \"city\", type = \"string\" }]\n[offline]\ntable = \"t\"\ncolumns = []\npartition_fields = [\"city\"]\n",
+            expect!["line 9, column 20: partition_fields: no column is left for the files"],
         );
     }
 
@@ -1060,7 +1196,7 @@ mod tests {
             (
                 r#"{ name = "a", type = "struct", fields = [{ name = "b", type = "list", items = { type = "map", values = { type = "decimal(10, 2)" } } }] }"#,
                 expect![[
-                    r#"orders.offline of ["orders"] into t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000 }, columns a kafka_partition kafka_offset kafka_timestamp"#
+                    r#"orders.offline of ["orders"] into t by hour, Limits { rows_max: 10000000, bytes_max: 134217728, age_ms_max: 600000, late_ms_max: None }, columns a kafka_partition kafka_offset kafka_timestamp"#
                 ]],
             ),
             (

@@ -12,7 +12,8 @@ use client::BoxFuture;
 use offsets::{Fence, Position};
 use wire::{LeaderEpoch, Millis, Offset, Uuid};
 
-use crate::key::{Key, Layout, LineName, Range};
+use crate::key::{Key, LineName, Range};
+use crate::layout::Layout;
 
 /// A range that was made durable as the next one, with all that its files' names depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -380,7 +381,8 @@ mod tests {
     use wire::{LeaderEpoch, Millis, Offset, PartitionId, TopicPartition, Uuid};
 
     use super::{Acquire, Change, Entry, Frozen, acquired, committed, frozen};
-    use crate::key::{Key, Layout, Range};
+    use crate::key::{Key, Range};
+    use crate::layout::Layout;
 
     fn key() -> Key {
         Key {

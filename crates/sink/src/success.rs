@@ -20,8 +20,10 @@ use wire::{Millis, Offset, PartitionId, Str, TopicPartition};
 use crate::bucket::Put;
 use crate::columns::Extra;
 use crate::files::{Files, make_dirs};
-use crate::footer::{Told, metadata};
-use crate::key::{Key, Layout, Range};
+use crate::footer::{Footer, Told, metadata};
+use crate::key::{Key, Range};
+use crate::layout::Layout;
+use crate::partition::words;
 use crate::positions::open_store;
 use crate::run::RunError;
 use crate::settings::{Line, Settings};
@@ -138,11 +140,12 @@ struct Marks {
     environment: Arc<dyn Environment>,
     store: Arc<dyn PositionStore>,
     table: Table,
+    layout: Layout,
     lateness_ms: i64,
     /// Those that were read, by directory; nothing, if it was no mark of ours.
     known: BTreeMap<PathBuf, Option<Mark>>,
-    /// The latest times of files that were looked at.
-    times: BTreeMap<PathBuf, Option<Millis>>,
+    /// What times are in files that were looked at.
+    times: BTreeMap<PathBuf, Times>,
     /// Whether something is to be seen from here to there.
     seen: BTreeMap<(TopicPartition, Range), bool>,
     /// Directories of which late records were told.
@@ -170,6 +173,7 @@ impl Success {
             environment: Arc::clone(environment),
             store: open_store(declared, Arc::clone(files)).await?,
             table: Table::new(Arc::clone(files), &declared.table),
+            layout: declared.line.layout,
             lateness_ms,
             known: BTreeMap::new(),
             times: BTreeMap::new(),
@@ -217,7 +221,7 @@ impl Marks {
             if let Some((key, stored)) = of
                 && file.name.range.end <= stored.committed.next
             {
-                by_directory.entry(&file.directory).or_default().push((key, file));
+                by_directory.entry(of_time(&file.directory)).or_default().push((key, file));
             }
         }
         let mut reached = Vec::with_capacity(sources.len());
@@ -285,17 +289,16 @@ impl Marks {
             files.map(|(_, file)| file.path()).collect::<Vec<_>>()
         };
         // The latest directory has the latest record.
-        let latest = by_directory
-            .iter()
-            .filter(|(directory, _)| Layout::end(directory).is_some())
-            .map(|(directory, files)| (*directory, of_partition(files)))
-            .rfind(|(_, files)| !files.is_empty());
-        let Some((directory, files)) = latest else { return Ok(Reached::Nothing) };
-        let mut time = begin(directory);
-        for file in files {
-            time = time.max(self.latest(file));
+        for (directory, files) in by_directory.iter().rev() {
+            let Some(begin) = begin(directory) else { continue };
+            let times = of_partition(files).into_iter().map(|file| self.times(file));
+            // What was laid out by another time does not say how far this one has come.
+            let latest = times.filter(|times| times.are_those).map(|times| times.latest).max();
+            if let Some(latest) = latest {
+                return Ok(Reached::Time(latest.map_or(begin, |latest| latest.max(begin))));
+            }
         }
-        Ok(time.map_or(Reached::Nothing, Reached::Time))
+        Ok(Reached::Nothing)
     }
 
     /// Whether anybody gets to see something there: transactions end with what nobody sees.
@@ -310,18 +313,26 @@ impl Marks {
         Ok(found)
     }
 
-    /// The latest time in a file, if it has a column of them.
-    fn latest(&mut self, file: PathBuf) -> Option<Millis> {
-        let table = &self.table;
+    /// What times are in a file.
+    fn times(&mut self, file: PathBuf) -> Times {
+        let (table, field) = (&self.table, self.layout.time_field());
         let read = |file: &Path| {
-            let metadata = metadata(&*table.files, &table.root.join(file)).ok()?;
+            let Ok(metadata) = metadata(&*table.files, &table.root.join(file)) else {
+                return Times { are_those: field.is_none(), latest: None };
+            };
+            let footer = Footer::new(metadata.file_metadata());
+            let word = footer.words.get(words::LAYOUT).map(|word| word.parse::<Layout>());
+            let of_file = word.and_then(Result::ok).and_then(Layout::time_field);
+            let name = field.unwrap_or(Extra::Timestamp.column());
             let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
-            let of_time = columns.filter(|column| column.column_path().string() == Extra::Timestamp.column());
+            let of_time = columns.filter(|column| column.column_path().parts() == [name]);
             let latest = of_time.filter_map(|column| match column.statistics()? {
                 Statistics::Int64(statistics) => statistics.max_opt().copied(),
                 _ => None,
             });
-            latest.max().map(Millis)
+            // A record has milliseconds, and a field microseconds.
+            let millis = |time: i64| Millis(if field.is_some() { time.div_euclid(1000) } else { time });
+            Times { are_those: of_file == field, latest: latest.max().map(millis) }
         };
         *self.times.entry(file).or_insert_with_key(|file| read(file))
     }
@@ -383,10 +394,24 @@ impl Marks {
     }
 }
 
+/// The times of a file's rows.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    /// Whether they are those that the table is laid out by.
+    are_those: bool,
+    /// The latest, if there is a column of them.
+    latest: Option<Millis>,
+}
+
+/// The directory of time that a directory is in, or is itself: that one is marked.
+fn of_time(directory: &Path) -> &Path {
+    let above = Layout::time_of(directory).map_or(0, |time| directory.components().count() - time.depth);
+    directory.ancestors().nth(above).unwrap_or(directory)
+}
+
 /// Where a directory's time begins.
 fn begin(directory: &Path) -> Option<Millis> {
-    let span = if directory.components().count() == 1 { 24 } else { 1 };
-    Layout::end(directory).map(|end| Millis(end.0 - span * 3_600_000))
+    Layout::time_of(directory).map(|time| time.begin)
 }
 
 #[cfg(test)]
@@ -395,7 +420,7 @@ mod tests {
 
     use wire::{Millis, Offset, PartitionId, TopicPartition};
 
-    use super::{Mark, Reached, begin, watermark};
+    use super::{Mark, Reached, begin, of_time, watermark};
     use crate::key::Range;
 
     #[test]
@@ -428,5 +453,16 @@ mod tests {
     fn a_directory_begins_an_hour_or_a_day_before_it_ends() {
         assert_eq!(begin(Path::new("dt=2023-11-14/hour=22")), Some(Millis(1_699_999_200_000)));
         assert_eq!(begin(Path::new("dt=2023-11-14")), Some(Millis(1_699_920_000_000)));
+    }
+
+    #[test]
+    fn directories_of_fields_are_marked_with_that_of_their_time() {
+        let of_time = |directory: &'static str| of_time(Path::new(directory)).to_str();
+        assert_eq!(of_time("dt=2023-11-14/hour=22/city=a/shop=1"), Some("dt=2023-11-14/hour=22"));
+        assert_eq!(of_time("dt=2023-11-14/city=a"), Some("dt=2023-11-14"));
+        assert_eq!(of_time("dt=2023-11-14/hour=22"), Some("dt=2023-11-14/hour=22"));
+        for other in ["", "city=a", "dt=__HIVE_DEFAULT_PARTITION__/city=a"] {
+            assert_eq!(of_time(other), Some(other));
+        }
     }
 }

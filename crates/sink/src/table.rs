@@ -4,6 +4,7 @@
 //! there. Whatever else lies there is left alone.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek};
 use std::path::{Component, Path, PathBuf};
@@ -16,15 +17,13 @@ use crate::bucket::{Bucket, OBJECT_BYTES_MAX, Put};
 use crate::exchange;
 use crate::files::{Entry, Files, make_dirs};
 use crate::footer;
-use crate::key::{FileName, Layout, Range};
+use crate::key::{FileName, Range};
+use crate::layout::{DEPTH_MAX, Layout, TIME_DEPTH_MAX};
 use crate::run::RunError;
 use crate::s3::S3;
 use crate::settings::TableSettings;
 use crate::store::{Frozen, Stored};
 use crate::success;
-
-/// Directories deep that a table is: `dt=…/hour=…`.
-const DEPTH_MAX: usize = 2;
 
 /// How often a file is put into a directory that was exchanged for another meanwhile.
 const TRIES_MAX: usize = 100;
@@ -51,9 +50,9 @@ impl TableFile {
         self.directory.join(self.name.to_string())
     }
 
-    /// Whether it lies as deep as this layout has it.
+    /// Whether its directory is called as this layout has it.
     pub(crate) fn is_laid_out_as(&self, layout: Layout) -> bool {
-        self.directory.components().count() == layout.depth()
+        layout.is_of(&self.directory)
     }
 }
 
@@ -139,8 +138,9 @@ impl Table {
                 entries => entries?,
             };
             for entry in entries {
-                if entry.is_dir && depth < DEPTH_MAX && !is_hidden(&entry.name) {
-                    left.push((directory.join(entry.name), depth + 1));
+                let path = directory.join(&entry.name);
+                if entry.is_dir && !is_hidden(&entry.name) && is_looked_into(&path) {
+                    left.push((path, depth + 1));
                 } else {
                     listing.note(&directory, &entry);
                 }
@@ -243,6 +243,15 @@ fn spooled(mut file: &File) -> io::Result<Bytes> {
     Ok(content.into())
 }
 
+/// Whether a directory may have files of the sink's: those of fields lie deeper, and each is called after one.
+fn is_looked_into(directory: &Path) -> bool {
+    let is_named = |part: &OsStr| part.to_str().is_some_and(|part| part.contains('='));
+    match directory.components().count() {
+        0..=TIME_DEPTH_MAX => true,
+        depth => depth <= DEPTH_MAX && directory.iter().all(is_named),
+    }
+}
+
 fn is_hidden(name: &str) -> bool {
     name.starts_with(['_', '.'])
 }
@@ -273,7 +282,7 @@ impl Listing {
             return;
         }
         match name.to_str() {
-            Some(name) if above.len() <= DEPTH_MAX => {
+            Some(name) if is_looked_into(path.parent().unwrap_or(Path::new(""))) => {
                 let directory = path.parent().unwrap_or(Path::new(""));
                 self.note(directory, &Entry { name: name.to_owned(), is_dir: false });
             }
@@ -327,10 +336,13 @@ pub(crate) fn check_claim(
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use wire::{LeaderEpoch, Millis, Offset, PartitionId, TopicPartition};
 
-    use super::{Listing, TableFile, check};
-    use crate::key::{FileName, Layout, Range};
+    use super::{Listing, TableFile, check, is_looked_into};
+    use crate::key::{FileName, Range};
+    use crate::layout::Layout;
     use crate::store::{Frozen, Stored};
 
     #[test]
@@ -349,6 +361,17 @@ mod tests {
         // A store that was lost begins where the log is by now.
         for (start, end) in [(0, 10), (5, 15), (20, 25)] {
             assert_eq!(told(start, end), Err(Range::new(Offset(start), Offset(end))), "{start} to {end}");
+        }
+    }
+
+    #[test]
+    fn what_lies_deeper_than_directories_of_time_is_in_one_that_is_called_after_a_field() {
+        let looked_into = |directory: &str| is_looked_into(Path::new(directory));
+        for directory in ["", "a", "a/b", "dt=2023-11-14/hour=22", "dt=2023-11-14/hour=22/city=x/shop=1"] {
+            assert!(looked_into(directory), "{directory}");
+        }
+        for directory in ["a/b/c", "a/dt=2023-11-14/hour=22", "dt=2023-11-14/hour=22/x", &"a=1/".repeat(11)] {
+            assert!(!looked_into(directory), "{directory}");
         }
     }
 

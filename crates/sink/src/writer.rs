@@ -4,13 +4,14 @@
 //! is finished early where memory is wanted. What a file holds depends on its range and the declaration alone: the same records in
 //! the same order give the same rows. A file that is not finished is no file; nothing here puts one where readers see it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
+use arrow_array::{RecordBatch, UInt32Array};
 use arrow_schema::{DataType, Field, Fields};
+use arrow_select::take::take_record_batch;
 use client::ConsumedRecord;
 use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
@@ -20,7 +21,8 @@ use wire::Millis;
 use crate::columns::{Columns, Shape, Unconvertible};
 use crate::encodings::properties;
 use crate::files::NewFile;
-use crate::key::Layout;
+use crate::layout::{Layout, Misplaced, known};
+use crate::placement::Placement;
 use crate::staging::Staging;
 use crate::table::{At, Staged, Table};
 
@@ -59,12 +61,32 @@ pub(crate) struct RangeWriter {
     layout: Layout,
     files_max: usize,
     /// By bucket of time.
-    open: BTreeMap<i64, OpenFile>,
+    open: BTreeMap<i64, Gathering>,
+    /// What places rows in a table that is laid out by fields.
+    sorter: Option<Sorter>,
+}
+
+/// A file, and its rows that are not in it yet.
+struct Gathering {
+    file: OpenFile,
+    columns: Columns,
+}
+
+/// Files, and the rows of all of them that are in none yet: where a row belongs is known once it is converted.
+struct Sorter {
+    placement: Placement,
+    columns: Columns,
+    /// To which file each of these rows goes.
+    to: Vec<usize>,
+    files: Vec<OpenFile>,
+    /// Which file each directory has.
+    by_directory: HashMap<String, usize>,
+    /// Of the record that is taken.
+    directory: String,
 }
 
 struct OpenFile {
     directory: String,
-    columns: Columns,
     rows: u64,
     /// Of a row group that is not begun.
     gathered: Vec<RecordBatch>,
@@ -80,6 +102,12 @@ struct Begun {
     leaves: usize,
 }
 
+impl From<Unconvertible> for NotTaken {
+    fn from(unconvertible: Unconvertible) -> Self {
+        Self::Unconvertible(unconvertible)
+    }
+}
+
 /// Why a record was not taken.
 #[derive(Debug)]
 pub(crate) enum NotTaken {
@@ -90,47 +118,77 @@ pub(crate) enum NotTaken {
 }
 
 impl RangeWriter {
-    pub(crate) fn new(table: Table, shape: Arc<Shape>, layout: Layout, files_max: usize) -> Self {
-        Self { table, shape, layout, files_max, open: BTreeMap::new() }
+    pub(crate) fn new(
+        table: Table,
+        shape: Arc<Shape>,
+        layout: Layout,
+        files_max: usize,
+    ) -> Result<Self, Misplaced> {
+        let sorter = Placement::new(layout, &shape)?.map(|placement| Sorter {
+            placement,
+            columns: Columns::new(Arc::clone(&shape)),
+            to: Vec::new(),
+            files: Vec::new(),
+            by_directory: HashMap::new(),
+            directory: String::new(),
+        });
+        Ok(Self { table, shape, layout, files_max, open: BTreeMap::new(), sorter })
     }
 
-    /// Takes a record; files are begun in the staging directory as they are needed.
-    pub(crate) fn append(&mut self, record: &ConsumedRecord, staging: &mut Staging) -> Result<(), NotTaken> {
+    /// Takes a record, and gives its time; files are begun in the staging directory as they are needed.
+    pub(crate) fn append(
+        &mut self,
+        record: &ConsumedRecord,
+        staging: &mut Staging,
+    ) -> Result<Option<Millis>, NotTaken> {
+        if let Some(sorter) = &mut self.sorter {
+            return sorter.append(record, self.files_max, &self.table, staging);
+        }
         let bucket = self.layout.bucket(record.timestamp);
         if !self.open.contains_key(&bucket) {
             if self.open.len() >= self.files_max {
                 return Err(NotTaken::Full);
             }
-            let directory = self.layout.directory(record.timestamp);
-            self.open.insert(bucket, OpenFile::new(directory, Arc::clone(&self.shape)));
+            let file = OpenFile::new(self.layout.directory(record.timestamp));
+            self.open.insert(bucket, Gathering { file, columns: Columns::new(Arc::clone(&self.shape)) });
         }
-        let file = self.open.get_mut(&bucket).expect("it is open");
-        if let Err(unconvertible) = file.columns.append(record) {
+        let gathering = self.open.get_mut(&bucket).expect("it is open");
+        if let Err(unconvertible) = gathering.columns.append(record) {
             // It may have left some of its fields, which end with the batch.
-            file.gather(&self.table, staging).map_err(NotTaken::Failed)?;
+            gathering.encode(&self.table, staging).map_err(NotTaken::Failed)?;
             return Err(NotTaken::Unconvertible(unconvertible));
         }
-        file.rows += 1;
-        if file.columns.rows() >= BATCH_ROWS_MAX || file.columns.bytes() >= BATCH_BYTES_MAX {
-            file.gather(&self.table, staging).map_err(NotTaken::Failed)?;
+        gathering.file.rows += 1;
+        if is_batch(&gathering.columns) {
+            gathering.encode(&self.table, staging).map_err(NotTaken::Failed)?;
         }
-        Ok(())
+        Ok(known(record.timestamp).map(|_| record.timestamp))
     }
 
     /// What is in memory, about.
     pub(crate) fn memory(&self) -> Memory {
-        let files = || self.open.values().map(OpenFile::memory);
-        Memory { rows: files().map(|file| file.rows).sum(), kept: files().map(|file| file.kept).sum() }
+        let files =
+            || self.open.values().map(|open| &open.file).chain(self.sorter.iter().flat_map(|s| &s.files));
+        let columns =
+            self.open.values().map(|open| &open.columns).chain(self.sorter.iter().map(|s| &s.columns));
+        let gathering: usize = columns.map(Columns::memory).sum();
+        let rows: usize = files().map(OpenFile::memory).sum();
+        Memory { rows: gathering + rows, kept: files().map(OpenFile::kept).sum() }
     }
 
     /// Has the rows of every file in the staging directory, as row groups that end here.
     pub(crate) fn spill(&mut self, staging: &mut Staging) -> io::Result<()> {
-        for file in self.open.values_mut() {
-            file.encode_all(&self.table, staging)?;
-            if let Some(begun) = &mut file.file {
-                begun.writer.flush().map_err(io_error)?;
+        for Gathering { file, columns } in self.open.values_mut() {
+            file.take(columns.finish(), &self.table, staging)?;
+            file.end_row_group(&self.table, staging)?;
+            *columns = Columns::new(Arc::clone(&self.shape));
+        }
+        if let Some(sorter) = &mut self.sorter {
+            sorter.encode(&self.table, staging)?;
+            for file in &mut sorter.files {
+                file.end_row_group(&self.table, staging)?;
             }
-            file.columns = Columns::new(Arc::clone(&self.shape));
+            sorter.columns = Columns::new(Arc::clone(&self.shape));
         }
         Ok(())
     }
@@ -143,17 +201,35 @@ impl RangeWriter {
         otherwise: Millis,
         staging: &mut Staging,
     ) -> io::Result<Vec<Staged>> {
-        // One that was opened for a record which turned out to be no row holds nothing.
-        let mut open: Vec<_> = self.open.into_values().filter(|file| file.rows > 0).collect();
-        if open.is_empty() {
-            let mut file = OpenFile::new(self.layout.directory(otherwise), self.shape);
-            file.file = Some(Begun::new(&file.columns.finish(), &self.table, staging)?);
-            open.push(file);
+        let Self { table, shape, layout, open, sorter, .. } = self;
+        let mut written = Vec::new();
+        let nowhere = match sorter {
+            Some(mut sorter) => {
+                sorter.encode(&table, staging)?;
+                written = sorter.files;
+                // In one order, whichever came first.
+                written.sort_by(|one, other| one.directory.cmp(&other.directory));
+                let kept = sorter.columns.finish().project(sorter.placement.kept());
+                (sorter.placement.nowhere(otherwise), kept.expect(PROJECTED))
+            }
+            None => {
+                // One that was opened for a record which turned out to be no row holds nothing.
+                for mut open in open.into_values().filter(|open| open.file.rows > 0) {
+                    open.encode(&table, staging)?;
+                    written.push(open.file);
+                }
+                (layout.directory(otherwise), Columns::new(shape).finish())
+            }
+        };
+        if written.is_empty() {
+            let (directory, none) = nowhere;
+            let begun = Begun::new(&none, &table, staging)?;
+            written.push(OpenFile { file: Some(begun), ..OpenFile::new(directory) });
         }
-        let files = open.len();
+        let files = written.len();
         let mut staged = Vec::with_capacity(files);
-        for mut file in open {
-            file.encode_all(&self.table, staging)?;
+        for mut file in written {
+            file.encode(&table, staging)?;
             let Begun { at, mut writer, .. } = file.file.expect("its rows are encoded");
             let words = footer.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
             for (key, value) in words.chain([(FILES.to_owned(), files.to_string())]) {
@@ -167,40 +243,102 @@ impl RangeWriter {
     }
 }
 
+/// Whether there are enough rows to be encoded at once.
+fn is_batch(columns: &Columns) -> bool {
+    columns.rows() >= BATCH_ROWS_MAX || columns.bytes() >= BATCH_BYTES_MAX
+}
+
+impl Gathering {
+    fn encode(&mut self, table: &Table, staging: &mut Staging) -> io::Result<()> {
+        self.file.take(self.columns.finish(), table, staging)
+    }
+}
+
+const PROJECTED: &str = "columns that are kept are there";
+
+impl Sorter {
+    fn append(
+        &mut self,
+        record: &ConsumedRecord,
+        files_max: usize,
+        table: &Table,
+        staging: &mut Staging,
+    ) -> Result<Option<Millis>, NotTaken> {
+        let mut time = None;
+        let Self { placement, columns, to, files, by_directory, directory } = self;
+        let appended = columns.append_if(record, |values| {
+            time = placement.place(record, values, directory)?;
+            let file = match by_directory.get(&*directory) {
+                Some(&file) => file,
+                None if files.len() >= files_max => return Err(NotTaken::Full),
+                None => {
+                    files.push(OpenFile::new(directory.clone()));
+                    by_directory.insert(directory.clone(), files.len() - 1);
+                    files.len() - 1
+                }
+            };
+            to.push(file);
+            Ok(())
+        });
+        // What is no row of this range may have left some of its fields, which end with the batch.
+        if appended.is_err() || is_batch(&self.columns) {
+            self.encode(table, staging).map_err(NotTaken::Failed)?;
+        }
+        appended.map(|()| time)
+    }
+
+    /// Puts the rows into their files, in the order in which they came.
+    fn encode(&mut self, table: &Table, staging: &mut Staging) -> io::Result<()> {
+        let batch = self.columns.finish().project(self.placement.kept()).expect(PROJECTED);
+        let to = std::mem::take(&mut self.to);
+        assert_eq!(to.len(), batch.num_rows(), "each row has a file");
+        let mut rows: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+        for (row, file) in (0..).zip(to) {
+            rows.entry(file).or_default().push(row);
+        }
+        for (file, rows) in rows {
+            let file = &mut self.files[file];
+            file.rows += rows.len() as u64;
+            match rows.len() == batch.num_rows() {
+                true => file.take(batch.clone(), table, staging)?,
+                false => {
+                    let rows = take_record_batch(&batch, &UInt32Array::from(rows));
+                    file.take(rows.map_err(io::Error::other)?, table, staging)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl OpenFile {
-    fn new(directory: String, shape: Arc<Shape>) -> Self {
-        let columns = Columns::new(shape);
-        Self { directory, columns, rows: 0, gathered: Vec::new(), gathered_bytes: 0, file: None }
+    fn new(directory: String) -> Self {
+        Self { directory, rows: 0, gathered: Vec::new(), gathered_bytes: 0, file: None }
     }
 
-    fn memory(&self) -> Memory {
-        let gathering = self.columns.memory() + self.gathered_bytes;
-        let Some(Begun { writer, leaves, .. }) = &self.file else {
-            return Memory { rows: gathering, kept: 0 };
-        };
-        let encoders = match writer.in_progress_rows() {
-            0 => 0,
-            _ => writer.memory_size() + leaves * ENCODER_BYTES,
-        };
-        let kept = writer.flushed_row_groups().len() * leaves * CHUNK_BYTES;
-        Memory { rows: gathering + encoders, kept }
+    /// What is in memory until the row group has ended.
+    fn memory(&self) -> usize {
+        let begun = self.file.as_ref().filter(|begun| begun.writer.in_progress_rows() > 0);
+        let encoders = |begun: &Begun| begun.writer.memory_size() + begun.leaves * ENCODER_BYTES;
+        self.gathered_bytes + begun.map_or(0, encoders)
     }
 
-    /// Rows are a batch. It is encoded once there is enough for a row group.
-    fn gather(&mut self, table: &Table, staging: &mut Staging) -> io::Result<()> {
-        self.end_batch();
-        let Some(batch) = self.gathered.last() else { return Ok(()) };
+    /// What is in memory until the file is finished.
+    fn kept(&self) -> usize {
+        let kept = |begun: &Begun| begun.writer.flushed_row_groups().len() * begun.leaves * CHUNK_BYTES;
+        self.file.as_ref().map_or(0, kept)
+    }
+
+    /// Takes rows, which are encoded once there is enough for a row group.
+    fn take(&mut self, batch: RecordBatch, table: &Table, staging: &mut Staging) -> io::Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        self.gathered_bytes += batch.get_array_memory_size();
         let is_begun = self.file.as_ref().is_some_and(|begun| begun.writer.in_progress_rows() > 0);
         let is_enough = is_begun || self.gathered_bytes >= leaves(batch.schema().fields()) * ENCODER_BYTES;
+        self.gathered.push(batch);
         if is_enough { self.encode(table, staging) } else { Ok(()) }
-    }
-
-    fn end_batch(&mut self) {
-        let batch = self.columns.finish();
-        if batch.num_rows() > 0 {
-            self.gathered_bytes += batch.get_array_memory_size();
-            self.gathered.push(batch);
-        }
     }
 
     fn encode(&mut self, table: &Table, staging: &mut Staging) -> io::Result<()> {
@@ -218,10 +356,9 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Encodes all there is.
-    fn encode_all(&mut self, table: &Table, staging: &mut Staging) -> io::Result<()> {
-        self.end_batch();
-        self.encode(table, staging)
+    fn end_row_group(&mut self, table: &Table, staging: &mut Staging) -> io::Result<()> {
+        self.encode(table, staging)?;
+        self.file.as_mut().map_or(Ok(()), |begun| begun.writer.flush().map_err(io_error))
     }
 }
 

@@ -8,6 +8,7 @@ mod servers;
 mod support;
 
 mod bucket;
+mod layout;
 mod live;
 mod nearline;
 mod nearline_stream;

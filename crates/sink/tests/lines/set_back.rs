@@ -177,7 +177,7 @@ async fn run(
     token: i64,
     layout: Layout,
 ) -> Result<(), PartitionError> {
-    let limits = Limits { rows_max: 7, bytes_max: u64::MAX, age_ms_max: i64::MAX };
+    let limits = Limits { rows_max: 7, bytes_max: u64::MAX, age_ms_max: i64::MAX, late_ms_max: None };
     let shape = Arc::new(Shape::new(Format::Text, vec![Extra::Offset]).unwrap());
     let settings = LineSettings { limits, layout, files_max: 8, shape };
     let table = Table::new(Arc::new(LocalFiles), world.dir.path());

@@ -175,7 +175,12 @@ impl World<'_> {
     fn run_as(&self, process: &Process, habits: Habits, records: usize) -> Result<(), PartitionError> {
         let files = Arc::new(process.clone());
         let (key, log) = (&self.origin.key, &self.origin.log[..records]);
-        let limits = Limits { rows_max: habits.rows_max, bytes_max: u64::MAX, age_ms_max: i64::MAX };
+        let limits = Limits {
+            rows_max: habits.rows_max,
+            bytes_max: u64::MAX,
+            age_ms_max: i64::MAX,
+            late_ms_max: None,
+        };
         let shape = Arc::new(Shape::new(Format::Text, vec![Extra::Offset]).unwrap());
         let settings = LineSettings { limits, layout: Layout::Hour, files_max: 8, shape };
         let table = Table::new(files.clone(), TABLE);

@@ -64,6 +64,8 @@ pub struct Habits {
     pub token: i64,
     pub format: fn() -> Format,
     pub extras: &'static [Extra],
+    pub layout: Layout,
+    pub late_ms_max: Option<i64>,
     /// Whether it sends dead letters, instead of being stopped by them.
     pub is_sending: bool,
     /// Whether it has no memory to keep rows in.
@@ -77,6 +79,8 @@ pub const FIRST: Habits = Habits {
     token: 1,
     format: || Format::Text,
     extras: &[Extra::Offset],
+    layout: Layout::Hour,
+    late_ms_max: None,
     is_sending: true,
     is_spilling: false,
 };
@@ -102,11 +106,16 @@ pub async fn work(
     log: &[ConsumedRecord],
 ) -> Result<(), PartitionError> {
     let Place { key, process, files, table, store } = place;
-    let limits = Limits { rows_max: habits.rows_max, bytes_max: u64::MAX, age_ms_max: i64::MAX };
+    let limits = Limits {
+        rows_max: habits.rows_max,
+        bytes_max: u64::MAX,
+        age_ms_max: i64::MAX,
+        late_ms_max: habits.late_ms_max,
+    };
     let shape = Arc::new(Shape::new((habits.format)(), habits.extras.to_vec()).unwrap());
-    let settings = LineSettings { limits, layout: Layout::Hour, files_max: habits.files_max, shape };
+    let settings = LineSettings { limits, layout: habits.layout, files_max: habits.files_max, shape };
     let table = Table::new(files, table);
-    let (now, token) = (Millis(0), habits.token);
+    let (now, token) = (Millis(2_000_000_000_000), habits.token);
     let opened = Partition::open(key.clone(), store, table.clone(), settings, Offset(0), token, now).await;
     let sending = Sending::new(process, Arc::clone(topic));
     let mut partition = match habits.is_sending {
