@@ -77,9 +77,9 @@ pub(crate) struct Staged {
     pub directory: String,
 }
 
-/// The files that a declared table is made of: those that are given, or a bucket's objects.
+/// The files that a declared table is made of: those that are given, or a bucket's objects if it is in one and they are a machine's.
 pub(crate) fn files_of(declared: &TableSettings, files: Arc<dyn Files>) -> Result<Arc<dyn Files>, RunError> {
-    let Some(s3) = &declared.s3 else { return Ok(files) };
+    let Some(s3) = declared.s3.as_ref().filter(|_| files.bucket().is_none()) else { return Ok(files) };
     let failed = |source| RunError::Files { doing: "open", path: declared.table.clone(), source };
     let spool = s3.spool.clone().unwrap_or_else(std::env::temp_dir);
     let objects = Arc::new(S3::open(s3).map_err(failed)?);

@@ -14,24 +14,30 @@ use std::thread;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
+use broker::embedded::EmbeddedBroker;
 use bytes::Bytes;
-use client::{BoxFuture, ConsumedRecord};
+use client::{Admin, BoxFuture, Cluster, ConsumedRecord, Execution, NewTopic, Options, TokioEnvironment};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sink::{
     Acquire, Bucket, Change, Depth, Extra, FileName, FileStore, Files, Held, Key, LineName, Objects,
-    PartitionError, PositionStore, Put, Rebuild, StoreEntry, StoreError, Stored, acquired, committed, frozen,
-    rebuilt,
+    PartitionError, PositionStore, Put, Rebuild, Repair, RepairAction, Settings, StoreEntry, StoreError,
+    Stored, acquired, committed, frozen, rebuilt,
 };
 use support::letters::DeadTopic;
 use support::line::{self, FIRST, Habits, Place, SECOND, THIRD, key, log};
 use support::{Disk, Fate, Process, Steps};
-use tokio::runtime::Builder;
-use wire::LeaderEpoch;
+use tokio::runtime::{Builder, Runtime};
+use wire::{LeaderEpoch, Str};
 
 const TABLE: &str = "s3://shop/tables/orders";
 const PREFIX: &str = "tables/orders/";
+/// Where positions beside the table are.
+const POSITIONS: &str = "tables/orders/_sink/";
 
 type Cloud = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
+
+/// What positions beside the table were before each of their changes.
+type History = Arc<Mutex<Vec<BTreeMap<String, Vec<u8>>>>>;
 
 /// When a request meets its fate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +51,7 @@ enum When {
 /// The objects as one process sees them.
 struct Asking {
     cloud: Cloud,
+    history: History,
     steps: Arc<Steps>,
     when: When,
     /// How many puts it is until one is asked again whose answer was lost.
@@ -69,6 +76,12 @@ impl Asking {
     }
 }
 
+/// Those of the objects that are positions.
+fn positions(objects: &BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
+    let is_position = |(key, _): &(&String, &Vec<u8>)| key.starts_with(POSITIONS);
+    objects.iter().filter(is_position).map(|(key, content)| (key.clone(), content.clone())).collect()
+}
+
 impl Objects for Asking {
     fn put(&self, key: &str, content: Bytes, put: Put) -> io::Result<()> {
         let is_again = self.again.as_ref().is_some_and(|left| left.fetch_sub(1, Ordering::Relaxed) == 1);
@@ -76,6 +89,9 @@ impl Objects for Asking {
             let mut carry_out = || match put {
                 Put::New if objects.contains_key(key) => Err(ErrorKind::AlreadyExists.into()),
                 _ => {
+                    if key.starts_with(POSITIONS) {
+                        self.history.lock().unwrap().push(positions(objects));
+                    }
                     objects.insert(key.to_owned(), content.to_vec());
                     Ok(())
                 }
@@ -190,7 +206,9 @@ enum Positions {
 const BOTH: [Positions; 2] = [Positions::Beside, Positions::Elsewhere];
 
 struct World {
+    key: Key,
     cloud: Cloud,
+    history: History,
     positions: Positions,
     ledger: Arc<Mutex<Vec<Option<StoreEntry>>>>,
     topic: Arc<Mutex<DeadTopic>>,
@@ -199,12 +217,14 @@ struct World {
 
 impl World {
     fn new(records: i64, positions: Positions) -> Self {
-        let (cloud, ledger, topic) = (Cloud::default(), Arc::default(), Arc::default());
-        Self { cloud, positions, ledger, topic, log: log(records) }
+        let (cloud, history) = (Cloud::default(), History::default());
+        let (ledger, topic) = (Arc::default(), Arc::default());
+        Self { key: key(), cloud, history, positions, ledger, topic, log: log(records) }
     }
 
     fn bucket(&self, steps: &Arc<Steps>, when: When, again: Option<Arc<AtomicI64>>) -> Arc<Bucket> {
-        let asking = Asking { cloud: Arc::clone(&self.cloud), steps: Arc::clone(steps), when, again };
+        let (cloud, history) = (Arc::clone(&self.cloud), Arc::clone(&self.history));
+        let asking = Asking { cloud, history, steps: Arc::clone(steps), when, again };
         Arc::new(Bucket::new(Arc::new(asking), "shop", std::env::temp_dir()))
     }
 
@@ -217,7 +237,7 @@ impl World {
             }
         };
         let process = Process { disk: Arc::new(Mutex::new(Disk::new())), steps: Arc::clone(steps) };
-        Place { key: key(), process, files, table: TABLE.into(), store }
+        Place { key: self.key.clone(), process, files, table: TABLE.into(), store }
     }
 
     fn run_at(&self, steps: &Arc<Steps>, when: When, habits: Habits) -> Result<(), PartitionError> {
@@ -472,6 +492,128 @@ fn a_store_that_forgets_while_somebody_sleeps_doubles_nothing() {
     }
     assert!(refused > 0 && refused < points, "both happen: {refused} of {points} were refused");
     report("store forgot", points);
+}
+
+/// A broker, for what asks one; and the topic's partition there.
+struct Brokered {
+    runtime: Runtime,
+    broker: EmbeddedBroker,
+    key: Key,
+}
+
+impl Brokered {
+    fn new() -> Self {
+        let (runtime, broker) = (Runtime::new().unwrap(), EmbeddedBroker::builder().start().unwrap());
+        let topic = NewTopic {
+            name: Str::copy_from("orders"),
+            partitions: Some(1),
+            replicas: Some(1),
+            configs: Vec::new(),
+        };
+        let mut brokered = Self { runtime, broker, key: key() };
+        let cluster = brokered.cluster();
+        let (cluster_id, topic_id) = brokered.runtime.block_on(async {
+            let created =
+                Admin::new(cluster.clone()).create_topics(&[topic], Execution::Apply).await.unwrap();
+            assert!(created.iter().all(|(_, created)| created.is_ok()));
+            (cluster.id().await.unwrap(), cluster.topic_id(&Str::copy_from("orders")).await.unwrap())
+        });
+        brokered.key = Key { cluster_id: cluster_id.to_string(), topic_id, ..key() };
+        brokered
+    }
+
+    fn cluster(&self) -> Cluster {
+        let mut options = Options::default();
+        options.set("bootstrap.servers", &self.broker.bootstrap_servers()).unwrap();
+        Cluster::new(options, Arc::new(TokioEnvironment)).unwrap()
+    }
+
+    /// A world with positions beside the table, in which one is killed at a request; then the store forgets its last changes, if it
+    /// had so many.
+    fn forgotten(&self, at: u64, when: When, lost: usize) -> Option<World> {
+        let world = World { key: self.key.clone(), ..World::new(12, Positions::Beside) };
+        let _ = world.run(FIRST, Some((at, Fate::Dies)), when);
+        let history = world.history.lock().unwrap();
+        let before = history.len().checked_sub(lost).map(|left| history[left].clone())?;
+        drop(history);
+        let mut cloud = world.cloud.lock().unwrap();
+        cloud.retain(|key, _| !key.starts_with(POSITIONS));
+        cloud.extend(before);
+        drop(cloud);
+        Some(world)
+    }
+
+    fn repair(&self, world: &World) -> Repair {
+        let text = format!("name = \"orders\"\ntopics = [\"orders\"]\n[offline]\ntable = \"{TABLE}\"\n");
+        let (settings, cluster) = (Settings::parse(&text).unwrap(), self.cluster());
+        let bucket = world.bucket(&Steps::new(None), When::Asked, None);
+        let repair = sink::repair(&settings, &cluster, &TokioEnvironment, bucket, Execution::Apply);
+        self.runtime.block_on(repair).unwrap().remove(0)
+    }
+}
+
+#[test]
+fn what_a_store_has_forgotten_repair_gives_back_whatever_was_claimed_meanwhile() {
+    let brokered = Brokered::new();
+    let (mut repaired, mut points) = (0, 0);
+    for (at, when) in (1..=steps(12, Positions::Beside)).flat_map(|at| [(at, When::Asked), (at, When::Done)])
+    {
+        for lost in 1..=4 {
+            let Some(world) = brokered.forgotten(at, when, lost) else { continue };
+            let what = format!("{lost} changes lost at {at}, {when:?}");
+            points += 1;
+            if let Err(error) = world.run_alone(SECOND) {
+                assert!(matches!(error, PartitionError::Ahead(_)), "{what}: {error}");
+                let repair = brokered.repair(&world);
+                assert!(repair.is_done, "{what}: {repair:?}");
+                repaired += 1;
+            }
+            world.run_alone(THIRD).unwrap_or_else(|error| panic!("{what}: {error}"));
+            world.assert_exactly_once(&what);
+        }
+    }
+    assert!(repaired > 0 && repaired < points, "both happen: {repaired} of {points} were repaired");
+    report("store forgot, and was repaired", points);
+}
+
+#[test]
+fn a_claim_of_which_what_was_before_it_is_gone_is_named_with_what_to_do() {
+    let brokered = Brokered::new();
+    let is_file = |key: &String| key.ends_with(".parquet");
+    // Killed behind the second claim, before any file of it is put; what is committed before it is forgotten, and its files are gone.
+    let (world, object) = (1..=steps(12, Positions::Beside))
+        .find_map(|at| {
+            let world = brokered.forgotten(at, When::Done, 2)?;
+            let mut cloud = world.cloud.lock().unwrap();
+            let claim = cloud.keys().filter(|key| key.contains("/range-")).next_back()?.clone();
+            let files: Vec<_> = cloud.keys().filter(|key| is_file(key)).cloned().collect();
+            let is_first = claim.ends_with(&format!("range-{:020}.json", 0));
+            let end = |file: &String| FileName::parse(file.rsplit('/').next().unwrap()).unwrap().range.end.0;
+            let end = files.iter().map(end).max()?;
+            if is_first || !claim.ends_with(&format!("range-{end:020}.json")) {
+                return None;
+            }
+            cloud.retain(|key, _| !is_file(key));
+            drop(cloud);
+            Some((world, claim))
+        })
+        .unwrap();
+    let refused = world.run_alone(SECOND).unwrap_err();
+    assert!(matches!(refused, PartitionError::Ahead(_)), "{refused}");
+    let repair = brokered.repair(&world);
+    assert_eq!(repair.action, RepairAction::Refuse);
+    assert_eq!(
+        repair.findings[0].to_string(),
+        format!(
+            "s3://shop/{object}: it claims [13, 16), which is done once all before it is committed, and what is there ends at 0: put back \
+             the files from 0 to 13; or, if they are gone for good, end the line, remove this object and repair, so that they are \
+             read again"
+        )
+    );
+    // As it says. That their letters were sent is known without them.
+    world.cloud.lock().unwrap().remove(&object);
+    world.run_alone(SECOND).unwrap();
+    world.assert_exactly_once("read again");
 }
 
 #[test]
