@@ -145,7 +145,7 @@ impl Offline {
         if let Some(bucket) = files.bucket() {
             let name = format!("probe-{:016x}", environment.random());
             let probed = bucket.probe(&declared.table.join(staging::DIRECTORY).join(name));
-            probed.map_err(|error| failed("write to", error))?;
+            probed.map_err(|error| failed("use", error))?;
         }
         let table = Table::new(Arc::clone(&files), &declared.table);
         let shape = declared.line.shape.settled().await?;

@@ -92,7 +92,7 @@ pub(crate) enum At {
     /// Durable, beside the table.
     Beside(PathBuf),
     /// On this machine, until it is put.
-    Spooled(File),
+    Spooled(Arc<File>),
 }
 
 /// Files in the table that cannot be there, going by what is stored.
@@ -266,6 +266,13 @@ impl Listing {
 
     /// Takes an object by its path, as a file in those directories would be.
     fn note_object(&mut self, path: PathBuf) {
+        // What a path makes of it says another name, as of `a//b`: no file lies there.
+        let is_path = path.components().all(|part| matches!(part, Component::Normal(_)))
+            && path.components().collect::<PathBuf>().as_os_str() == path.as_os_str();
+        if !is_path {
+            self.foreign.push(path);
+            return;
+        }
         let parts: Vec<_> = path.components().map(Component::as_os_str).collect();
         let Some((name, above)) = parts.split_last() else { return };
         let above: Vec<_> = above.iter().map(|part| part.to_string_lossy()).collect();
