@@ -57,6 +57,9 @@ pub trait Objects: Send + Sync + 'static {
 
     /// Removes an object, which need not be there.
     fn delete(&self, key: &str) -> io::Result<()>;
+
+    /// Whatever is waited for fails, and so does all that is asked from here on.
+    fn give_up(&self) {}
 }
 
 /// A bucket.
@@ -88,6 +91,11 @@ impl Bucket {
             Some(key) if key.starts_with('/') => Ok(key[1..].trim_end_matches('/').to_owned()),
             _ => Err(io::Error::other(format!("{} is not in {self:?}", path.display()))),
         }
+    }
+
+    /// Nobody waits for it any more.
+    pub(crate) fn give_up(&self) {
+        self.objects.give_up();
     }
 
     /// What the keys below a path begin with.

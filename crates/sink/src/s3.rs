@@ -2,7 +2,8 @@
 //!
 //! The sink writes and reads files step by step, so each request is waited for here; it is carried out by a thread of the client's own,
 //! so that whoever waits may be a task. A request whose answer does not come is asked again, a put of a new object too: that it is
-//! there then may be its own doing, which [`Bucket`](crate::bucket::Bucket) and those above it allow for. No error repeats a secret.
+//! there then may be its own doing, which [`Bucket`](crate::bucket::Bucket) and those above it allow for. Whoever is to end gives
+//! up what it waits for: that may be carried out all the same. No error repeats a secret.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -33,6 +34,7 @@ use object_store::{
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::bucket::{Depth, Objects, Put};
@@ -96,6 +98,7 @@ pub(crate) struct S3 {
     bucket: String,
     /// Where it is, as it is told.
     endpoint: String,
+    given_up: watch::Sender<bool>,
     /// There until it is dropped.
     runtime: Option<Runtime>,
 }
@@ -151,7 +154,8 @@ impl S3 {
         let store = builder.build().map_err(|error| io::Error::other(deepest(&error).to_string()))?;
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("s3").enable_all().build()?;
         let endpoint = endpoint.unwrap_or_else(|| "Amazon's address".to_owned());
-        Ok(Self { store, bucket: settings.bucket.clone(), endpoint, runtime: Some(runtime) })
+        let (bucket, given_up) = (settings.bucket.clone(), watch::Sender::new(false));
+        Ok(Self { store, bucket, endpoint, given_up, runtime: Some(runtime) })
     }
 
     /// Carries out a request and waits for it. Other tasks of the caller's go on meanwhile, if it has more than one thread.
@@ -162,15 +166,33 @@ impl S3 {
     ) -> io::Result<T> {
         let (tell, told) = sync_channel(1);
         let runtime = self.runtime.as_ref().expect("it is there until it is dropped");
+        let mut given_up = self.given_up.subscribe();
+        let given_up = async move { given_up.wait_for(|is_given_up| *is_given_up).await.map(drop) };
         // Whoever waits has not gone away.
-        runtime.spawn(async move { tell.send(request.await) });
+        runtime.spawn(async move {
+            let answer = tokio::select! {
+                biased;
+                _ = given_up => None,
+                answer = request => Some(answer),
+            };
+            tell.send(answer)
+        });
         let answer = || told.recv();
         let answer = match Handle::try_current().map(|handle| handle.runtime_flavor()) {
             Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(answer),
             _ => answer(),
         };
         let answer = answer.map_err(|_| io::Error::other("the client of the object store has failed"))?;
-        answer.map_err(|error| self.told(permission, &error))
+        match answer {
+            Some(answer) => answer.map_err(|error| self.told(permission, &error)),
+            None => Err(io::Error::new(
+                ErrorKind::TimedOut,
+                format!(
+                    "{} has not answered, and the run is to end: the next one finds what was done",
+                    self.endpoint
+                ),
+            )),
+        }
     }
 
     /// What went wrong, in words that are about this bucket, and without what was signed.
@@ -347,6 +369,10 @@ impl Objects for S3 {
             deleted => deleted,
         }
     }
+
+    fn give_up(&self) {
+        self.given_up.send_replace(true);
+    }
 }
 
 /// What a key begins with that stands for another. It is no text that a key of ours begins with.
@@ -505,7 +531,9 @@ mod tests {
     use std::thread;
 
     use super::{S3, S3Settings, element, is_taken, unescaped, unworded, worded};
-    use crate::bucket::{Depth, Objects};
+    use bytes::Bytes;
+
+    use crate::bucket::{Depth, Objects, Put};
 
     /// A bucket of a server that answers the same, whatever it is asked.
     fn answered(status: &'static str, body: &'static str) -> S3 {
@@ -567,6 +595,22 @@ mod tests {
             assert_eq!(unworded(other), None, "{other}");
         }
         assert_eq!(unescaped("a&lt;&#x41;&#66;&nbsp;& c&"), "a<AB&nbsp;& c&");
+    }
+
+    #[test]
+    fn whoever_is_to_end_waits_for_no_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let s3 = bucket_at(Some(format!("http://{}", listener.local_addr().unwrap())));
+        thread::scope(|scope| {
+            let put = scope.spawn(|| s3.put("t/a", Bytes::from_static(b"1"), Put::New));
+            // It is asked, and does not answer.
+            let _asked = listener.accept().unwrap();
+            s3.give_up();
+            let told = put.join().unwrap().unwrap_err();
+            assert_eq!(told.kind(), ErrorKind::TimedOut);
+            assert!(told.to_string().contains("has not answered, and the run is to end"), "{told}");
+        });
+        assert_eq!(s3.get("t/a").unwrap_err().kind(), ErrorKind::TimedOut, "nor does it ask any more");
     }
 
     #[test]

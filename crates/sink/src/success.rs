@@ -210,7 +210,11 @@ impl Marks {
         let now = self.environment.now();
         let sources = sources(&self.settings, self.line, &self.cluster).await?;
         let stored = self.store.list(&self.settings.line_name(self.line)).await?;
-        let listing = self.table.list().map_err(|source| self.failed("list", source))?;
+        // The line goes on meanwhile: a table in an object store takes a while to be listed.
+        let table = self.table.clone();
+        let listed = tokio::task::spawn_blocking(move || table.list()).await;
+        let listed = listed.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let listing = listed.map_err(|source| self.failed("list", source))?;
         let mut by_directory: BTreeMap<&Path, Vec<(&Key, &TableFile)>> = BTreeMap::new();
         for file in &listing.files {
             let of = stored.iter().find(|(key, _)| key.partition == file.name.partition);

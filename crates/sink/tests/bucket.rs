@@ -52,6 +52,8 @@ enum When {
 struct Asking {
     cloud: Cloud,
     history: History,
+    /// The keys of all that was ever put, or was to be.
+    put: Arc<Mutex<Vec<String>>>,
     steps: Arc<Steps>,
     when: When,
     /// How many puts it is until one is asked again whose answer was lost.
@@ -84,6 +86,7 @@ fn positions(objects: &BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
 
 impl Objects for Asking {
     fn put(&self, key: &str, content: Bytes, put: Put) -> io::Result<()> {
+        self.put.lock().unwrap().push(key.to_owned());
         let is_again = self.again.as_ref().is_some_and(|left| left.fetch_sub(1, Ordering::Relaxed) == 1);
         self.request(|objects| {
             let mut carry_out = || match put {
@@ -209,6 +212,7 @@ struct World {
     key: Key,
     cloud: Cloud,
     history: History,
+    put: Arc<Mutex<Vec<String>>>,
     positions: Positions,
     ledger: Arc<Mutex<Vec<Option<StoreEntry>>>>,
     topic: Arc<Mutex<DeadTopic>>,
@@ -218,13 +222,14 @@ struct World {
 impl World {
     fn new(records: i64, positions: Positions) -> Self {
         let (cloud, history) = (Cloud::default(), History::default());
-        let (ledger, topic) = (Arc::default(), Arc::default());
-        Self { key: key(), cloud, history, positions, ledger, topic, log: log(records) }
+        let (put, ledger, topic) = (Arc::default(), Arc::default(), Arc::default());
+        Self { key: key(), cloud, history, put, positions, ledger, topic, log: log(records) }
     }
 
     fn bucket(&self, steps: &Arc<Steps>, when: When, again: Option<Arc<AtomicI64>>) -> Arc<Bucket> {
-        let (cloud, history) = (Arc::clone(&self.cloud), Arc::clone(&self.history));
-        let asking = Asking { cloud, history, steps: Arc::clone(steps), when, again };
+        let (cloud, history, put) =
+            (Arc::clone(&self.cloud), Arc::clone(&self.history), Arc::clone(&self.put));
+        let asking = Asking { cloud, history, put, steps: Arc::clone(steps), when, again };
         Arc::new(Bucket::new(Arc::new(asking), "shop", std::env::temp_dir()))
     }
 
@@ -309,6 +314,10 @@ impl World {
     }
 }
 
+fn is_file(key: &str) -> bool {
+    key.ends_with(".parquet")
+}
+
 /// How many requests an instance makes alone.
 fn steps(records: i64, positions: Positions) -> u64 {
     let world = World::new(records, positions);
@@ -371,6 +380,22 @@ fn who_asks_again_for_a_put_that_was_done_takes_it_for_its_own() {
         }
     }
     report("asked again", points);
+}
+
+#[test]
+fn who_repeats_a_range_does_not_send_again_what_is_there() {
+    let mut found = 0;
+    for at in 1..=steps(30, Positions::Beside) {
+        let world = World::new(30, Positions::Beside);
+        let _ = world.run(FIRST, Some((at, Fate::Dies)), When::Done);
+        let there: Vec<_> = world.cloud.lock().unwrap().keys().filter(|key| is_file(key)).cloned().collect();
+        world.put.lock().unwrap().clear();
+        world.run_alone(SECOND).unwrap();
+        let put = world.put.lock().unwrap();
+        assert!(!there.iter().any(|file| put.contains(file)), "killed at {at}: {put:?}");
+        found += there.len();
+    }
+    assert!(found > 0);
 }
 
 #[test]
@@ -579,13 +604,12 @@ fn what_a_store_has_forgotten_repair_gives_back_whatever_was_claimed_meanwhile()
 #[test]
 fn a_claim_of_which_what_was_before_it_is_gone_is_named_with_what_to_do() {
     let brokered = Brokered::new();
-    let is_file = |key: &String| key.ends_with(".parquet");
     // Killed behind the second claim, before any file of it is put; what is committed before it is forgotten, and its files are gone.
     let (world, object) = (1..=steps(12, Positions::Beside))
         .find_map(|at| {
             let world = brokered.forgotten(at, When::Done, 2)?;
             let mut cloud = world.cloud.lock().unwrap();
-            let claim = cloud.keys().filter(|key| key.contains("/range-")).next_back()?.clone();
+            let claim = cloud.keys().rfind(|key| key.contains("/range-"))?.clone();
             let files: Vec<_> = cloud.keys().filter(|key| is_file(key)).cloned().collect();
             let is_first = claim.ends_with(&format!("range-{:020}.json", 0));
             let end = |file: &String| FileName::parse(file.rsplit('/').next().unwrap()).unwrap().range.end.0;
