@@ -6,6 +6,7 @@
 //!
 //! Paths are `s3://BUCKET/KEY` throughout; what is above an object is not there before the object is.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -56,6 +57,9 @@ pub trait Objects: Send + Sync + 'static {
 
     /// Removes an object, which need not be there.
     fn delete(&self, key: &str) -> io::Result<()>;
+
+    /// Whatever is waited for fails, and so does all that is asked from here on.
+    fn give_up(&self) {}
 }
 
 /// A bucket.
@@ -87,6 +91,11 @@ impl Bucket {
             Some(key) if key.starts_with('/') => Ok(key[1..].trim_end_matches('/').to_owned()),
             _ => Err(io::Error::other(format!("{} is not in {self:?}", path.display()))),
         }
+    }
+
+    /// Nobody waits for it any more.
+    pub(crate) fn give_up(&self) {
+        self.objects.give_up();
     }
 
     /// What the keys below a path begin with.
@@ -130,22 +139,36 @@ impl Bucket {
         })
     }
 
-    /// Whether the store does what everything here stands on: an object that is there is not put again. One that overlooks the
-    /// condition would double records without a word.
+    /// Whether the store does what everything here stands on: an object that is there is not put again, and is read, listed and
+    /// removed. One that overlooks the condition would double records without a word.
     pub(crate) fn probe(&self, path: &Path) -> io::Result<()> {
         let again = match self.put(path, Bytes::from_static(b"1"), Put::New) {
             Ok(()) => self.put(path, Bytes::from_static(b"2"), Put::New),
             // Nobody else has this name: it was put, asked again as the answer was lost, and refused then.
             refused => refused,
         };
+        let unsupported = |problem| Err(io::Error::new(ErrorKind::Unsupported, problem));
+        let is_there = match again {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => true,
+            Err(error) => return Err(error),
+            Ok(()) => false,
+        };
+        let (read, listed) = (self.read(path), self.list(path.parent().unwrap_or(path)));
         self.remove(path)?;
-        match again {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => Err(io::Error::new(
-                ErrorKind::Unsupported,
+        read?;
+        let name = path.file_name().and_then(OsStr::to_str);
+        let is_listed = match listed {
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            listed => listed?.iter().any(|entry| Some(&*entry.name) == name),
+        };
+        match (is_there, is_listed) {
+            (true, true) => Ok(()),
+            (false, _) => unsupported(
                 "the store puts an object over one that is there, though it is asked not to (If-None-Match: *): records would be there twice",
-            )),
+            ),
+            (true, false) => unsupported(
+                "the store does not list an object that was put just now: what is in the table would be overlooked",
+            ),
         }
     }
 }
@@ -260,7 +283,30 @@ pub(crate) fn parse_address(address: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_address;
+    use std::io::ErrorKind;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::{Bucket, parse_address};
+    use crate::testing::Kept;
+
+    #[test]
+    fn a_store_is_tried_out_before_anything_is_trusted_to_it() {
+        let told = |kept: Kept| {
+            let kept = Arc::new(kept);
+            let bucket = Bucket::new(kept.clone(), "shop", std::env::temp_dir());
+            let probed = bucket.probe(Path::new("s3://shop/t/_staging/probe"));
+            assert!(kept.objects.lock().unwrap().is_empty(), "nothing is left");
+            probed.map_err(|error| (error.kind(), error.to_string()))
+        };
+        assert_eq!(told(Kept::default()), Ok(()));
+        let (kind, problem) = told(Kept { is_replacing: true, ..Kept::default() }).unwrap_err();
+        assert!(kind == ErrorKind::Unsupported && problem.contains("(If-None-Match: *)"), "{problem}");
+        let (kind, problem) = told(Kept { is_hiding: true, ..Kept::default() }).unwrap_err();
+        assert!(kind == ErrorKind::Unsupported && problem.contains("does not list"), "{problem}");
+        let (kind, _) = told(Kept { is_unlisted: true, ..Kept::default() }).unwrap_err();
+        assert_eq!(kind, ErrorKind::PermissionDenied);
+    }
 
     #[test]
     fn an_address_is_a_bucket_and_a_place_in_it() {

@@ -48,6 +48,11 @@ fn name(start: Offset) -> String {
     format!("range-{:020}.json", start.0)
 }
 
+/// The object that claims the range which begins there.
+pub(crate) fn place(table: &Table, key: &Key, start: Offset) -> PathBuf {
+    directory(table, key).join(name(start))
+}
+
 /// Where the range begins that an object of this name claims.
 fn start(name: &str) -> Option<Offset> {
     let digits = name.strip_prefix("range-")?.strip_suffix(".json")?;
@@ -77,7 +82,7 @@ pub(crate) fn newest(table: &Table, key: &Key) -> io::Result<Option<Frozen>> {
 }
 
 fn read(bucket: &Bucket, table: &Table, key: &Key, start: Offset) -> io::Result<Frozen> {
-    let path = directory(table, key).join(name(start));
+    let path = place(table, key, start);
     let claim = decode(&bucket.read(&path)?, key).and_then(|claim| match claim.range.start == start {
         true => Ok(claim),
         false => Err(format!("it is of {}", claim.range)),
@@ -93,7 +98,7 @@ fn read(bucket: &Bucket, table: &Table, key: &Key, start: Offset) -> io::Result<
 pub(crate) fn claim(table: &Table, key: &Key, frozen: &Frozen) -> Result<(), NotClaimed> {
     let Some(bucket) = table.files.bucket() else { return Ok(()) };
     let start = frozen.range.start;
-    let path = directory(table, key).join(name(start));
+    let path = place(table, key, start);
     match bucket.put(&path, encode(key, frozen), Put::New) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => match read(bucket, table, key, start) {
             Ok(found) if found == *frozen => {}
@@ -110,7 +115,7 @@ pub(crate) fn claim(table: &Table, key: &Key, frozen: &Frozen) -> Result<(), Not
         return Err(NotClaimed::TakenOver(format!("a range from {later} on is claimed")));
     }
     for before in starts.into_iter().filter(|&before| before < start) {
-        bucket.remove(&directory(table, key).join(name(before)))?;
+        bucket.remove(&place(table, key, before))?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 //! `server_store`, `redis_store` and `postgres_store`), records that are no rows (`letters`, `verdicts`), one partition that goes
 //! through all of it (`partition`), what its files say of themselves (`footer`) and what was removed of them (`expired`), what is declared
 //! (`settings`, `value_settings`, `positions`), how fast it may be read and whether at all (`throttle`, `gate`), what is told while it is done (`meter`, `progress`, `metrics`), how it is to be done (`running`), which partitions are this instance's (`shares`) and which are another's by now (`taken`), what is read and whether it continues (`source`), hours that are complete (`success`), lines into tables at work (`offline`), the
-//! near-real-time one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`) or into streams (`stream_settings`, `stream_entry`, `stream_store`, `stream`), who holds them (`pause`), what is looked at beside them (`watch`), both lines (`run`), what can be said of
+//! near-real-time one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`) or into streams (`stream_settings`, `stream_entry`, `stream_store`, `stream_hold`, `stream`), who holds them (`pause`), what is looked at beside them (`watch`), both lines (`run`), what can be said of
 //! it from outside (`status`, `replay`, `digest`, `beside`, `verify_nearline`, `verify_stream`, `verify`), positions from the table itself (`repair`) and before there are any (`reset`), and what keeps it in order (`compact`, `expire`). Invariant: a
 //! range is frozen before its files are in the table, and committed after; whoever repeats it writes the same files.
 
@@ -67,6 +67,7 @@ mod nearline;
 mod stream_settings;
 mod stream_entry;
 mod stream_store;
+mod stream_hold;
 mod stream;
 mod pause;
 mod watch;
@@ -84,6 +85,8 @@ mod compact;
 mod expire;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod stream_crash_points;
 
 pub use bucket::{Bucket, Depth, Objects, Put};
 pub use columns::{Columns, Extra, Format, OFFSET_COLUMN, Shape, Unconvertible};

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use client::{Admin, Begin, Cluster, Consumer, Environment, Error, Options, Records};
 use offsets::Log;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use wire::{Offset, TopicPartition};
 
@@ -39,6 +40,9 @@ use crate::success::Success;
 use crate::table::{self, Table};
 use crate::taken::TakenOver;
 use crate::writer::Memory;
+
+/// How long a line that is to end waits for an object store, all in all. What is not in the table by then the next run repeats.
+const STOP_MAX: Duration = Duration::from_secs(20);
 
 /// A partition that is read.
 struct Reading {
@@ -90,15 +94,30 @@ pub(crate) async fn run(
     environment: Arc<dyn Environment>,
     files: Arc<dyn Files>,
     orders: Orders,
-    stop: impl Future<Output = ()>,
+    stopped: watch::Receiver<bool>,
 ) -> Result<Vec<Done>, RunError> {
     let files = table::files_of(settings.table(line).ok_or(RunError::NoTable)?, files)?;
     let until = orders.running.until;
+    // Requests to a store are waited for within the line, which does not hear meanwhile that it is to end. Gone with the run.
+    let bucket = files.bucket().cloned();
+    let mut bounds = JoinSet::new();
+    if let Some(bucket) = bucket.clone() {
+        let stopped = stopped.clone();
+        bounds.spawn(async move {
+            run::asked(stopped).await;
+            sleep(STOP_MAX).await;
+            bucket.give_up();
+        });
+    }
     let mut success = Success::open(settings, line, &options, &environment, &files).await?;
     let mut work = Offline::open(settings, line, options, environment, files, orders).await?;
-    let ended = success.beside(work.work(until, stop)).await;
+    let ended = success.beside(work.work(until, run::asked(stopped))).await;
     let closed = work.close().await;
     success.look().await;
+    if let Some(bucket) = bucket {
+        // Nobody waits any more for a listing that was begun beside the line.
+        bucket.give_up();
+    }
     ended?;
     closed
 }
@@ -148,7 +167,7 @@ impl Offline {
         if let Some(bucket) = files.bucket() {
             let name = format!("probe-{:016x}", environment.random());
             let probed = bucket.probe(&declared.table.join(staging::DIRECTORY).join(name));
-            probed.map_err(|error| failed("write to", error))?;
+            probed.map_err(|error| failed("use", error))?;
         }
         let table = Table::new(Arc::clone(&files), &declared.table);
         let shape = declared.line.shape.settled().await?;

@@ -22,7 +22,7 @@ use crate::letters::{Letter, Letters};
 use crate::plan::{Action, Event, Limits, Plan};
 use crate::staging::{self, NotClaimed, Staging};
 use crate::store::{Acquire, Change, Frozen, PositionStore, Rebuild, StoreError, Stored};
-use crate::table::{self, Ahead, Listing, Staged, Table, TableFile};
+use crate::table::{self, Ahead, Attempt, Listing, Staged, Table, TableFile};
 use crate::verdicts::{self, Verdicts};
 use crate::writer::{Memory, NotTaken, RangeWriter};
 
@@ -644,7 +644,8 @@ impl Partition {
         }
         let name = FileName { partition: self.key.partition.clone(), range };
         let staged = std::mem::take(&mut self.staged);
-        match self.table.place(&name, &staged) {
+        let attempt = if self.stored.frozen == Some(frozen) { Attempt::Repeat } else { Attempt::First };
+        match self.table.place(&name, &staged, attempt) {
             Ok(()) => {
                 self.placed.files += staged.len() as u64;
                 Ok(Event::Placed)

@@ -5,9 +5,12 @@
 //! nothing is guessed. A store that is ahead of the table is refused too: going back might double what was only moved elsewhere.
 //! The dead letters of the last range may not have been sent: unless their position says so, that range is frozen again, and the next
 //! run repeats it.
+//!
+//! In an object store the claim of a range says more: nobody claims a range before everything in front of it is committed.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::sync::Arc;
 
 use client::{Admin, Cluster, Environment, Execution};
@@ -267,6 +270,8 @@ fn examine(
             parts.iter().find_map(|(told, _)| *told).map(|told| told.file.path().display().to_string());
         let place = file.unwrap_or_else(|| format!("{} {range}, which is expired", key.partition));
         let incomplete = incomplete(range, &parts);
+        // What comes next is claimed once this is committed and its letters are sent, whatever the store has forgotten since.
+        let is_followed = claimed.is_some_and(|claim| claim.range.start == range.end);
         let letters = parts.iter().map(|(_, part)| part.letters).max().unwrap_or(0);
         match repair.table {
             Some(before) if range.start > before.end => {
@@ -293,14 +298,15 @@ fn examine(
             is_last && claimed.is_some_and(|claim| claim.range.start >= committed && is_its(claim));
         let is_whole = incomplete.is_none();
         // Of what was merged or removed for its age, all was committed.
-        let was_committed = parts.iter().any(|(told, _)| told.is_none_or(|told| told.is_merged));
+        let was_committed =
+            is_followed || parts.iter().any(|(told, _)| told.is_none_or(|told| told.is_merged));
         let is_sent =
             letters == 0 || was_committed || range.end <= committed.max(log.sent.unwrap_or(Offset::ZERO));
         let unrepeatable = is_last.then(|| unrepeatable(table, key, range, &parts, log)).flatten();
         // Unless it cannot be repeated and need not be.
         let is_left = is_on_its_way && !(unrepeatable.is_some() && is_whole && is_sent)
             || is_claimed && !(is_whole && is_sent);
-        if is_left && repair.table.is_none_or(|before| before.end == range.start) {
+        if is_left && !is_followed && repair.table.is_none_or(|before| before.end == range.start) {
             repair.findings.extend(unrepeatable.map(|why| {
                 let problem = format!("{range} is frozen, and cannot be repeated: {why}");
                 Finding { place, problem }
@@ -316,7 +322,7 @@ fn examine(
                 Finding { place: place.clone(), problem }
             }));
         }
-        repair.findings.extend(incomplete.map(|problem| match is_last {
+        repair.findings.extend(incomplete.map(|problem| match is_last && !is_followed {
             // Of any other, what is behind it would be read again as well, and be there twice.
             false => Finding { place, problem },
             true => {
@@ -330,6 +336,9 @@ fn examine(
         repair.table = Some(Range::new(start, end));
     }
     decide(&mut repair, frozen);
+    if let Some(claim) = claimed {
+        check_claim(&mut repair, &claims::place(table, key, claim.range.start), claim.range, log);
+    }
     (repair, epoch_max)
 }
 
@@ -369,6 +378,33 @@ fn as_frozen(range: Range, parts: &Parts<'_>) -> Option<Frozen> {
     let most = |of: fn(&Part) -> u64| parts.iter().map(|(_, part)| of(part)).max().unwrap_or(0);
     let epoch = parts.iter().map(|(_, part)| part.epoch).max().unwrap_or(0);
     Some(Frozen { range, epoch, layout, letters: most(|part| part.letters) })
+}
+
+/// Refuses a claim that is neither of what is committed then nor of what comes next, which no run would go on beside: what it was put
+/// behind is not there any more.
+fn check_claim(repair: &mut Repair, object: &Path, claim: Range, log: Log) {
+    let committed = match (repair.action, repair.stored) {
+        (RepairAction::Refuse, _) => return,
+        (RepairAction::Rebuild(range, frozen), _) => frozen.map_or(range.end, |frozen| frozen.range.start),
+        (RepairAction::Keep, Some(stored)) => stored.committed.next,
+        (RepairAction::Keep, None) => log.start,
+    };
+    if claim.end <= committed || claim.start == committed {
+        return;
+    }
+    let problem = match claim.start > committed {
+        true => format!(
+            "it claims {claim}, which is done once all before it is committed, and what is there ends at {committed}: put back the \
+             files from {committed} to {}; or, if they are gone for good, end the line, remove this object and repair, so that \
+             they are read again",
+            claim.start
+        ),
+        false => format!(
+            "it claims {claim}, and {committed}, which is within that, is committed: put back the files of that range; or, if what is \
+             there is as it should be, end the line and remove this object"
+        ),
+    };
+    repair.refuse(object.display().to_string(), problem);
 }
 
 fn decide(repair: &mut Repair, frozen: Option<Frozen>) {

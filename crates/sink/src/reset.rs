@@ -240,7 +240,7 @@ async fn begin_streams(
     let store = StreamStore::connect(settings, declared).await?;
     for (source, begin) in begins {
         let (token, now) = (environment.random() as i64, environment.now());
-        let acquire = Acquire { key: &source.key, begin, number_min: 0, token, now };
+        let acquire = Acquire { key: &source.key, begin: Some(begin), number_min: 0, token, now };
         let stored = store.acquire(&acquire).await?;
         if stored.position.next != begin {
             return Err(came_before(source, stored.position.next));

@@ -254,10 +254,10 @@ pub async fn run(
     let mut lines = JoinSet::new();
     for (line, _) in settings.tables() {
         let (settings, options, environment) = (settings.clone(), options.clone(), environment.clone());
-        let (files, orders, stop) = (Arc::clone(&files), orders(line), asked(stopped.clone()));
-        lines.spawn(
-            async move { offline::run(&settings, line, options, environment, files, orders, stop).await },
-        );
+        let (files, orders, stopped) = (Arc::clone(&files), orders(line), stopped.clone());
+        lines.spawn(async move {
+            offline::run(&settings, line, options, environment, files, orders, stopped).await
+        });
     }
     let (declared, stop_nearline) = (settings.clone(), asked(stopped));
     match settings.nearline.clone() {
@@ -310,7 +310,7 @@ pub async fn run(
 }
 
 /// When everything is to end.
-async fn asked(mut stopped: watch::Receiver<bool>) {
+pub(crate) async fn asked(mut stopped: watch::Receiver<bool>) {
     // If nobody is left to ask, nobody waits either.
     let _ = stopped.wait_for(|is_stopped| *is_stopped).await;
 }

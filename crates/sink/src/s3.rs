@@ -2,7 +2,8 @@
 //!
 //! The sink writes and reads files step by step, so each request is waited for here; it is carried out by a thread of the client's own,
 //! so that whoever waits may be a task. A request whose answer does not come is asked again, a put of a new object too: that it is
-//! there then may be its own doing, which [`Bucket`](crate::bucket::Bucket) and those above it allow for. No error repeats a secret.
+//! there then may be its own doing, which [`Bucket`](crate::bucket::Bucket) and those above it allow for. Whoever is to end gives
+//! up what it waits for: that may be carried out all the same. No error repeats a secret.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -33,6 +34,7 @@ use object_store::{
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::bucket::{Depth, Objects, Put};
@@ -81,6 +83,12 @@ impl fmt::Debug for S3Settings {
     }
 }
 
+/// What somebody has to be allowed, in words and as Amazon calls it.
+const PUT: &str = "put objects (s3:PutObject)";
+const GET: &str = "get objects (s3:GetObject)";
+const LIST: &str = "list objects (s3:ListBucket)";
+const DELETE: &str = "delete objects (s3:DeleteObject)";
+
 const CREDENTIALS: [AmazonS3ConfigKey; 3] =
     [AmazonS3ConfigKey::AccessKeyId, AmazonS3ConfigKey::SecretAccessKey, AmazonS3ConfigKey::Token];
 
@@ -90,6 +98,7 @@ pub(crate) struct S3 {
     bucket: String,
     /// Where it is, as it is told.
     endpoint: String,
+    given_up: watch::Sender<bool>,
     /// There until it is dropped.
     runtime: Option<Runtime>,
 }
@@ -145,37 +154,59 @@ impl S3 {
         let store = builder.build().map_err(|error| io::Error::other(deepest(&error).to_string()))?;
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("s3").enable_all().build()?;
         let endpoint = endpoint.unwrap_or_else(|| "Amazon's address".to_owned());
-        Ok(Self { store, bucket: settings.bucket.clone(), endpoint, runtime: Some(runtime) })
+        let (bucket, given_up) = (settings.bucket.clone(), watch::Sender::new(false));
+        Ok(Self { store, bucket, endpoint, given_up, runtime: Some(runtime) })
     }
 
     /// Carries out a request and waits for it. Other tasks of the caller's go on meanwhile, if it has more than one thread.
     fn wait<T: Send + 'static>(
         &self,
+        permission: &str,
         request: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> io::Result<T> {
         let (tell, told) = sync_channel(1);
         let runtime = self.runtime.as_ref().expect("it is there until it is dropped");
+        let mut given_up = self.given_up.subscribe();
+        let given_up = async move { given_up.wait_for(|is_given_up| *is_given_up).await.map(drop) };
         // Whoever waits has not gone away.
-        runtime.spawn(async move { tell.send(request.await) });
+        runtime.spawn(async move {
+            let answer = tokio::select! {
+                biased;
+                _ = given_up => None,
+                answer = request => Some(answer),
+            };
+            tell.send(answer)
+        });
         let answer = || told.recv();
         let answer = match Handle::try_current().map(|handle| handle.runtime_flavor()) {
             Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(answer),
             _ => answer(),
         };
         let answer = answer.map_err(|_| io::Error::other("the client of the object store has failed"))?;
-        answer.map_err(|error| self.told(&error))
+        match answer {
+            Some(answer) => answer.map_err(|error| self.told(permission, &error)),
+            None => Err(io::Error::new(
+                ErrorKind::TimedOut,
+                format!(
+                    "{} has not answered, and the run is to end: the next one finds what was done",
+                    self.endpoint
+                ),
+            )),
+        }
     }
 
     /// What went wrong, in words that are about this bucket, and without what was signed.
-    fn told(&self, error: &Error) -> io::Error {
+    fn told(&self, permission: &str, error: &Error) -> io::Error {
+        let deepest = deepest(error).to_string();
+        let (code, message) = (element(&deepest, "Code"), element(&deepest, "Message"));
         let kind = match error {
             Error::NotFound { .. } => ErrorKind::NotFound,
             Error::AlreadyExists { .. } => ErrorKind::AlreadyExists,
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => ErrorKind::PermissionDenied,
+            // Of a listing there is no more said.
+            _ if code == Some("AccessDenied") => ErrorKind::PermissionDenied,
             _ => ErrorKind::Other,
         };
-        let deepest = deepest(error).to_string();
-        let (code, message) = (element(&deepest, "Code"), element(&deepest, "Message"));
         let (bucket, endpoint) = (&self.bucket, &self.endpoint);
         let said = match (code, message) {
             (Some(code), Some(message)) => format!("{code}, {message}"),
@@ -196,7 +227,7 @@ impl S3 {
                 format!("{endpoint} knows the access key, and the secret key is not the one of it: {said}"),
             ),
             (_, ErrorKind::PermissionDenied) => {
-                (kind, format!("{endpoint} does not allow this in bucket {bucket}: {said}"))
+                (kind, format!("{endpoint} does not allow to {permission} in bucket {bucket}: {said}"))
             }
             (_, ErrorKind::Other) if error_text(error).contains(INSTANCE_METADATA) => (
                 kind,
@@ -269,7 +300,7 @@ impl Objects for S3 {
             Put::New => PutMode::Create,
             Put::Over => PutMode::Overwrite,
         };
-        self.wait(async move {
+        self.wait(PUT, async move {
             for _ in 1..CONFLICTS_MAX {
                 let payload = PutPayload::from_bytes(content.clone());
                 match store.put_opts(&path, payload, PutOptions::from(mode.clone())).await {
@@ -289,14 +320,14 @@ impl Objects for S3 {
 
     fn get(&self, key: &str) -> io::Result<Vec<u8>> {
         let (store, path) = (self.store.clone(), path(key)?);
-        let bytes = self.wait(async move { store.get(&path).await?.bytes().await })?;
+        let bytes = self.wait(GET, async move { store.get(&path).await?.bytes().await })?;
         Ok(bytes.into())
     }
 
     fn get_end(&self, key: &str, bytes_max: usize) -> io::Result<(u64, Vec<u8>)> {
         let (store, path) = (self.store.clone(), path(key)?);
         let options = GetOptions { range: Some(GetRange::Suffix(bytes_max as u64)), ..GetOptions::default() };
-        let (len, bytes) = self.wait(async move {
+        let (len, bytes) = self.wait(GET, async move {
             let found = store.get_opts(&path, options).await?;
             Ok((found.meta.size, found.bytes().await?))
         })?;
@@ -309,7 +340,7 @@ impl Objects for S3 {
             Depth::One => Some("/".into()),
             Depth::All => None,
         };
-        self.wait(async move {
+        self.wait(LIST, async move {
             let mut keys = Vec::new();
             let mut page_token = None;
             loop {
@@ -317,8 +348,11 @@ impl Objects for S3 {
                 let options =
                     PaginatedListOptions { delimiter, page_token, ..PaginatedListOptions::default() };
                 let page = store.list_paginated(Some(&prefix), options).await?;
-                keys.extend(page.result.objects.into_iter().map(|object| String::from(object.location)));
-                keys.extend(page.result.common_prefixes.iter().map(|prefix| format!("{prefix}/")));
+                let key = |path: &Path| unworded(path.as_ref());
+                let objects = page.result.objects.iter().map(|object| &object.location);
+                keys.extend(objects.map(|path| key(path).unwrap_or_else(|| path.to_string())));
+                let above = page.result.common_prefixes.iter();
+                keys.extend(above.map(|path| key(path).unwrap_or_else(|| format!("{path}/"))));
                 page_token = page.page_token;
                 if page_token.is_none() {
                     return Ok(keys);
@@ -329,12 +363,100 @@ impl Objects for S3 {
 
     fn delete(&self, key: &str) -> io::Result<()> {
         let (store, path) = (self.store.clone(), path(key)?);
-        match self.wait(async move { store.delete(&path).await }) {
+        match self.wait(DELETE, async move { store.delete(&path).await }) {
             // Some stores say so.
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             deleted => deleted,
         }
     }
+
+    fn give_up(&self) {
+        self.given_up.send_replace(true);
+    }
+}
+
+/// What a key begins with that stands for another. It is no text that a key of ours begins with.
+const WORDED: &str = "%00";
+
+/// A listing in which those keys are in other words of which `object_store` would make others or none, as of `a//b` and `a/../b`: it
+/// would fail all of the listing.
+fn legible(listing: Bytes) -> Bytes {
+    let Ok(text) = std::str::from_utf8(&listing) else { return listing };
+    let mut all = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('<') {
+        let (before, tag) = rest.split_at(at);
+        all.push_str(before);
+        let Some(name) = ["<Key>", "<Prefix>"].into_iter().find(|name| tag.starts_with(name)) else {
+            all.push('<');
+            rest = &tag[1..];
+            continue;
+        };
+        all.push_str(name);
+        let said = &tag[name.len()..];
+        let (said, after) = said.split_at(said.find('<').unwrap_or(said.len()));
+        let key = unescaped(said);
+        match is_taken(&key) {
+            true => all.push_str(said),
+            false => all.push_str(&worded(&key)),
+        }
+        rest = after;
+    }
+    all.push_str(rest);
+    all.into()
+}
+
+/// Whether `object_store` takes a key, and as what it is.
+fn is_taken(key: &str) -> bool {
+    let is_it = |path: Path| match path.as_ref() {
+        "" => key.is_empty(),
+        path => key.strip_suffix('/').unwrap_or(key) == path,
+    };
+    !key.starts_with(WORDED) && Path::parse(key).is_ok_and(is_it)
+}
+
+fn worded(key: &str) -> String {
+    key.bytes().fold(WORDED.to_owned(), |worded, byte| format!("{worded}{byte:02x}"))
+}
+
+/// The key that stands in other words, if it does.
+fn unworded(key: &str) -> Option<String> {
+    let digits = key.strip_prefix(WORDED)?.as_bytes().chunks(2);
+    let byte = |digits: &[u8]| match digits {
+        [_, _] => u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok(),
+        _ => None,
+    };
+    String::from_utf8(digits.map(byte).collect::<Option<_>>()?).ok()
+}
+
+/// Text of XML.
+fn unescaped(text: &str) -> String {
+    let mut all = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, entity)) = rest.split_once('&') {
+        all.push_str(before);
+        let number = |name: &str| {
+            let digits = name.strip_prefix('#')?;
+            let hex = digits.strip_prefix('x').map(|digits| u32::from_str_radix(digits, 16).ok());
+            char::from_u32(hex.unwrap_or_else(|| digits.parse().ok())?)
+        };
+        let named = entity.split_once(';').and_then(|(name, after)| {
+            let meant = match name {
+                "amp" => '&',
+                "lt" => '<',
+                "gt" => '>',
+                "quot" => '"',
+                "apos" => '\'',
+                other => number(other)?,
+            };
+            Some((meant, after))
+        });
+        let (meant, after) = named.unwrap_or(('&', entity));
+        all.push(meant);
+        rest = after;
+    }
+    all.push_str(rest);
+    all
 }
 
 /// Makes the connections.
@@ -379,6 +501,8 @@ fn too_late(waited: Duration) -> HttpError {
 #[async_trait]
 impl HttpService for Connections {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let asked = request.uri().query().unwrap_or_default();
+        let is_listing = asked.split('&').any(|asked| asked == "list-type=2");
         let sent = request.body().content_length() as u64 / BYTES_PER_SECOND_MIN;
         let wait = ANSWER_MAX + Duration::from_secs(sent);
         let answer = timeout(wait, self.0.request(request)).await.map_err(|_| too_late(wait))?;
@@ -395,13 +519,111 @@ impl HttpService for Connections {
                 bytes.extend_from_slice(&data);
             }
         }
-        Ok(HttpResponse::from_parts(parts, HttpResponseBody::from(bytes.freeze())))
+        let bytes = if is_listing { legible(bytes.freeze()) } else { bytes.freeze() };
+        Ok(HttpResponse::from_parts(parts, HttpResponseBody::from(bytes)))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{S3Settings, element};
+    use std::io::{BufRead, BufReader, ErrorKind, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::{S3, S3Settings, element, is_taken, unescaped, unworded, worded};
+    use bytes::Bytes;
+
+    use crate::bucket::{Depth, Objects, Put};
+
+    /// A bucket of a server that answers the same, whatever it is asked.
+    fn answered(status: &'static str, body: &'static str) -> S3 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = Some(format!("http://{}", listener.local_addr().unwrap()));
+        thread::spawn(move || {
+            for connection in listener.incoming() {
+                let mut connection = connection.unwrap();
+                let mut asked = BufReader::new(connection.try_clone().unwrap()).lines().map_while(Result::ok);
+                while asked.next().is_some_and(|line| !line.is_empty()) {}
+                let head = format!(
+                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    body.len()
+                );
+                connection.write_all((head + body).as_bytes()).unwrap();
+            }
+        });
+        bucket_at(endpoint)
+    }
+
+    fn bucket_at(endpoint: Option<String>) -> S3 {
+        let word = || Some("word".to_owned());
+        let settings = S3Settings {
+            bucket: "shop".to_owned(),
+            endpoint,
+            is_path_style: true,
+            access_key_id: word(),
+            secret_access_key: word(),
+            ..S3Settings::default()
+        };
+        S3::open(&settings).unwrap()
+    }
+
+    #[test]
+    fn keys_that_are_no_paths_are_listed_with_the_others() {
+        let contents = |key: &str| {
+            format!(
+                "<Contents><Key>{key}</Key><LastModified>2024-05-01T12:00:00.000Z</LastModified><ETag>&quot;1&quot;</ETag><Size>1</Size></Contents>"
+            )
+        };
+        let keys =
+            ["t/a.parquet", "t//b", "t/../c", "t/d&amp;&#10;e", "t/%00f", "t/g~[1]?"].map(contents).concat();
+        let body = format!(
+            "<?xml version=\"1.0\"?><ListBucketResult><Name>shop</Name><Prefix>t/</Prefix><KeyCount>8</KeyCount>\
+             <IsTruncated>false</IsTruncated>{keys}<CommonPrefixes><Prefix>t/x/</Prefix></CommonPrefixes>\
+             <CommonPrefixes><Prefix>t//</Prefix></CommonPrefixes></ListBucketResult>"
+        );
+        let listed = answered("200 OK", body.leak()).list("t/", Depth::One).unwrap();
+        assert_eq!(listed, ["t/a.parquet", "t//b", "t/../c", "t/d&\ne", "t/%00f", "t/g~[1]?", "t/x/", "t//"]);
+    }
+
+    #[test]
+    fn a_key_in_other_words_is_the_key_again() {
+        for key in ["/", "a//b", "%00", "%0041", "ü/../x"] {
+            assert!(!is_taken(key) && is_taken(&worded(key)[3..]), "{key}");
+            assert_eq!(unworded(&worded(key)).as_deref(), Some(key));
+        }
+        for other in ["a/b", "%001", "%00zz", "%00ff"] {
+            assert_eq!(unworded(other), None, "{other}");
+        }
+        assert_eq!(unescaped("a&lt;&#x41;&#66;&nbsp;& c&"), "a<AB&nbsp;& c&");
+    }
+
+    #[test]
+    fn whoever_is_to_end_waits_for_no_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let s3 = bucket_at(Some(format!("http://{}", listener.local_addr().unwrap())));
+        thread::scope(|scope| {
+            let put = scope.spawn(|| s3.put("t/a", Bytes::from_static(b"1"), Put::New));
+            // It is asked, and does not answer.
+            let _asked = listener.accept().unwrap();
+            s3.give_up();
+            let told = put.join().unwrap().unwrap_err();
+            assert_eq!(told.kind(), ErrorKind::TimedOut);
+            assert!(told.to_string().contains("has not answered, and the run is to end"), "{told}");
+        });
+        assert_eq!(s3.get("t/a").unwrap_err().kind(), ErrorKind::TimedOut, "nor does it ask any more");
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_named() {
+        let said = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>";
+        let refused = answered("403 Forbidden", said).list("t/", Depth::All).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
+        let told = refused.to_string();
+        assert!(
+            told.ends_with("does not allow to list objects (s3:ListBucket) in bucket shop: AccessDenied, no"),
+            "{told}"
+        );
+    }
 
     #[test]
     fn what_a_store_says_is_found_in_its_answer() {

@@ -12,13 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{Begin, Cluster, ConsumedRecord, Consumer, Environment, Error, Options, Records};
-use offsets::{Fence, Log, Position};
+use offsets::{Log, Position};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use wire::{Offset, TopicPartition};
 
 use crate::gate::{Gate, Turned};
-use crate::key::Key;
 use crate::meter::{Meter, Standing, Work};
 use crate::run::{self, Done, LOOK_EVERY, RunError, Until};
 use crate::running::{Orders, Running};
@@ -26,8 +25,9 @@ use crate::settings::{Line, Settings};
 use crate::shares::{Share, Shares};
 use crate::source::{self, sources};
 use crate::store::StoreError;
+use crate::stream_hold::StreamHold;
 use crate::stream_settings::StreamSettings;
-use crate::stream_store::{Acquire, Append, Appended, Stored, StreamError, StreamStore, size};
+use crate::stream_store::{Appended, StreamError, StreamStore, size};
 use crate::taken::TakenOver;
 
 /// What is added at once: Redis does nothing else meanwhile.
@@ -38,12 +38,9 @@ const PASS_EVERY: Duration = Duration::from_secs(5);
 
 /// A partition that is read.
 struct Reading {
-    key: Key,
+    hold: StreamHold,
     log: Log,
-    fence: Fence,
     from: Offset,
-    /// Up to where everything is in the stream.
-    committed: Position,
     records: u64,
     bytes: u64,
     commits: u64,
@@ -200,29 +197,21 @@ impl Streams {
             }
             self.taken_over.remove(&name);
             let begin = source::begin(&self.settings, &source, known.contains(&name.topic));
-            let stored = self.hold(&source.key, begin, 0).await?;
-            source::check(&source.key, stored.position, &source.log)?;
-            begins.insert(name.clone(), source::begin_at(stored.position));
-            let reading = Reading {
-                key: source.key,
-                log: source.log,
-                fence: stored.fence,
-                from: stored.position.next,
-                committed: stored.position,
-                records: 0,
-                bytes: 0,
-                commits: 0,
-            };
+            let (token, now) = (self.token(), self.environment.now());
+            let hold = StreamHold::take(&self.store, source.key, begin, token, now).await?;
+            source::check(&hold.key, hold.position, &source.log)?;
+            begins.insert(name.clone(), source::begin_at(hold.position));
+            let reading =
+                Reading { from: hold.position.next, hold, log: source.log, records: 0, bytes: 0, commits: 0 };
             self.tell(&reading);
             self.readings.insert(name, reading);
         }
         Ok(begins)
     }
 
-    async fn hold(&self, key: &Key, begin: Offset, number_min: i64) -> Result<Stored, StreamError> {
+    fn token(&self) -> i64 {
         // Two halves of a random number are one.
-        let (token, now) = (self.environment.random() as i64, self.environment.now());
-        self.store.acquire(&Acquire { key, begin, number_min, token, now }).await
+        self.environment.random() as i64
     }
 
     fn let_go(&mut self, name: &TopicPartition) {
@@ -235,12 +224,12 @@ impl Streams {
     /// Remembers what was done.
     fn note(&mut self, reading: &Reading) {
         self.tell(reading);
-        self.meter.let_go(Line::Nearline, &reading.key.partition);
+        self.meter.let_go(Line::Nearline, &reading.hold.key.partition);
         let done = Done {
             line: Line::Nearline,
-            partition: reading.key.partition.clone(),
+            partition: reading.hold.key.partition.clone(),
             from: reading.from,
-            to: reading.committed.next,
+            to: reading.hold.position.next,
             records: reading.records,
             letters: 0,
         };
@@ -248,7 +237,8 @@ impl Streams {
     }
 
     /// For those who look.
-    fn tell(&self, Reading { key, from, committed, records, bytes, commits, .. }: &Reading) {
+    fn tell(&self, Reading { hold, from, records, bytes, commits, .. }: &Reading) {
+        let StreamHold { key, position: committed, .. } = hold;
         let standing = Standing { from: *from, read: committed.next, committed: committed.next };
         let work = Work { records: *records, bytes: *bytes, letters: 0, files: 0, commits: *commits };
         self.meter.tell(Line::Nearline, &key.partition, standing, work);
@@ -260,13 +250,13 @@ impl Streams {
         let name = records.partition().clone();
         // It may be another's by now.
         let Some(reading) = self.readings.get(&name).filter(|_| records.is_wanted()) else { return Ok(()) };
-        if records.position() < reading.committed.next {
+        if records.position() < reading.hold.position.next {
             // What is added already does not come again, whatever the consumer was told before it was another's meanwhile.
-            let _ = self.consumer.seek(&name, source::begin_at(reading.committed));
+            let _ = self.consumer.seek(&name, source::begin_at(reading.hold.position));
             return Ok(());
         }
-        let committed = reading.committed.next;
-        source::check_records(&self.cluster, &reading.key, committed, &reading.log, &records).await?;
+        let committed = reading.hold.position.next;
+        source::check_records(&self.cluster, &reading.hold.key, committed, &reading.log, &records).await?;
         let bytes = self.gate.took(&records);
         let batches = batches(&records);
         let last = batches.len() - 1;
@@ -298,12 +288,10 @@ impl Streams {
         to: Position,
     ) -> Result<bool, RunError> {
         let Some(reading) = self.readings.get_mut(name) else { return Ok(false) };
-        let (key, fence, from) = (&reading.key, reading.fence, reading.committed.next);
-        let append = Append { key, fence, from, to, records, now: self.environment.now() };
-        match self.store.append(&append).await {
+        let (was, now) = (reading.hold.position, self.environment.now());
+        match reading.hold.append(&self.store, records, to, now).await {
             Ok(Appended::Done) => {
-                reading.commits += u64::from(to != reading.committed);
-                reading.committed = to;
+                reading.commits += u64::from(to != was);
                 reading.records += records.len() as u64;
                 Ok(true)
             }
@@ -330,35 +318,31 @@ impl Streams {
 
     /// Redis has lost the last of what it had acknowledged, of the stream and of the position: it goes on from there.
     async fn set_back(&mut self, name: &TopicPartition) -> Result<(), RunError> {
-        let Some(reading) = self.readings.get(name) else { return Ok(()) };
-        let (key, was) = (reading.key.clone(), reading.committed.next);
-        let stored = match self.hold(&key, was, reading.fence.number.saturating_add(1)).await {
-            Ok(stored) => stored,
-            Err(error) => return self.not_held(name, error),
-        };
+        let (token, now) = (self.token(), self.environment.now());
+        let Some(reading) = self.readings.get_mut(name) else { return Ok(()) };
+        let was = reading.hold.position.next;
+        if let Err(error) = reading.hold.take_again(&self.store, token, now).await {
+            return self.not_held(name, error);
+        }
+        let (key, position) = (reading.hold.key.clone(), reading.hold.position);
         tracing::warn!(
-            partition = %name, was = %was, now = %stored.position.next,
+            partition = %name, was = %was, now = %position.next,
             "Redis was set back, with the stream: what it has lost is added again"
         );
-        let Some(reading) = self.readings.get_mut(name) else { return Ok(()) };
-        reading.fence = stored.fence;
-        reading.committed = stored.position;
-        reading.from = reading.from.min(stored.position.next);
+        reading.from = reading.from.min(position.next);
         // What is not read any more is about to be taken away.
-        let _ = self.consumer.seek(name, source::begin_at(stored.position));
+        let _ = self.consumer.seek(name, source::begin_at(position));
         // What it has lost may be gone from the log as well, by now. If that is not to be had, the consumer hears of it.
         let wanted = |partition: &TopicPartition| partition == name;
         match source::sources_of(&self.settings, Line::Nearline, &self.cluster, wanted).await {
             Err(error) if source::is_for_now(&error) => Ok(()),
-            sources => {
-                sources?.iter().try_for_each(|source| source::check(&key, stored.position, &source.log))
-            }
+            sources => sources?.iter().try_for_each(|source| source::check(&key, position, &source.log)),
         }
     }
 
     /// Keeps positions that have moved without a record.
     async fn pass(&mut self) -> Result<(), RunError> {
-        self.keep(|reading, to| to.next > reading.committed.next).await
+        self.keep(|reading, to| to.next > reading.hold.position.next).await
     }
 
     /// The same, and asks after the others: what Redis has lost is noticed also if nothing more is read.
@@ -369,9 +353,9 @@ impl Streams {
     async fn keep(&mut self, is_wanted: impl Fn(&Reading, Position) -> bool) -> Result<(), RunError> {
         self.passed_at = Instant::now();
         let reached = |(name, reading): (&TopicPartition, &Reading)| {
-            let reached = self.consumer.reached(name).filter(|to| to.next > reading.committed.next);
+            let reached = self.consumer.reached(name).filter(|to| to.next > reading.hold.position.next);
             let to = reached.map(|to| Position { next: to.next, leader_epoch: to.leader_epoch });
-            let to = to.unwrap_or(reading.committed);
+            let to = to.unwrap_or(reading.hold.position);
             is_wanted(reading, to).then(|| (name.clone(), to))
         };
         let wanted: Vec<_> = self.readings.iter().filter_map(reached).collect();
@@ -402,7 +386,7 @@ impl Streams {
     fn is_at_end(&self) -> bool {
         self.readings.iter().all(|(name, reading)| {
             let passed = self.consumer.reached(name).map_or(Offset::ZERO, |reached| reached.next);
-            self.ends.get(name).is_none_or(|&end| reading.committed.next.max(passed) >= end)
+            self.ends.get(name).is_none_or(|&end| reading.hold.position.next.max(passed) >= end)
         })
     }
 
@@ -437,8 +421,8 @@ impl Streams {
     /// What an error of the consumer's means.
     async fn stopped(&self, error: Error) -> RunError {
         let at = |partition: &TopicPartition| {
-            let Reading { key, committed, .. } = self.readings.get(partition)?;
-            Some((key.clone(), committed.next, committed.next))
+            let StreamHold { key, position, .. } = &self.readings.get(partition)?.hold;
+            Some((key.clone(), position.next, position.next))
         };
         let at = source::out_of_range(&error).and_then(at);
         source::stopped(&self.settings, Line::Nearline, &self.cluster, error, at).await

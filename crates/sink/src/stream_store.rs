@@ -11,6 +11,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 use client::ConsumedRecord;
 use offsets::{Fence, Position, RedisConnection};
+use redis::aio::{ConnectionLike, ConnectionManager};
 use redis::{RedisError, Script};
 use wire::{LeaderEpoch, Millis, Offset, TopicPartition, Uuid};
 
@@ -187,8 +188,8 @@ pub(crate) struct Seen {
 /// Taking hold of a partition.
 pub(crate) struct Acquire<'a> {
     pub(crate) key: &'a Key,
-    /// Where to begin if the line was never there.
-    pub(crate) begin: Offset,
+    /// Where to begin if the line was never there, unless it was.
+    pub(crate) begin: Option<Offset>,
     /// The fence's number is at least this: Redis may have forgotten who was there last.
     pub(crate) number_min: i64,
     pub(crate) token: i64,
@@ -247,9 +248,12 @@ pub(crate) fn taken(seen: &Seen, acquire: &Acquire<'_>, place: &str) -> Result<S
     let found = checked(seen, key, place)?;
     let number = found.map_or(1, |found| found.fence.number.saturating_add(1)).max(number_min);
     let fence = Fence { number, token };
-    Ok(match found {
-        Some(found) => Stored { fence, updated: now, ..found.clone() },
-        None => Stored {
+    Ok(match (found, begin) {
+        (Some(found), _) => Stored { fence, updated: now, ..found.clone() },
+        (None, None) => {
+            return Err(StreamError::Lost { key: Box::new(key.clone()), place: place.to_owned() });
+        }
+        (None, Some(begin)) => Stored {
             cluster_id: key.cluster_id.clone(),
             topic_id: key.topic_id,
             fence,
@@ -281,8 +285,10 @@ pub(crate) fn judged(seen: &Seen, append: &Append<'_>, place: &str) -> Result<Ap
 }
 
 /// The streams of a sink.
-pub(crate) struct StreamStore {
+pub(crate) struct StreamStore<C = ConnectionManager> {
     connection: RedisConnection,
+    /// What commands are sent by.
+    commands: C,
     /// What the names of all of its streams begin with.
     prefix: String,
     len_max: Option<u64>,
@@ -291,7 +297,7 @@ pub(crate) struct StreamStore {
     append: Script,
 }
 
-fn position_of(place: &str) -> String {
+pub(crate) fn position_of(place: &str) -> String {
     format!("{{{place}}}:position")
 }
 
@@ -301,14 +307,28 @@ pub(crate) type Entry = (Id, Vec<Vec<u8>>);
 impl StreamStore {
     pub(crate) async fn connect(settings: &Settings, declared: &StreamSettings) -> Result<Self, StoreError> {
         let connection = RedisConnection::connect(&declared.address, PERMISSIONS).await?;
-        Ok(Self {
+        let commands = connection.commands();
+        Ok(Self::over(connection, commands, settings.name.as_str(), declared))
+    }
+}
+
+impl<C: ConnectionLike + Clone + Send + Sync> StreamStore<C> {
+    /// Of the sink of this name, over a connection that there is.
+    pub(crate) fn over(
+        connection: RedisConnection,
+        commands: C,
+        name: &str,
+        declared: &StreamSettings,
+    ) -> Self {
+        Self {
             connection,
-            prefix: format!("{}:{}", declared.prefix, settings.name),
+            commands,
+            prefix: format!("{}:{name}", declared.prefix),
             len_max: declared.len_max,
             look: Script::new(&format!("{LAST}{LOOK}")),
             take: Script::new(TAKE),
             append: Script::new(&format!("{LAST}{APPEND}")),
-        })
+        }
     }
 
     /// The stream of a partition. Names of sinks and topics have no colons.
@@ -341,8 +361,7 @@ impl StreamStore {
         let position = position_of(place);
         let mut asking = self.look.prepare_invoke();
         asking.key(place).key(&position);
-        let found: Result<Vec<Vec<u8>>, RedisError> =
-            asking.invoke_async(&mut self.connection.commands()).await;
+        let found: Result<Vec<Vec<u8>>, RedisError> = asking.invoke_async(&mut self.commands.clone()).await;
         let found = found.map_err(|error| self.connection.refused(&position, error))?;
         let found = found.into_iter().map(String::from_utf8).collect::<Result<Vec<_>, _>>();
         let found = found.map_err(|error| format!("something in it is no text: {error}"));
@@ -374,7 +393,7 @@ impl StreamStore {
         for (name, value) in encode(stored) {
             asking.arg(name).arg(value);
         }
-        let done: Result<i64, RedisError> = asking.invoke_async(&mut self.connection.commands()).await;
+        let done: Result<i64, RedisError> = asking.invoke_async(&mut self.commands.clone()).await;
         Ok(done.map_err(|error| self.connection.refused(&position, error))? == 1)
     }
 
@@ -402,7 +421,7 @@ impl StreamStore {
                 asking.arg(*name).arg(&value[..]);
             }
         }
-        let done: Result<i64, RedisError> = asking.invoke_async(&mut self.connection.commands()).await;
+        let done: Result<i64, RedisError> = asking.invoke_async(&mut self.commands.clone()).await;
         Ok(done.map_err(|error| self.connection.refused(place, error))? == 1)
     }
 
@@ -419,7 +438,7 @@ impl StreamStore {
             let mut asking = redis::cmd("XRANGE");
             asking.arg(&place).arg(from.to_string()).arg(to.to_string()).arg("COUNT").arg(count);
             type Found = Vec<(String, Vec<Vec<u8>>)>;
-            let found: Result<Found, RedisError> = asking.query_async(&mut self.connection.commands()).await;
+            let found: Result<Found, RedisError> = asking.query_async(&mut self.commands.clone()).await;
             let found = found.map_err(|error| self.connection.refused(&place, error))?;
             let entry = |(id, fields): (String, Vec<Vec<u8>>)| {
                 let problem = format!("{id:?} is no id");
@@ -526,7 +545,7 @@ mod tests {
     /// Up to offset 10, by the first holder.
     fn seen() -> Seen {
         let key = key();
-        let acquire = Acquire { key: &key, begin: Offset(4), number_min: 0, token: 5, now: Millis(0) };
+        let acquire = Acquire { key: &key, begin: Some(Offset(4)), number_min: 0, token: 5, now: Millis(0) };
         let stored = taken(&Seen { stored: None, last: Id::NONE }, &acquire, "s").unwrap();
         let position = Position { next: Offset(10), leader_epoch: LeaderEpoch(3) };
         let last = Id::of(Offset(9));
@@ -583,13 +602,17 @@ mod tests {
     fn who_takes_hold_goes_on_from_what_is_there_with_a_number_that_nobody_had() {
         let key = key();
         let acquire =
-            |number_min| Acquire { key: &key, begin: Offset(0), number_min, token: 6, now: Millis(1) };
+            |number_min| Acquire { key: &key, begin: Some(Offset(0)), number_min, token: 6, now: Millis(1) };
         let stored = taken(&seen(), &acquire(0), "s").unwrap();
         assert_eq!(
             (stored.fence, stored.begun, stored.position.next),
             (Fence { number: 2, token: 6 }, Offset(4), Offset(10))
         );
         assert_eq!(taken(&seen(), &acquire(40), "s").unwrap().fence.number, 40);
+        // Whoever was there does not begin anew by itself.
+        let nothing = Seen { stored: None, last: Id::NONE };
+        let refused = taken(&nothing, &Acquire { begin: None, ..acquire(3) }, "s");
+        assert!(matches!(refused, Err(StreamError::Lost { .. })), "{refused:?}");
         let other = Key { topic_id: Uuid([8; 16]), ..key.clone() };
         let refused = taken(&seen(), &Acquire { key: &other, ..acquire(0) }, "s").unwrap_err().to_string();
         expect!["orders-0 of line orders.nearline was read from topic id BwcHBwcHBwcHBwcHBwcHBw into s, and the topic is now CAgICAgICAgICAgICAgICA: it was deleted and created again, and needs a name or a stream_prefix of its own"].assert_eq(&refused);

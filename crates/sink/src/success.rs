@@ -214,7 +214,11 @@ impl Marks {
         let now = self.environment.now();
         let sources = sources(&self.settings, self.line, &self.cluster).await?;
         let stored = self.store.list(&self.settings.line_name(self.line)).await?;
-        let listing = self.table.list().map_err(|source| self.failed("list", source))?;
+        // The line goes on meanwhile: a table in an object store takes a while to be listed.
+        let table = self.table.clone();
+        let listed = tokio::task::spawn_blocking(move || table.list()).await;
+        let listed = listed.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let listing = listed.map_err(|source| self.failed("list", source))?;
         let mut by_directory: BTreeMap<&Path, Vec<(&Key, &TableFile)>> = BTreeMap::new();
         for file in &listing.files {
             let of = stored.iter().find(|(key, _)| key.partition == file.name.partition);
@@ -240,7 +244,7 @@ impl Marks {
                 _ if marked(directory) => self.count_late(directory, files, now),
                 Some(end) if end.0.saturating_add(self.lateness_ms) <= watermark.0 => {
                     match self.told(files) {
-                        Some(told) => self.set(directory, Mark::of(&told, None, now)),
+                        Some(told) => self.set(directory, Mark::of(&told, None, now), Put::New),
                         None => Ok(()),
                     }
                 }
@@ -341,7 +345,7 @@ impl Marks {
     fn count_late(&mut self, directory: &Path, files: &[(&Key, &TableFile)], now: Millis) -> io::Result<()> {
         if !self.known.contains_key(directory) {
             let bytes = self.table.files.read(&self.table.root.join(directory).join(NAME))?;
-            self.known.insert(directory.to_owned(), Mark::decode(&bytes));
+            self.know(directory, &bytes);
         }
         // One that somebody else has set is left alone.
         let Some(Some(mark)) = self.known.get(directory) else { return Ok(()) };
@@ -362,13 +366,31 @@ impl Marks {
             let (directory, late) = (directory.display(), counted.late);
             tracing::warn!(%directory, late, "records came after the directory was marked as complete; they are in it");
         }
-        self.set(directory, counted)
+        self.set(directory, counted, Put::Over)
     }
 
-    fn set(&mut self, directory: &Path, mark: Mark) -> io::Result<()> {
+    /// Takes what is under the mark's name.
+    fn know(&mut self, directory: &Path, bytes: &[u8]) {
+        let mark = Mark::decode(bytes);
+        if mark.is_none() {
+            let directory = directory.display();
+            tracing::warn!(%directory, "{NAME} there is not the sink's: it is left alone, and what comes late is not counted");
+        }
+        self.known.insert(directory.to_owned(), mark);
+    }
+
+    fn set(&mut self, directory: &Path, mark: Mark, put: Put) -> io::Result<()> {
         let (files, root) = (Arc::clone(&self.table.files), self.table.root().to_owned());
         if let Some(bucket) = files.bucket() {
-            bucket.put(&root.join(directory).join(NAME), mark.encode().to_string(), Put::Over)?;
+            let path = root.join(directory).join(NAME);
+            match bucket.put(&path, mark.encode().to_string(), put) {
+                // By somebody else since it was listed, if it was not this very put.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    self.know(directory, &files.read(&path)?);
+                    return Ok(());
+                }
+                put => put?,
+            }
             self.known.insert(directory.to_owned(), Some(mark));
             return Ok(());
         }
@@ -416,12 +438,61 @@ fn begin(directory: &Path) -> Option<Millis> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
     use std::path::Path;
+    use std::sync::Arc;
 
+    use client::{Cluster, Environment, Options, TokioEnvironment};
     use wire::{Millis, Offset, PartitionId, TopicPartition};
 
-    use super::{Mark, Reached, begin, of_time, watermark};
+    use super::{Mark, Marks, Reached, begin, of_time, watermark};
+    use crate::bucket::{Bucket, Put};
+    use crate::file_store::FileStore;
+    use crate::files::Files;
     use crate::key::Range;
+    use crate::layout::Layout;
+    use crate::settings::{Line, Settings};
+    use crate::table::Table;
+    use crate::testing::Kept;
+
+    #[tokio::test]
+    async fn a_mark_in_a_bucket_is_put_where_there_is_none_and_one_of_somebody_elses_is_left_alone() {
+        let kept = Arc::new(Kept::default());
+        let files: Arc<dyn Files> = Arc::new(Bucket::new(kept.clone(), "shop", std::env::temp_dir()));
+        let text = "name = \"a\"\ntopics = [\"orders\"]\n[offline]\ntable = \"s3://shop/t\"\n";
+        let environment: Arc<dyn Environment> = Arc::new(TokioEnvironment);
+        let mut options = Options::default();
+        options.set("bootstrap.servers", "127.0.0.1:1").unwrap();
+        let mut marks = Marks {
+            settings: Settings::parse(text).unwrap(),
+            line: Line::Offline,
+            cluster: Cluster::new(options, Arc::clone(&environment)).unwrap(),
+            environment,
+            store: Arc::new(FileStore::new(Arc::clone(&files), "s3://shop/t")),
+            table: Table::new(files, "s3://shop/t"),
+            layout: Layout::Hour,
+            lateness_ms: 0,
+            known: BTreeMap::new(),
+            times: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            warned: BTreeSet::new(),
+            files: 0,
+        };
+        let found =
+            |directory: &str| kept.objects.lock().unwrap()[&format!("t/{directory}/_SUCCESS")].clone();
+        let (ours, later) = (Mark { set: 5, ..Mark::default() }, Mark { set: 5, late: 3, ..Mark::default() });
+        marks.set(Path::new("dt=1"), ours.clone(), Put::New).unwrap();
+        marks.set(Path::new("dt=1"), later.clone(), Put::Over).unwrap();
+        assert_eq!(Mark::decode(&found("dt=1")), Some(later.clone()));
+        // Another instance's, which was not there when it was listed.
+        marks.set(Path::new("dt=1"), ours.clone(), Put::New).unwrap();
+        assert_eq!(Mark::decode(&found("dt=1")), Some(later.clone()));
+        assert_eq!(marks.known[Path::new("dt=1")], Some(later));
+        kept.objects.lock().unwrap().insert("t/dt=2/_SUCCESS".to_owned(), Vec::new());
+        marks.set(Path::new("dt=2"), ours, Put::New).unwrap();
+        assert!(found("dt=2").is_empty());
+        assert_eq!(marks.known[Path::new("dt=2")], None);
+    }
 
     #[test]
     fn the_watermark_is_that_of_the_slowest_partition_and_one_at_its_end_awaits_nothing() {

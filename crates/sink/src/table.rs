@@ -76,9 +76,17 @@ pub(crate) struct Staged {
     pub directory: String,
 }
 
-/// The files that a declared table is made of: those that are given, or a bucket's objects.
+/// How often files are put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    First,
+    /// Some may be there already, as whoever froze the range was putting them.
+    Repeat,
+}
+
+/// The files that a declared table is made of: those that are given, or a bucket's objects if it is in one and they are a machine's.
 pub(crate) fn files_of(declared: &TableSettings, files: Arc<dyn Files>) -> Result<Arc<dyn Files>, RunError> {
-    let Some(s3) = &declared.s3 else { return Ok(files) };
+    let Some(s3) = declared.s3.as_ref().filter(|_| files.bucket().is_none()) else { return Ok(files) };
     let failed = |source| RunError::Files { doing: "open", path: declared.table.clone(), source };
     let spool = s3.spool.clone().unwrap_or_else(std::env::temp_dir);
     let objects = Arc::new(S3::open(s3).map_err(failed)?);
@@ -91,7 +99,7 @@ pub(crate) enum At {
     /// Durable, beside the table.
     Beside(PathBuf),
     /// On this machine, until it is put.
-    Spooled(File),
+    Spooled(Arc<File>),
 }
 
 /// Files in the table that cannot be there, going by what is stored.
@@ -151,13 +159,13 @@ impl Table {
 
     /// Moves files to where readers see them; durable when this returns. One that is there already, of an attempt before, holds the
     /// same and is replaced.
-    pub(crate) fn place(&self, name: &FileName, staged: &[Staged]) -> io::Result<()> {
+    pub(crate) fn place(&self, name: &FileName, staged: &[Staged], attempt: Attempt) -> io::Result<()> {
         for Staged { at, directory } in staged {
             match (at, self.files.bucket()) {
                 (At::Beside(path), _) => self.put(path, Path::new(directory), &name.to_string())?,
                 (At::Spooled(file), Some(bucket)) => {
                     let path = self.root.join(directory).join(name.to_string());
-                    self.put_object(bucket, &path, spooled(file)?)?;
+                    self.put_object(bucket, &path, file, attempt)?;
                 }
                 (At::Spooled(_), None) => unreachable!("files are spooled for a bucket alone"),
             }
@@ -175,10 +183,19 @@ impl Table {
 
     /// Puts a file, unless it is there: by an attempt before this one, or by another's to put the same range. By its footer it is
     /// known; columns may be others, as the declaration of then had them.
-    fn put_object(&self, bucket: &Bucket, path: &Path, content: Bytes) -> io::Result<()> {
-        match bucket.put(path, content.clone(), Put::New) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            put => return put,
+    fn put_object(&self, bucket: &Bucket, path: &Path, file: &File, attempt: Attempt) -> io::Result<()> {
+        let content = spooled(file)?;
+        // All of it would be sent before it is refused.
+        let is_there = attempt == Attempt::Repeat
+            && match self.files.read_end(path, 1) {
+                Err(error) if error.kind() == ErrorKind::NotFound => false,
+                read => read.map(|_| true)?,
+            };
+        if !is_there {
+            match bucket.put(path, content.clone(), Put::New) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                put => return put,
+            }
         }
         // That it is not to be had now says nothing of what it is.
         self.files.read_end(path, 1)?;
@@ -275,6 +292,13 @@ impl Listing {
 
     /// Takes an object by its path, as a file in those directories would be.
     fn note_object(&mut self, path: PathBuf) {
+        // What a path makes of it says another name, as of `a//b`: no file lies there.
+        let is_path = path.components().all(|part| matches!(part, Component::Normal(_)))
+            && path.components().collect::<PathBuf>().as_os_str() == path.as_os_str();
+        if !is_path {
+            self.foreign.push(path);
+            return;
+        }
         let parts: Vec<_> = path.components().map(Component::as_os_str).collect();
         let Some((name, above)) = parts.split_last() else { return };
         let above: Vec<_> = above.iter().map(|part| part.to_string_lossy()).collect();

@@ -1,7 +1,9 @@
 //! For tests of what becomes rows: records, and rows as text.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::io::{self, ErrorKind};
+use std::sync::{Arc, Mutex};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -9,10 +11,12 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::DataType;
+use bytes::Bytes;
 use client::{ConsumedRecord, TimestampType};
 use wire::compression::Compression;
 use wire::{LeaderEpoch, Millis, Offset, PartitionId, ProducerEpoch, ProducerId};
 
+use crate::bucket::{Depth, Objects, Put};
 use crate::columns::{Columns, Format, Shape, Unconvertible};
 use crate::encoded::Encoded;
 
@@ -20,6 +24,52 @@ use crate::encoded::Encoded;
 mod registry;
 
 pub(crate) use registry::TestRegistry;
+
+/// Objects in memory, and what may be wrong with their store.
+#[derive(Default)]
+pub(crate) struct Kept {
+    pub(crate) objects: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// It overlooks the condition of a put.
+    pub(crate) is_replacing: bool,
+    /// It lists nothing.
+    pub(crate) is_hiding: bool,
+    /// It does not allow to list.
+    pub(crate) is_unlisted: bool,
+}
+
+impl Objects for Kept {
+    fn put(&self, key: &str, content: Bytes, put: Put) -> io::Result<()> {
+        let mut objects = self.objects.lock().unwrap();
+        if put == Put::New && !self.is_replacing && objects.contains_key(key) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        objects.insert(key.to_owned(), content.into());
+        Ok(())
+    }
+
+    fn get(&self, key: &str) -> io::Result<Vec<u8>> {
+        self.objects.lock().unwrap().get(key).cloned().ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
+    fn get_end(&self, key: &str, bytes_max: usize) -> io::Result<(u64, Vec<u8>)> {
+        let all = self.get(key)?;
+        Ok((all.len() as u64, all[all.len() - all.len().min(bytes_max)..].to_vec()))
+    }
+
+    /// No key here is two deep below a prefix.
+    fn list(&self, prefix: &str, _depth: Depth) -> io::Result<Vec<String>> {
+        if self.is_unlisted {
+            return Err(ErrorKind::PermissionDenied.into());
+        }
+        let objects = self.objects.lock().unwrap();
+        Ok(objects.keys().filter(|key| !self.is_hiding && key.starts_with(prefix)).cloned().collect())
+    }
+
+    fn delete(&self, key: &str) -> io::Result<()> {
+        self.objects.lock().unwrap().remove(key);
+        Ok(())
+    }
+}
 
 pub(crate) fn record(value: Option<&[u8]>) -> ConsumedRecord {
     ConsumedRecord {

@@ -376,8 +376,8 @@ impl Begun {
     fn new(first: &RecordBatch, table: &Table, staging: &mut Staging) -> io::Result<Self> {
         let (at, file) = match table.files.bucket() {
             Some(bucket) => {
-                let file = bucket.spool()?;
-                let writing: Box<dyn NewFile> = Box::new(Spooled(file.try_clone()?));
+                let file = Arc::new(bucket.spool()?);
+                let writing: Box<dyn NewFile> = Box::new(Spooled(Arc::clone(&file)));
                 (At::Spooled(file), writing)
             }
             None => {
@@ -394,15 +394,15 @@ impl Begun {
 }
 
 /// A local file that is put once it is whole: what of it is durable before does not matter.
-struct Spooled(File);
+struct Spooled(Arc<File>);
 
 impl io::Write for Spooled {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
+        (&*self.0).write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        (&*self.0).flush()
     }
 }
 

@@ -15,21 +15,27 @@ use crate::support::line::{self, FIRST, Habits, Place, SECOND, THIRD, key, log};
 use crate::support::{Disk, Fate, Process, Steps};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
+use broker::embedded::EmbeddedBroker;
 use bytes::Bytes;
-use client::{BoxFuture, ConsumedRecord};
+use client::{Admin, BoxFuture, Cluster, ConsumedRecord, Execution, NewTopic, Options, TokioEnvironment};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sink::{
     Acquire, Bucket, Change, Depth, Extra, FileName, FileStore, Files, Held, Key, LineName, Objects,
-    PartitionError, PositionStore, Put, Rebuild, StoreEntry, StoreError, Stored, acquired, committed, frozen,
-    rebuilt,
+    PartitionError, PositionStore, Put, Rebuild, Repair, RepairAction, Settings, StoreEntry, StoreError,
+    Stored, acquired, committed, frozen, rebuilt,
 };
-use tokio::runtime::Builder;
-use wire::LeaderEpoch;
+use tokio::runtime::{Builder, Runtime};
+use wire::{LeaderEpoch, Str};
 
 const TABLE: &str = "s3://shop/tables/orders";
 const PREFIX: &str = "tables/orders/";
+/// Where positions beside the table are.
+const POSITIONS: &str = "tables/orders/_sink/";
 
 type Cloud = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
+
+/// What positions beside the table were before each of their changes.
+type History = Arc<Mutex<Vec<BTreeMap<String, Vec<u8>>>>>;
 
 /// When a request meets its fate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +49,9 @@ enum When {
 /// The objects as one process sees them.
 struct Asking {
     cloud: Cloud,
+    history: History,
+    /// The keys of all that was ever put, or was to be.
+    put: Arc<Mutex<Vec<String>>>,
     steps: Arc<Steps>,
     when: When,
     /// How many puts it is until one is asked again whose answer was lost.
@@ -67,13 +76,23 @@ impl Asking {
     }
 }
 
+/// Those of the objects that are positions.
+fn positions(objects: &BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
+    let is_position = |(key, _): &(&String, &Vec<u8>)| key.starts_with(POSITIONS);
+    objects.iter().filter(is_position).map(|(key, content)| (key.clone(), content.clone())).collect()
+}
+
 impl Objects for Asking {
     fn put(&self, key: &str, content: Bytes, put: Put) -> io::Result<()> {
+        self.put.lock().unwrap().push(key.to_owned());
         let is_again = self.again.as_ref().is_some_and(|left| left.fetch_sub(1, Ordering::Relaxed) == 1);
         self.request(|objects| {
             let mut carry_out = || match put {
                 Put::New if objects.contains_key(key) => Err(ErrorKind::AlreadyExists.into()),
                 _ => {
+                    if key.starts_with(POSITIONS) {
+                        self.history.lock().unwrap().push(positions(objects));
+                    }
                     objects.insert(key.to_owned(), content.to_vec());
                     Ok(())
                 }
@@ -188,7 +207,10 @@ enum Positions {
 const BOTH: [Positions; 2] = [Positions::Beside, Positions::Elsewhere];
 
 struct World {
+    key: Key,
     cloud: Cloud,
+    history: History,
+    put: Arc<Mutex<Vec<String>>>,
     positions: Positions,
     ledger: Arc<Mutex<Vec<Option<StoreEntry>>>>,
     topic: Arc<Mutex<DeadTopic>>,
@@ -197,12 +219,15 @@ struct World {
 
 impl World {
     fn new(records: i64, positions: Positions) -> Self {
-        let (cloud, ledger, topic) = (Cloud::default(), Arc::default(), Arc::default());
-        Self { cloud, positions, ledger, topic, log: log(records) }
+        let (cloud, history) = (Cloud::default(), History::default());
+        let (put, ledger, topic) = (Arc::default(), Arc::default(), Arc::default());
+        Self { key: key(), cloud, history, put, positions, ledger, topic, log: log(records) }
     }
 
     fn bucket(&self, steps: &Arc<Steps>, when: When, again: Option<Arc<AtomicI64>>) -> Arc<Bucket> {
-        let asking = Asking { cloud: Arc::clone(&self.cloud), steps: Arc::clone(steps), when, again };
+        let (cloud, history, put) =
+            (Arc::clone(&self.cloud), Arc::clone(&self.history), Arc::clone(&self.put));
+        let asking = Asking { cloud, history, put, steps: Arc::clone(steps), when, again };
         Arc::new(Bucket::new(Arc::new(asking), "shop", std::env::temp_dir()))
     }
 
@@ -215,7 +240,7 @@ impl World {
             }
         };
         let process = Process { disk: Arc::new(Mutex::new(Disk::new())), steps: Arc::clone(steps) };
-        Place { key: key(), process, files, table: TABLE.into(), store }
+        Place { key: self.key.clone(), process, files, table: TABLE.into(), store }
     }
 
     fn run_at(&self, steps: &Arc<Steps>, when: When, habits: Habits) -> Result<(), PartitionError> {
@@ -287,6 +312,10 @@ impl World {
     }
 }
 
+fn is_file(key: &str) -> bool {
+    key.ends_with(".parquet")
+}
+
 /// How many requests an instance makes alone.
 fn steps(records: i64, positions: Positions) -> u64 {
     let world = World::new(records, positions);
@@ -349,6 +378,22 @@ fn who_asks_again_for_a_put_that_was_done_takes_it_for_its_own() {
         }
     }
     report("asked again", points);
+}
+
+#[test]
+fn who_repeats_a_range_does_not_send_again_what_is_there() {
+    let mut found = 0;
+    for at in 1..=steps(30, Positions::Beside) {
+        let world = World::new(30, Positions::Beside);
+        let _ = world.run(FIRST, Some((at, Fate::Dies)), When::Done);
+        let there: Vec<_> = world.cloud.lock().unwrap().keys().filter(|key| is_file(key)).cloned().collect();
+        world.put.lock().unwrap().clear();
+        world.run_alone(SECOND).unwrap();
+        let put = world.put.lock().unwrap();
+        assert!(!there.iter().any(|file| put.contains(file)), "killed at {at}: {put:?}");
+        found += there.len();
+    }
+    assert!(found > 0);
 }
 
 #[test]
@@ -472,6 +517,127 @@ fn a_store_that_forgets_while_somebody_sleeps_doubles_nothing() {
     report("store forgot", points);
 }
 
+/// A broker, for what asks one; and the topic's partition there.
+struct Brokered {
+    runtime: Runtime,
+    broker: EmbeddedBroker,
+    key: Key,
+}
+
+impl Brokered {
+    fn new() -> Self {
+        let (runtime, broker) = (Runtime::new().unwrap(), EmbeddedBroker::builder().start().unwrap());
+        let topic = NewTopic {
+            name: Str::copy_from("orders"),
+            partitions: Some(1),
+            replicas: Some(1),
+            configs: Vec::new(),
+        };
+        let mut brokered = Self { runtime, broker, key: key() };
+        let cluster = brokered.cluster();
+        let (cluster_id, topic_id) = brokered.runtime.block_on(async {
+            let created =
+                Admin::new(cluster.clone()).create_topics(&[topic], Execution::Apply).await.unwrap();
+            assert!(created.iter().all(|(_, created)| created.is_ok()));
+            (cluster.id().await.unwrap(), cluster.topic_id(&Str::copy_from("orders")).await.unwrap())
+        });
+        brokered.key = Key { cluster_id: cluster_id.to_string(), topic_id, ..key() };
+        brokered
+    }
+
+    fn cluster(&self) -> Cluster {
+        let mut options = Options::default();
+        options.set("bootstrap.servers", &self.broker.bootstrap_servers()).unwrap();
+        Cluster::new(options, Arc::new(TokioEnvironment)).unwrap()
+    }
+
+    /// A world with positions beside the table, in which one is killed at a request; then the store forgets its last changes, if it
+    /// had so many.
+    fn forgotten(&self, at: u64, when: When, lost: usize) -> Option<World> {
+        let world = World { key: self.key.clone(), ..World::new(12, Positions::Beside) };
+        let _ = world.run(FIRST, Some((at, Fate::Dies)), when);
+        let history = world.history.lock().unwrap();
+        let before = history.len().checked_sub(lost).map(|left| history[left].clone())?;
+        drop(history);
+        let mut cloud = world.cloud.lock().unwrap();
+        cloud.retain(|key, _| !key.starts_with(POSITIONS));
+        cloud.extend(before);
+        drop(cloud);
+        Some(world)
+    }
+
+    fn repair(&self, world: &World) -> Repair {
+        let text = format!("name = \"orders\"\ntopics = [\"orders\"]\n[offline]\ntable = \"{TABLE}\"\n");
+        let (settings, cluster) = (Settings::parse(&text).unwrap(), self.cluster());
+        let bucket = world.bucket(&Steps::new(None), When::Asked, None);
+        let repair = sink::repair(&settings, &cluster, &TokioEnvironment, bucket, Execution::Apply);
+        self.runtime.block_on(repair).unwrap().remove(0)
+    }
+}
+
+#[test]
+fn what_a_store_has_forgotten_repair_gives_back_whatever_was_claimed_meanwhile() {
+    let brokered = Brokered::new();
+    let (mut repaired, mut points) = (0, 0);
+    for (at, when) in (1..=steps(12, Positions::Beside)).flat_map(|at| [(at, When::Asked), (at, When::Done)])
+    {
+        for lost in 1..=4 {
+            let Some(world) = brokered.forgotten(at, when, lost) else { continue };
+            let what = format!("{lost} changes lost at {at}, {when:?}");
+            points += 1;
+            if let Err(error) = world.run_alone(SECOND) {
+                assert!(matches!(error, PartitionError::Ahead(_)), "{what}: {error}");
+                let repair = brokered.repair(&world);
+                assert!(repair.is_done, "{what}: {repair:?}");
+                repaired += 1;
+            }
+            world.run_alone(THIRD).unwrap_or_else(|error| panic!("{what}: {error}"));
+            world.assert_exactly_once(&what);
+        }
+    }
+    assert!(repaired > 0 && repaired < points, "both happen: {repaired} of {points} were repaired");
+    report("store forgot, and was repaired", points);
+}
+
+#[test]
+fn a_claim_of_which_what_was_before_it_is_gone_is_named_with_what_to_do() {
+    let brokered = Brokered::new();
+    // Killed behind the second claim, before any file of it is put; what is committed before it is forgotten, and its files are gone.
+    let (world, object) = (1..=steps(12, Positions::Beside))
+        .find_map(|at| {
+            let world = brokered.forgotten(at, When::Done, 2)?;
+            let mut cloud = world.cloud.lock().unwrap();
+            let claim = cloud.keys().rfind(|key| key.contains("/range-"))?.clone();
+            let files: Vec<_> = cloud.keys().filter(|key| is_file(key)).cloned().collect();
+            let is_first = claim.ends_with(&format!("range-{:020}.json", 0));
+            let end = |file: &String| FileName::parse(file.rsplit('/').next().unwrap()).unwrap().range.end.0;
+            let end = files.iter().map(end).max()?;
+            if is_first || !claim.ends_with(&format!("range-{end:020}.json")) {
+                return None;
+            }
+            cloud.retain(|key, _| !is_file(key));
+            drop(cloud);
+            Some((world, claim))
+        })
+        .unwrap();
+    let refused = world.run_alone(SECOND).unwrap_err();
+    assert!(matches!(refused, PartitionError::Ahead(_)), "{refused}");
+    let repair = brokered.repair(&world);
+    assert_eq!(repair.action, RepairAction::Refuse);
+    assert_eq!(
+        repair.findings[0].to_string(),
+        format!(
+            "s3://shop/{object}: it claims [13, 16), which is done once all before it is committed, and what is there ends at 0: put back \
+             the files from 0 to 13; or, if they are gone for good, end the line, remove this object and repair, so that they are \
+             read again"
+        )
+    );
+    // As it says. That their letters were sent is known without them.
+    world.cloud.lock().unwrap().remove(&object);
+    world.run_alone(SECOND).unwrap();
+    world.assert_exactly_once("read again");
+}
+
 #[test]
 fn by_another_declaration_a_range_that_is_there_in_part_is_taken_as_it_is() {
     let wider = Habits { extras: &[Extra::Offset, Extra::Timestamp], ..SECOND };
@@ -563,10 +729,23 @@ fn what_is_below_two_directories_or_hidden_is_no_file_of_the_table() {
     put("dt=2023-11-14/hour=22/deeper/orders-0-0-9.parquet");
     put("_other/orders-0-0-9.parquet");
     put("notes.txt");
+    put("/orders-0-0-9.parquet");
+    put("dt=2023-11-14//orders-0-0-9.parquet");
+    put("dt=2023-11-14/../orders-0-0-9.parquet");
     let steps = Steps::new(None);
     let listing = sink::Table::new(world.bucket(&steps, When::Asked, None), TABLE).list().unwrap();
-    let foreign: Vec<_> = listing.foreign.iter().map(|path| path.display().to_string()).collect();
-    assert_eq!(foreign, ["dt=2023-11-14/hour=22/deeper/orders-0-0-9.parquet", "notes.txt"]);
+    let mut foreign: Vec<_> = listing.foreign.iter().map(|path| path.display().to_string()).collect();
+    foreign.sort();
+    assert_eq!(
+        foreign,
+        [
+            "/orders-0-0-9.parquet",
+            "dt=2023-11-14/../orders-0-0-9.parquet",
+            "dt=2023-11-14//orders-0-0-9.parquet",
+            "dt=2023-11-14/hour=22/deeper/orders-0-0-9.parquet",
+            "notes.txt"
+        ]
+    );
     assert_eq!(
         listing.marked.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
         ["dt=2023-11-14/hour=22"]

@@ -299,7 +299,11 @@ async fn what_the_server_does_not_allow_is_told_without_a_secret() {
     for (table, who, named) in [
         (table, who("key", "wrongsecret"), "knows the access key, and the secret key is not the one of it"),
         (table, who("nobody", "wrongsecret"), "http://127.0.0.1:PORT does not know this access key"),
-        (table, who("guest", "guestsecret"), "does not allow this in bucket shop: AccessDenied"),
+        (
+            table,
+            who("guest", "guestsecret"),
+            "does not allow to put objects (s3:PutObject) in bucket shop: AccessDenied",
+        ),
         ("s3://none/orders", who("key", "secretkey"), "there is no bucket none at http://127.0.0.1:PORT"),
     ] {
         let told = world.refused(world.settings_at(table, &who)).await;
