@@ -312,3 +312,49 @@ async fn what_the_server_does_not_allow_is_told_without_a_secret() {
     }
     assert_eq!(world.files(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn directories_of_fields_are_parts_of_keys_as_they_are_called() {
+    let world = World::new().await;
+    let topic = NewTopic {
+        name: Str::copy_from("sales"),
+        partitions: Some(1),
+        replicas: Some(1),
+        configs: Vec::new(),
+    };
+    let created = Admin::new(world.cluster()).create_topics(&[topic], Execution::Apply).await.unwrap();
+    assert!(created.iter().all(|(_, created)| created.is_ok()));
+    let producer = Producer::new(world.cluster()).unwrap();
+    for city in ["\"Köln\"", "\"a/../b c,+&<%\"", "null", "\"..\""] {
+        let value = format!("{{\"id\":1,\"city\":{city}}}");
+        producer.enqueue(ProducerRecord::new("sales", value)).await.unwrap().await.unwrap();
+    }
+    producer.close(PATIENCE).await.unwrap();
+    let text = format!(
+        "name = \"sales\"\ntopics = [\"sales\"]\n[value]\nformat = \"json\"\nfields = [{{ name = \"id\", type = \"int64\" }}, {{ name = \"city\", type = \"string\" }}]\n\
+         [offline]\ntable = \"s3://shop/sales\"\npartition_by = \"none\"\npartition_fields = [\"city\"]\nroll_rows = 2\n\
+         [offline.s3]\nendpoint = \"http://127.0.0.1:{}\"\nregion = \"us-east-1\"\naccess_key_id = \"key\"\nsecret_access_key = \"secretkey\"\n",
+        world.server.port
+    );
+    let settings = Settings::parse(&text).unwrap_or_else(|error| panic!("{error}"));
+    for _ in 0..2 {
+        timeout(PATIENCE, world.start(settings.clone(), Until::End))
+            .await
+            .expect("it ends")
+            .unwrap()
+            .unwrap();
+    }
+    let mut found: Vec<_> = fs::read_dir(world.server.bucket().join("sales"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with('_'))
+        .collect();
+    found.sort();
+    let expected = ["city=..", "city=Köln", "city=__HIVE_DEFAULT_PARTITION__", "city=a%2F..%2Fb c,+&<%25"];
+    assert_eq!(found, expected);
+    let cluster = world.cluster();
+    let verified = sink::verify(&settings, &cluster, Arc::new(LocalFiles));
+    let verified = timeout(PATIENCE, verified).await.expect("it ends").unwrap();
+    assert!(verified.iter().all(Verified::is_clean), "{verified:?}");
+    assert_eq!((verified[0].files, verified[0].rows), (4, 4));
+}
