@@ -58,7 +58,7 @@ pub trait Objects: Send + Sync + 'static {
     /// Removes an object, which need not be there.
     fn delete(&self, key: &str) -> io::Result<()>;
 
-    /// Whatever is waited for fails, and so does all that is asked from here on.
+    /// Whatever is waited for fails, and so does all that is asked from here on: it is one run's.
     fn give_up(&self) {}
 }
 

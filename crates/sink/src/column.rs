@@ -74,7 +74,10 @@ pub(crate) struct MapColumn {
 
 /// The texts or bytes of so many rows. Those of the next ones take about as much, and do not move as they grow.
 fn finish_bytes<T: ByteArrayType<Offset = i32>>(column: &mut GenericByteBuilder<T>, rows: usize) -> ArrayRef {
-    let next = GenericByteBuilder::with_capacity(rows, column.values_slice().len());
+    // A row that failed may have left more than all of them.
+    let bytes =
+        column.offsets_slice().get(rows).map_or(0, |&end| usize::try_from(end).expect("it counts up"));
+    let next = GenericByteBuilder::with_capacity(rows, bytes);
     Arc::new(std::mem::replace(column, next).finish().slice(0, rows))
 }
 

@@ -253,6 +253,8 @@ pub struct Columns {
     extras: Vec<ExtraColumn>,
     rows: usize,
     bytes: usize,
+    /// What a row takes at least, where values are small or not there.
+    row_bytes_min: usize,
     /// What the rows before took, which these have room for.
     room: usize,
     /// In which row each field was last seen, where fields come in any order.
@@ -272,7 +274,8 @@ impl Columns {
         };
         let extras = shape.extras.iter().map(|&extra| ExtraColumn::new(extra)).collect();
         let seen = vec![0; values.len()];
-        Self { shape, values, extras, rows: 0, bytes: 0, room: 0, seen, row_number: 0 }
+        let row_bytes_min = values.iter().map(Column::width).sum::<usize>() * size_of::<u64>();
+        Self { row_bytes_min, shape, values, extras, rows: 0, bytes: 0, room: 0, seen, row_number: 0 }
     }
 
     /// Rows so far.
@@ -307,7 +310,7 @@ impl Columns {
             extra.append(record);
         }
         self.rows += 1;
-        self.bytes += size(record) + extra;
+        self.bytes += size(record).max(self.row_bytes_min) + extra;
         Ok(())
     }
 

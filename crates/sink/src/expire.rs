@@ -19,7 +19,7 @@ use crate::key::{FileName, Key, LineName};
 use crate::positions::open_store;
 use crate::run::RunError;
 use crate::settings::{Line, Settings, TableSettings};
-use crate::staging::unless_missing;
+use crate::staging::{if_there, unless_missing};
 use crate::store::Stored;
 use crate::success;
 use crate::table::{Listing, Table, TableFile};
@@ -230,9 +230,12 @@ impl Work<'_> {
             let mut removed = files.remove(&path);
             let is_full = |error: &io::Error| error.kind() == ErrorKind::DirectoryNotEmpty;
             if above != directory && removed.as_ref().is_err_and(is_full) {
-                let entries = files.list(&path)?;
-                if entries.iter().all(|entry| entry.name == success::NAME) {
-                    unless_missing(files.remove(&path.join(success::NAME)))?;
+                let mark = path.join(success::NAME);
+                let entries = if_there(files.list(&path))?.unwrap_or_default();
+                if entries.iter().all(|entry| entry.name == success::NAME)
+                    && if_there(files.read(&mark))?.is_none_or(|bytes: Vec<u8>| success::is_mark(&bytes))
+                {
+                    unless_missing(files.remove(&mark))?;
                     removed = files.remove(&path);
                 }
             }

@@ -5,6 +5,7 @@
 //! are all there. Nothing is believed about rows that the file itself does not have.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -239,15 +240,21 @@ const FOOTER_BYTES: usize = 64 << 10;
 
 /// What stands at the end of a file, of which no more is read than that.
 pub(crate) fn metadata(files: &dyn Files, path: &Path) -> Result<ParquetMetaData, String> {
+    let read = read_metadata(files, path);
+    read.unwrap_or_else(|error| Err(format!("it cannot be read: {error}")))
+}
+
+/// The same, where it makes a difference whether it could be read.
+pub(crate) fn read_metadata(files: &dyn Files, path: &Path) -> io::Result<Result<ParquetMetaData, String>> {
+    let foreign = |error| format!("it is no Parquet file: {error}");
     let mut wanted = FOOTER_BYTES;
     loop {
-        let read = files.read_end(path, wanted);
-        let (len, end) = read.map_err(|error| format!("it cannot be read: {error}"))?;
+        let (len, end) = files.read_end(path, wanted)?;
         let mut reader = ParquetMetaDataReader::new();
         match reader.try_parse_sized(&Bytes::from(end), len) {
-            Ok(()) => return reader.finish().map_err(|error| format!("it is no Parquet file: {error}")),
+            Ok(()) => return Ok(reader.finish().map_err(foreign)),
             Err(ParquetError::NeedMoreData(more)) if more > wanted && more as u64 <= len => wanted = more,
-            Err(error) => return Err(format!("it is no Parquet file: {error}")),
+            Err(error) => return Ok(Err(foreign(error))),
         }
     }
 }

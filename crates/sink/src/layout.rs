@@ -67,8 +67,11 @@ pub enum MisplacedAt {
 pub(crate) const UNKNOWN: &str = "__HIVE_DEFAULT_PARTITION__";
 /// What a name in a file system may have.
 pub(crate) const NAME_BYTES_MAX: usize = 255;
-/// What the directories of fields may have together: a key in an object store has 1024 in all.
+/// What the directories of fields may have together.
 pub(crate) const FIELDS_BYTES_MAX: usize = 512;
+/// What is left of a key in an object store, which has 1024 bytes, for what the table's keys begin with: there are directories of
+/// fields, of a time that is not known, and a file's name.
+pub(crate) const PREFIX_BYTES_MAX: usize = 1024 - FIELDS_BYTES_MAX - 64 - 320;
 /// How many fields become directories.
 pub(crate) const FIELDS_MAX: usize = 8;
 /// Directories deep that a table is by time: `dt=…/hour=…`.
@@ -168,6 +171,11 @@ impl Layout {
             Self::Fields(layout) => layout.time,
             other => other,
         }
+    }
+
+    /// Whether it goes by fields of the value.
+    pub(crate) fn is_by_fields(self) -> bool {
+        matches!(self, Self::Fields(_))
     }
 
     /// The field that says a row's time, if it is not its record.

@@ -5,14 +5,14 @@
 //! does not continue stops it, with the place named.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
+use std::future::{Future, ready};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Admin, Begin, Cluster, Consumer, Environment, Error, Options, Records};
+use client::{Admin, Begin, BoxFuture, Cluster, Consumer, Environment, Error, Options, Records};
 use offsets::Log;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -42,7 +42,7 @@ use crate::taken::TakenOver;
 use crate::writer::Memory;
 
 /// How long a line that is to end waits for an object store, all in all. What is not in the table by then the next run repeats.
-const STOP_MAX: Duration = Duration::from_secs(20);
+const STOP_MAX: Duration = Duration::from_secs(60);
 
 /// A partition that is read.
 struct Reading {
@@ -101,17 +101,21 @@ pub(crate) async fn run(
     // Requests to a store are waited for within the line, which does not hear meanwhile that it is to end. Gone with the run.
     let bucket = files.bucket().cloned();
     let mut bounds = JoinSet::new();
-    if let Some(bucket) = bucket.clone() {
-        let stopped = stopped.clone();
+    let mut bound = |ends: BoxFuture<'static, ()>| {
+        let Some(bucket) = bucket.clone() else { return };
         bounds.spawn(async move {
-            run::asked(stopped).await;
+            ends.await;
             sleep(STOP_MAX).await;
             bucket.give_up();
         });
-    }
+    };
+    bound(Box::pin(run::asked(stopped.clone())));
     let mut success = Success::open(settings, line, &options, &environment, &files).await?;
     let mut work = Offline::open(settings, line, options, environment, files, orders).await?;
     let ended = success.beside(work.work(until, run::asked(stopped))).await;
+    if ended.is_err() {
+        bound(Box::pin(ready(())));
+    }
     let closed = work.close().await;
     success.look().await;
     if let Some(bucket) = bucket {
@@ -655,7 +659,9 @@ impl Offline {
         let RunError::Partition(error) = error else { return false };
         match error {
             PartitionError::Store(StoreError::Server(error)) => error.is_retriable(),
-            PartitionError::Files { .. } => self.table.files.bucket().is_some(),
+            PartitionError::Files { .. } | PartitionError::Store(StoreError::Files { .. }) => {
+                self.table.files.bucket().is_some()
+            }
             _ => false,
         }
     }

@@ -123,6 +123,19 @@ pub enum PartitionError {
         /// What is wrong.
         problem: String,
     },
+    /// Files of a range that was found frozen are where no repeat puts one.
+    #[error(
+        "{key}: rows of {range} were put into {} already, and belong elsewhere by now, as what its fields become has changed: the schemas and the declaration of then finish the range (of a topic that was compacted since, so does removing all of its files)",
+        directory.display()
+    )]
+    Elsewhere {
+        /// The partition.
+        key: Box<Key>,
+        /// The range.
+        range: Range,
+        /// Where a file of it is.
+        directory: PathBuf,
+    },
     /// Dead letters could not be sent.
     #[error("{key}: cannot {doing}: {source}")]
     Letters {
@@ -219,6 +232,8 @@ pub struct Partition {
     claimed: Option<Range>,
     plan: Plan,
     writer: RangeWriter,
+    /// Directories in which files of a range that was found frozen are, by fields.
+    found: Vec<PathBuf>,
     /// The range on its way, and its files once they are written.
     frozen: Option<Frozen>,
     staged: Vec<Staged>,
@@ -305,6 +320,7 @@ impl Partition {
             claimed: claim.map(|claim| claim.range),
             plan,
             writer,
+            found: Vec::new(),
             frozen,
             staged,
             letters: None,
@@ -355,8 +371,9 @@ impl Partition {
             source,
         })?;
         let expired = expired.ranges(&self.key);
+        let is_other = self.find_repeated(listing)?;
         let checked = table::check(&self.key.partition, &self.stored, listing, &expired)
-            .and_then(|()| self.check_layout(listing))
+            .and_then(|()| self.check_layout(is_other))
             .and_then(|()| table::check_claim(&self.key.partition, &self.stored, self.claimed));
         let Err(ahead) = checked else {
             // Not before it is known that the store has lost nothing: what is there may be all that tells what the letters are.
@@ -375,22 +392,43 @@ impl Partition {
         }
     }
 
-    /// Whether files of a range that was found frozen are where a repeat puts them: of two layouts by time, directories are called
-    /// alike.
-    fn check_layout(&self, listing: &Listing) -> Result<(), Ahead> {
-        let Some(Frozen { range, layout, .. }) = self.frozen else { return Ok(()) };
+    /// Finds the files of a range that was found frozen. Gives whether they are laid out otherwise than a repeat does: of two layouts by
+    /// time, directories are called alike.
+    fn find_repeated(&mut self, listing: &Listing) -> Result<bool, PartitionError> {
+        let Some(Frozen { range, layout, .. }) = self.frozen else { return Ok(false) };
         let partition = &self.key.partition;
         let is_its = |file: &&TableFile| file.name.partition == *partition && file.name.range == range;
-        let is_other = |file: &TableFile| {
+        let files: Vec<_> = listing.files.iter().filter(is_its).collect();
+        for &file in &files {
             let told = Told::read(&self.table, &self.key, file);
-            told.is_readable && !told.is_laid_out_as(layout)
-        };
-        match listing.files.iter().filter(is_its).any(is_other) {
-            true => {
-                let (begun, committed) = (self.stored.begun, self.stored.committed.next);
-                Err(Ahead { partition: partition.clone(), found: range, begun, committed })
+            // One that is damaged is replaced, where its directory alone says how it was laid out.
+            let is_told = told.is_readable || self.table.files.bucket().is_none() && !layout.is_by_fields();
+            if !is_told {
+                let problem = told.problems.first().map_or_else(String::new, |told| told.problem.clone());
+                return Err(PartitionError::Files {
+                    key: Box::new(self.key.clone()),
+                    doing: "read what is there of a range on its way",
+                    path: self.table.root().join(file.path()),
+                    source: io::Error::other(problem),
+                });
             }
-            false => Ok(()),
+            if told.is_readable && !told.is_laid_out_as(layout) {
+                return Ok(true);
+            }
+        }
+        if layout.is_by_fields() {
+            self.found = files.iter().map(|file| file.directory.clone()).collect();
+        }
+        Ok(false)
+    }
+
+    fn check_layout(&self, is_other: bool) -> Result<(), Ahead> {
+        let (begun, committed) = (self.stored.begun, self.stored.committed.next);
+        match self.frozen.filter(|_| is_other) {
+            Some(Frozen { range: found, .. }) => {
+                Err(Ahead { partition: self.key.partition.clone(), found, begun, committed })
+            }
+            None => Ok(()),
         }
     }
 
@@ -635,6 +673,12 @@ impl Partition {
     fn place(&mut self, range: Range) -> Result<Event, PartitionError> {
         let frozen = self.frozen.expect("it is frozen");
         assert_eq!(frozen.range, range);
+        let is_repeated = |found: &PathBuf| self.staged.iter().any(|staged| *found == *staged.directory);
+        if let Some(at) = self.found.iter().position(|found| !is_repeated(found)) {
+            let (key, directory) = (Box::new(self.key.clone()), self.found.swap_remove(at));
+            return Err(PartitionError::Elsewhere { key, range, directory });
+        }
+        self.found.clear();
         match claims::claim(&self.table, &self.key, &frozen) {
             Ok(()) => {}
             Err(claims::NotClaimed::TakenOver(how)) => {

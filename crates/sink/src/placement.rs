@@ -156,6 +156,10 @@ fn called(value: Scalar<'_>, name: &mut String) -> Result<(), String> {
         Scalar::Null | Scalar::Text("") => name.push_str(UNKNOWN),
         // It would be read as nothing.
         Scalar::Text(UNKNOWN) => return Err(format!("{UNKNOWN:?} is what directories call null")),
+        // Listings of object stores are XML, which has none.
+        Scalar::Text(text) if text.contains(['\u{fffe}', '\u{ffff}']) => {
+            return Err("U+FFFE and U+FFFF are no characters that a directory's name has".to_owned());
+        }
         Scalar::Text(text) => escape(text, name),
         Scalar::Whole(number) => write!(name, "{number}").expect("a text takes it"),
         Scalar::Bool(is) => write!(name, "{is}").expect("a text takes it"),

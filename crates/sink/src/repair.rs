@@ -393,6 +393,12 @@ fn check_claim(repair: &mut Repair, object: &Path, claim: Range, log: Log) {
         return;
     }
     let problem = match claim.start > committed {
+        true if matches!((repair.action, repair.stored), (RepairAction::Keep, None)) => format!(
+            "it claims {claim}, and nothing else is there of the partition, in the table and in the store: put back the files before {}; \
+             or, if there are none or they are gone for good, end the line, remove this object, and say with `ottla sink reset` \
+             where it is to begin",
+            claim.start
+        ),
         true => format!(
             "it claims {claim}, which is done once all before it is committed, and what is there ends at {committed}: put back the \
              files from {committed} to {}; or, if they are gone for good, end the line, remove this object and repair, so that \

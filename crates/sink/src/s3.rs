@@ -188,7 +188,7 @@ impl S3 {
             None => Err(io::Error::new(
                 ErrorKind::TimedOut,
                 format!(
-                    "{} has not answered, and the run is to end: the next one finds what was done",
+                    "{} is waited for no longer, as the run is to end: the next one finds what was done",
                     self.endpoint
                 ),
             )),
@@ -396,7 +396,9 @@ fn legible(listing: Bytes) -> Bytes {
         let said = &tag[name.len()..];
         let (said, after) = said.split_at(said.find('<').unwrap_or(said.len()));
         let key = unescaped(said);
-        match is_taken(&key) {
+        // What ends with `/` is above others, or an object that is called so.
+        let path = if name == "<Prefix>" { key.strip_suffix('/').unwrap_or(&key) } else { &key };
+        match is_taken(path) {
             true => all.push_str(said),
             false => all.push_str(&worded(&key)),
         }
@@ -410,7 +412,7 @@ fn legible(listing: Bytes) -> Bytes {
 fn is_taken(key: &str) -> bool {
     let is_it = |path: Path| match path.as_ref() {
         "" => key.is_empty(),
-        path => key.strip_suffix('/').unwrap_or(key) == path,
+        path => key == path,
     };
     !key.starts_with(WORDED) && Path::parse(key).is_ok_and(is_it)
 }
@@ -574,15 +576,19 @@ mod tests {
                 "<Contents><Key>{key}</Key><LastModified>2024-05-01T12:00:00.000Z</LastModified><ETag>&quot;1&quot;</ETag><Size>1</Size></Contents>"
             )
         };
-        let keys =
-            ["t/a.parquet", "t//b", "t/../c", "t/d&amp;&#10;e", "t/%00f", "t/g~[1]?"].map(contents).concat();
+        let keys = ["t/a.parquet", "t//b", "t/../c", "t/d&amp;&#10;e", "t/%00f", "t/g~[1]?", "t/h/"]
+            .map(contents)
+            .concat();
         let body = format!(
             "<?xml version=\"1.0\"?><ListBucketResult><Name>shop</Name><Prefix>t/</Prefix><KeyCount>8</KeyCount>\
              <IsTruncated>false</IsTruncated>{keys}<CommonPrefixes><Prefix>t/x/</Prefix></CommonPrefixes>\
              <CommonPrefixes><Prefix>t//</Prefix></CommonPrefixes></ListBucketResult>"
         );
         let listed = answered("200 OK", body.leak()).list("t/", Depth::One).unwrap();
-        assert_eq!(listed, ["t/a.parquet", "t//b", "t/../c", "t/d&\ne", "t/%00f", "t/g~[1]?", "t/x/", "t//"]);
+        assert_eq!(
+            listed,
+            ["t/a.parquet", "t//b", "t/../c", "t/d&\ne", "t/%00f", "t/g~[1]?", "t/h/", "t/x/", "t//"]
+        );
     }
 
     #[test]
@@ -608,7 +614,7 @@ mod tests {
             s3.give_up();
             let told = put.join().unwrap().unwrap_err();
             assert_eq!(told.kind(), ErrorKind::TimedOut);
-            assert!(told.to_string().contains("has not answered, and the run is to end"), "{told}");
+            assert!(told.to_string().contains("is waited for no longer, as the run is to end"), "{told}");
         });
         assert_eq!(s3.get("t/a").unwrap_err().kind(), ErrorKind::TimedOut, "nor does it ask any more");
     }

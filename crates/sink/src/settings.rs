@@ -19,7 +19,7 @@ use wire::Str;
 use crate::bucket;
 use crate::columns::{Extra, Format, Shape};
 use crate::key::LineName;
-use crate::layout::{Layout, Misplaced, MisplacedAt};
+use crate::layout::{Layout, Misplaced, MisplacedAt, PREFIX_BYTES_MAX};
 use crate::partition::LineSettings;
 use crate::placement::Placement;
 use crate::plan::Limits;
@@ -518,6 +518,13 @@ fn address(section: &mut Section<'_>) -> Result<(PathBuf, Option<S3Settings>), P
         Some(settings) => s3(settings)?,
         None => S3Settings { is_path_style: true, ..S3Settings::default() },
     };
+    if section.get("partition_fields").is_some() && prefix.len() > PREFIX_BYTES_MAX {
+        let what = format!(
+            "table: with partition_fields, keys of a store leave {PREFIX_BYTES_MAX} bytes for what they begin with, and it has {}",
+            prefix.len()
+        );
+        return Err(Problem::new(value.span(), what));
+    }
     let address = [bucket::SCHEME, &bucket, if prefix.is_empty() { "" } else { "/" }, &prefix].concat();
     s3.bucket = bucket;
     Ok((PathBuf::from(address), Some(s3)))

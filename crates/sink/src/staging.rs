@@ -178,8 +178,13 @@ pub(crate) fn empty(table: &Table, dir: &Path) -> io::Result<()> {
 }
 
 pub(crate) fn unless_missing(outcome: io::Result<()>) -> io::Result<()> {
+    if_there(outcome).map(drop)
+}
+
+/// What was found, if it is there.
+pub(crate) fn if_there<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
     match outcome {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        outcome => outcome,
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        outcome => outcome.map(Some),
     }
 }

@@ -231,7 +231,7 @@ impl Marks {
         let mut reached = Vec::with_capacity(sources.len());
         for source in &sources {
             let stored = stored.iter().find(|(key, _)| *key == source.key).map(|(_, stored)| stored);
-            reached.push(self.reached(source, stored, &by_directory).await?);
+            reached.push(self.reached(source, stored, &by_directory, now).await?);
         }
         let there: BTreeSet<_> = by_directory.values().flatten().map(|(_, file)| file.path()).collect();
         self.times.retain(|path, _| there.contains(path));
@@ -241,9 +241,9 @@ impl Marks {
             // The line reads in the same task, and a table may have thousands of directories.
             tokio::task::yield_now().await;
             let outcome = match Layout::end(directory) {
-                _ if marked(directory) => self.count_late(directory, files, now),
+                _ if marked(directory) => self.count_late(directory, files, now).await,
                 Some(end) if end.0.saturating_add(self.lateness_ms) <= watermark.0 => {
-                    match self.told(files) {
+                    match self.told(files).await {
                         Some(told) => self.set(directory, Mark::of(&told, None, now), Put::New),
                         None => Ok(()),
                     }
@@ -265,9 +265,17 @@ impl Marks {
     }
 
     /// What footers say; of files of which one is not there any more, as after a compaction, it is asked at the next look.
-    fn told<'a>(&self, files: &[(&Key, &'a TableFile)]) -> Option<Vec<Told<'a>>> {
-        let told: Vec<_> = files.iter().map(|(key, file)| Told::read(&self.table, key, file)).collect();
-        told.iter().all(|told| told.is_readable).then_some(told)
+    async fn told<'a>(&self, files: &[(&Key, &'a TableFile)]) -> Option<Vec<Told<'a>>> {
+        let mut all = Vec::with_capacity(files.len());
+        for (key, file) in files {
+            tokio::task::yield_now().await;
+            let told = Told::read(&self.table, key, file);
+            if !told.is_readable {
+                return None;
+            }
+            all.push(told);
+        }
+        Some(all)
     }
 
     async fn reached(
@@ -275,6 +283,7 @@ impl Marks {
         source: &Source,
         stored: Option<&Stored>,
         by_directory: &BTreeMap<&Path, Vec<(&Key, &TableFile)>>,
+        now: Millis,
     ) -> Result<Reached, RunError> {
         let Some(stored) = stored else {
             return Ok(if source.log.start < source.visible_end { Reached::Nothing } else { Reached::End });
@@ -292,12 +301,18 @@ impl Marks {
             let files = files.iter().filter(|(key, _)| key.partition == *partition);
             files.map(|(_, file)| file.path()).collect::<Vec<_>>()
         };
-        // The latest directory has the latest record.
+        // The latest directory has the latest record, but for those that somebody's clock has put ahead of all.
         for (directory, files) in by_directory.iter().rev() {
-            let Some(begin) = begin(directory) else { continue };
-            let times = of_partition(files).into_iter().map(|file| self.times(file));
-            // What was laid out by another time does not say how far this one has come.
-            let latest = times.filter(|times| times.are_those).map(|times| times.latest).max();
+            let Some(begin) = begin(directory).filter(|begin| *begin <= now) else { continue };
+            let mut latest = None;
+            for file in of_partition(files) {
+                tokio::task::yield_now().await;
+                let times = self.times(file);
+                // What was laid out by another time does not say how far this one has come.
+                if times.are_those {
+                    latest = latest.max(Some(times.latest));
+                }
+            }
             if let Some(latest) = latest {
                 return Ok(Reached::Time(latest.map_or(begin, |latest| latest.max(begin))));
             }
@@ -342,7 +357,12 @@ impl Marks {
     }
 
     /// Counts what came behind a mark.
-    fn count_late(&mut self, directory: &Path, files: &[(&Key, &TableFile)], now: Millis) -> io::Result<()> {
+    async fn count_late(
+        &mut self,
+        directory: &Path,
+        files: &[(&Key, &TableFile)],
+        now: Millis,
+    ) -> io::Result<()> {
         if !self.known.contains_key(directory) {
             let bytes = self.table.files.read(&self.table.root.join(directory).join(NAME))?;
             self.know(directory, &bytes);
@@ -357,7 +377,7 @@ impl Marks {
         if late.is_empty() {
             return Ok(());
         }
-        let Some(told) = self.told(&late) else { return Ok(()) };
+        let Some(told) = self.told(&late).await else { return Ok(()) };
         let counted = Mark::of(&told, Some(mark), now);
         if counted.late == mark.late {
             return Ok(());
@@ -383,6 +403,11 @@ impl Marks {
         let (files, root) = (Arc::clone(&self.table.files), self.table.root().to_owned());
         if let Some(bucket) = files.bucket() {
             let path = root.join(directory).join(NAME);
+            if put == Put::Over && !is_mark(&files.read(&path)?) {
+                // Somebody has set another since.
+                self.known.insert(directory.to_owned(), None);
+                return Ok(());
+            }
             match bucket.put(&path, mark.encode().to_string(), put) {
                 // By somebody else since it was listed, if it was not this very put.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -414,6 +439,11 @@ impl Marks {
         self.known.insert(directory.to_owned(), Some(mark));
         Ok(())
     }
+}
+
+/// Whether what is under the name is a mark of the sink's.
+pub(crate) fn is_mark(bytes: &[u8]) -> bool {
+    Mark::decode(bytes).is_some()
 }
 
 /// The times of a file's rows.

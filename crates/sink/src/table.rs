@@ -198,8 +198,7 @@ impl Table {
             }
         }
         // That it is not to be had now says nothing of what it is.
-        self.files.read_end(path, 1)?;
-        let differs = footer::metadata(&*self.files, path)
+        let differs = footer::read_metadata(&*self.files, path)?
             .and_then(|found| Ok(footer::difference(&found, &footer::metadata_of(&content)?)));
         let problem = match differs {
             Ok(None) => return Ok(()),
