@@ -15,7 +15,7 @@ use wire::{LeaderEpoch, Millis, Offset};
 use crate::claims;
 use crate::columns::{self, Shape, Unconvertible};
 use crate::expired;
-use crate::footer::Told;
+use crate::footer::{self, Footer, Told};
 use crate::key::{FileName, Key, Range};
 use crate::layout::{Layout, Misplaced};
 use crate::letters::{Letter, Letters};
@@ -400,19 +400,17 @@ impl Partition {
         let is_its = |file: &&TableFile| file.name.partition == *partition && file.name.range == range;
         let files: Vec<_> = listing.files.iter().filter(is_its).collect();
         for &file in &files {
-            let told = Told::read(&self.table, &self.key, file);
-            // One that is damaged is replaced, where its directory alone says how it was laid out.
-            let is_told = told.is_readable || self.table.files.bucket().is_none() && !layout.is_by_fields();
-            if !is_told {
-                let problem = told.problems.first().map_or_else(String::new, |told| told.problem.clone());
-                return Err(PartitionError::Files {
-                    key: Box::new(self.key.clone()),
-                    doing: "read what is there of a range on its way",
-                    path: self.table.root().join(file.path()),
-                    source: io::Error::other(problem),
-                });
-            }
-            if told.is_readable && !told.is_laid_out_as(layout) {
+            let path = self.table.root().join(file.path());
+            // One that is no Parquet file has no rows.
+            let told = footer::read_metadata(&*self.table.files, &path).map(|metadata| metadata.ok());
+            let told = told.map_err(|source| PartitionError::Files {
+                key: Box::new(self.key.clone()),
+                doing: "read what is there of a range on its way",
+                path,
+                source,
+            })?;
+            let told = told.map(|metadata| Told::of(&self.key, file, &Footer::new(metadata.file_metadata())));
+            if told.is_some_and(|told| !told.is_laid_out_as(layout)) {
                 return Ok(true);
             }
         }
