@@ -11,6 +11,7 @@ mod bucket;
 mod layout;
 mod live;
 mod nearline;
+mod nearline_steps;
 mod nearline_stream;
 mod nearline_table;
 mod repair;
