@@ -1,14 +1,31 @@
 //! Leaving: topics into tables, each record exactly once.
 //!
-//! The modules stand in the order of a record's way: what a position belongs to and how files are called (`key`), where files are (`files`) or objects in their place (`bucket`, `s3`), what is done next
-//! (`plan`), records into columns (`kind`, `column`, `columns`, `decimal`, `json`, and by schemas: `fault`, `avro_schema`, `avro`, `protobuf`, `protobuf_schema`, `registry`, `encoded`), columns into files beside the table (`encodings`, `writer`), the fence of those files
-//! (`staging`), and of objects (`claims`), a directory in place of another (`exchange`), the table (`table`), the positions (`store`) and where they can be kept (`file_store`, and by way of
-//! `server_store`, `redis_store` and `postgres_store`), records that are no rows (`letters`, `verdicts`), one partition that goes
-//! through all of it (`partition`), what its files say of themselves (`footer`) and what was removed of them (`expired`), what is declared
-//! (`settings`, `value_settings`, `positions`), how fast it may be read and whether at all (`throttle`, `gate`), what is told while it is done (`meter`, `progress`, `metrics`), how it is to be done (`running`), which partitions are this instance's (`shares`) and which are another's by now (`taken`), what is read and whether it continues (`source`), hours that are complete (`success`), lines into tables at work (`offline`), the
-//! near-real-time one into a topic (`log_reader`, `origin`, `output`, `nearline_position`, `nearline`) or into streams (`stream_settings`, `stream_entry`, `stream_store`, `stream_hold`, `stream`), who holds them (`pause`), what is looked at beside them (`watch`), both lines (`run`), what can be said of
-//! it from outside (`status`, `replay`, `digest`, `beside`, `verify_nearline`, `verify_stream`, `verify`), positions from the table itself (`repair`) and before there are any (`reset`), and what keeps it in order (`compact`, `expire`). Invariant: a
-//! range is frozen before its files are in the table, and committed after; whoever repeats it writes the same files.
+//! Invariant: a range is frozen before its files are in the table, and committed after; whoever repeats it writes the same files.
+//!
+//! The modules stand in the order of a record's way:
+//!
+//! - what a position belongs to and how files are called: `key`; how they are laid out in directories: `layout`
+//! - where files are: `files`, and objects in their place: `bucket`, `s3`
+//! - what is done next: `plan`
+//! - records into columns: `kind`, `column`, `columns`, `decimal`, `json`; by schemas: `fault`, `avro_schema`, `avro`,
+//!   `protobuf_schema`, `protobuf`, `registry`, `encoded`
+//! - columns into files beside the table: `encodings`, `placement`, `writer`; whose those files are: `staging`; and objects: `claims`
+//! - the table: `table`; a directory in place of another: `exchange`; what files say of themselves: `footer`; and what was removed of
+//!   them: `expired`
+//! - positions: `store`; where they are kept: `file_store`, and by way of `server_store`: `redis_store`, `postgres_store`
+//! - records that are no rows: `letters`, `verdicts`
+//! - one partition that goes through all of it: `partition`
+//! - what is declared: `settings`, `value_settings`, `positions`
+//! - how fast it may be read, and whether at all: `throttle`, `gate`; what is told meanwhile: `meter`, `progress`, `metrics`; how it is
+//!   to be done: `running`
+//! - which partitions are this instance's: `shares`; which are another's by now: `taken`; what is read, and whether it continues: `source`
+//! - lines into tables at work: `offline`; hours that are complete: `success`
+//! - the near-real-time line into a topic: `log_reader`, `origin`, `output`, `nearline_position`, `nearline`; into streams:
+//!   `stream_settings`, `stream_entry`, `stream_store`, `stream_hold`, `stream`
+//! - both lines: `run`; who holds them: `pause`; what is looked at beside them: `watch`
+//! - what can be said of it from outside: `status`, `replay`, `digest`, `beside`, `verify_nearline`, `verify_stream`, `verify`
+//! - positions from the table itself: `repair`; before there are any: `reset`
+//! - what keeps a table in order: `compact`, `expire`
 
 mod key;
 mod layout;
