@@ -286,14 +286,17 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
         let mismatched = || mismatch(&self.field.kind, &format!("{:?}", cut(value)));
         match self.column {
             Column::String(column) => column.append_value(value),
-            Column::Timestamp(column) => match value.parse::<jiff::Timestamp>() {
-                Ok(time) if time.subsec_nanosecond() % 1_000 != 0 => {
-                    return Err(E::custom(format!(
-                        "{value:?} would be rounded: a table's times have microseconds"
-                    )));
-                }
-                Ok(time) => column.append_value(time.as_microsecond()),
-                Err(_) => return Err(mismatched()),
+            Column::Timestamp(column) => match usual_time(value.as_bytes()) {
+                Some(micros) => column.append_value(micros),
+                None => match value.parse::<jiff::Timestamp>() {
+                    Ok(time) if time.subsec_nanosecond() % 1_000 != 0 => {
+                        return Err(E::custom(format!(
+                            "{value:?} would be rounded: a table's times have microseconds"
+                        )));
+                    }
+                    Ok(time) => column.append_value(time.as_microsecond()),
+                    Err(_) => return Err(mismatched()),
+                },
             },
             Column::Date(column) => column.append_value(days(value).ok_or_else(mismatched)?),
             Column::Binary(column) => {
@@ -349,6 +352,48 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
     }
 }
 
+/// The microseconds since 1970 of a time as most programs write it, as in `2024-05-01T12:00:00.123Z`, at a fraction of the price.
+/// Nothing is said of any other: it may be one all the same.
+fn usual_time(text: &[u8]) -> Option<i64> {
+    const FORM: &[u8; 19] = b"0000-00-00T00:00:00";
+    let (whole, rest) = text.split_first_chunk::<{ FORM.len() }>()?;
+    let is_it = |(byte, form): (&u8, &u8)| if *form == b'0' { byte.is_ascii_digit() } else { byte == form };
+    if !whole.iter().zip(FORM).all(is_it) {
+        return None;
+    }
+    let number = |from: usize, digits: usize| {
+        whole[from..from + digits].iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0'))
+    };
+    let (year, month, day) = (number(0, 4), number(5, 2), number(8, 2));
+    let (hour, minute, second) = (number(11, 2), number(14, 2), number(17, 2));
+    let fraction = match rest {
+        b"Z" => 0,
+        [b'.', digits @ .., b'Z']
+            if (1..=6).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) =>
+        {
+            let fraction = digits.iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0'));
+            fraction * 10_i64.pow(6 - u32::try_from(digits.len()).expect("they are few"))
+        }
+        _ => return None,
+    };
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = match month {
+        2 => 28 + i64::from(is_leap),
+        4 | 6 | 9 | 11 => 30,
+        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+        _ => return None,
+    };
+    // The last days that a time may have are not told here.
+    if !(1..=days).contains(&day) || hour > 23 || minute > 59 || second > 59 || year == 9999 {
+        return None;
+    }
+    // Years begin in March, so that the day which only some have is the last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let leaps = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    let days = year * 365 + leaps + (month * 153 + 2) / 5 + day - 1 - 719_468;
+    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000_000 + fraction)
+}
+
 /// A day in its one spelling, as days since 1970. The parser also takes times, and would drop them.
 fn days(text: &str) -> Option<i32> {
     let date = text.parse::<jiff::civil::Date>().ok().filter(|date| date.to_string() == text)?;
@@ -387,6 +432,7 @@ mod tests {
     use wire::compression::Compression;
     use wire::{LeaderEpoch, Millis, Offset, PartitionId, ProducerEpoch, ProducerId};
 
+    use super::usual_time;
     use crate::columns::{Columns, Format, Shape};
     use crate::kind::{JsonField, Kind};
 
@@ -418,6 +464,43 @@ mod tests {
             field("at", Kind::Timestamp, false),
         ];
         Columns::new(Arc::new(Shape::new(Format::Json(fields), Vec::new()).unwrap()))
+    }
+
+    #[test]
+    fn a_time_as_most_write_it_is_what_it_is_to_others() {
+        let said = |text: &str| text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_microsecond);
+        for year in (0..=9999).step_by(7).chain([4, 100, 400, 1900, 1970, 1999, 2000, 2024, 2100, 9999]) {
+            for (month, day) in
+                (0..=13).flat_map(|month| [0, 1, 15, 28, 29, 30, 31, 32].map(|day| (month, day)))
+            {
+                let text = format!("{year:04}-{month:02}-{day:02}T23:59:58.000001Z");
+                let expected = said(&text).filter(|_| year < 9999);
+                assert_eq!(usual_time(text.as_bytes()), expected, "{text}");
+            }
+        }
+        for usual in ["T00:00:00Z", "T12:34:56.7Z", "T12:34:56.78Z", "T12:34:56.789Z", "T23:59:59.999999Z"] {
+            let text = format!("1969-12-31{usual}");
+            assert!(said(&text).is_some());
+            assert_eq!(usual_time(text.as_bytes()), said(&text), "{text}");
+        }
+        for other in [
+            "",
+            "Z",
+            "T24:00:00Z",
+            "T23:60:00Z",
+            "T23:59:60Z",
+            "T23:59:59",
+            "T23:59:59.Z",
+            "T23:59:59+01:00",
+            "T23:59:59.1234567Z",
+            "T23:59:59.12a4Z",
+            "T23:59:59ZZ",
+            "t23:59:59z",
+            " 23:59:59Z",
+            "T2:59:59Z",
+        ] {
+            assert_eq!(usual_time(format!("2024-05-01{other}").as_bytes()), None, "{other}");
+        }
     }
 
     #[test]
