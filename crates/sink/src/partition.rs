@@ -401,14 +401,15 @@ impl Partition {
         let files: Vec<_> = listing.files.iter().filter(is_its).collect();
         for &file in &files {
             let path = self.table.root().join(file.path());
-            // One that is no Parquet file has no rows.
-            let told = footer::read_metadata(&*self.table.files, &path).map(|metadata| metadata.ok());
+            // One that is no Parquet file has no rows, nor has one that a compaction behind a successor has merged meanwhile.
+            let told = staging::if_there(footer::read_metadata(&*self.table.files, &path));
             let told = told.map_err(|source| PartitionError::Files {
                 key: Box::new(self.key.clone()),
                 doing: "read what is there of a range on its way",
                 path,
                 source,
             })?;
+            let told = told.and_then(Result::ok);
             let told = told.map(|metadata| Told::of(&self.key, file, &Footer::new(metadata.file_metadata())));
             if told.is_some_and(|told| !told.is_laid_out_as(layout)) {
                 return Ok(true);
